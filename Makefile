@@ -1,0 +1,33 @@
+# `make demo` and `make test` work from a bare clone: each makes the environment first if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test check lint types bench clean
+
+demo: $(READY)  ## train SimCLR and SDCLR on embedded digits; ends with a table and a report
+	$(BIN)/sdclr demo --run runs/demo
+
+test: $(READY)  ## the whole suite; it runs the examples too
+	$(BIN)/python -m pytest
+
+check: lint types test  ## everything a change must pass
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed and memory, as ratios, into a Markdown table
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

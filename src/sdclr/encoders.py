@@ -1,0 +1,197 @@
+"""Encoders by timm name, made fit for small images and small machines, and projection heads."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models.resnet import ResNet, make_blocks
+from torch import Tensor, nn
+
+from sdclr.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALL_IMAGE = 64  # px; below it a ResNet's stem would throw most of the picture away
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which backbone, and how it is fitted to the images."""
+
+    name: str = "resnet18"
+    """Any timm model by name."""
+    stem: Literal["auto", "small", "default"] = "auto"
+    """Stem of a ResNet: small is one 3x3 convolution of stride 1 without max-pooling; auto takes it under 64 px."""
+    width: int | None = None
+    """Channels of a ResNet's first stage, 64 by design; 16 makes a quarter-width network for CPUs."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of the red, green and blue values in [0, 1], subtracted inside the encoder."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of the same, divided by inside the encoder."""
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise InputError(f"encoder width must be a positive number of channels, not {self.width}")
+        if min(self.std) <= 0:
+            raise InputError(f"the standard deviations of the input must be positive, not {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The projection head between encoder and loss."""
+
+    layers: Literal[2, 3] = 2
+    """Linear layers, with batch normalisation after each and ReLU between."""
+    dim: int = 128
+    """Length of the projected vectors."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation after each linear layer."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise InputError(f"the head's dimension must be positive, not {self.dim}")
+
+
+class Encoder(nn.Module):
+    """A backbone with its input normalisation: images in, features out.
+
+    Args:
+        backbone: Maps normalised images `(N, 3, H, W)` to features `(N, D)`.
+        config: What it was made from.
+        image_size: Side of the square images it is made for, in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, config: EncoderConfig, image_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.image_size = image_size
+        self.num_features = _features_of(backbone, config.name, image_size)
+        # Not in the state dict: they are configuration, and travel as such.
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `(N, D)` of images `(N, 3, H, W)`, float in [0, 1] or uint8."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        features: Tensor = self.backbone((images - self.mean) / self.std)
+        return features
+
+
+class Network(nn.Module):
+    """What is trained: an encoder and its projection head."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Projections `(N, dim)` of images `(N, 3, H, W)`."""
+        projections: Tensor = self.head(self.encoder(images))
+        return projections
+
+
+def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
+    """Build an encoder with random weights; `torch.manual_seed` decides which.
+
+    Args:
+        config: The backbone and how it is fitted.
+        image_size: Side of the square images that it will see, in pixels.
+
+    Raises:
+        InputError: If timm does not know the name, or stem or width are asked of what is no plain ResNet.
+    """
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=4)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` names them"
+        raise InputError(f"timm has no model called {config.name!r}{hint}")
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
+    if _is_resnet(config.name):
+        # As torchvision and the papers initialise it; timm's own default starts each block as the identity.
+        options["zero_init_last"] = False
+        if config.width is not None:
+            options["channels"] = tuple(config.width * 2**stage for stage in range(4))
+    else:
+        if config.width is not None or config.stem == "small":
+            raise InputError(f"stem and width are for ResNets: leave them out for {config.name!r}")
+        if _takes_image_size(config.name):
+            options["img_size"] = image_size
+    backbone = timm.create_model(config.name, **options)
+    if isinstance(backbone, ResNet):
+        _fit_stem(backbone, config, image_size)
+    return Encoder(backbone, config, image_size)
+
+
+def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) -> Network:
+    """Encoder and projection head with random weights; `torch.manual_seed` decides which."""
+    built = create_encoder(encoder, image_size)
+    return Network(built, projection_head(built.num_features, head))
+
+
+def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
+    """Linear layers `features → features → … → dim`, normalised after each, with ReLU between (SimCLR, App. B.9)."""
+    layers: list[nn.Module] = []
+    for layer in range(config.layers):
+        last = layer == config.layers - 1
+        out = config.dim if last else features
+        layers.append(nn.Linear(features, out, bias=config.norm == "none"))
+        if config.norm == "batch":
+            layers.append(nn.BatchNorm1d(out))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def _is_resnet(name: str) -> bool:
+    return timm.model_entrypoint(name).__module__ == ResNet.__module__
+
+
+def _takes_image_size(name: str) -> bool:
+    """Whether the architecture is built for one input size (vision transformers), so that it must be told ours."""
+    config = timm.get_pretrained_cfg(name)
+    return bool(config is not None and config.fixed_input_size)
+
+
+def _fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
+    """Give a ResNet the stem for small images, and a stem and first stage as narrow as its `width` says."""
+    small = config.stem == "small" or (config.stem == "auto" and image_size < SMALL_IMAGE)
+    if not small and config.width is None:
+        return
+    if not isinstance(resnet.conv1, nn.Conv2d):
+        raise InputError(
+            f"stem and width are for ResNets with one stem convolution: leave them out for {config.name!r}"
+        )
+    width = config.width or resnet.conv1.out_channels
+    kernel, stride = (3, 1) if small else (7, 2)
+    resnet.conv1 = nn.Conv2d(3, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if small:
+        resnet.maxpool = nn.Identity()
+    if config.width is None:
+        return
+    resnet.bn1 = nn.BatchNorm2d(width)
+    # timm's stem always has 64 channels, and the first stage is built on that: build it anew on ours.
+    block = type(resnet.layer1[0])
+    stages, _ = make_blocks((block,), (width,), (len(resnet.layer1),), width)
+    resnet.layer1 = stages[0][1]
+    for module in resnet.layer1.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@torch.no_grad()
+def _features_of(backbone: nn.Module, name: str, image_size: int) -> int:
+    """Length of the feature vector, by running one image: models disagree on what they call it."""
+    mode = backbone.training
+    features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    backbone.train(mode)
+    if features.ndim != 2:
+        raise InputError(f"{name!r} gives features of shape {tuple(features.shape)}, not one vector an image")
+    return int(features.shape[1])

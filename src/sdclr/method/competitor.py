@@ -1,0 +1,127 @@
+"""The self-competitor: a network run as its own pruned twin (Jiang et al., ICML 2021, §3.2-3.3)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+
+from sdclr.method.pruning import layer_sparsity, magnitude_masks
+
+Prunable = Callable[[str, nn.Module], bool]
+Criterion = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
+
+# `_NormBase` covers BatchNorm, SyncBatchNorm and InstanceNorm; libraries such as timm derive theirs from these classes.
+_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class SelfCompetitor(nn.Module):
+    """A network as its own pruned twin: `weight · mask` for each prunable weight, and normalisation of its own.
+
+    The weights are the network's: nothing is copied between steps, kept weights receive the gradients of both branches
+    and removed ones those of the dense branch alone. What the competitor owns are the masks (boolean buffers) and, with
+    `independent_norm`, one more set of normalisation parameters and running statistics, which start as the network's.
+    Train `competitor.parameters()`: it holds the network's parameters and those. Train and eval mode are the network's.
+
+    Masks are chosen when the competitor is made and whenever `refresh()` is called; the paper does it every epoch.
+
+    Args:
+        network: Encoder and projection head, or any `nn.Module`.
+        ratio: Share of the prunable weights to remove, in [0, 1). The paper takes 0.9 for ResNet-18 on CIFAR and 0.3
+            for ResNet-50 on ImageNet; small networks need less. May be set anew before a `refresh()`.
+        prunable: `prunable(name, module)` is asked with each module's dotted name and says whether its `weight` may go.
+            By default every convolution and linear layer, of `network.encoder` alone if the network has such a child:
+            a projection head is never pruned.
+        independent_norm: Give the twin its own BatchNorm, SyncBatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm
+            (the paper's setting). False shares them.
+        criterion: How masks are chosen from the weights and the ratio; `magnitude_masks` as in the paper.
+
+    Raises:
+        ValueError: If the ratio is outside [0, 1) or no weight is prunable.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ratio: float = 0.9,
+        *,
+        prunable: Prunable | None = None,
+        independent_norm: bool = True,
+        criterion: Criterion = magnitude_masks,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ratio = ratio
+        self._criterion = criterion
+        self._prunable = _prunable_names(network, prunable)
+        self._masks = nn.Module()
+        weights = self._weights()
+        if not weights:
+            raise ValueError("the network has no prunable weight: let `prunable(name, module)` accept some module")
+        for name, weight in weights.items():
+            self._masks.register_buffer(_escaped(name), torch.ones_like(weight, dtype=torch.bool))
+        self._norm = nn.Module()
+        self._norm_names: list[str] = []
+        if independent_norm:
+            self._copy_normalisation()
+        self.refresh()
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The keep-masks by the weight's name in `network.named_parameters()`; True means kept."""
+        return {name: self._masks.get_buffer(_escaped(name)) for name in self._prunable}
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Choose the masks anew from the weights as they are now, at the present `ratio`."""
+        masks = self.masks
+        for name, mask in self._criterion(self._weights(), self.ratio).items():
+            masks[name].copy_(mask)  # in place: what was compiled or captured goes on seeing them
+
+    def sparsity(self) -> dict[str, float]:
+        """Share of removed weights in each layer, in [0, 1]."""
+        return layer_sparsity(self.masks)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the pruned twin; arguments and result are the network's own."""
+        weights = dict(self.network.named_parameters())
+        twin: dict[str, Tensor] = {name: weights[name] * mask for name, mask in self.masks.items()}
+        for name in self._norm_names:
+            twin[name] = getattr(self._norm, _escaped(name))
+        return functional_call(self.network, twin, args, kwargs)
+
+    def _weights(self) -> dict[str, Tensor]:
+        parameters = dict(self.network.named_parameters())
+        return {name: parameters[name].detach() for name in self._prunable}
+
+    def _copy_normalisation(self) -> None:
+        for prefix, module in self.network.named_modules():
+            if not isinstance(module, _NORMALISATION):
+                continue
+            for name, parameter in module.named_parameters(prefix, recurse=False):
+                own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+                self._norm.register_parameter(_escaped(name), own)
+                self._norm_names.append(name)
+            for name, buffer in module.named_buffers(prefix, recurse=False):
+                self._norm.register_buffer(_escaped(name), buffer.detach().clone())
+                self._norm_names.append(name)
+
+
+def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:
+    """Names, in the order of `named_parameters()`, of the weights that may go."""
+    has_encoder = isinstance(getattr(network, "encoder", None), nn.Module)
+
+    def in_encoder(name: str, module: nn.Module) -> bool:
+        return isinstance(module, _PRUNABLE) and (not has_encoder or f"{name}.".startswith("encoder."))
+
+    accepts = prunable or in_encoder
+    chosen = {f"{name}.weight".lstrip(".") for name, module in network.named_modules() if accepts(name, module)}
+    return [name for name, _ in network.named_parameters() if name in chosen]
+
+
+def _escaped(name: str) -> str:
+    """A parameter's dotted name as the name of one buffer, which may hold no dot."""
+    return name.replace(".", "/")

@@ -1,0 +1,27 @@
+"""SimCLR (Chen et al., ICML 2020): agree with the other view of the same image, disagree with everything else."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sdclr.method.losses import nt_xent
+
+
+class SimCLR(nn.Module):
+    """Contrast the outputs of two branches with NT-Xent.
+
+    `SimCLR()(network, network, view1, view2)` is SimCLR; `SimCLR()(network, competitor, view1, view2)` is SDCLR.
+
+    Args:
+        temperature: τ of NT-Xent. The paper on self-damage takes 0.2 on CIFAR.
+    """
+
+    def __init__(self, temperature: float = 0.2) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(
+        self, a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], view1: Tensor, view2: Tensor
+    ) -> Tensor:
+        """Loss of each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images."""
+        return nt_xent(a(view1), b(view2), self.temperature, reduction="none")

@@ -1,0 +1,37 @@
+"""Framework, network and competitor as one module with one forward pass."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sdclr.method.competitor import SelfCompetitor
+
+Framework = Callable[[nn.Module, nn.Module, Tensor, Tensor], Tensor]
+
+
+class Objective(nn.Module):
+    """What is trained, as ONE module: `forward` runs both branches and returns the loss of each sample.
+
+    DistributedDataParallel, `torch.compile` and autocast thus see an ordinary module. With a competitor the second
+    view goes through the pruned twin (self-damaging); without one, through the network itself.
+
+    Args:
+        framework: `framework(a, b, view1, view2)` returning losses `(N,)`, such as `frameworks.SimCLR()`.
+        network: Encoder and projection head.
+        competitor: The network's pruned twin, or None.
+
+    Raises:
+        ValueError: If the competitor is not a twin of this very network.
+    """
+
+    def __init__(self, framework: Framework, network: nn.Module, competitor: SelfCompetitor | None = None) -> None:
+        super().__init__()
+        if competitor is not None and competitor.network is not network:
+            raise ValueError("the competitor must be a twin of the same network object, or no weight is shared")
+        self.framework = framework
+        self.network = network
+        self.competitor = competitor
+
+    def forward(self, view1: Tensor, view2: Tensor) -> Tensor:
+        """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images."""
+        return self.framework(self.network, self.competitor or self.network, view1, view2)

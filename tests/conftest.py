@@ -1,0 +1,27 @@
+"""Fixtures shared by the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder that holds `data/` and `splits/`; tests that need real data skip where it is absent."""
+    root = os.environ.get("SDCLR_DATA")
+    if not root:
+        pytest.skip("SDCLR_DATA is not set")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(shared_data: Path) -> Path:
+    """CIFAR-10 as parquet files in the Hugging Face layout."""
+    return shared_data / "data" / "cifar10"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
