@@ -1,0 +1,99 @@
+"""Everything that decides a pre-training run, composed of the configurations of its parts."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sdclr.data.views import ViewConfig
+from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.errors import InputError
+from sdclr.training.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamageConfig:
+    """The self-competitor: what the second branch loses."""
+
+    kind: Literal["prune", "none"] = "prune"
+    """Prune contrasts the network with its pruned self (SDCLR); none, with itself (plain SimCLR)."""
+    ratio: float = 0.9
+    """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small."""
+    scope: Literal["global", "layer"] = "global"
+    """One magnitude threshold over the whole encoder, or one for each layer."""
+    independent_norm: bool = True
+    """Normalisation parameters and statistics of its own for the pruned branch."""
+    refresh_steps: int | None = None
+    """Choose the masks anew every so many steps; by default at the start of every epoch."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise InputError(f"the pruning ratio lies in [0, 1), not {self.ratio}: 0.9 removes nine weights in ten")
+        if self.refresh_steps is not None and self.refresh_steps < 1:
+            raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pre-training run. Equal configuration, data and number of threads give an equal encoder."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    damage: DamageConfig = field(default_factory=DamageConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    temperature: float = 0.2
+    """Temperature of NT-Xent."""
+    epochs: int = 500
+    """Passes over the images."""
+    batch_size: int = 512
+    """Images a step, over all processes; the last incomplete batch of an epoch is left out."""
+    accumulate: int = 1
+    """Split each batch into so many parts to save memory; each part has only its own images as negatives."""
+    seed: int = 0
+    """Decides the initial weights, the order of the images and every view."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise InputError(
+                f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
+            )
+        if self.optim.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"a warm-up of {self.optim.warmup_epochs:g} epochs does not fit into {self.epochs} epochs: "
+                "lower --optim.warmup-epochs or raise --epochs"
+            )
+        if self.accumulate < 1 or self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
+            raise InputError(
+                f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts of 2 or more"
+            )
+        if not self.temperature > 0:
+            raise InputError(f"the temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How a run is carried out: may change between two sittings of the same run."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
+    workers: int | None = None
+    """Processes that decode large images; by default one for each core but one, 8 at the most."""
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Mixed precision."""
+    channels_last: bool = True
+    """Memory layout of images and convolution weights."""
+    compile: bool = False
+    """Compile the two-branch forward pass with torch.compile."""
+    checkpoint_minutes: float = 5.0
+    """Save the whole state at least this often; 0 saves at every step."""
+    log_steps: int = 50
+    """Write metrics every so many steps, and at the end of every epoch."""
+    max_bad_fraction: float = 0.01
+    """Stop before training if more than this share of the images cannot be decoded."""
+    progress: bool = True
+    """Show a progress bar on standard error."""
+
+    def __post_init__(self) -> None:
+        if self.log_steps < 1 or self.checkpoint_minutes < 0:
+            raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")

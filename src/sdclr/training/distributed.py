@@ -1,0 +1,101 @@
+"""One process or several: what the training loop asks of its surroundings."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from sdclr.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that train together, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """The first process's value, everywhere; it must be picklable."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, flag: int) -> int:
+        """The largest of all processes' flags, so that they decide alike."""
+        if self.world == 1:
+            return flag
+        largest = torch.tensor(flag, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over all processes."""
+        if self.world == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU if there is one.
+
+    Raises:
+        InputError: If torch does not know the name or this machine lacks the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}: use cpu, cuda, cuda:1, … or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"no CUDA device is to be had here for {name!r}: use --device cpu or auto")
+    return device
+
+
+@contextlib.contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the other processes if `torchrun` started this one beside them; else be alone.
+
+    Raises:
+        InputError: If the device is not to be had.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = resolve_device(device)
+    if world == 1:
+        yield Processes(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    # A caller that has already set up a group (a test, a larger program) keeps it.
+    owned = not dist.is_initialized()
+    if owned:
+        options: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", **options)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        if owned:
+            dist.destroy_process_group()

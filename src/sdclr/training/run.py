@@ -1,0 +1,193 @@
+"""A run on disk: where its files lie, and how to read them back."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from sdclr import __version__
+from sdclr.config import from_json, to_json
+from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_network
+from sdclr.errors import InputError
+from sdclr.method import Objective, SelfCompetitor, SimCLR, magnitude_masks
+from sdclr.method.competitor import Criterion
+from sdclr.training.checkpoint import load_checkpoint, write_atomically
+from sdclr.training.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pre-training run in its folder: finished, interrupted or going on.
+
+    Args:
+        path: The folder, which holds `config.json`.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """The run in a folder.
+
+        Raises:
+            InputError: If the folder holds no run.
+        """
+        run = cls(Path(path))
+        if not run.config_file.is_file():
+            raise InputError(
+                f"{path} is no run: it holds no config.json (`sdclr pretrain SOURCE --run {path}` makes one)"
+            )
+        return run
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, accepted back by `sdclr pretrain --config`."""
+        return self.path / "config.json"
+
+    @property
+    def source_file(self) -> Path:
+        """What the run was trained on: name, number of images, fingerprint of their ids, class counts if known."""
+        return self.path / "source.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def bad_images_file(self) -> Path:
+        """Images that could not be used, and why."""
+        return self.path / "bad_images.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of whole states."""
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """The folder of evaluations."""
+        return self.path / "results"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the encoder was written."""
+        return (self.path / "encoder.json").is_file()
+
+    @property
+    def config(self) -> PretrainConfig:
+        """What the run was started with."""
+        return from_json(PretrainConfig, read_json(self.config_file))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The contents of `source.json`."""
+        return read_json(self.source_file)
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """What was logged, in order."""
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text().splitlines():
+                yield json.loads(line)
+
+    def encoder(self) -> Encoder:
+        """The trained encoder, in eval mode on the CPU."""
+        return load_encoder(self.path)
+
+    def objective(self) -> Objective:
+        """Network and competitor as the newest checkpoint has them, in eval mode on the CPU.
+
+        Raises:
+            InputError: If no checkpoint is whole.
+        """
+        loaded = load_checkpoint(self.checkpoints)
+        if loaded is None:
+            raise InputError(
+                f"{self.checkpoints} holds no whole checkpoint: run `sdclr pretrain` again with the same --run"
+            )
+        objective = create_objective(self.config)
+        objective.load_state_dict(loaded[0]["objective"])
+        return objective.eval()
+
+
+def create_objective(config: PretrainConfig) -> Objective:
+    """Network, competitor and framework with random weights; `torch.manual_seed` decides which."""
+    network = create_network(config.encoder, config.head, config.views.image_size)
+    damage = config.damage
+    competitor = None
+    if damage.kind == "prune":
+        criterion: Criterion = lambda weights, ratio: magnitude_masks(weights, ratio, scope=damage.scope)  # noqa: E731
+        competitor = SelfCompetitor(
+            network, damage.ratio, independent_norm=damage.independent_norm, criterion=criterion
+        )
+    return Objective(SimCLR(config.temperature), network, competitor)
+
+
+def save_encoder(folder: Path, encoder: Encoder) -> None:
+    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, what they fit."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
+    description = {
+        "format": "sdclr-encoder-1",
+        "sdclr": __version__,
+        "encoder": to_json(encoder.config),
+        "image_size": encoder.image_size,
+        "num_features": encoder.num_features,
+    }
+    write_atomically(folder / "encoder.safetensors", save(weights))
+    write_json(folder / "encoder.json", description)
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder of a finished run: the dense network, without its projection head.
+
+    Args:
+        path: A run's folder, or any folder that holds its `encoder.json` and `encoder.safetensors`.
+
+    Returns:
+        A module in eval mode on the CPU that maps images `(N, 3, H, W)`, uint8 or float in [0, 1], to features
+        `(N, D)`. It has `num_features` (D) and `image_size`, and normalises its input itself.
+
+    Raises:
+        InputError: If the folder holds no encoder or a damaged one.
+    """
+    folder = Path(path)
+    description_file, weights_file = folder / "encoder.json", folder / "encoder.safetensors"
+    for file in (description_file, weights_file):
+        if not file.is_file():
+            raise InputError(
+                f"{folder} has no {file.name}: let `sdclr pretrain` finish this run, or name another folder"
+            )
+    description = read_json(description_file)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+            encoder = create_encoder(from_json(EncoderConfig, description["encoder"]), description["image_size"])
+        encoder.backbone.load_state_dict(load_file(weights_file))
+    except (KeyError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"{weights_file} does not hold the weights that {description_file} describes: {error}"
+        ) from error
+    return encoder.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: If it cannot be read as one.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, whole or not at all."""
+    write_atomically(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
