@@ -1,0 +1,1 @@
+"""Features of a trained encoder, probes on them, and how balanced they are."""

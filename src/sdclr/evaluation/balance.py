@@ -1,0 +1,135 @@
+"""How evenly an encoder serves frequent and rare classes.
+
+The groups Many, Medium and Few come from the class sizes of the *training* collection
+(`sdclr.data.longtail.class_groups`); accuracies come from a balanced test set. Figures keep the unit they come in:
+fractions give fractions, percentages give percentages.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sdclr.errors import InputError
+
+GROUPS = ("many", "medium", "few")
+
+
+class Balance(NamedTuple):
+    """Accuracy by group of classes, overall, and its spread over the groups.
+
+    Attributes:
+        many: Mean accuracy of the frequent classes; nan if the group has no class with test images.
+        medium: Likewise for the classes in between.
+        few: Likewise for the rare classes.
+        all: Mean accuracy over all classes, which on a balanced test set is plain accuracy.
+        std: Population standard deviation of the group accuracies that exist; nan with fewer than two.
+    """
+
+    many: float
+    medium: float
+    few: float
+    all: float
+    std: float
+
+
+class Summary(NamedTuple):
+    """Several splits (class orders) taken together.
+
+    Attributes:
+        mean: Mean over the splits, field by field.
+        std: Sample standard deviation (`ddof=1`) over the splits, field by field; nan for a single split.
+        splits: How many splits went in.
+    """
+
+    mean: Balance
+    std: Balance
+    splits: int
+
+
+def per_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
+    """Share of each class's images that are predicted as that class.
+
+    Args:
+        predictions: (N,) predicted class ids.
+        labels: (N,) true class ids in `[0, num_classes)`.
+        num_classes: Number of classes K.
+
+    Returns:
+        (K,) accuracies in [0, 1]; nan where a class has no image.
+
+    Raises:
+        InputError: The two differ in length, or a label lies outside `[0, num_classes)`.
+    """
+    predicted = np.asarray(predictions, dtype=np.int64)
+    true = np.asarray(labels, dtype=np.int64)
+    if predicted.shape != true.shape or true.ndim != 1:
+        raise InputError(f"predictions {predicted.shape} and labels {true.shape} differ: give one of each per image")
+    if true.size and (true.min() < 0 or true.max() >= num_classes):
+        wrong = true[(true < 0) | (true >= num_classes)][0]
+        raise InputError(f"label {wrong} is not in [0, {num_classes}): drop unlabelled images or raise num_classes")
+    counts = np.bincount(true, minlength=num_classes).astype(np.float64)
+    hits = np.bincount(true[predicted == true], minlength=num_classes).astype(np.float64)
+    accuracy: NDArray[np.float64] = np.divide(hits, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+    return accuracy
+
+
+def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> Balance:
+    """Many / Medium / Few / All accuracy and Std, as in Jiang et al. (ICML 2021), section 4.2.
+
+    A group's accuracy is the mean over its classes; Std is the population standard deviation of the three. Classes
+    without test images (nan) are left out of every mean.
+
+    Args:
+        per_class_accuracy: (K,) accuracies, nan where unknown.
+        groups: Class ids under the keys `many`, `medium` and `few`.
+
+    Returns:
+        The five figures, in the unit of `per_class_accuracy`.
+
+    Raises:
+        InputError: A group is missing, or names a class that is not there.
+
+    Example:
+        >>> balance([1.0, 0.5, 0.75, 0.5], {"many": [0, 1], "medium": [2], "few": [3]}).many
+        0.75
+    """
+    accuracy = np.asarray(per_class_accuracy, dtype=np.float64)
+    means: dict[str, float] = {}
+    for name in GROUPS:
+        if name not in groups:
+            raise InputError(f"groups has no {name!r}, only {sorted(groups)}: give many, medium and few")
+        ids = np.asarray(groups[name], dtype=np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= accuracy.size):
+            wrong = ids[(ids < 0) | (ids >= accuracy.size)][0]
+            raise InputError(f"group {name!r} names class {wrong}, but there are {accuracy.size} classes")
+        means[name] = _mean(accuracy[ids])
+    present = np.array([value for value in means.values() if not np.isnan(value)])
+    spread = float(np.std(present)) if present.size > 1 else float("nan")
+    return Balance(**means, all=_mean(accuracy), std=spread)
+
+
+def summarise(balances: Sequence[Balance]) -> Summary:
+    """Mean and deviation over splits: what stands as `mean ± std` in a table.
+
+    The deviation is the *sample* one (`ddof=1`), for the splits are a sample of the possible class orders. A figure
+    that is nan in some splits is taken over the others.
+
+    Raises:
+        InputError: `balances` is empty.
+    """
+    if not balances:
+        raise InputError("no splits to summarise: give the balance of at least one")
+    columns = [np.array([value for value in column if not np.isnan(value)]) for column in zip(*balances, strict=True)]
+    return Summary(
+        mean=Balance(*(_mean(column) for column in columns)),
+        std=Balance(*(float(np.std(column, ddof=1)) if column.size > 1 else float("nan") for column in columns)),
+        splits=len(balances),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of the known values; nan when there is none, without numpy's warning."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,58 @@
+"""Classify by the nearest neighbours in feature space: no training, no learning rate to choose."""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.evaluation.features import checked_features, checked_labels
+
+
+def knn_predict(
+    train_x: ArrayLike | Tensor,
+    train_y: ArrayLike | Tensor,
+    query_x: ArrayLike | Tensor,
+    num_classes: int,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    block: int = 1024,
+) -> NDArray[np.int64]:
+    """Weighted vote of the k training images of highest cosine similarity.
+
+    A neighbour of similarity s votes for its class with weight `exp(s / temperature)` (Wu et al., *Unsupervised Feature
+    Learning via Non-Parametric Instance Discrimination*, CVPR 2018, section 3.4).
+
+    Args:
+        train_x: (N, D) features.
+        train_y: (N,) class ids in `[0, num_classes)`.
+        query_x: (Q, D) features to classify.
+        num_classes: Number of classes K.
+        k: Neighbours that vote; all of them if there are fewer.
+        temperature: The smaller, the more the nearest decide.
+        block: Queries compared at once; memory grows with `block * N`.
+
+    Returns:
+        (Q,) class ids. The smaller id wins a tie.
+
+    Raises:
+        InputError: Shapes, labels or options that cannot be used.
+    """
+    for name, value in (("k", k), ("temperature", temperature), ("block", block)):
+        if not value > 0:
+            raise InputError(f"{name}={value} must be above 0")
+    train = checked_features(train_x, "train_x")
+    query = checked_features(query_x, "query_x", width=train.shape[1]).to(train.device)
+    labels = checked_labels(train_y, "train_y", count=len(train), num_classes=num_classes).to(train.device)
+    train = F.normalize(train)
+    k = min(k, len(train))
+    predictions = []
+    for part in torch.split(query, block):
+        similarity, neighbours = (F.normalize(part) @ train.T).topk(k, dim=1)
+        # Relative to the nearest: a common factor changes no vote, and keeps exp from overflowing at low temperature.
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes = torch.zeros(len(part), num_classes, device=train.device).scatter_add_(1, labels[neighbours], weights)
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions).cpu().numpy()

@@ -1,0 +1,363 @@
+"""Linear probes: how well a frozen encoder's features separate classes by a linear layer.
+
+The protocol is that of Jiang et al. (ICML 2021), section 4.2: a linear layer trained by SGD with momentum on *raw*
+features (no standardisation), with a stepwise learning rate, kept at its best epoch by validation accuracy. The best
+learning rate depends on the features' scale, so a grid of them is trained at once on identical batches, and the
+validation set chooses. `linear_probe` works on cached features, `linear_probe_augmented` on images that are cropped and
+flipped anew every epoch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.evaluation.features import checked_features, checked_labels, encode_batch, encode_images, evaluating
+
+DECAY = 0.1
+"""What every milestone multiplies the learning rate by."""
+
+VALIDATION_BLOCK = 4096
+"""Validation images scored at once: bounds the logits of a wide grid over many classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a linear probe is trained. The defaults are the paper's protocol on a fully labelled training set."""
+
+    epochs: int = 30
+    """Passes over the labelled images."""
+    milestones: tuple[int, ...] = (10, 20)
+    """Epochs after which the learning rate falls to a tenth; those beyond the last epoch never come."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rates: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+    """Initial learning rates to train side by side; the validation set chooses one."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """L2 penalty on weight and bias."""
+    seed: int = 0
+    """Fixes the order of the images and their augmentation."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if any(later <= earlier for earlier, later in zip((0, *self.milestones), self.milestones, strict=False)):
+            raise InputError(f"milestones={self.milestones} must be ascending epochs from 1 on")
+        rates = self.learning_rates
+        if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
+            raise InputError(f"learning_rates={rates} must be different numbers above 0, at least one")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay} must be 0 or more")
+
+    @classmethod
+    def few_shot(cls) -> "ProbeConfig":
+        """The paper's protocol on a labelled set of about one percent: longer, with later milestones."""
+        return cls(epochs=100, milestones=(40, 60))
+
+
+LINEAR = ProbeConfig()
+"""The protocol of linear separability: all labels."""
+
+FEW_SHOT = ProbeConfig.few_shot()
+"""The few-shot protocol: about one percent of the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """A trained linear layer, and how it was chosen.
+
+    Rate and epoch are chosen on the validation set, so `validation_accuracy` is a little optimistic: report accuracy on
+    a test set.
+
+    Attributes:
+        weight: (K, D) float32, on CPU.
+        bias: (K,) float32, on CPU.
+        learning_rate: The initial learning rate that won.
+        epoch: Epochs of training behind these weights, from 1.
+        validation_accuracy: In [0, 1].
+        curve: (epochs,) validation accuracy of the winning rate after each epoch; nan once it has diverged.
+        by_learning_rate: Best validation accuracy of every rate of the grid; nan for one that diverged at once.
+        edge: The end of the grid the winner lies on, if no rate inside does as well: a better one may lie beyond it.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    learning_rate: float
+    epoch: int
+    validation_accuracy: float
+    curve: NDArray[np.float64]
+    by_learning_rate: dict[float, float]
+    edge: Literal["lowest", "highest"] | None
+
+    def predict(self, x: ArrayLike | Tensor) -> NDArray[np.int64]:
+        """Class ids (N,) for features (N, D)."""
+        features = checked_features(x, "x", width=self.weight.shape[1]).cpu()
+        return (features @ self.weight.T + self.bias).argmax(dim=1).numpy()
+
+
+def linear_probe(  # noqa: PLR0917  two labelled sets, as everywhere in the field
+    train_x: ArrayLike | Tensor,
+    train_y: ArrayLike | Tensor,
+    val_x: ArrayLike | Tensor,
+    val_y: ArrayLike | Tensor,
+    num_classes: int,
+    config: ProbeConfig = LINEAR,
+) -> Probe:
+    """Train a linear layer on cached features.
+
+    Features are used raw, as in the paper; scale them beforehand if you want them scaled. It runs on the device that
+    `train_x` is on (CPU for arrays) and is deterministic by `config.seed` there.
+
+    Args:
+        train_x: (N, D) features.
+        train_y: (N,) class ids in `[0, num_classes)`.
+        val_x: (V, D) features that choose the learning rate and the epoch.
+        val_y: (V,) class ids.
+        num_classes: Number of classes K.
+        config: `LINEAR`, `FEW_SHOT` or your own.
+
+    Returns:
+        The best layer by validation accuracy. The earlier epoch, then the earlier rate of the grid wins a tie.
+
+    Raises:
+        InputError: Shapes or labels that do not fit, features that are not finite, or a grid that diverged altogether.
+    """
+    train = checked_features(train_x, "train_x")
+    validation = checked_features(val_x, "val_x", width=train.shape[1]).to(train.device)
+    return _train(
+        lambda batch: train[batch],
+        checked_labels(train_y, "train_y", count=len(train), num_classes=num_classes).to(train.device),
+        val_x=validation,
+        val_y=checked_labels(val_y, "val_y", count=len(validation), num_classes=num_classes).to(train.device),
+        num_classes=num_classes,
+        config=config,
+    )
+
+
+def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
+    encoder: nn.Module,
+    train_images: Tensor,
+    train_y: ArrayLike | Tensor,
+    val_images: Tensor,
+    val_y: ArrayLike | Tensor,
+    num_classes: int,
+    config: ProbeConfig = LINEAR,
+    *,
+    pad: int = 4,
+    device: torch.device | str | None = None,
+    amp: bool = False,
+) -> Probe:
+    """Train a linear layer on features of images that are cropped and flipped anew every epoch.
+
+    The encoder stays frozen, in eval mode; it runs `config.epochs` times over the training images, whatever the number
+    of learning rates.
+
+    Args:
+        encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is put back afterwards.
+        train_images: (N, 3, S, S) uint8.
+        train_y: (N,) class ids in `[0, num_classes)`.
+        val_images: (V, 3, S, S) uint8, seen as they are.
+        val_y: (V,) class ids.
+        num_classes: Number of classes K.
+        config: `LINEAR`, `FEW_SHOT` or your own.
+        pad: Black border in pixels that the crops may reach into.
+        device: Where to run; the encoder is moved there. By default where the encoder is.
+        amp: Run the encoder in half precision.
+
+    Returns:
+        As `linear_probe`.
+
+    Raises:
+        InputError: As `linear_probe`.
+    """
+    labels = checked_labels(train_y, "train_y", count=len(train_images), num_classes=num_classes)
+    val_labels = checked_labels(val_y, "val_y", count=len(val_images), num_classes=num_classes)
+    generator = torch.Generator().manual_seed(config.seed)
+    with evaluating(encoder, device) as where:
+        resident = train_images.to(where)
+
+        def augmented(batch: Tensor) -> Tensor:
+            return encode_batch(encoder, pad_crop_flip(resident[batch], pad, generator), where, amp=amp)
+
+        validation = checked_features(encode_images(encoder, val_images, amp=amp), "the validation images' features")
+        return _train(
+            augmented,
+            labels.to(where),
+            val_x=validation,
+            val_y=val_labels.to(where),
+            num_classes=num_classes,
+            config=config,
+        )
+
+
+def pad_crop_flip(images: Tensor, pad: int = 4, generator: torch.Generator | None = None) -> Tensor:
+    """Each image shifted by up to `pad` pixels either way over a black border, and mirrored with probability one half.
+
+    Args:
+        images: (N, C, H, W), any dtype and device.
+        pad: Largest shift in pixels.
+        generator: CPU generator that draws shifts and flips.
+
+    Returns:
+        (N, C, H, W).
+    """
+    count, channels, height, width = images.shape
+    top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
+    flip = torch.rand(count, 1, generator=generator) < 0.5
+    across = torch.arange(width).expand(count, width)
+    rows = (top + torch.arange(height)).to(images.device)
+    columns = (left + torch.where(flip, width - 1 - across, across)).to(images.device)
+    padded = F.pad(images, (pad, pad, pad, pad))
+    sample = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def stratified_holdout(
+    labels: ArrayLike, fraction: float, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hold out about `fraction` of every class for validation.
+
+    Of a class with two or more images at least one is held out and at least one kept; a class with a single image keeps
+    it.
+
+    Args:
+        labels: (N,) class ids.
+        fraction: Share to hold out, between 0 and 1.
+        seed: Fixes the choice.
+
+    Returns:
+        Training and validation positions, each ascending.
+
+    Raises:
+        InputError: The fraction is not between 0 and 1, or no class can spare an image.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction={fraction} must lie between 0 and 1")
+    known = np.asarray(labels, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(known):
+        members = generator.permutation(np.flatnonzero(known == label))
+        held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    validation = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+    if not len(validation):
+        raise InputError(f"none of {len(known)} labelled images can be spared for validation: label two of a class")
+    return np.setdiff1d(np.arange(len(known)), validation), validation
+
+
+class _Grid:
+    """One linear layer per learning rate, stepped together by SGD with momentum.
+
+    The layers' rows are stacked, so that one matrix product serves the whole grid; a layer's numbers never meet
+    another's, so one that diverges leaves the rest alone. All start from zero, which for this convex problem is as good
+    as any start and needs no randomness.
+    """
+
+    def __init__(self, width: int, num_classes: int, config: ProbeConfig, device: torch.device) -> None:
+        self.shape = (len(config.learning_rates), num_classes)
+        self.momentum, self.weight_decay = config.momentum, config.weight_decay
+        rows = len(config.learning_rates) * num_classes
+        self.rates = torch.tensor(config.learning_rates, device=device).repeat_interleave(num_classes)
+        # Weight and bias in one matrix (L * K, D + 1): the bias is the weight of a constant feature 1.
+        self.parameters = torch.zeros(rows, width + 1, device=device)
+        self.velocity = torch.zeros_like(self.parameters)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, D) features to (L, K, B): images last, where a softmax over few classes runs several times faster."""
+        return torch.addmm(self.parameters[:, -1:], self.parameters[:, :-1], x.T).view(*self.shape, len(x))
+
+    def step(self, x: Tensor, y: Tensor, scale: float) -> None:
+        """One step on the mean cross-entropy of a batch, every learning rate multiplied by `scale`.
+
+        The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
+        """
+        error = self.logits(x).softmax(dim=1)
+        error -= F.one_hot(y, self.shape[1]).T
+        error = error.view(-1, len(x)).div_(len(x))
+        self.velocity.mul_(self.momentum)
+        if self.weight_decay:
+            self.velocity.add_(self.parameters, alpha=self.weight_decay)
+        self.velocity[:, :-1].addmm_(error, x)
+        self.velocity[:, -1] += error.sum(dim=1)
+        self.parameters.addcmul_(self.velocity, self.rates[:, None], value=-scale)
+
+    def accuracy(self, x: Tensor, y: Tensor) -> NDArray[np.float64]:
+        """(L,) share of images classified rightly; nan for a layer that gives a number that is not finite."""
+        right = torch.zeros(self.shape[0], dtype=torch.int64, device=x.device)
+        finite = torch.ones(self.shape[0], dtype=torch.bool, device=x.device)
+        for part, labels in zip(torch.split(x, VALIDATION_BLOCK), torch.split(y, VALIDATION_BLOCK), strict=True):
+            logits = self.logits(part)
+            right += (logits.argmax(dim=1) == labels).sum(dim=1)
+            finite &= logits.isfinite().all(dim=2).all(dim=1)
+        share = right.double() / len(y)
+        return torch.where(finite, share, torch.nan).cpu().numpy()
+
+    def layer(self, rate: int) -> tuple[Tensor, Tensor]:
+        """Copies of weight (K, D) and bias (K,) of one learning rate, on CPU."""
+        rows = self.parameters.view(*self.shape, -1)[rate].cpu()
+        return rows[:, :-1].clone(), rows[:, -1].clone()
+
+
+@torch.no_grad()
+def _train(
+    features: Callable[[Tensor], Tensor],
+    train_y: Tensor,
+    *,
+    val_x: Tensor,
+    val_y: Tensor,
+    num_classes: int,
+    config: ProbeConfig,
+) -> Probe:
+    """The one training loop: `features` maps positions (B,) in the training set to features (B, D)."""
+    grid = _Grid(val_x.shape[1], num_classes, config, val_x.device)
+    order = torch.Generator().manual_seed(config.seed)
+    accuracies = np.full((len(config.learning_rates), config.epochs), np.nan)
+    best, chosen, epoch_of_best = -1.0, 0, 0
+    weight, bias = grid.layer(chosen)
+    for epoch in range(config.epochs):
+        scale = DECAY ** sum(epoch >= milestone for milestone in config.milestones)
+        shuffled = torch.randperm(len(train_y), generator=order).to(train_y.device)
+        for batch in torch.split(shuffled, config.batch_size):
+            grid.step(features(batch), train_y[batch], scale)
+        accuracies[:, epoch] = grid.accuracy(val_x, val_y)
+        candidate = int(np.nan_to_num(accuracies[:, epoch], nan=-1.0).argmax())
+        if accuracies[candidate, epoch] > best:
+            best, chosen, epoch_of_best = float(accuracies[candidate, epoch]), candidate, epoch + 1
+            weight, bias = grid.layer(chosen)
+    rates = config.learning_rates
+    if epoch_of_best == 0:
+        raise InputError(f"every learning rate of {rates} diverged: give smaller learning_rates")
+    peaks = np.nan_to_num(accuracies, nan=-1.0).max(axis=1)
+    return Probe(
+        weight=weight,
+        bias=bias,
+        learning_rate=rates[chosen],
+        epoch=epoch_of_best,
+        validation_accuracy=best,
+        curve=accuracies[chosen],
+        by_learning_rate={
+            rate: float(peak) if peak >= 0 else math.nan for rate, peak in zip(rates, peaks, strict=True)
+        },
+        edge=_edge(dict(zip(rates, peaks, strict=True)), rates[chosen]),
+    )
+
+
+def _edge(peaks: dict[float, float], winner: float) -> Literal["lowest", "highest"] | None:
+    """The end of the grid the winner lies on, unless it is alone or a rate inside the grid does as well."""
+    inside = [peak for rate, peak in peaks.items() if min(peaks) < rate < max(peaks)]
+    if len(peaks) == 1 or min(peaks) < winner < max(peaks) or max(inside, default=-1.0) >= peaks[winner]:
+        return None
+    return "lowest" if winner == min(peaks) else "highest"

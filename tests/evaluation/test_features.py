@@ -1,0 +1,237 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+from sdclr.data.scan import BadImage
+from sdclr.data.sources import open_source
+from sdclr.errors import BadImageError, InputError
+from sdclr.evaluation.features import encode_images, evaluation_view, extract_features
+
+
+class _Source:
+    """Images held in a list; None stands for a file that cannot be decoded."""
+
+    def __init__(self, images):
+        self.name = "memory"
+        self.images = images
+        self.ids = [f"image/{index}" for index in range(len(images))]
+        self.labels = None
+        self.classes = ()
+        self.asked = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, index, *, min_side=None):
+        self.asked.append((index, min_side))
+        image = self.images[index]
+        if image is None:
+            raise BadImageError(self.ids[index], "truncated")
+        return image
+
+
+class _Net(nn.Module):
+    """Small, with layers that behave differently in training."""
+
+    def __init__(self, size=8, width=5):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten())
+        self.out = nn.Linear(4 * (size - 2) ** 2, width)
+        self.batches = []
+
+    def forward(self, x):
+        self.batches.append(tuple(x.shape))
+        assert x.dtype == torch.float32
+        assert x.min() >= 0
+        assert x.max() <= 1
+        return self.out(self.layers(x))
+
+
+def _pictures(count, height=8, width=8, seed=0):
+    generator = np.random.default_rng(seed)
+    return list(generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def _smooth(height, width, seed=0):
+    small = Image.fromarray(_pictures(1, 6, 6, seed)[0])
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+class TestEvaluationView:
+    def test_an_image_of_the_right_size_is_left_alone(self):
+        (image,) = _pictures(1, 32, 32)
+        assert evaluation_view(image, 32) is image
+
+    @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 16), (28, 28, 32), (96, 96, 64), (40, 90, 32)])
+    def test_a_small_image_is_resized_whole(self, height, width, size):
+        (image,) = _pictures(1, height, width)
+        expected = v2.Resize((size, size), v2.InterpolationMode.BICUBIC)(Image.fromarray(image))
+        np.testing.assert_array_equal(evaluation_view(image, size), np.asarray(expected))
+
+    @pytest.mark.parametrize(
+        ("height", "width", "size"),
+        [
+            (256, 256, 224),
+            (375, 500, 224),
+            (501, 333, 224),
+            (97, 97, 224),
+            (97, 60, 32),
+            (300, 200, 96),
+            (128, 640, 64),
+        ],
+    )
+    def test_a_large_image_is_the_customary_resize_and_centre_crop(self, height, width, size):
+        """Also at the borders and on noise: resampling through a box must give the pixels of resizing it all.
+
+        Pillow may take rows or columns first and clips in between, so the noise stays off black and white.
+        """
+        image = np.random.default_rng(0).integers(60, 190, (height, width, 3), dtype=np.uint8)
+        pipeline = v2.Compose([v2.Resize(round(size * 256 / 224), v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
+        expected = np.asarray(pipeline(Image.fromarray(image))).astype(int)
+        assert np.abs(evaluation_view(image, size).astype(int) - expected).max() <= 1
+
+    def test_a_sliver_of_an_image_needs_no_giant_canvas(self):
+        """Brought to 256 on its short side, this one would be five million pixels wide."""
+        view = evaluation_view(np.full((1, 20000, 3), 7, dtype=np.uint8), 224)
+        assert view.shape == (224, 224, 3)
+        assert (view == 7).all()
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 64))
+    def test_every_shape_gives_the_view_asked_for(self, height, width, size):
+        view = evaluation_view(np.full((height, width, 3), 99, dtype=np.uint8), size)
+        assert view.shape == (size, size, 3)
+        assert view.dtype == np.uint8
+        assert (view == 99).all()
+
+
+class TestExtractFeatures:
+    def test_rows_are_the_encoders_output_in_order(self):
+        images, encoder = _pictures(11), _Net().eval()
+        features = extract_features(encoder, _Source(images), image_size=8, batch_size=4)
+        inputs = torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        np.testing.assert_allclose(features.values, encoder(inputs).detach().numpy(), atol=1e-6)
+        np.testing.assert_array_equal(features.kept, np.arange(11))
+        assert features.values.dtype == np.float32
+        assert features.kept.dtype == np.int64
+        assert features.bad == []
+        assert [shape[0] for shape in encoder.batches[:3]] == [4, 4, 3]
+
+    def test_runs_in_eval_mode_and_puts_every_mode_back(self):
+        source, encoder = _Source(_pictures(6)), _Net()
+        encoder.layers[1].eval()
+        before = {name: value.clone() for name, value in encoder.state_dict().items()}
+        first = extract_features(encoder, source, image_size=8, batch_size=3)
+        assert encoder.training
+        assert encoder.layers[3].training
+        assert not encoder.layers[1].training
+        assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+        whole = extract_features(encoder, source, image_size=8, batch_size=6)
+        np.testing.assert_allclose(first.values, whole.values, atol=1e-6)
+
+    def test_modes_are_put_back_after_an_error(self):
+        encoder = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(0))
+        with pytest.raises(InputError, match=r"the encoder gave \(256,\) for 2 images"):
+            extract_features(encoder, _Source(_pictures(2)), image_size=8)
+        assert encoder.training
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_bad_images_are_left_out_and_listed(self, workers):
+        images = _pictures(10)
+        for gone in (0, 4, 5, 6, 7):
+            images[gone] = None
+        good = [index for index, image in enumerate(images) if image is not None]
+        encoder = _Net()
+        features = extract_features(encoder, _Source(images), image_size=8, batch_size=4, workers=workers)
+        clean = extract_features(encoder, _Source([images[index] for index in good]), image_size=8)
+        np.testing.assert_array_equal(features.kept, good)
+        np.testing.assert_allclose(features.values, clean.values, atol=1e-6)
+        assert features.bad == [BadImage(f"image/{index}", "truncated", counted=True) for index in (0, 4, 5, 6, 7)]
+
+    def test_images_of_many_sizes(self):
+        images = [_smooth(8, 8), _smooth(40, 20), _smooth(200, 120), _smooth(100, 300)]
+        encoder = _Net()
+        mixed = extract_features(encoder, _Source(images), image_size=8)
+        views = extract_features(encoder, _Source([evaluation_view(image, 8) for image in images]), image_size=8)
+        np.testing.assert_array_equal(mixed.values, views.values)
+
+    def test_reduced_decoding_never_changes_which_view_is_taken(self):
+        """A source may halve a JPEG down to `min_side`; what comes back must still count as large."""
+        source = _Source(_pictures(2))
+        extract_features(_Net(), source, image_size=8)
+        assert {side for _, side in source.asked} == {97}
+        large = _Source(_pictures(1))
+        extract_features(_Net(size=112), large, image_size=112)
+        assert large.asked == [(0, 256)]
+
+    def test_progress_counts_images(self):
+        calls = []
+        images = [*_pictures(5), None, None]
+        extract_features(_Net(), _Source(images), image_size=8, batch_size=3, progress=lambda *at: calls.append(at))
+        assert calls == [(3, 7), (6, 7), (7, 7)]
+
+    def test_half_precision_is_close_and_still_float32(self):
+        encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+        source = _Source(_pictures(4))
+        half = extract_features(encoder, source, image_size=8, amp=True, device="cpu")
+        full = extract_features(encoder, source, image_size=8)
+        assert half.values.dtype == np.float32
+        assert not np.array_equal(half.values, full.values)
+        np.testing.assert_allclose(half.values, full.values, atol=0.02)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [([None, None], "none of 2 images can be decoded; the first: image/0: truncated"), ([], "none of 0 images")],
+    )
+    def test_a_source_without_images(self, images, message):
+        with pytest.raises(InputError, match=message):
+            extract_features(_Net(), _Source(images), image_size=8)
+
+    def test_memory_does_not_grow_with_the_images(self):
+        class Drawn(_Source):
+            def image(self, index, *, min_side=None):
+                assert min_side
+                return np.full((64, 64, 3), index % 256, dtype=np.uint8)
+
+        source, encoder = Drawn([None] * 400), nn.Sequential(nn.AvgPool2d(32), nn.Flatten())
+        tracemalloc.start()
+        features = extract_features(encoder, source, image_size=64, batch_size=10)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(features.values) == 400
+        assert peak < 400 * 64 * 64 * 3 / 4
+
+
+def test_a_folder_with_large_jpegs_and_a_broken_file(tmp_path):
+    """The JPEGs come decoded at reduced scale; what the encoder sees stays close to the full picture's view."""
+    pictures = {name: _smooth(600, 800, seed) for seed, name in enumerate(["a.jpg", "c.jpg"])}
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(tmp_path / name, quality=95)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    encoder = nn.Flatten()
+    features = extract_features(encoder, open_source(tmp_path), image_size=32)
+    np.testing.assert_array_equal(features.kept, [0, 2])
+    assert [bad.id for bad in features.bad] == ["b.jpg"]
+    for row, picture in zip(features.values, pictures.values(), strict=True):
+        view = evaluation_view(picture, 32).transpose(2, 0, 1).reshape(-1) / 255
+        assert np.abs(row - view).max() < 0.04
+
+
+def test_encode_images_equals_extract_features_and_can_be_trained_on():
+    images, encoder = _pictures(9), _Net()
+    tensor = torch.tensor(np.stack(images).transpose(0, 3, 1, 2).copy())
+    encoded = encode_images(encoder, tensor, batch_size=4)
+    np.testing.assert_array_equal(
+        encoded.numpy(), extract_features(encoder, _Source(images), image_size=8, batch_size=4).values
+    )
+    assert encoder.training
+    head = nn.Linear(5, 1)
+    head(encoded).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
