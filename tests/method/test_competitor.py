@@ -209,6 +209,15 @@ def test_the_state_dict_carries_masks_and_both_norm_sets():
     torch.testing.assert_close(other.eval()(x), competitor.eval()(x), rtol=0, atol=0)
 
 
+def test_a_part_of_the_twin_is_that_part_of_a_pruned_copy():
+    network = create_network(EncoderConfig(width=4), HeadConfig(), 32)
+    competitor = SelfCompetitor(network, 0.6).eval()
+    x = torch.rand(2, 3, 32, 32)
+    expected = pruned_copy(competitor).encoder(x)
+    torch.testing.assert_close(competitor.part("encoder")(x), expected)
+    assert not torch.allclose(network.encoder(x), expected)
+
+
 def test_compiled_equals_eager_and_a_refresh_recompiles_nothing():
     network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
     competitor = SelfCompetitor(network, 0.5)

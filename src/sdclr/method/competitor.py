@@ -87,11 +87,19 @@ class SelfCompetitor(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pruned twin; arguments and result are the network's own."""
+        return functional_call(self.network, self.twin(), args, kwargs)
+
+    def twin(self) -> dict[str, Tensor]:
+        """The tensors in which the twin differs from the network: masked weights and its own normalisation."""
         weights = dict(self.network.named_parameters())
         twin: dict[str, Tensor] = {name: weights[name] * mask for name, mask in self.masks.items()}
         for name in self._norm_names:
             twin[name] = getattr(self._norm, _escaped(name))
-        return functional_call(self.network, twin, args, kwargs)
+        return twin
+
+    def part(self, name: str) -> nn.Module:
+        """One child of the twin as a module of its own, such as the pruned `encoder` without its head."""
+        return _Part(self, name)
 
     def _weights(self) -> dict[str, Tensor]:
         parameters = dict(self.network.named_parameters())
@@ -108,6 +116,20 @@ class SelfCompetitor(nn.Module):
             for name, buffer in module.named_buffers(prefix, recurse=False):
                 self._norm.register_buffer(_escaped(name), buffer.detach().clone())
                 self._norm_names.append(name)
+
+
+class _Part(nn.Module):
+    def __init__(self, competitor: SelfCompetitor, name: str) -> None:
+        super().__init__()
+        self.competitor = competitor
+        self.name = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        prefix = f"{self.name}."
+        twin = {
+            key.removeprefix(prefix): value for key, value in self.competitor.twin().items() if key.startswith(prefix)
+        }
+        return functional_call(self.competitor.network.get_submodule(self.name), twin, args, kwargs)
 
 
 def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:

@@ -1,0 +1,244 @@
+"""Evaluate a run: probes on its frozen encoder, per class, by group, and how far the groups lie apart."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from sdclr import __version__
+from sdclr.config import to_json
+from sdclr.data.longtail import class_groups
+from sdclr.data.sources import Source, fingerprint
+from sdclr.errors import InputError
+from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
+from sdclr.evaluation.features import Features, extract_features
+from sdclr.evaluation.knn import knn_predict
+from sdclr.evaluation.probes import FEW_SHOT, LINEAR, Probe, ProbeConfig, linear_probe, stratified_holdout
+from sdclr.training.run import Run, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured and how."""
+
+    branch: Literal["dense", "sparse"] = "dense"
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    validation: float = 0.1
+    """Share of the labelled training images, taken from each class, that chooses learning rate and epoch."""
+    shots: int | None = None
+    """Labelled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
+    draws: int = 1
+    """How many few-shot sets are drawn; their accuracies are averaged."""
+    k: int = 200
+    """Neighbours that vote in the kNN classifier."""
+    groups: Literal["thirds", "shots"] = "thirds"
+    """Many, Medium and Few: thirds of the classes by size, or more than 100, 20 to 100 and fewer than 20 images."""
+    linear: ProbeConfig = field(default_factory=lambda: LINEAR)
+    few_shot: ProbeConfig = field(default_factory=lambda: FEW_SHOT)
+    seed: int = 0
+    """Decides what is held out and which few-shot sets are drawn."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation < 1:
+            raise InputError(f"--validation is a share between 0 and 1, not {self.validation}")
+        if (self.shots is not None and self.shots < 1) or self.draws < 1 or self.k < 1:
+            raise InputError("--shots, --draws and --k are 1 or more")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One classifier's accuracy on the test images; all figures in percent."""
+
+    balance: Balance
+    """By group; without class counts, only `all` is known."""
+    per_class: list[float]
+    """`(K,)`, nan where a class has no test image."""
+    details: dict[str, Any]
+    """Learning rate and epoch of a probe, neighbours of kNN."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that an evaluation found, and what it takes to repeat it."""
+
+    linear: Score
+    few_shot: Score
+    knn: Score
+    description: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what is unknown is null."""
+        scores = {
+            name: {"balance": score.balance._asdict(), "per_class": score.per_class, **score.details}
+            for name, score in (("linear", self.linear), ("few_shot", self.few_shot), ("knn", self.knn))
+        }
+        plain: dict[str, Any] = _without_nan({**scores, **self.description})
+        return plain
+
+
+def evaluate(
+    run: Run,
+    train: Source,
+    test: Source,
+    config: EvaluateConfig | None = None,
+    *,
+    class_counts: ArrayLike | None = None,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+) -> Result:
+    """Probe a run's frozen encoder (Jiang et al., ICML 2021, §4.2) and write `results/BRANCH.json` into the run.
+
+    Linear separability on all labelled images, few-shot on about one percent of them, and a kNN vote. Probes choose
+    learning rate and epoch on images held out of `train`; accuracies are those on `test`.
+
+    Args:
+        run: A finished run.
+        train: Labelled images, balanced in the paper's protocol; none is shown to the encoder's training.
+        test: Labelled images of the same classes.
+        config: What is measured; `EvaluateConfig()` by default.
+        class_counts: Images of each class that the encoder was trained on, which decide Many, Medium and Few; by
+            default as the run recorded them. Without any, only the mean over classes is reported.
+        device: Where the encoder runs.
+        workers: Processes that decode images.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: If a source has no labels, classes do not match, or the run has no such branch.
+    """
+    config = config or EvaluateConfig()
+    for source in (train, test):
+        if source.labels is None:
+            raise InputError(
+                f"{source.name} has no labels: probes need labelled images (class folders or a label column)"
+            )
+    if train.classes and test.classes and tuple(train.classes) != tuple(test.classes):
+        raise InputError(
+            f"{train.name} and {test.name} have different classes: their folders or class names must match"
+        )
+    encoder = branch_encoder(run, config.branch)
+    features = [
+        extract_features(
+            encoder,
+            source,
+            image_size=run.config.views.image_size,
+            batch_size=config.batch_size,
+            device=device,
+            workers=workers,
+        )
+        for source in (train, test)
+    ]
+    (train_x, train_y), (test_x, test_y) = (_labelled(f, s) for f, s in zip(features, (train, test), strict=True))
+    classes = max(len(train.classes), int(train_y.max()) + 1, int(test_y.max()) + 1)
+    counts = run.source.get("class_counts") if class_counts is None else np.asarray(class_counts).tolist()
+    groups = _groups(counts, classes, config)
+
+    def score(predictions: list[NDArray[np.int64]], details: dict[str, Any]) -> Score:
+        per_class = 100 * np.mean([per_class_accuracy(p, test_y, classes) for p in predictions], axis=0)
+        return Score(_balance(per_class, groups), per_class.tolist(), details)
+
+    kept, held = stratified_holdout(train_y, config.validation, config.seed)
+    val_x, val_y = train_x[held], train_y[held]
+    probe = linear_probe(train_x[kept], train_y[kept], val_x, val_y, classes, config.linear)
+    shots = config.shots or max(1, round(0.01 * len(kept) / classes))
+    sets = [kept[draw_shots(train_y[kept], shots, config.seed + draw)] for draw in range(config.draws)]
+    few = [linear_probe(train_x[chosen], train_y[chosen], val_x, val_y, classes, config.few_shot) for chosen in sets]
+    voted = knn_predict(train_x[kept], train_y[kept], test_x, classes, k=config.k)
+    result = Result(
+        linear=score([probe.predict(test_x)], _details([probe]) | {"images": len(kept)}),
+        few_shot=score([p.predict(test_x) for p in few], _details(few) | {"images": len(sets[0]), "shots": shots}),
+        knn=score([voted], {"k": min(config.k, len(kept)), "images": len(kept)}),
+        description={
+            "run": run.path.name,
+            "branch": config.branch,
+            "groups": {name: ids.tolist() for name, ids in groups.items()} if groups else None,
+            "class_counts": counts,
+            "config": to_json(config),
+            "train": _described(train, features[0]),
+            "test": _described(test, features[1]),
+            "sdclr": __version__,
+            "torch": torch.__version__,
+        },
+    )
+    write_json(run.results / f"{config.branch}.json", result.to_json())
+    return result
+
+
+def branch_encoder(run: Run, branch: Literal["dense", "sparse"]) -> nn.Module:
+    """A run's encoder, or the same encoder as the self-competitor sees it.
+
+    Raises:
+        InputError: If the run has no such branch.
+    """
+    if branch == "dense":
+        return run.encoder()
+    objective = run.objective()
+    if objective.competitor is None:
+        raise InputError(f"{run.path} was trained without damage: it has a dense branch only")
+    return objective.competitor.part("encoder")
+
+
+def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.int64]:
+    """Positions of `shots` images of each class, or of all that a smaller class has."""
+    generator = np.random.default_rng(seed)
+    chosen = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _labelled(features: Features, source: Source) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features and labels of the images that have both."""
+    if source.labels is None:  # checked by `evaluate`
+        raise InputError(f"{source.name} has no labels")
+    labels = source.labels[features.kept]
+    known = labels >= 0
+    if not known.any():
+        raise InputError(f"none of the images of {source.name} has a label")
+    return features.values[known], labels[known]
+
+
+def _groups(counts: list[int] | None, classes: int, config: EvaluateConfig) -> dict[str, NDArray[np.int64]] | None:
+    if counts is None or len(set(counts)) < 2:
+        return None  # nothing tells frequent classes from rare ones
+    if len(counts) != classes:
+        raise InputError(f"there are {len(counts)} class counts but {classes} classes: give one count for each class")
+    return class_groups(counts, rule=config.groups)
+
+
+def _balance(per_class: NDArray[np.float64], groups: dict[str, NDArray[np.int64]] | None) -> Balance:
+    if groups is None:
+        nothing = {name: np.array([], dtype=np.int64) for name in GROUPS}
+        return balance(per_class, nothing)
+    return balance(per_class, groups)
+
+
+def _details(probes: list[Probe]) -> dict[str, Any]:
+    return {
+        "learning_rate": [probe.learning_rate for probe in probes],
+        "epoch": [probe.epoch for probe in probes],
+        "validation_accuracy": [probe.validation_accuracy for probe in probes],
+        "edge_of_grid": [probe.edge for probe in probes],
+    }
+
+
+def _described(source: Source, features: Features) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "images": len(source),
+        "bad_images": len(features.bad),
+        "fingerprint": fingerprint(source),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
