@@ -1,0 +1,143 @@
+"""How speed is measured and told: interleaved rounds, medians, ratios with quartiles, Markdown tables."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Unit = Literal["s", "/s"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do the thing that is measured."""
+
+    name: str
+    call: Callable[[], object]
+    units: int = 1
+    """How many things a call does."""
+    prepare: Callable[[], object] | None = None
+    """What must be done before each call and is not timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """When to stop: after `rounds`, or once `seconds` have gone by in three rounds or more."""
+
+    rounds: int
+    seconds: float
+    warmup: int = 1
+    """Rounds before these that do not count; the allocator takes several steps to settle."""
+
+
+class Quartiles(NamedTuple):
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Interleaved timings of several ways to do one thing; the first of them is ours."""
+
+    title: str
+    note: str
+    unit: Unit
+    """Seconds for each thing, or things a second."""
+    samples: dict[str, list[float]]
+    """For each candidate one value a round, in `unit`."""
+
+    @property
+    def ours(self) -> str:
+        return next(iter(self.samples))
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.samples[name])
+
+    def ratio(self, name: str) -> Quartiles:
+        """Ours over another's, round by round, so that what slows down a whole round cancels."""
+        pairs = zip(self.samples[self.ours], self.samples[name], strict=True)
+        return quartiles([mine / other for mine, other in pairs])
+
+    def table(self) -> str:
+        heading = "seconds" if self.unit == "s" else "a second"
+        rows = []
+        for name, values in self.samples.items():
+            ratio = "" if name == self.ours else spread(self.ratio(name))
+            rows.append((name, number(self.median(name)), ratio, len(values)))
+        return markdown(("", heading, "first / this (quartiles)", "rounds"), rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What was promised, and what came of it."""
+
+    what: str
+    limit: float
+    at_most: bool = True
+    measured: float
+    quartiles: Quartiles | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+
+    def row(self) -> tuple[str, str, str, str]:
+        sign = "≤" if self.at_most else "≥"
+        shown = spread(self.quartiles) if self.quartiles else number(self.measured)
+        return self.what, f"{sign} {number(self.limit)}", shown, "yes" if self.met else "**no**"
+
+
+def compare(title: str, note: str, unit: Unit, candidates: Sequence[Candidate], effort: Effort) -> Comparison:
+    """Time the candidates in turn, A-B-A-B, after rounds that do not count."""
+    seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    for candidate in [*candidates] * effort.warmup:
+        _timed(candidate)
+    gc.collect()
+    gc.disable()  # a collection would land on whichever candidate is running
+    try:
+        start, done = time.perf_counter(), 0
+        while done < effort.rounds and (done < 3 or time.perf_counter() - start < effort.seconds):
+            for candidate in candidates:
+                seconds[candidate.name].append(_timed(candidate) / candidate.units)
+            done += 1
+    finally:
+        gc.enable()
+    if unit == "/s":
+        return Comparison(title, note, unit, {name: [1 / value for value in taken] for name, taken in seconds.items()})
+    return Comparison(title, note, unit, seconds)
+
+
+def _timed(candidate: Candidate) -> float:
+    if candidate.prepare is not None:
+        candidate.prepare()
+    start = time.perf_counter()
+    candidate.call()
+    return time.perf_counter() - start
+
+
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """The quartiles of what was seen; one value stands for all three."""
+    if len(values) == 1:
+        return Quartiles(values[0], values[0], values[0])
+    return Quartiles(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def number(value: float) -> str:
+    """Three digits, and no more."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def spread(values: Quartiles) -> str:
+    low, median, high = (f"{value:.3f}" if value < 10 else number(value) for value in values)
+    return f"{median} ({low} to {high})"
+
+
+def markdown(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with the first column of text and the others of numbers."""
+    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

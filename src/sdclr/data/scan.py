@@ -1,0 +1,244 @@
+"""Look at every image before training: hold a small set in memory, find the bad files of a large one.
+
+Worker processes decode in parallel. Threads would do for photographs, but small JPEGs decode in less time than a thread
+waits for the interpreter lock, and two threads then take longer than one.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdclr.data.decode import BadImage
+from sdclr.data.sources import Source
+from sdclr.errors import BadImageError, InputError
+
+__all__ = [
+    "BadImage",
+    "LoadedImages",
+    "check_bad_fraction",
+    "is_small",
+    "load_images",
+    "scan",
+    "write_bad_images",
+]
+
+MAX_SMALL_SIDE = 96
+"""Longest side, in pixels, of images that are held in memory."""
+
+MAX_SMALL_BYTES = 4 * 2**30
+"""Size of a whole set, decoded, above which it is not held in memory."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all."""
+
+_PEEK = 16
+_BLOCK = 64
+
+_Block = tuple[list[int], NDArray[np.uint8], list[BadImage]]
+"""Positions in the source, images, and what is bad."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedImages:
+    """A small set, decoded."""
+
+    images: Tensor
+    """The good images, `(M, 3, H, W)`, uint8."""
+    kept: NDArray[np.int64]
+    """Their positions in the source, `(M,)`, rising."""
+    bad: list[BadImage]
+    """What is left out: images that cannot be decoded or differ in size, and files that the source passed over."""
+
+
+def is_small(source: Source) -> bool:
+    """Whether a set can be held in memory: the first images are equal in size, at most 96 px; all take under 4 GiB."""
+    shapes = _first_shapes(source)
+    if len(set(shapes)) != 1:
+        return False
+    height, width = shapes[0]
+    return max(height, width) <= MAX_SMALL_SIDE and len(source) * height * width * 3 < MAX_SMALL_BYTES
+
+
+def load_images(source: Source, *, workers: int = 0, progress: Progress | None = None) -> LoadedImages:
+    """Decode a whole set of equal-sized images.
+
+    The size that most of the first images have is the set's; images of another size are listed as bad.
+
+    Args:
+        source: The images.
+        workers: Processes that decode; 0 decodes in this one.
+        progress: Told how far it is.
+
+    Returns:
+        The images as one tensor, which of the source's they are, and what was left out.
+
+    Raises:
+        InputError: No image can be decoded.
+    """
+    shapes = Counter(_first_shapes(source))
+    if not shapes:
+        raise InputError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
+    height, width = shapes.most_common(1)[0][0]
+    pixels = np.empty((len(source), 3, height, width), dtype=np.uint8)
+    good = np.zeros(len(source), dtype=bool)
+    bad = _skipped(source)
+    for indices, images, found in _visit(_Blocks(source, (height, width)), workers, progress):
+        pixels[indices] = images
+        good[indices] = True
+        bad += found
+    kept = np.flatnonzero(good)
+    if len(kept) < len(source):
+        pixels = pixels[kept]
+    return LoadedImages(images=torch.from_numpy(pixels), kept=kept, bad=bad)
+
+
+def scan(source: Source, *, workers: int = 0, progress: Progress | None = None) -> list[BadImage]:
+    """Decode every image once, JPEGs at their smallest scale, to find the bad ones before training meets them.
+
+    Args:
+        source: The images.
+        workers: Processes that decode; 0 decodes in this one.
+        progress: Told how far it is.
+
+    Returns:
+        The images that cannot be decoded, in the source's order, after the files that the source passed over.
+    """
+    bad = _skipped(source)
+    for _, _, found in _visit(_Blocks(source), workers, progress):
+        bad += found
+    return bad
+
+
+def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
+    """Write `id,reason` rows, at once or not at all.
+
+    Args:
+        path: The CSV file; its folder exists.
+        bad: The images.
+    """
+    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("id", "reason"))
+        rows.writerows((image.id, image.reason) for image in bad)
+    partial.replace(path)
+
+
+def check_bad_fraction(
+    bad: Iterable[BadImage], total: int, limit: float = 0.01, *, listed_in: Path | None = None
+) -> None:
+    """Refuse a set of which too many images are bad.
+
+    Args:
+        bad: What was left out; only what is `counted` counts.
+        total: Images in the source, bad ones included.
+        limit: The largest fraction allowed.
+        listed_in: Where the list was written, for the message.
+
+    Raises:
+        InputError: The fraction is larger.
+    """
+    counted = [image for image in bad if image.counted]
+    if len(counted) <= limit * total:
+        return
+    names = ", ".join(f"{image.id} ({image.reason})" for image in counted[:3])
+    place = f", all listed in {listed_in}" if listed_in is not None else ""
+    raise InputError(
+        f"{len(counted)} of {total} images are bad, more than the limit of {100 * limit:.4g}%: {names}{place}; "
+        "mend or remove them, or raise --max-bad-fraction"
+    )
+
+
+def _first_shapes(source: Source) -> list[tuple[int, int]]:
+    """Heights and widths of the first images that decode; bad ones are passed over, to the end if need be."""
+    shapes: list[tuple[int, int]] = []
+    for index in range(len(source)):
+        with suppress(BadImageError):
+            height, width, _ = source.image(index).shape
+            shapes.append((height, width))
+        if len(shapes) == _PEEK:
+            break
+    return shapes
+
+
+def _skipped(source: Source) -> list[BadImage]:
+    return list(getattr(source, "skipped", ()))
+
+
+class _Blocks(Dataset[_Block | InputError]):
+    """A source in blocks of images, each decoded by whoever asks for it.
+
+    Without a size the images are decoded at the smallest scale and dropped. With one they are kept, `(B, 3, H, W)`, and
+    those of another size are bad.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int] | None = None) -> None:
+        self.source = source
+        self.size = size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.source) / _BLOCK)
+
+    def __getitem__(self, number: int) -> _Block | InputError:
+        """The block; or what ends the scan, as a value: raised in a worker, its text would hold a traceback."""
+        try:
+            return self._block(number)
+        except InputError as error:
+            return error
+
+    def _block(self, number: int) -> _Block:
+        height, width = self.size or (0, 0)
+        images = np.empty((_BLOCK, 3, height, width), dtype=np.uint8)
+        indices: list[int] = []
+        bad = []
+        for index in range(number * _BLOCK, min((number + 1) * _BLOCK, len(self.source))):
+            try:
+                if self.size is None:
+                    self.source.image(index, min_side=1)
+                else:
+                    images[len(indices)] = self._of_size(index).transpose(2, 0, 1)
+                indices.append(index)
+            except BadImageError as error:
+                bad.append(BadImage(error.image_id, error.reason, counted=True))
+        return indices, images[: len(indices)], bad
+
+    def _of_size(self, index: int) -> NDArray[np.uint8]:
+        image = self.source.image(index)
+        if image.shape[:2] != self.size:
+            found, common = (f"{size[1]}x{size[0]}" for size in (image.shape, self.size or ()))
+            raise BadImageError(self.source.ids[index], f"size {found} differs from the set's {common}")
+        return image
+
+
+def _visit(blocks: _Blocks, workers: int, progress: Progress | None) -> Iterator[_Block]:
+    loader: DataLoader[_Block | InputError] = DataLoader(
+        blocks,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        # Its own generator: a loader draws a seed, and must not move the global one on.
+        generator=torch.Generator(),
+    )
+    total = len(blocks.source)
+    for number, block in enumerate(loader, start=1):
+        if isinstance(block, InputError):
+            raise block
+        yield block
+        if progress is not None:
+            progress(min(number * _BLOCK, total), total)
+
+
+def _as_it_is(block: Any) -> Any:
+    return block

@@ -1,0 +1,198 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdclr.data.loading import Loader, ResidentLoader, StreamLoader, epoch_batches
+from sdclr.data.views import ViewConfig
+from sdclr.errors import BadImageError, InputError
+
+CONFIG = ViewConfig(image_size=16, blur=0.5)
+
+# Newer Pythons warn when a process with threads forks; torch starts threads, and its DataLoader forks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+class Pictures:
+    """A source of smooth random images of several sizes, some of which cannot be decoded."""
+
+    labels = None
+    classes = ()
+    name = "pictures"
+
+    def __init__(self, n: int, bad: Sequence[int] = ()) -> None:
+        self.ids = [f"p/{index}" for index in range(n)]
+        self.bad = set(bad)
+        self.asked: list[tuple[int, int | None]] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int, *, min_side: int | None = None):
+        self.asked.append((index, min_side))
+        if index in self.bad:
+            raise BadImageError(self.ids[index], "truncated")
+        coarse = np.random.default_rng(index).integers(60, 200, (5, 4 + index % 3, 3), dtype=np.uint8)
+        return np.kron(coarse, np.ones((8, 8, 1), dtype=np.uint8))
+
+
+def resident(n=50, batch_size=8, **changes):
+    images = torch.randint(0, 256, (n, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+    return ResidentLoader(images, CONFIG, **({"seed": 3, "batch_size": batch_size} | changes))
+
+
+def stream(source, batch_size=8, **changes):
+    return StreamLoader(source, CONFIG, **({"seed": 3, "batch_size": batch_size} | changes))
+
+
+def same(one, two) -> bool:
+    return len(one) == len(two) and all(
+        np.array_equal(a.indices, b.indices) and torch.equal(a.view1, b.view1) and torch.equal(a.view2, b.view2)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    share=st.integers(1, 9),
+    world=st.integers(1, 4),
+    steps=st.integers(1, 6),
+    rest=st.integers(0, 100),
+    seed=st.integers(0, 2**63),
+    epoch=st.integers(0, 5000),
+)
+def test_ranks_share_each_batch_of_one_permutation(*, share, world, steps, rest, seed, epoch):
+    batch_size = share * world
+    n = steps * batch_size + rest % batch_size
+    whole = epoch_batches(n, batch_size, seed=seed, epoch=epoch)
+    assert whole.shape == (steps, batch_size)
+    assert len(np.unique(whole)) == whole.size
+    assert whole.min() >= 0
+    assert whole.max() < n
+    parts = [epoch_batches(n, batch_size, seed=seed, epoch=epoch, rank=rank, world=world) for rank in range(world)]
+    assert all(part.shape == (steps, share) for part in parts)
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return tuple(epoch_batches(64, 64, seed=seed, epoch=epoch)[0].tolist())
+
+    keys = [(seed, epoch) for seed in range(4) for epoch in range(4)]
+    assert order(1, 2) == order(1, 2)
+    assert len({order(*key) for key in keys}) == len(keys)
+
+
+def test_every_sample_is_equally_likely_to_be_dropped():
+    seen = np.zeros(10)
+    for epoch in range(2000):
+        seen[epoch_batches(10, 8, seed=0, epoch=epoch)[0]] += 1
+    assert seen.sum() == 16_000
+    assert np.abs(seen / 2000 - 0.8).max() < 0.035
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "world", "said"),
+    [
+        (7, 8, 1, "7 images, fewer than one batch of 8: lower the batch size"),
+        (100, 9, 2, "9 cannot be shared by 2 processes: give a multiple of 2"),
+        (100, 0, 1, "batch size 0"),
+    ],
+)
+def test_impossible_batches_are_refused(n, batch_size, world, said):
+    with pytest.raises(InputError, match=said):
+        epoch_batches(n, batch_size, seed=0, epoch=0, world=world)
+    with pytest.raises(InputError, match=said):
+        resident(n, batch_size, world=world)
+    with pytest.raises(InputError, match=said):
+        stream(Pictures(n), batch_size, world=world)
+
+
+LOADERS = [resident, lambda **changes: stream(Pictures(50), **changes)]
+
+
+@pytest.mark.parametrize("make", LOADERS, ids=["resident", "stream"])
+def test_batches_are_pairs_of_different_views_in_the_order_of_the_epoch(make):
+    loader: Loader = make()
+    batches = list(loader.epoch(1))
+    assert len(batches) == loader.steps_per_epoch == 6
+    assert np.array_equal([batch.indices for batch in batches], epoch_batches(50, 8, seed=3, epoch=1))
+    for batch in batches:
+        for view in (batch.view1, batch.view2):
+            assert view.shape == (8, 3, 16, 16)
+            assert view.dtype == torch.float32
+            assert view.is_contiguous()
+            assert view.min() >= 0
+            assert 0.5 < view.max() <= 1
+        assert not torch.equal(batch.view1, batch.view2)
+    assert not loader.bad
+    assert not same(batches, list(loader.epoch(2)))
+    assert not same(batches, list(make(seed=4).epoch(1)))
+
+
+@pytest.mark.parametrize("make", LOADERS, ids=["resident", "stream"])
+@pytest.mark.parametrize("start", [0, 2, 5, 6])
+def test_an_epoch_resumed_in_the_middle_is_the_same_epoch(make, start):
+    whole = list(make().epoch(4))
+    assert same(list(make().epoch(4, start)), whole[start:])
+
+
+@pytest.mark.parametrize("make", LOADERS, ids=["resident", "stream"])
+def test_two_ranks_together_see_the_batches_of_one(make):
+    whole = list(make().epoch(2))
+    ranks = [list(make(rank=rank, world=2).epoch(2)) for rank in range(2)]
+    for batch, one, two in zip(whole, *ranks, strict=True):
+        assert np.array_equal(np.concatenate([one.indices, two.indices]), batch.indices)
+        torch.testing.assert_close(torch.cat([one.view1, two.view1]), batch.view1, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.cat([one.view2, two.view2]), batch.view2, atol=1e-6, rtol=0)
+
+
+def test_workers_change_nothing():
+    reference = stream(Pictures(50, bad=[7]))
+    epochs = [list(reference.epoch(epoch)) for epoch in (0, 1)]
+    for workers in (1, 2):
+        loader = stream(Pictures(50, bad=[7]), workers=workers)
+        assert same(list(loader.epoch(0)), epochs[0])
+        left = loader.epoch(1)  # left in the middle: the next epoch must not see what was decoded ahead for it
+        assert same([next(left), next(left)], epochs[1][:2])
+        left.close()
+        assert same(list(loader.epoch(1, start=2)), epochs[1][2:])
+        assert loader.bad == reference.bad
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_replaced_by_the_next_good_one_and_reported(workers):
+    good = list(stream(Pictures(24)).epoch(0))
+    loader = stream(Pictures(24, bad=[22, 23]), workers=workers)
+    batches = list(loader.epoch(0))
+    assert sorted(loader.bad) == [("p/22", "truncated", True), ("p/23", "truncated", True)]
+    for batch, other in zip(batches, good, strict=True):
+        expected = np.where(other.indices >= 22, 0, other.indices)
+        assert np.array_equal(batch.indices, expected)
+        kept = torch.from_numpy(other.indices < 22)
+        assert torch.equal(batch.view1[kept], other.view1[kept])
+    zeros = [view for batch in batches for view in batch.view1[torch.from_numpy(batch.indices == 0)]]
+    assert len(zeros) == 3
+    assert not torch.equal(zeros[0], zeros[1])
+    assert not torch.equal(zeros[1], zeros[2])
+    assert len(list(loader.epoch(1))) == 3
+    assert len(loader.bad) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_without_one_good_image_ends_with_a_clear_error(workers):
+    loader = stream(Pictures(10, bad=range(10)), workers=workers)
+    with pytest.raises(InputError, match=r"^pictures: none of its 10 images can be decoded any more$"):
+        next(loader.epoch(0))
+
+
+def test_images_are_decoded_no_larger_than_asked():
+    source = Pictures(8)
+    next(stream(source).epoch(0))
+    assert {side for _, side in source.asked} == {32}
+    source = Pictures(8)
+    next(stream(source, decode_side=100).epoch(0))
+    assert sorted(source.asked) == [(index, 100) for index in range(8)]

@@ -1,0 +1,329 @@
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdclr.data.longtail import (
+    PAPER_SEEDS,
+    class_groups,
+    load_index_list,
+    long_tail_counts,
+    long_tail_split,
+    train_validation_split,
+)
+from sdclr.errors import InputError
+
+TEN_CLASSES = np.repeat(np.arange(10), 60)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "max_count", "total", "smallest"),
+    [(10, 4500, 11165, 45), (100, 450, 9754, 4), (10, 5000, 12406, 50)],
+)
+def test_counts_have_the_published_totals(num_classes, max_count, total, smallest):
+    counts = long_tail_counts(num_classes, max_count, 100)
+    assert counts.sum() == total
+    assert counts[0] == max_count
+    assert counts[-1] == smallest
+
+
+def test_counts_cifar100_of_later_papers():
+    assert long_tail_counts(100, 500, 100).sum() == 10847
+
+
+@given(
+    num_classes=st.integers(2, 30),
+    max_count=st.integers(1, 10**6),
+    imbalance=st.one_of(st.integers(1, 300), st.floats(1, 300)),
+)
+def test_counts_are_the_exact_floor(num_classes, max_count, imbalance):
+    if imbalance > max_count:
+        with pytest.raises(InputError, match="lower imbalance"):
+            long_tail_counts(num_classes, max_count, imbalance)
+        return
+    counts = long_tail_counts(num_classes, max_count, imbalance)
+    steps = num_classes - 1
+    for rank, count in enumerate(counts.tolist()):
+        # n <= max * IF^(-k/steps) < n + 1, to the power `steps`, in rational numbers.
+        target = Fraction(max_count) ** steps / Fraction(imbalance) ** rank
+        assert count**steps <= target < (count + 1) ** steps
+
+
+@pytest.mark.parametrize(("base", "steps"), [(10, 3), (3, 7), (7, 5), (2, 19)])
+def test_counts_keep_whole_numbers_whole(base, steps):
+    counts = long_tail_counts(steps + 1, base**steps, base**steps)
+    assert counts.tolist() == [base**k for k in range(steps, -1, -1)]
+
+
+def test_counts_of_one_class_and_of_a_step():
+    assert long_tail_counts(1, 7, 50).tolist() == [7]
+    assert long_tail_counts(5, 100, 8, profile="step").tolist() == [100, 100, 100, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 10, 2), "num_classes is 0"),
+        ((3, 0, 2), "max_count is 0"),
+        ((3, 10, 0.5), "imbalance is 0.5"),
+        ((3, 10, float("nan")), "imbalance is nan"),
+        ((3, 10, float("inf")), "imbalance is inf"),
+    ],
+)
+def test_counts_refuse_nonsense(arguments, message):
+    with pytest.raises(InputError, match=message):
+        long_tail_counts(*arguments)
+
+
+def test_counts_refuse_an_unknown_profile():
+    with pytest.raises(InputError, match="'linear'"):
+        long_tail_counts(3, 10, 2, profile="linear")
+
+
+@given(
+    sizes=st.lists(st.integers(30, 60), min_size=2, max_size=8),
+    imbalance=st.floats(1, 20),
+    seed=st.integers(0, 2**63),
+    fraction=st.floats(0, 0.03),
+)
+def test_split_properties(sizes, imbalance, seed, fraction):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    split = long_tail_split(labels, max_count=30, imbalance=imbalance, seed=seed, few_shot_fraction=fraction)
+
+    expected = long_tail_counts(len(sizes), 30, imbalance)
+    assert np.bincount(labels[split.long_tail], minlength=len(sizes)).tolist() == split.counts.tolist()
+    assert split.counts[split.class_order].tolist() == expected.tolist()
+    assert sorted(split.class_order) == list(range(len(sizes)))
+
+    share = expected.sum() // len(sizes)
+    assert np.bincount(labels[split.balanced], minlength=len(sizes)).tolist() == [share] * len(sizes)
+
+    shots = np.bincount(labels[split.few_shot], minlength=len(sizes))
+    assert len(set(shots.tolist())) == 1
+    assert shots.sum() <= fraction * len(labels) + 1e-6 < shots.sum() + len(sizes) + 1e-5
+    assert set(split.few_shot) <= set(split.long_tail)
+
+    for indices in (split.long_tail, split.balanced, split.few_shot):
+        assert (np.diff(indices) > 0).all()
+        assert indices.dtype == np.int64
+
+
+def test_split_is_a_function_of_its_seed():
+    def draw(seed):
+        return long_tail_split(TEN_CLASSES, max_count=50, imbalance=10, seed=seed)
+
+    assert draw(3).long_tail.tolist() == draw(3).long_tail.tolist()
+    orders = {tuple(draw(seed).class_order.tolist()) for seed in PAPER_SEEDS}
+    assert len(orders) == len(PAPER_SEEDS) == 5
+
+
+def test_split_is_the_same_on_every_machine():
+    split = long_tail_split(np.repeat(np.arange(4), 5), max_count=4, imbalance=4, seed=1, few_shot_fraction=0.2)
+    assert split.class_order.tolist() == [2, 0, 3, 1]
+    assert split.long_tail.tolist() == [0, 3, 5, 10, 12, 13, 14, 15]
+    assert split.few_shot.tolist() == [0, 5, 12, 15]
+
+
+def test_every_class_comes_first_about_equally_often():
+    first = [long_tail_split(TEN_CLASSES, max_count=10, imbalance=2, seed=seed).class_order[0] for seed in range(500)]
+    counts = np.bincount(first, minlength=10)
+    assert ((counts - 50) ** 2 / 50).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+
+
+def test_split_keeps_to_the_pool():
+    labels = TEN_CLASSES.copy()
+    labels[::7] = -1
+    pool = np.arange(0, 600, 2)
+    split = long_tail_split(labels, max_count=20, imbalance=5, seed=0, pool=pool)
+    used = np.concatenate([split.long_tail, split.balanced, split.few_shot])
+    assert (used % 2 == 0).all()
+    assert (labels[used] >= 0).all()
+
+
+def test_split_leaves_absent_classes_out():
+    split = long_tail_split(np.repeat([2, 5, 6], 20), max_count=10, imbalance=5, seed=0)
+    assert sorted(split.class_order) == [2, 5, 6]
+    assert split.counts[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+    assert split.counts.sum() == long_tail_counts(3, 10, 5).sum()
+
+
+def test_few_shot_size_is_not_cut_by_rounding():
+    split = long_tail_split(np.zeros(100, dtype=int), max_count=100, imbalance=1, seed=0, few_shot_fraction=0.29)
+    assert len(split.few_shot) == 29  # although 0.29 * 100 is 28.999999999999996
+
+
+def test_few_shot_size_of_the_paper():
+    labels = np.repeat(np.arange(100), 450)
+    split = long_tail_split(labels, max_count=450, imbalance=100, seed=1)
+    assert (len(split.long_tail), len(split.balanced), len(split.few_shot)) == (9754, 9700, 400)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_count": 61}, r"class \d has 60 images in the pool and the split needs 61; lower max_count"),
+        ({"few_shot_fraction": 0.2}, "the rarest class has 5; lower few_shot_fraction"),
+        ({"few_shot_fraction": 1.5}, "few_shot_fraction is 1.5"),
+        ({"pool": [0, 600]}, "pool: holds index 600; give indices from 0 to 599"),
+        ({"pool": [3, 3]}, "pool: repeats index 3"),
+        ({"pool": []}, "no label is known"),
+    ],
+)
+def test_split_errors_name_the_mend(options, message):
+    with pytest.raises(InputError, match=message):
+        long_tail_split(TEN_CLASSES, **{"max_count": 50, "imbalance": 10, "seed": 0, **options})
+
+
+@pytest.mark.parametrize("labels", [np.zeros((3, 2), dtype=int), np.array([0.5, 1.0])])
+def test_split_refuses_what_are_no_labels(labels):
+    with pytest.raises(InputError, match="one whole number for each image"):
+        long_tail_split(labels, max_count=1, imbalance=1, seed=0)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), seed=st.integers(0, 1000), data=st.data())
+def test_train_validation_split_parts_every_set(sizes, seed, data):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    validation = data.draw(st.integers(0, len(labels) - 1))
+    train, held_out = train_validation_split(labels, validation=validation, seed=seed)
+    assert len(held_out) == validation
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+
+    taken = np.bincount(labels[held_out], minlength=len(sizes))
+    if validation // len(sizes) + 1 < min(sizes):
+        assert taken.max() - taken.min() <= 1
+    if validation <= len(labels) - len(sizes):
+        exact = validation * np.array(sizes) / len(labels)
+        equal = taken.max() - taken.min() <= 1
+        assert equal or (np.abs(taken - exact) < 1 + 1e-9).all()
+
+
+def test_train_validation_split_keeps_the_last_image_of_a_class():
+    labels = np.array([0] * 50 + [1])
+    for validation in (25, 49):  # 49/51 of the second class is nearer to 1 than what remains of the first
+        train, _ = train_validation_split(labels, validation=validation, seed=0)
+        assert 50 in train
+
+
+def test_train_validation_split_of_cifar_is_equal_per_class():
+    labels = np.repeat(np.arange(10), 5000)
+    _, held_out = train_validation_split(labels, validation=5000, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [500] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "validation", "message"),
+    [
+        ([0, 1], 2, "validation is 2; give a number from 0 to 1"),
+        ([0, 1], -1, "validation is -1"),
+        ([0, -1], 1, "1 labels are unknown"),
+    ],
+)
+def test_train_validation_split_errors(labels, validation, message):
+    with pytest.raises(InputError, match=message):
+        train_validation_split(labels, validation=validation, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "sizes"), [(10, (4, 3, 3)), (100, (34, 33, 33)), (11, (5, 3, 3)), (2, (2, 0, 0))]
+)
+def test_groups_by_thirds(num_classes, sizes):
+    groups = class_groups(np.random.default_rng(0).permutation(num_classes) + 1)
+    assert tuple(len(ids) for ids in groups.values()) == sizes
+    assert list(groups) == ["many", "medium", "few"]
+
+
+@given(counts=st.lists(st.integers(0, 500), min_size=1, max_size=60), rule=st.sampled_from(["thirds", "shots"]))
+def test_groups_part_the_classes_by_size(counts, rule):
+    groups = class_groups(counts, rule=rule)
+    assert sorted(np.concatenate(list(groups.values())).tolist()) == list(range(len(counts)))
+    sizes = [[counts[i] for i in ids] for ids in groups.values()]
+    for larger, smaller in ((0, 1), (1, 2), (0, 2)):
+        if sizes[larger] and sizes[smaller]:
+            assert min(sizes[larger]) >= max(sizes[smaller])
+    if rule == "shots":
+        assert all(count > 100 for count in sizes[0])
+        assert all(20 <= count <= 100 for count in sizes[1])
+        assert all(count < 20 for count in sizes[2])
+
+
+@pytest.mark.parametrize("counts", [[], [[1, 2]], [3, -1]])
+def test_groups_refuse_what_are_no_counts(counts):
+    with pytest.raises(InputError, match="train_counts"):
+        class_groups(counts)
+
+
+def test_groups_refuse_an_unknown_rule():
+    with pytest.raises(InputError, match="'halves'"):
+        class_groups([1], rule="halves")
+
+
+def test_index_list_keeps_its_order(tmp_path):
+    np.save(tmp_path / "list.npy", np.array([4, 0, 2], dtype=np.uint16))
+    indices = load_index_list(tmp_path / "list.npy", size=5)
+    assert indices.tolist() == [4, 0, 2]
+    assert indices.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[1]]), "one-dimensional"),
+        (np.array([1.0]), "type float64"),
+        (np.array([0, 5]), "index 5; give indices from 0 to 4"),
+        (np.array([-1, 2]), "index -1"),
+        (np.array([2, 1, 2]), "repeats index 2"),
+    ],
+)
+def test_index_list_is_checked(tmp_path, values, message):
+    path = tmp_path / "list.npy"
+    np.save(path, values)
+    with pytest.raises(InputError, match=message) as caught:
+        load_index_list(path, size=5)
+    assert str(path) in str(caught.value)
+
+
+def test_index_list_never_unpickles(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", a=np.arange(3))
+    (tmp_path / "text.npy").write_text("1\n2\n")
+    (tmp_path / "empty.npy").touch()
+    for name in ("objects.npy", "several.npz", "text.npy", "empty.npy", "missing.npy"):
+        with pytest.raises(InputError, match=name):
+            load_index_list(tmp_path / name)
+
+
+PUBLISHED = [
+    ("cifar10_imbSub_with_subsets/split1", 10, 4500, 45_000),
+    ("cifar100_imbSub_with_subsets/cifar100_split1", 100, 450, 45_000),
+]
+
+
+@pytest.mark.parametrize(("prefix", "num_classes", "max_count", "pool"), PUBLISHED)
+def test_published_lists_have_the_sizes_of_ours(shared_data: Path, prefix, num_classes, max_count, pool):
+    published = {
+        name: load_index_list(shared_data / "splits" / f"{prefix}_{name}.npy", size=50_000)
+        for name in ("D_i", "D_b", "S_b")
+    }
+    labels = np.repeat(np.arange(num_classes), pool // num_classes)
+    ours = long_tail_split(labels, max_count=max_count, imbalance=100, seed=1)
+    assert len(published["D_i"]) == len(ours.long_tail)
+    assert len(published["D_b"]) == len(ours.balanced)
+    assert len(published["S_b"]) == len(ours.few_shot)
+    # They are nested as ours are, image by image.
+    assert np.isin(published["S_b"], published["D_i"]).all() == np.isin(ours.few_shot, ours.long_tail).all()
+    assert np.isin(published["S_b"], published["D_b"]).all() == np.isin(ours.few_shot, ours.balanced).all()
+    assert np.isin(published["D_b"], published["D_i"]).sum() == np.isin(ours.balanced, ours.long_tail).sum()
+
+
+def test_published_training_part_holds_the_published_split(shared_data: Path):
+    folder = shared_data / "splits"
+    train = load_index_list(folder / "cifar10" / "trainIdxList.npy", size=50_000)
+    held_out = load_index_list(folder / "cifar10" / "valIdxList.npy", size=50_000)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(50_000))
+    long_tail = load_index_list(folder / "cifar10_imbSub_with_subsets" / "split1_D_i.npy", size=50_000)
+    assert np.isin(long_tail, train).all()

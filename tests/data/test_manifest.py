@@ -1,0 +1,116 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sdclr.data.manifest import ManifestSource
+from sdclr.errors import BadImageError, InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4 + number, 5), (number * 50, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    return tmp_path
+
+
+def manifest(folder, text, name="list.csv", encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("column", ["path", "image", "file", "filename", "file_name"])
+def test_csv_with_any_known_column(folder, column):
+    source = ManifestSource(manifest(folder, f"size,{column}\n1,pictures/2.png\n2,pictures/0.png\n"))
+    assert source.name == "list"
+    assert list(source.ids) == ["pictures/2.png", "pictures/0.png"]
+    assert source.labels is None
+    assert source.classes == ()
+    assert source.image(0).shape == (5, 6, 3)
+    assert source.image(1, min_side=2)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_csv_with_names_ids_quotes_and_a_byte_order_mark(folder):
+    (folder / "pictures" / "0.png").rename(folder / "pictures" / 'a, "b"\nc.png')
+    text = 'id, path ,label\r\nx1,"pictures/a, ""b""\nc.png",owl\r\nx2, pictures/1.png,\r\nx3,./pictures/2.png,cat\r\n'
+    source = ManifestSource(manifest(folder, text, encoding="utf-8-sig"))
+    assert list(source.ids) == ["x1", "x2", "x3"]
+    assert source.labels.tolist() == [1, -1, 0]
+    assert source.classes == ("cat", "owl")
+    assert [source.image(index).shape[1] for index in range(3)] == [4, 5, 6]
+
+
+def test_parquet_manifest(folder):
+    table = pa.table(
+        {"file": ["pictures/1.png", "pictures/0.png"], "label": pa.array([4, None], pa.int32()), "other": [1.5, 2.5]}
+    )
+    pq.write_table(table, folder / "list.parquet")
+    source = ManifestSource(folder / "list.parquet")
+    assert source.labels.tolist() == [4, -1]
+    assert source.image(1).shape == (5, 4, 3)
+    assert list(source.ids) == ["pictures/1.png", "pictures/0.png"]
+
+
+def test_text_lists_with_and_without_classes(folder):
+    text = "pictures/1.png 26\npictures/0.png 3\n\n"
+    source = ManifestSource(manifest(folder, text, "LT_train.txt"))
+    assert list(source.ids) == ["pictures/1.png", "pictures/0.png"]
+    assert source.labels.tolist() == [26, 3]
+
+    (folder / "pictures" / "0.png").rename(folder / "pictures" / "my cat.png")
+    source = ManifestSource(manifest(folder, "pictures/my cat.png\npictures/1.png\n", "plain.txt"))
+    assert source.image(0).shape == (5, 4, 3)
+    assert source.labels is None
+
+
+def test_published_imagenet_100_list(shared_data):
+    source = ManifestSource(shared_data / "splits" / "imagenet-100" / "imageNet_100_LT_train.txt", root="/imagenet")
+    counts = np.sort(np.bincount(source.labels))[::-1]
+    assert (len(source), len(counts), counts[0], counts[-1]) == (12_205, 100, 1280, 6)
+    assert source.ids[0].startswith("train/n")
+
+
+def test_root_and_absolute_paths(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("lists")
+    text = f"path\n2.png\n{folder / 'pictures' / '1.png'}\n{elsewhere / 'out.png'}\n"
+    source = ManifestSource(manifest(elsewhere, text), root=folder / "pictures")
+    # Below the root an absolute path becomes relative, so that ids are the same on another machine.
+    assert list(source.ids) == ["2.png", "1.png", (elsewhere / "out.png").as_posix()]
+    assert source.image(1).shape == (5, 5, 3)
+    with pytest.raises(BadImageError, match="file is missing"):
+        source.image(2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\na.png,1\n", "has columns name, label; name the one that holds the image files `path`"),
+        ("", "has columns none"),
+        ("path\n", "lists no images"),
+        ("path,label\na.png,1\n,2\n", "image 2 has an empty path"),
+        ("path\na.png\n./a.png\n", "two images named 'a.png'; remove the repetition"),
+        ("path,id\na.png,1\nb.png,1\n", "two images named '1'"),
+        ("path,label\na.png,-5\n", "label -5"),
+        ("path\n" + "a" * 200_000 + "\n", "is not a CSV table"),
+    ],
+)
+def test_errors_name_the_manifest_and_the_mend(tmp_path, text, message):
+    path = manifest(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        ManifestSource(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_files(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.csv: is no file"):
+        ManifestSource(tmp_path / "gone.csv")
+    with pytest.raises(InputError, match=r"is not UTF-8 text .* save it as UTF-8"):
+        ManifestSource(manifest(tmp_path, "path\nmäuse.png\n", encoding="latin-1"))
+    with pytest.raises(InputError, match="is no manifest by its name"):
+        ManifestSource(manifest(tmp_path, "{}", "list.json"))
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        ManifestSource(manifest(tmp_path, "path", "list.parquet"))

@@ -1,0 +1,221 @@
+import io
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from sdclr.data import parquet
+from sdclr.data.parquet import ParquetSource, holds_images
+from sdclr.errors import BadImageError, InputError
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path, values, labels=None, *, column="image", label="label", names=None, row_group_size=3):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [None if value is None else {"bytes": png(value), "path": f"{value}.png"} for value in values]
+    columns = {column: pa.array(images, kind)}
+    if labels is not None:
+        columns[label] = labels
+    table = pa.table(columns)
+    if names is not None:
+        features = {label: {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+def reds(source):
+    return [int(source.image(index)[0, 0, 0]) for index in range(len(source))]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "birds"
+    place.mkdir()
+    write(place / "train-00000-of-00002-0f3a.parquet", range(7), [0] * 7, names=["owl", "jay"])
+    write(place / "train-00001-of-00002-77bc.parquet", range(7, 11), [1] * 4, names=["owl", "jay"])
+    write(place / "validation-00000-of-00001.parquet", [99], [1], names=["owl", "jay"])
+    return place
+
+
+def test_files_of_a_split_are_one_source(folder):
+    source = ParquetSource(folder)
+    assert source.name == "birds-train"
+    assert len(source) == 11
+    assert list(source.ids) == [f"train/{number:05d}" for number in range(11)]
+    assert source.labels.tolist() == [0] * 7 + [1] * 4
+    assert source.labels.dtype == np.int64
+    assert source.classes == ("owl", "jay")
+    assert reds(source) == list(range(11))
+    assert source.image(-1)[0, 0, 0] == 10
+    with pytest.raises(IndexError):
+        source.image(11)
+    assert reds(ParquetSource(folder, split="validation")) == [99]
+
+
+def test_files_may_be_listed(folder):
+    files = sorted(folder.glob("*.parquet"))
+    assert reds(ParquetSource(files[:2])) == list(range(11))
+    assert ParquetSource(files[:2]).ids[0] == "train/00000"
+    both = ParquetSource(files[1:])
+    assert (both.name, both.ids[0], reds(both)) == ("birds", "birds/00000", [7, 8, 9, 10, 99])
+    assert reds(ParquetSource(files, split="validation")) == [99]
+    assert ParquetSource(files[2]).ids[0] == "validation/00000"
+
+
+def test_other_layouts(tmp_path):
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "0000.parquet", [1, 2], ["b", "a"], column="img", label="fine_label")
+    source = ParquetSource(tmp_path / "train")
+    assert (source.name, source.ids[0]) == ("train", "train/00000")
+    assert source.classes == ("a", "b")
+    assert source.labels.tolist() == [1, 0]
+
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": pa.array([png(5)], pa.large_binary())}), tmp_path / "data" / "shard_07.parquet")
+    source = ParquetSource(tmp_path)
+    assert (source.ids[0], source.labels, source.classes, reds(source)) == ("shard/00000", None, (), [5])
+
+
+def test_labels_that_are_lists_are_no_classes(tmp_path):
+    path = write(tmp_path / "a.parquet", [1, 2], [[0], [1, 2]])
+    assert ParquetSource(path).labels is None
+
+
+def test_missing_bytes_are_a_bad_image(tmp_path):
+    source = ParquetSource(write(tmp_path / "train.parquet", [3, None, 4], [0, None, 2]))
+    with pytest.raises(BadImageError, match="train/00001: zero bytes"):
+        source.image(1)
+    assert source.image(2)[0, 0, 0] == 4
+    assert source.labels.tolist() == [0, -1, 2]
+
+
+def test_the_cache_is_bounded(folder, monkeypatch):
+    source = ParquetSource(folder)
+    group = source._row_group(0).nbytes
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 2 * group)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(11), 5))
+    for index in order.tolist():
+        assert source.image(index)[0, 0, 0] == index
+        assert sum(held.nbytes for held in source._groups.values()) <= 2 * group
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
+    assert reds(source) == list(range(11))
+    assert len(source._groups) == 1
+
+
+def test_the_row_group_used_last_is_kept(folder, monkeypatch):
+    source = ParquetSource(folder)
+    other = ParquetSource(folder)
+    monkeypatch.setattr(parquet, "CACHE_BYTES", other._row_group(0).nbytes + other._row_group(3).nbytes)
+    source._row_group(0)
+    source._row_group(1)
+    source._row_group(0)
+    source._row_group(3)
+    assert list(source._groups) == [0, 3]
+
+
+def test_pickles_small_and_reads_on(folder):
+    source = ParquetSource(folder)
+    reds(source)
+    sent = pickle.dumps(source)
+    assert len(sent) < 3000
+    copy = pickle.loads(sent)  # noqa: S301
+    assert reds(copy) == list(range(11))
+    assert copy.labels.tolist() == source.labels.tolist()
+
+
+def test_threads_read_the_same(folder, monkeypatch):
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
+    source = ParquetSource(folder)
+    with ThreadPoolExecutor(4) as pool:
+        values = list(pool.map(lambda index: int(source.image(index % 11)[0, 0, 0]), range(220)))
+    assert values == [index % 11 for index in range(220)]
+
+
+def test_workers_read_the_same(folder):
+    source = ParquetSource(folder)
+    reds(source)
+    loader = DataLoader(_Reds(source), num_workers=2, batch_size=3)
+    assert torch.cat(list(loader)).tolist() == list(range(11))
+
+
+class _Reds(torch.utils.data.Dataset):
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return int(self.source.image(index)[0, 0, 0])
+
+
+def test_whether_a_file_holds_images(folder, tmp_path):
+    assert holds_images(folder / "train-00000-of-00002-0f3a.parquet")
+    pq.write_table(pa.table({"image": ["a.png"]}), tmp_path / "list.parquet")
+    assert not holds_images(tmp_path / "list.parquet")
+
+
+def test_errors(folder, tmp_path):
+    with pytest.raises(InputError, match="holds no split 'test'; choose from train, validation"):
+        ParquetSource(folder, split="test")
+    with pytest.raises(InputError, match=r"gone\.parquet: is missing"):
+        ParquetSource(tmp_path / "gone.parquet")
+    with pytest.raises(InputError, match="holds no parquet files"):
+        ParquetSource(tmp_path)
+    with pytest.raises(InputError, match="choose from one file at least"):
+        ParquetSource([])
+
+    pq.write_table(pa.table({"picture": [b"x"], "image": ["a.png"]}), tmp_path / "odd.parquet")
+    with pytest.raises(InputError, match=r"odd\.parquet: has columns picture, image; name the one"):
+        ParquetSource(tmp_path / "odd.parquet")
+    empty = write(tmp_path / "empty.parquet", [])
+    with pytest.raises(InputError, match="holds no rows"):
+        ParquetSource(empty)
+    with pytest.raises(InputError, match="has other columns"):
+        ParquetSource([empty, tmp_path / "odd.parquet"])
+    write(tmp_path / "x-0.parquet", [1], [1])
+    write(tmp_path / "x-1.parquet", [1])
+    with pytest.raises(InputError, match=r"x-1\.parquet: lacks the column `label`"):
+        ParquetSource([tmp_path / "x-0.parquet", tmp_path / "x-1.parquet"])
+
+
+def test_ambiguous_splits_are_named(tmp_path):
+    for split in ("test", "dev"):
+        write(tmp_path / f"{split}-0.parquet", [1])
+    with pytest.raises(InputError, match=r"holds the splits dev, test; name one, as in .*:dev"):
+        ParquetSource(tmp_path)
+
+
+def test_a_corrupt_file_is_named(tmp_path):
+    path = write(tmp_path / "train.parquet", range(9))
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(len(data) // 3) + data[4 + len(data) // 3 :])
+    source = ParquetSource(path)
+    with pytest.raises(InputError, match=r"train\.parquet: row group 0 is corrupt .* fetch the file again"):
+        source.image(0)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        ParquetSource(path)
+
+
+def test_cifar10(cifar10_dir):
+    for split, total in (("train", 50_000), ("test", 10_000)):
+        source = ParquetSource(cifar10_dir, split=split)
+        assert source.name == f"cifar10-{split}"
+        assert np.bincount(source.labels).tolist() == [total // 10] * 10
+        assert source.classes[:2] == ("airplane", "automobile")
+        assert source.image(total - 1).shape == (32, 32, 3)
+        assert source.ids[12] == f"{split}/00012"
