@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import torch
 
 from sdclr.data.decode import BadImage
-from sdclr.data.sources import Source
+from sdclr.data.sources import ImageSource, open_source
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.evaluation.features import extract_features
 from sdclr.training.run import Run
 
 
 def embed(
-    run: Run,
-    source: Source,
-    out: Path,
+    run: Run | str | Path,
+    source: ImageSource,
+    out: str | Path,
     *,
     branch: Literal["dense", "sparse"] = "dense",
     batch_size: int = 512,
@@ -28,7 +28,7 @@ def embed(
     """Write a Parquet file with the columns `id`, `embedding` (list of D float32) and, where known, `label`.
 
     Args:
-        run: A finished run.
+        run: A finished run, or its folder.
         source: The images; those that cannot be decoded are left out.
         out: The file; written aside and renamed.
         branch: The encoder, or its pruned twin.
@@ -39,9 +39,11 @@ def embed(
     Returns:
         The number of rows, and the images left out.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
+    images, out = open_source(source), Path(out)
     features = extract_features(
         branch_encoder(run, branch),
-        source,
+        images,
         image_size=run.config.views.image_size,
         batch_size=batch_size,
         device=device,
@@ -49,11 +51,11 @@ def embed(
     )
     rows, width = features.values.shape
     columns = {
-        "id": pa.array([source.ids[index] for index in features.kept.tolist()]),
+        "id": pa.array([images.ids[index] for index in features.kept.tolist()]),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(features.values.reshape(-1)), width),
     }
-    if source.labels is not None:
-        labels = source.labels[features.kept]
+    if images.labels is not None:
+        labels = images.labels[features.kept]
         columns["label"] = pa.array(np.where(labels >= 0, labels, 0), mask=labels < 0)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")

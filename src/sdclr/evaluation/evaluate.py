@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,16 +10,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from sdclr import __version__
 from sdclr.config import to_json
 from sdclr.data.longtail import class_groups
-from sdclr.data.sources import Source, fingerprint
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.features import Features, extract_features
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import FEW_SHOT, LINEAR, Probe, ProbeConfig, linear_probe, stratified_holdout
 from sdclr.training.run import Run, write_json
+from sdclr.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,9 @@ class Result:
 
 
 def evaluate(
-    run: Run,
-    train: Source,
-    test: Source,
+    run: Run | str | Path,
+    train: ImageSource,
+    test: ImageSource,
     config: EvaluateConfig | None = None,
     *,
     class_counts: ArrayLike | None = None,
@@ -98,7 +99,7 @@ def evaluate(
     learning rate and epoch on images held out of `train`; accuracies are those on `test`.
 
     Args:
-        run: A finished run.
+        run: A finished run, or its folder.
         train: Labelled images, balanced in the paper's protocol; none is shown to the encoder's training.
         test: Labelled images of the same classes.
         config: What is measured; `EvaluateConfig()` by default.
@@ -114,6 +115,8 @@ def evaluate(
         InputError: If a source has no labels, classes do not match, or the run has no such branch.
     """
     config = config or EvaluateConfig()
+    run = run if isinstance(run, Run) else Run.open(run)
+    train, test = open_source(train), open_source(test)
     for source in (train, test):
         if source.labels is None:
             raise InputError(

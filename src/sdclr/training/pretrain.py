@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import differences, digest, from_json, to_json
 from sdclr.data.loading import Batch
-from sdclr.data.sources import Source, fingerprint, open_source
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
@@ -29,7 +27,7 @@ from sdclr.training.run import Run, create_objective, read_json, save_encoder, w
 
 
 def pretrain(
-    source: Source | NDArray[np.uint8] | Path | str,
+    source: ImageSource,
     config: PretrainConfig | None = None,
     *,
     run: str | Path | None = None,

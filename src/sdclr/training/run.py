@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from sdclr import __version__
 from sdclr.config import from_json, to_json
 from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_network
 from sdclr.errors import InputError
@@ -17,6 +16,7 @@ from sdclr.method import Objective, SelfCompetitor, SimCLR, magnitude_masks
 from sdclr.method.competitor import Criterion
 from sdclr.training.checkpoint import load_checkpoint, write_atomically
 from sdclr.training.config import PretrainConfig
+from sdclr.version import __version__
 
 
 @dataclass(frozen=True)
