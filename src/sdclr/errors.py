@@ -1,7 +1,7 @@
 """The errors a user can mend. They carry one line that names the file or value, and the mend."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something given to `sdclr` (a path, an option, a data set) cannot be used as it is.
 
     The message is one line: what is wrong, with the offending value, and how to mend it. The command line prints it

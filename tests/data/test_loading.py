@@ -1,11 +1,14 @@
+import multiprocessing
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdclr.data import loading as module
 from sdclr.data.loading import Loader, ResidentLoader, StreamLoader, epoch_batches
 from sdclr.data.views import ViewConfig
 from sdclr.errors import BadImageError, InputError
@@ -196,3 +199,15 @@ def test_images_are_decoded_no_larger_than_asked():
     source = Pictures(8)
     next(stream(source, decode_side=100).epoch(0))
     assert sorted(source.asked) == [(index, 100) for index in range(8)]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_worker_starts_although_opencv_has_threads_in_the_process_it_was_forked_from():
+    cv2.cvtColor(np.zeros((2000, 2000, 3), dtype=np.uint8), cv2.COLOR_RGB2HSV)  # starts them
+    worker = multiprocessing.get_context("fork").Process(target=module._one_thread, args=(0,))
+    worker.start()
+    worker.join(timeout=30)
+    hung = worker.is_alive()
+    worker.kill()
+    worker.join()
+    assert not hung

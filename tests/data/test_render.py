@@ -146,7 +146,7 @@ def test_blur_is_torchvisions_with_a_kernel_of_the_same_size(sigma, side):
     torch.testing.assert_close(views[0], images[0].float() / 255, atol=1e-6, rtol=0)
 
 
-def test_blur_comes_after_the_colours_although_it_is_computed_before():
+def test_blur_comes_after_the_colours():
     n, images = 30, random_images(30, 32, 32, 110, 146)
     blurred = draw(ViewConfig(hue=0.0, brightness=0.2, blur=0.7), n)
     sharp = render(images, dataclasses.replace(blurred, sigma=np.zeros(n)), 32)

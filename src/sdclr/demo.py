@@ -1,0 +1,73 @@
+"""The demonstration: SimCLR beside SDCLR on a long tail of embedded digits, over several class orders."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from sdclr.data.longtail import long_tail_split
+from sdclr.data.sources import Source, SubsetSource, digits
+from sdclr.errors import InputError
+from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.recipes import digits_demo
+from sdclr.reporting.page import write_report
+from sdclr.reporting.tables import Table, balance_table, balances
+from sdclr.training.config import DamageConfig, Runtime
+from sdclr.training.pretrain import pretrain
+from sdclr.training.run import Run
+
+MAX_COUNT, IMBALANCE = 100, 50
+"""280 training images: 100 of the most frequent digit, 2 of the rarest."""
+
+SHOTS, DRAWS = 2, 5
+"""Labelled digits a class of the few-shot probe, and how many such sets are averaged."""
+
+
+def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table], Path]:
+    """Train both methods on `splits` class orders, evaluate them, and write a report.
+
+    Args:
+        folder: For the runs and the report; what is finished there is not trained again.
+        splits: Class orders to average over.
+        console: Where progress is told.
+
+    Returns:
+        The tables of few-shot and linear accuracy, and the report's path.
+
+    Raises:
+        InputError: If `splits` is not positive.
+    """
+    if splits < 1:
+        raise InputError(f"the demo needs 1 or more class orders, not {splits}")
+    train, test, config = digits("train"), digits("test"), digits_demo()
+    methods = {"SimCLR": DamageConfig(kind="none"), "SDCLR": config.damage}
+    runs: dict[str, list[Run]] = {method: [] for method in methods}
+    results: dict[str, list[Result]] = {method: [] for method in methods}
+    sources: list[Source] = []
+    for split in range(1, splits + 1):
+        drawn = long_tail_split(
+            np.asarray(train.labels), max_count=MAX_COUNT, imbalance=IMBALANCE, seed=split, few_shot_fraction=0
+        )
+        source = SubsetSource(train, drawn.long_tail, name=f"digits-long-tail-{split}")
+        sources.append(source)
+        for method, damage in methods.items():
+            console.print(f"class order {split} of {splits}: {method} on {len(source)} images", highlight=False)
+            chosen = replace(config, damage=damage, seed=split)
+            run = pretrain(source, chosen, run=folder / f"{method.lower()}-{split}", runtime=Runtime(device="cpu"))
+            runs[method].append(run)
+            results[method].append(evaluate(run, train, test, EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=split)))
+    tables = [
+        balance_table(balances(results, "few_shot"), title=f"Few-shot probe, {SHOTS} labels a class"),
+        balance_table(balances(results, "linear"), title="Linear probe, all labels"),
+    ]
+    report = write_report(
+        folder / "report.html",
+        title="SimCLR and SDCLR on a long tail of handwritten digits",
+        runs=runs,
+        results=results,
+        source=sources[0],
+        tables=tables,
+        commands=[f"sdclr demo --run {folder} --splits {splits}"],
+    )
+    return tables, report

@@ -1,0 +1,106 @@
+"""Named whole configurations."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+
+from sdclr.data.scan import is_small
+from sdclr.data.sources import Source
+from sdclr.data.views import ViewConfig
+from sdclr.encoders import EncoderConfig
+from sdclr.errors import BadImageError, InputError
+from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.optim import OptimConfig
+
+
+def cifar_lt() -> PretrainConfig:
+    """CIFAR-10-LT and CIFAR-100-LT as in Jiang et al. (ICML 2021): ResNet-18, 2000 epochs, nine in ten pruned."""
+    return PretrainConfig(
+        encoder=EncoderConfig(name="resnet18", stem="small"),
+        views=ViewConfig(image_size=32),
+        damage=DamageConfig(ratio=0.9),
+        optim=OptimConfig(lr=0.5, weight_decay=1e-4, warmup_epochs=10),
+        temperature=0.2,
+        batch_size=512,
+        epochs=2000,
+    )
+
+
+def imagenet100_lt() -> PretrainConfig:
+    """ImageNet-100-LT as in Jiang et al. (ICML 2021): ResNet-50 at 224 px, 500 epochs, three weights in ten pruned."""
+    return PretrainConfig(
+        encoder=EncoderConfig(name="resnet50", stem="default"),
+        views=ViewConfig(image_size=224, crop_scale=(0.08, 1.0), blur=0.5),
+        damage=DamageConfig(ratio=0.3),
+        optim=OptimConfig(lr=0.5, weight_decay=1e-4, warmup_epochs=10),
+        temperature=0.3,
+        batch_size=256,
+        epochs=500,
+    )
+
+
+def digits_demo() -> PretrainConfig:
+    """Handwritten digits, 8 px, on a quarter-width ResNet-18: seconds on a CPU core. Digits are not mirrored."""
+    return PretrainConfig(
+        encoder=EncoderConfig(name="resnet18", stem="small", width=16),
+        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, grey=0.0),
+        damage=DamageConfig(ratio=0.5),
+        optim=OptimConfig(lr=0.25, warmup_epochs=10),
+        temperature=0.2,
+        batch_size=128,
+        epochs=120,
+    )
+
+
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {
+    "cifar_lt": cifar_lt,
+    "imagenet100_lt": imagenet100_lt,
+    "digits_demo": digits_demo,
+}
+"""Recipes that fit one data set, by name."""
+
+
+def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
+    """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
+
+    Small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the small stem; larger
+    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light,
+    since heavy damage costs accuracy in narrow networks and short runs. A batch takes at most a quarter of the images.
+
+    Args:
+        source: The images.
+        gpu: Whether a GPU will train; by default whether there is one.
+
+    Raises:
+        InputError: If there are fewer than 8 images.
+    """
+    if len(source) < 8:
+        raise InputError(
+            f"{source.name} has {len(source)} images: contrast needs 8 at the very least, and wants thousands"
+        )
+    gpu = torch.cuda.is_available() if gpu is None else gpu
+    small = is_small(source)
+    size = _side(source) if small else (224 if gpu else 128)
+    batch = 512 if small and gpu else 256
+    while batch > max(2, len(source) // 4):
+        batch //= 2
+    views = ViewConfig(image_size=size) if small else ViewConfig(image_size=size, crop_scale=(0.08, 1.0), blur=0.5)
+    return PretrainConfig(
+        encoder=EncoderConfig(name="resnet18" if small or not gpu else "resnet50", width=None if gpu else 16),
+        views=views,
+        damage=DamageConfig(ratio=0.3),
+        optim=OptimConfig(lr=0.5 * batch / 512, warmup_epochs=10),
+        temperature=0.2,
+        batch_size=batch,
+        epochs=200,
+    )
+
+
+def _side(source: Source) -> int:
+    """The longer side, in pixels, of the first image that can be decoded."""
+    for index in range(len(source)):
+        with suppress(BadImageError):
+            height, width, _ = source.image(index).shape
+            return max(height, width)
+    raise InputError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")

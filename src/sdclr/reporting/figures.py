@@ -1,0 +1,333 @@
+"""The figures of a report: readable on light and dark pages, the same bytes for the same data."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike, NDArray
+
+from sdclr.errors import InputError
+from sdclr.evaluation.balance import GROUPS, Balance, summarise
+from sdclr.training.run import Run
+
+INK: Final = "#7b7b7b"
+"""Text and axes: a grey of equal contrast, about 4.2 : 1, to white and to near-black pages."""
+
+PALETTE: Final = ("#1f83c4", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Okabe and Ito's colours, told apart with any colour vision: a lighter blue, and neither black nor yellow, so that
+each shows on both pages."""
+
+_HATCHES: Final = ("", "///", "...", "xxx")
+_DASHES: Final = ("-", "--", ":", "-.")
+_SHADES: Final = (1.0, 0.72, 0.5)  # of Many, Medium and Few
+_NAMED_CLASSES: Final = 40  # above it, names would overlap
+_COUNTED_CLASSES: Final = 20
+_LONGEST_NAME: Final = 28
+
+_STYLE: Final[Any] = {  # the stubs of matplotlib's versions disagree on its type
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    # The first comes with matplotlib, so that the layout is the same on every machine; the rest is for readers of SVG.
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
+    "font.size": 9,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$"
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sdclr",
+}
+
+
+def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str] = ()) -> Figure | None:
+    """Training loss over epochs.
+
+    Args:
+        runs: One run or several (splits) of each method; those of one method share a colour.
+        order: Methods in the order in which colours are given, where it is not that of `runs`.
+
+    Returns:
+        The figure; None where nothing was logged yet.
+    """
+    curves = {label: [curve for run in _several(found) if len(curve := _curve(run))] for label, found in runs.items()}
+    curves = {label: found for label, found in curves.items() if found}
+    if not curves:
+        return None
+    styles = _styles([*order, *runs])
+    with _drawing():
+        figure, axes = _axes(6.4, 3.2)
+        handles = []
+        for label, found in curves.items():
+            colour, rank = styles[label]
+            lines = [
+                axes.plot(*curve.T, color=colour, linestyle=_DASHES[rank % len(_DASHES)], linewidth=1.6)[0]
+                for curve in found
+            ]
+            for line in lines:
+                line.set_marker("." if np.size(line.get_xdata()) == 1 else "")  # one point makes no line
+            handles.append(lines[0])
+        axes.set(xlabel="Epoch", ylabel="Loss")
+        axes.set_xlim(left=0)
+        if len(curves) > 1:
+            _legend(figure, handles, list(curves))
+    return figure
+
+
+def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str] = ()) -> Figure:
+    """Accuracy by group of classes, methods side by side, with the deviation over splits where there are several.
+
+    Args:
+        results: The splits of each method, in percent.
+        order: Methods in the order in which colours are given, where it is not that of `results`.
+
+    Returns:
+        The figure; groups that no method knows are left out.
+
+    Raises:
+        InputError: If there is no method, or one without splits.
+    """
+    if not results:
+        raise InputError("no results to draw: give the balance of at least one method")
+    summaries = [summarise(splits) for splits in results.values()]
+    means = {field: np.array([getattr(s.mean, field) for s in summaries]) for field in (*GROUPS, "all")}
+    fields = [field for field, values in means.items() if not np.isnan(values).all()]
+    styles = _styles([*order, *results])
+    width = 0.8 / len(summaries)
+    with _drawing():
+        figure, axes = _axes(5.2, 3.2)
+        handles = []
+        for place, (label, summary) in enumerate(zip(results, summaries, strict=True)):
+            colour, rank = styles[label]
+            bars = axes.bar(
+                np.arange(len(fields)) + (place - (len(summaries) - 1) / 2) * width,
+                [getattr(summary.mean, field) for field in fields],
+                0.92 * width,
+                yerr=[getattr(summary.std, field) for field in fields],
+                color=colour,
+                hatch=_HATCHES[rank % len(_HATCHES)],
+                error_kw={
+                    "ecolor": "black",
+                    "elinewidth": 1.5,
+                    # Black on white shows on every bar and on every page.
+                    "path_effects": [withStroke(linewidth=3.5, foreground="white")],
+                },
+            )
+            handles.append(bars)
+        axes.set_xticks(np.arange(len(fields)), [field.capitalize() for field in fields])
+        axes.tick_params(axis="x", length=0)
+        axes.set_ylabel("Accuracy / %")
+        _legend(figure, handles, list(results))
+    return figure
+
+
+def layer_sparsity_bars(sparsity: Mapping[str, float]) -> Figure:
+    """Share of removed weights in each layer, in the network's order (Jiang et al., ICML 2021, Fig. 6).
+
+    Args:
+        sparsity: What `SelfCompetitor.sparsity()` gives: shares in [0, 1] by the weight's name.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If there is no layer.
+    """
+    if not sparsity:
+        raise InputError("no layers to draw: give the sparsity of at least one")
+    names = _short_names(list(sparsity))
+    with _drawing():
+        figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(names) + 1)), 3.4)
+        axes.bar(np.arange(len(names)), [100 * share for share in sparsity.values()], 0.8, color=PALETTE[0])
+        _name_bars(axes, names)
+        axes.set(ylabel="Removed weights / %", ylim=(0, 100))
+    return figure
+
+
+def class_profile(
+    counts: ArrayLike, classes: Sequence[str] = (), *, groups: Mapping[str, ArrayLike] | None = None
+) -> Figure:
+    """Images of each class, from the most to the least frequent.
+
+    Args:
+        counts: Images of each class, `(K,)`.
+        classes: Names of the K classes; numbers by default.
+        groups: Class ids of Many, Medium and Few, to be told apart by colour.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If there is no class, or not one name for each.
+    """
+    values = np.asarray(counts, dtype=np.int64)
+    if values.ndim != 1 or not values.size:
+        raise InputError(f"class counts of shape {values.shape} cannot be drawn: give one number for each class")
+    if len(classes) not in {0, len(values)}:
+        raise InputError(f"there are {len(classes)} class names for {len(values)} counts: give one for each")
+    order = np.argsort(-values, kind="stable")
+    member = np.zeros(len(values), dtype=np.int64)
+    for number, name in enumerate(GROUPS):
+        member[np.asarray((groups or {}).get(name, ()), dtype=np.int64)] = number
+    named = len(values) <= _NAMED_CLASSES
+    with _drawing():
+        figure, axes = _axes(min(9.0, max(6.4, 0.3 * len(values) + 1)), 3.2)
+        bars = axes.bar(
+            np.arange(len(values)),
+            values[order],
+            0.8 if named else 1.0,
+            color=[(PALETTE[0], _SHADES[number]) for number in member[order].tolist()],
+        )
+        if len(values) <= _COUNTED_CLASSES:
+            axes.bar_label(bars, fontsize=8, color=INK, padding=1)
+        if named:
+            _name_bars(axes, [classes[k] if classes else str(k) for k in order.tolist()])
+        else:
+            axes.set_xlabel("Rank of the class by size")
+        axes.set_ylabel("Images")
+        if groups:
+            present = [number for number in range(len(GROUPS)) if (member == number).any()]
+            firsts = [bars.patches[int(np.flatnonzero(member[order] == number)[0])] for number in present]
+            _legend(figure, firsts, [GROUPS[number].capitalize() for number in present])
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
+    """Write a figure as SVG and as PNG, both without a background. Equal figures give equal bytes.
+
+    Args:
+        figure: The figure.
+        path: Where, without a suffix; the folder is made if need be.
+
+    Returns:
+        The two files.
+    """
+    svg, png = (Path(f"{path}.{suffix}") for suffix in ("svg", "png"))
+    svg.parent.mkdir(parents=True, exist_ok=True)
+    svg.write_bytes(_encoded(figure, "svg"))
+    png.write_bytes(_encoded(figure, "png"))
+    return svg, png
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """A figure as an `<svg>` element for an HTML page: text and axes take the colour of the page's text.
+
+    Args:
+        figure: The figure.
+        prefix: Comes before every id, which a page may hold once only.
+
+    Returns:
+        The element.
+    """
+    text = _encoded(figure, "svg").decode()
+
+    def rewritten(tag: re.Match[str]) -> str:
+        # Text between the tags is left alone: in it, `<` and `>` are escaped.
+        own = re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group())
+        return own.replace(INK, "currentColor")
+
+    return re.sub(r"<[^>]+>", rewritten, text[text.index("<svg") :])
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Our style, and no warning about names in scripts that the font lacks: an SVG's reader has a font of their own."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
+    # Neither date nor version: they differ between equal figures.
+    absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]
+    with _drawing(), io.BytesIO() as buffer:
+        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+            # Once: every further drawing would move the axes a little.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        figure.savefig(buffer, format=kind, dpi=160, metadata=dict.fromkeys(absent))
+        return buffer.getvalue()
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of a size in inches, with faint horizontal lines."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
+    return figure, axes
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    # A name that starts with an underscore would be left out of the legend.
+    names = [f"\u200b{name}" if name.startswith("_") else name for name in map(_shown, labels)]
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=min(4, len(names)), handlelength=1.4, columnspacing=1.4
+    )
+
+
+def _name_bars(axes: Axes, names: Sequence[str]) -> None:
+    level = sum(max(len(name), 4) for name in names) < 60
+    upright = len(names) > 20
+    axes.set_xticks(
+        np.arange(len(names)),
+        [_shown(name) for name in names],
+        rotation=90 if upright else 0 if level else 40,
+        rotation_mode="anchor",
+        ha="center" if level and not upright else "right",
+        va="center" if upright else "top",
+        fontsize=7 if len(names) > 30 else 8,
+    )
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+def _shown(name: str) -> str:
+    """A name as a figure can show it: of bounded length, without what XML forbids."""
+    printable = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 1]}…"
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Layer names without `.weight` and without the modules that all of them lie in."""
+    parts = [name.removesuffix(".weight").split(".") for name in names]
+    shared = 0
+    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return [".".join(part[shared:]) for part in parts]
+
+
+def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """For each label a colour, and how many times all colours were used before it."""
+    unique = list(dict.fromkeys(labels))
+    return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(unique)}
+
+
+def _several(runs: Run | Sequence[Run]) -> Sequence[Run]:
+    return [runs] if isinstance(runs, Run) else runs
+
+
+def _curve(run: Run) -> NDArray[np.float64]:
+    """(epochs done, loss) of each logged row, `(N, 2)`."""
+    rows = [(row["step"], row["loss"]) for row in run.metrics() if "loss" in row]
+    if not rows:
+        return np.empty((0, 2))
+    source = run.source
+    steps_per_epoch = (source["images"] - source["bad_images"]) // run.config.batch_size
+    return np.array(rows, dtype=np.float64) / (steps_per_epoch, 1)

@@ -1,0 +1,188 @@
+"""Sheets of small pictures: what a collection holds, and what training sees of it."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sdclr.data.render import render
+from sdclr.data.sources import Source
+from sdclr.data.views import ViewConfig, draw_views
+from sdclr.errors import BadImageError, InputError
+
+SIDE = 64
+"""Side of a picture on a sheet, in pixels."""
+
+Pixels = NDArray[np.uint8]
+
+
+class ClassExamples(NamedTuple):
+    """One class, shown."""
+
+    number: int
+    """The class id."""
+    name: str
+    """Its name; its number where classes have no names."""
+    images: int
+    """How many it has."""
+    sheet: Image.Image | None
+    """Some of them in a row; None if none can be decoded."""
+
+
+def contact_sheet(images: Pixels, *, columns: int, scale: int = 1, gap: int = 4) -> Image.Image:
+    """Lay pictures of equal size out in rows.
+
+    Args:
+        images: RGB, `(N, H, W, 3)`.
+        columns: Pictures in a row.
+        scale: Each pixel becomes a square of this many pixels.
+        gap: Pixels between pictures, see-through.
+
+    Returns:
+        An RGBA image.
+
+    Raises:
+        InputError: If there is no picture, or a value is out of range.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+        raise InputError(f"a sheet needs uint8 images (N, H, W, 3), not {images.dtype} of shape {images.shape}")
+    if columns < 1 or scale < 1 or gap < 0:
+        raise InputError(f"columns and scale are 1 or more and the gap 0 or more, not {columns}, {scale} and {gap}")
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, _ = large.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), dtype=np.uint8)
+    for number, image in enumerate(large):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width, :3] = image
+        sheet[top : top + height, left : left + width, 3] = 255
+    return Image.fromarray(sheet)
+
+
+def example_sheet(source: Source, *, count: int = 24, columns: int = 12, side: int = SIDE) -> Image.Image | None:
+    """Random images of a collection, the same at every call.
+
+    Args:
+        source: The images.
+        count: How many.
+        columns: Pictures in a row.
+        side: Side of each, in pixels; what is not square is cut to its centre.
+
+    Returns:
+        The sheet; None if no image can be decoded.
+    """
+    chosen = _examples(source, np.arange(len(source)), count, side)
+    return contact_sheet(np.stack(chosen), columns=columns) if chosen else None
+
+
+def class_sheet(
+    source: Source, *, per_class: int = 8, classes: int | None = None, side: int = SIDE
+) -> list[ClassExamples]:
+    """Example images of each class, from the most to the least frequent.
+
+    Args:
+        source: Labelled images.
+        per_class: Images of each class.
+        classes: Show so many classes, the most frequent and the rarest; by default all.
+        side: Side of each picture, in pixels; what is not square is cut to its centre.
+
+    Returns:
+        The classes that have images.
+
+    Raises:
+        InputError: If the source has no labels.
+    """
+    if source.labels is None:
+        raise InputError(f"{source.name} has no labels: examples by class need class folders or a label column")
+    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    if classes is not None and len(order) > classes:
+        rarest = (classes + 1) // 2
+        order = np.concatenate([order[: classes - rarest], order[len(order) - rarest :]])
+    shown = []
+    for number in order.tolist():
+        chosen = _examples(source, np.flatnonzero(source.labels == number), per_class, side)
+        sheet = contact_sheet(np.stack(chosen), columns=per_class) if chosen else None
+        name = source.classes[number] if number < len(source.classes) else str(number)
+        shown.append(ClassExamples(number, name, int(counts[number]), sheet))
+    return shown
+
+
+def view_sheet(
+    source: Source, config: ViewConfig, *, seed: int = 0, count: int = 6, views: int = 8, side: int = SIDE
+) -> Image.Image | None:
+    """Images and their views, one image a row: the image itself, then its views.
+
+    They are the views that a run with this seed draws in its first epochs, unless images were left out of it.
+
+    Args:
+        source: The images.
+        config: What the views are like.
+        seed: The run's seed.
+        count: Images, spread over the source.
+        views: Views of each; training draws two an epoch.
+        side: Side of each picture, in pixels, as near as views of whole pixels come to it.
+
+    Returns:
+        The sheet; None if no image can be decoded.
+
+    Raises:
+        InputError: If `count` or `views` is not positive.
+    """
+    if count < 1 or views < 1:
+        raise InputError(f"a sheet of views needs 1 or more images and views, not {count} and {views}")
+    size = config.image_size
+    scale = max(1, side // size)
+    pictures: list[Pixels] = []
+    for index in np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64)).tolist():
+        try:
+            image = source.image(index, min_side=2 * size)  # as training decodes it
+        except BadImageError:
+            continue
+        drawn = [_view(image, config, seed, number, index) for number in range(views)]
+        pictures += [_square(image, size * scale), *(view.repeat(scale, 0).repeat(scale, 1) for view in drawn)]
+    return contact_sheet(np.stack(pictures), columns=views + 1) if pictures else None
+
+
+def _view(image: Pixels, config: ViewConfig, seed: int, number: int, index: int) -> Pixels:
+    """One view; 0 and 1 are the two of epoch 0, 2 and 3 those of epoch 1."""
+    height, width = image.shape[:2]
+    epoch, view = divmod(number, 2)
+    params = draw_views(
+        config, seed=seed, epoch=epoch, indices=np.array([index]), view=view, height=height, width=width
+    )
+    drawn = render(torch.from_numpy(image).permute(2, 0, 1)[None], params, config.image_size)[0]
+    pixels: Pixels = (drawn * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _examples(source: Source, members: NDArray[np.int64], count: int, side: int) -> list[Pixels]:
+    """Up to `count` pictures of random members, passing over those that cannot be decoded."""
+    return _first_good(source, np.random.default_rng(0).permutation(members).tolist(), count, side)
+
+
+def _first_good(source: Source, candidates: Iterable[int], count: int, side: int) -> list[Pixels]:
+    good: list[Pixels] = []
+    for index in candidates:
+        if len(good) == count:
+            break
+        try:
+            good.append(_square(source.image(index, min_side=side), side))
+        except BadImageError:
+            continue
+    return good
+
+
+def _square(image: Pixels, side: int) -> Pixels:
+    """The central square of an image, at another size; enlarged in whole pixels where that is possible."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    square = image[top : top + short, left : left + short]
+    method = Image.Resampling.NEAREST if side % short == 0 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(np.ascontiguousarray(square)).resize((side, side), method))

@@ -1,0 +1,178 @@
+"""Tables of how evenly encoders serve frequent and rare classes, as Markdown and for the terminal."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.cells import cell_len
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from sdclr.errors import InputError
+from sdclr.evaluation.balance import Balance, Summary, summarise
+from sdclr.evaluation.evaluate import Result
+
+ScoreName = Literal["linear", "few_shot", "knn"]
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("many", "Many"),
+    ("medium", "Medium"),
+    ("few", "Few"),
+    ("std", "Std"),
+    ("all", "All"),
+)
+"""Fields of a `Balance` and their names, in the order of the paper's tables."""
+
+_UNKNOWN = "\u2013"
+_MARKDOWN_SYNTAX = re.compile(r"([\\`*|<\[])")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text: the first column names the rows, the others hold figures."""
+
+    title: str
+    """What it shows."""
+    columns: tuple[str, ...]
+    """Names of the columns."""
+    rows: tuple[tuple[str, ...], ...]
+    """One text for each column."""
+    note: str = ""
+    """What a reader has to know to read the figures."""
+    best: frozenset[tuple[int, int]] = frozenset()
+    """(row, column) of the cells to stress."""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise InputError(
+                    f"table {self.title!r}: the row {row} has {len(row)} cells for {len(self.columns)} columns"
+                )
+
+    def markdown(self) -> str:
+        """Title, pipe table with aligned columns, and note; the best cells are bold."""
+        header = [_escaped(name) for name in self.columns]
+        body = [
+            [f"**{_escaped(cell)}**" if (y, x) in self.best else _escaped(cell) for x, cell in enumerate(row)]
+            for y, row in enumerate(self.rows)
+        ]
+        widths = [max(3, *(cell_len(cell) for cell in column)) for column in zip(header, *body, strict=True)]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines = [_aligned(header, widths), f"| {' | '.join(rule)} |", *(_aligned(row, widths) for row in body)]
+        title = f"**{_escaped(self.title)}**" if self.title else ""
+        return "\n\n".join(part for part in (title, "\n".join(lines), _escaped(self.note)) if part) + "\n"
+
+    def rich(self) -> RichTable:
+        """The same for the terminal."""
+        # Texts, not strings: a name in square brackets is no markup.
+        table = RichTable(
+            title=Text(self.title) if self.title else None, caption=Text(self.note) if self.note else None
+        )
+        for number, name in enumerate(self.columns):
+            table.add_column(Text(name), justify="right" if number else "left")
+        for y, row in enumerate(self.rows):
+            table.add_row(*(Text(cell, style="bold" if (y, x) in self.best else "") for x, cell in enumerate(row)))
+        return table
+
+
+def balance_table(results: Mapping[str, Sequence[Balance]], *, title: str = "Accuracy by group of classes") -> Table:
+    """Many, Medium, Few, Std and All of each method, as `mean ± deviation` over its splits.
+
+    The deviation is the sample one, as `summarise` has it; a single split has none. With two methods or more, the
+    highest mean of each column is the best, of Std the lowest; equal as printed is equally good.
+
+    Args:
+        results: The splits (class orders) of each method, in percent.
+        title: What the table shows.
+
+    Returns:
+        One row a method; what is unknown is a dash.
+
+    Raises:
+        InputError: If there is no method, or one without splits.
+    """
+    if not results:
+        raise InputError("no results to tabulate: give the balance of at least one method")
+    summaries = {label: summarise(splits) for label, splits in results.items()}
+    rows = tuple((label, *(_figure(summary, field) for field, _ in COLUMNS)) for label, summary in summaries.items())
+    best = frozenset(
+        (row, column) for column, (field, _) in enumerate(COLUMNS, start=1) for row in _best(summaries, field)
+    )
+    return Table(
+        title=title,
+        columns=("Method", *(name for _, name in COLUMNS)),
+        rows=rows,
+        note=_note([summary.splits for summary in summaries.values()], stressed=bool(best)),
+        best=best,
+    )
+
+
+def balances(
+    results: Mapping[str, Sequence[Result | Mapping[str, Any]]], score: ScoreName = "linear"
+) -> dict[str, list[Balance]]:
+    """One classifier's balance out of evaluations, for `balance_table` and `group_bars`.
+
+    Args:
+        results: The evaluations of each method: results, or the JSON that `evaluate` wrote into the run.
+        score: Linear probe, few-shot probe or kNN.
+
+    Returns:
+        For each method its splits.
+
+    Raises:
+        InputError: If something is no evaluation.
+    """
+    return {label: [_balance(result, score, label) for result in splits] for label, splits in results.items()}
+
+
+def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -> Balance:
+    if isinstance(result, Result):
+        found: Balance = getattr(result, score).balance
+        return found
+    try:
+        values = result[score]["balance"]
+        return Balance(**{field: math.nan if values[field] is None else values[field] for field in Balance._fields})
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{label}: is no evaluation with a {score!r} score ({error!r}); give what `sdclr evaluate` wrote"
+        ) from error
+
+
+def _figure(summary: Summary, field: str) -> str:
+    mean, deviation = getattr(summary.mean, field), getattr(summary.std, field)
+    if math.isnan(mean):
+        return _UNKNOWN
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _best(summaries: Mapping[str, Summary], field: str) -> list[int]:
+    """The rows with the best mean as printed; none where fewer than two are known."""
+    means = [round(getattr(summary.mean, field), 2) for summary in summaries.values()]
+    known = [mean for mean in means if not math.isnan(mean)]
+    if len(known) < 2:
+        return []
+    best = min(known) if field == "std" else max(known)
+    return [row for row, mean in enumerate(means) if mean == best]
+
+
+def _note(splits: Sequence[int], *, stressed: bool) -> str:
+    fewest, most = min(splits), max(splits)
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    figures = f"mean ± sample standard deviation over {count} splits" if most > 1 else "one split"
+    note = (
+        f"Accuracy in percent, {figures}. Std is the population standard deviation of Many, Medium and Few within a "
+        "split: the lower, the more even."
+    )
+    return f"{note} Bold marks the best mean; it says nothing about significance." if stressed else note
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN_SYNTAX.sub(r"\\\1", " ".join(text.split()))
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padding = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+    first, *others = zip(cells, padding, strict=True)
+    return f"| {' | '.join([first[0] + first[1], *(pad + cell for cell, pad in others)])} |"

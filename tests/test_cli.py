@@ -1,0 +1,129 @@
+"""The command line: what it does, how it stops, what it says when it cannot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import sdclr
+from sdclr.cli import main
+
+FAST = [
+    *("--recipe", "digits_demo", "--encoder.width", "4", "--epochs", "2", "--batch-size", "64"),
+    *("--optim.warmup-epochs", "1", "--no-progress", "--device", "cpu"),
+]
+
+
+def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"sdclr {sdclr.__version__}\n"
+
+
+def test_help_teaches(capsys):
+    for command in ("pretrain", "evaluate", "embed", "demo"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"sdclr {command}" in capsys.readouterr().out
+
+
+def test_from_images_to_embeddings(tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["pretrain", "digits", "--run", str(run), "--subset.kind", "long-tail", "--subset.imbalance", "5", *FAST])
+    assert (run / "report.html").stat().st_size > 10_000
+    assert str(run / "encoder.safetensors") in capsys.readouterr().out.replace("\n", "")
+    main(["evaluate", str(run), "--train", "digits:train", "--test", "digits:test", "--shots", "2", "--k", "5"])
+    assert "few-shot probe" in capsys.readouterr().out
+    assert json.loads((run / "results" / "dense.json").read_text())["groups"] is not None
+    main(["embed", str(run), "digits:test", "--out", str(tmp_path / "e.parquet")])
+    assert pq.read_metadata(tmp_path / "e.parquet").num_rows == 500
+    assert sdclr.load_encoder(run)(torch.rand(2, 3, 8, 8)).shape == (2, 32)
+
+
+def test_a_folder_of_images_needs_no_option_but_its_run(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "broken.png").write_bytes(b"")
+    options = ["--max-bad-fraction", "0.1", "--epochs", "2", "--optim.warmup-epochs", "0", "--encoder.width", "4"]
+    main(["pretrain", str(tmp_path), "--run", str(tmp_path / ".run"), "--no-progress", *options])
+    assert "broken.png" in (tmp_path / ".run" / "bad_images.csv").read_text()
+    config = json.loads((tmp_path / ".run" / "config.json").read_text())
+    assert (config["views"]["image_size"], config["batch_size"]) == (16, 8)
+    again = ["pretrain", str(tmp_path), "--run", str(tmp_path / ".again"), "--no-progress", "--max-bad-fraction", "0.1"]
+    main([*again, "--settings", str(tmp_path / ".run" / "config.json")])
+    assert json.loads((tmp_path / ".again" / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrain", "/nowhere", "--run", "x"], ["/nowhere", "existing path"]),
+        (["pretrain", "digits", "--run", "x", "--damage.ratio", "1.5"], ["[0, 1)", "1.5"]),
+        (["pretrain", "digits", "--run", "x", "--epochs", "5"], ["--optim.warmup-epochs"]),
+        (["pretrain", "digits", "--run", "x", "--encoder.name", "resnet81"], ["resnet81", "did you mean"]),
+        (["evaluate", "/nowhere", "--train", "digits", "--test", "digits:test"], ["/nowhere", "sdclr pretrain"]),
+        (["pretrain", "digits", "--run", "x", "--device", "cuda:7"], ["cuda:7", "--device cpu"]),
+    ],
+)
+def test_errors_are_one_line_with_the_mend(arguments, words, tmp_path, monkeypatch, capsys):
+    if "cuda:7" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    code, said = failing(arguments, capsys)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    for word in words:
+        assert word in said
+
+
+def test_a_misspelt_option_gets_a_suggestion(capsys):
+    code, said = failing(["pretrain", "digits", "--epoch", "3"], capsys)
+    assert code == 2
+    assert "--epochs" in said
+
+
+def test_debug_shows_the_trace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sdclr.InputError):
+        main(["pretrain", "/nowhere", "--run", "x", "--debug"])
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
+    run = tmp_path / "run"
+    options = [*FAST, "--epochs", "8", "--log-steps", "1"]
+    command = [sys.executable, "-m", "sdclr", "pretrain", "digits", "--run", str(run), *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert "the same command goes on" in said
+    steps = len((run / "metrics.jsonl").read_text().splitlines())
+    assert 0 < steps < 160
+    assert len(list((run / "checkpoints").glob("*.pt"))) == 1
+    if signum == signal.SIGTERM:
+        return
+    subprocess.run(command, env=env, check=True, timeout=240, capture_output=True)
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, 161))

@@ -1,0 +1,52 @@
+"""Recipes: the paper's settings, and a start that fits the images at hand."""
+
+import numpy as np
+import pytest
+
+from sdclr.config import from_json, to_json
+from sdclr.data.sources import ArraySource, digits
+from sdclr.errors import InputError
+from sdclr.recipes import RECIPES, cifar_lt, for_images, imagenet100_lt
+from sdclr.training.config import PretrainConfig
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json(name):
+    config = RECIPES[name]()
+    assert from_json(PretrainConfig, to_json(config)) == config
+
+
+def test_cifar_lt_is_the_papers():
+    config = cifar_lt()
+    assert (config.encoder.name, config.encoder.stem, config.damage.ratio) == ("resnet18", "small", 0.9)
+    assert (config.batch_size, config.epochs, config.temperature, config.optim.lr) == (512, 2000, 0.2, 0.5)
+    assert (config.optim.weight_decay, config.optim.warmup_epochs, config.optim.final_lr) == (1e-4, 10, 1e-6)
+    views = config.views
+    assert (views.image_size, views.crop_scale, views.flip, views.jitter, views.grey) == (32, (0.1, 1.0), 0.5, 0.8, 0.2)
+    assert (views.brightness, views.contrast, views.saturation, views.hue, views.blur) == (0.4, 0.4, 0.4, 0.1, 0.0)
+
+
+def test_imagenet100_lt_is_the_papers():
+    config = imagenet100_lt()
+    assert (config.encoder.name, config.damage.ratio, config.temperature) == ("resnet50", 0.3, 0.3)
+    assert (config.batch_size, config.epochs, config.views.image_size) == (256, 500, 224)
+    assert (config.views.crop_scale, config.views.blur, config.views.blur_sigma) == ((0.08, 1.0), 0.5, (0.1, 2.0))
+
+
+def test_small_images_keep_their_size():
+    config = for_images(digits(), gpu=False)
+    assert (config.views.image_size, config.batch_size, config.encoder.width) == (8, 256, 16)
+    assert for_images(digits(), gpu=True).encoder.width is None
+
+
+def test_large_images_and_machines():
+    source = ArraySource(np.zeros((40, 120, 160, 3), dtype=np.uint8))
+    on_cpu, on_gpu = for_images(source, gpu=False), for_images(source, gpu=True)
+    assert (on_cpu.views.image_size, on_cpu.encoder.name, on_cpu.encoder.width) == (128, "resnet18", 16)
+    assert (on_gpu.views.image_size, on_gpu.encoder.name, on_gpu.encoder.width) == (224, "resnet50", None)
+    assert on_cpu.batch_size == 8  # a quarter of the images at most
+
+
+def test_too_few_images_are_an_error():
+    with pytest.raises(InputError, match="has 7 images"):
+        for_images(ArraySource(np.zeros((7, 8, 8, 3), dtype=np.uint8)))
