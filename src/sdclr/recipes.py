@@ -101,6 +101,5 @@ def _side(source: Source) -> int:
     """The longer side, in pixels, of the first image that can be decoded."""
     for index in range(len(source)):
         with suppress(BadImageError):
-            height, width, _ = source.image(index).shape
-            return max(height, width)
+            return int(max(source.image(index).shape[:2]))
     raise InputError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")

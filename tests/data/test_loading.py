@@ -1,4 +1,5 @@
 import multiprocessing
+import time
 from collections.abc import Sequence
 
 import cv2
@@ -204,6 +205,7 @@ def test_images_are_decoded_no_larger_than_asked():
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_a_worker_starts_although_opencv_has_threads_in_the_process_it_was_forked_from():
     cv2.cvtColor(np.zeros((2000, 2000, 3), dtype=np.uint8), cv2.COLOR_RGB2HSV)  # starts them
+    time.sleep(0.5)  # and they go to sleep
     worker = multiprocessing.get_context("fork").Process(target=module._one_thread, args=(0,))
     worker.start()
     worker.join(timeout=30)
