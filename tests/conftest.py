@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Networks here are tiny: threads would spend their time waiting for each other. Before torch is imported, so that
+# processes started by tests follow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -70,6 +70,15 @@ def test_a_folder_of_images_needs_no_option_but_its_run(tmp_path):
     assert json.loads((tmp_path / ".again" / "config.json").read_text()) == config
 
 
+def test_options_are_judged_with_the_settings_they_change(tmp_path):
+    # Against the usual defaults (10 epochs of warm-up, batches of 512) these would contradict themselves.
+    main(["pretrain", "digits", "--run", str(tmp_path / "a"), *FAST, "--batch-size", "96"])
+    settings = ["--settings", str(tmp_path / "a" / "config.json")]
+    main(["pretrain", "digits", "--run", str(tmp_path / "b"), *settings, "--epochs", "3", "--accumulate", "3"])
+    config = sdclr.Run.open(tmp_path / "b").config
+    assert (config.epochs, config.accumulate, config.batch_size, config.optim.warmup_epochs) == (3, 3, 96, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -23,6 +23,7 @@ from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.interrupts import Interrupted
+from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run, read_json
 from sdclr.version import __version__
@@ -126,6 +127,9 @@ class Demo:
 
 Command = Pretrain | Evaluate | Embed | Demo
 
+PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
+"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, and turn what can go wrong into one line and an exit code: 2 for bad input, 130/143 when stopped."""
@@ -153,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(argv: list[str]) -> Command:
     """Read the arguments; those of `pretrain` twice, since the defaults depend on the images they name."""
-    command = _read(argv, Pretrain(source=tyro.MISSING))
+    wants_help = not {"-h", "--help"}.isdisjoint(argv)
+    command = _read(argv, Pretrain(source=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
     if not isinstance(command, Pretrain):
         return command
     if command.settings is not None:

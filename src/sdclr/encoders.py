@@ -106,7 +106,8 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         image_size: Side of the square images that it will see, in pixels.
 
     Raises:
-        InputError: If timm does not know the name, or stem or width are asked of what is no plain ResNet.
+        InputError: If timm does not know the name, stem or width are asked of what is no plain ResNet, or the model
+            cannot take images of this size.
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=4)
@@ -123,7 +124,10 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
             raise InputError(f"stem and width are for ResNets: leave them out for {config.name!r}")
         if _takes_image_size(config.name):
             options["img_size"] = image_size
-    backbone = timm.create_model(config.name, **options)
+    try:
+        backbone = timm.create_model(config.name, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InputError(f"timm cannot make {config.name!r} with these settings: {_one_line(error)}") from error
     if isinstance(backbone, ResNet):
         _fit_stem(backbone, config, image_size)
     return Encoder(backbone, config, image_size)
@@ -168,30 +172,45 @@ def _fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
         raise InputError(
             f"stem and width are for ResNets with one stem convolution: leave them out for {config.name!r}"
         )
+    if config.width is not None:
+        _narrow_first_stage(resnet, config.name, config.width)
     width = config.width or resnet.conv1.out_channels
     kernel, stride = (3, 1) if small else (7, 2)
     resnet.conv1 = nn.Conv2d(3, width, kernel, stride=stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     if small:
         resnet.maxpool = nn.Identity()
-    if config.width is None:
-        return
-    resnet.bn1 = nn.BatchNorm2d(width)
-    # timm's stem always has 64 channels, and the first stage is built on that: build it anew on ours.
-    block = type(resnet.layer1[0])
-    stages, _ = make_blocks((block,), (width,), (len(resnet.layer1),), width)
-    resnet.layer1 = stages[0][1]
-    for module in resnet.layer1.modules():
+
+
+def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
+    """Build the first stage and the stem's normalisation anew: timm's have the input of a stem of 64 channels."""
+    block, depth = type(resnet.layer1[0]), len(resnet.layer1)
+    plain, stage = (make_blocks((block,), (width,), (depth,), channels)[0][0][1] for channels in (64, width))
+    if repr(resnet.layer1) != repr(plain):  # grouped convolutions, attention, another normalisation: lost if rebuilt
+        raise InputError(f"width is for plain ResNets (resnet18, resnet50, …): leave it out for {name!r}")
+    for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    resnet.layer1 = stage
+    resnet.bn1 = nn.BatchNorm2d(width)
 
 
 @torch.no_grad()
 def _features_of(backbone: nn.Module, name: str, image_size: int) -> int:
     """Length of the feature vector, by running one image: models disagree on what they call it."""
     mode = backbone.training
-    features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    try:
+        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"{name!r} cannot take images of {image_size} px ({_one_line(error)}): give views of another size, or "
+            "another encoder"
+        ) from error
     backbone.train(mode)
     if features.ndim != 2:
         raise InputError(f"{name!r} gives features of shape {tuple(features.shape)}, not one vector an image")
     return int(features.shape[1])
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from sdclr.errors import InputError
+
 KEPT = 2
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Put a file in its place whole or not at all, on disk before this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
@@ -29,20 +31,24 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
-    """Write the state after `step` steps and remove all but the newest two checkpoints.
+    """Write the state after `step` steps and remove all but it and the newest before it.
 
-    A checkpoint is a file that `torch.load(…, weights_only=True)` reads, beside the SHA-256 of its
-    bytes, which is written first: a checkpoint without its sum, or with another, is taken for damaged.
+    Later ones go too: the run has come here from an earlier state because they were damaged.
+
+    A checkpoint is a file that `torch.load(…, weights_only=True)` reads, beside the SHA-256 of its bytes, which is
+    written first: a checkpoint without its sum, or with another, is taken for damaged.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getvalue()
+    data = buffer.getbuffer()
     path = folder / f"step-{step:09d}.pt"
     write_atomically(_sum_of(path), hashlib.sha256(data).hexdigest().encode())
     write_atomically(path, data)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink()
-        _sum_of(old).unlink(missing_ok=True)
+    kept = [old for old in _newest_first(folder) if old <= path][:KEPT]
+    for file in folder.iterdir():
+        ours = file.name.lstrip(".").startswith("step-")  # with a dot: what a crash left half-written
+        if ours and file not in kept and file not in map(_sum_of, kept):
+            file.unlink()
     return path
 
 
@@ -50,16 +56,31 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
     """The newest checkpoint that is whole, and where it lies; None if there is none.
 
     A damaged one is passed over with a warning that names it.
+
+    Raises:
+        InputError: If there are checkpoints and every one is damaged.
     """
-    for path in _newest_first(folder):
-        data = path.read_bytes()
-        sum_file = _sum_of(path)
-        if not sum_file.exists() or sum_file.read_text().strip() != hashlib.sha256(data).hexdigest():
-            warnings.warn(f"{path} is damaged and passed over", stacklevel=2)
-            continue
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return state, path
+    paths = _newest_first(folder)
+    for path in paths:
+        data = _whole(path)
+        if data is not None:
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return state, path
+        warnings.warn(f"{path} is damaged and passed over", stacklevel=2)
+    if paths:
+        raise InputError(
+            f"every checkpoint in {folder} is damaged: put back a copy, or remove the folder to start anew"
+        )
     return None
+
+
+def _whole(path: Path) -> bytes | None:
+    """The bytes of a checkpoint; None if they are not those that were written, or cannot be read."""
+    try:
+        data, expected = path.read_bytes(), _sum_of(path).read_bytes()
+    except OSError:
+        return None
+    return data if expected.strip() == hashlib.sha256(data).hexdigest().encode() else None
 
 
 def _newest_first(folder: Path) -> list[Path]:

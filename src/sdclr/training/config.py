@@ -65,6 +65,8 @@ class PretrainConfig:
             raise InputError(
                 f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts of 2 or more"
             )
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"the seed lies between 0 and 2^63 - 1, not {self.seed}")
         if not self.temperature > 0:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
 

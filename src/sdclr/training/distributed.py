@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from sdclr.errors import InputError
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)  # for the others, while the first process looks for bad images
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Processes:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks; it must be picklable."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def any(self, flag: int) -> int:
         """The largest of all processes' flags, so that they decide alike."""
@@ -69,8 +80,12 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"unknown device {name!r}: use cpu, cuda, cuda:1, … or auto") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"no CUDA device is to be had here for {name!r}: use --device cpu or auto")
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"training runs on cpu and cuda, not on {name!r}: use one of them, or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"no CUDA device is to be had here for {name!r}, of {torch.cuda.device_count()}: use --device cpu or auto"
+        )
     return device
 
 
@@ -79,21 +94,22 @@ def processes(device: str) -> Iterator[Processes]:
     """Join the other processes if `torchrun` started this one beside them; else be alone.
 
     Raises:
-        InputError: If the device is not to be had.
+        InputError: If the device is not to be had, or `torchrun`'s variables are there in part.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = resolve_device(device)
-    if world == 1:
+    # A caller that has already set up a group (a test, a larger program) keeps it.
+    owned = not dist.is_initialized()
+    if owned and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if "LOCAL_RANK" not in os.environ:
+            raise InputError("WORLD_SIZE is set but LOCAL_RANK is not: start several processes with torchrun")
+        chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
-    # A caller that has already set up a group (a test, a larger program) keeps it.
-    owned = not dist.is_initialized()
     if owned:
         options: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", **options)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE, **options)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

@@ -3,17 +3,23 @@
 import csv
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sdclr.data.decode import BadImage
-from sdclr.data.loading import ResidentLoader, StreamLoader
+from sdclr.data.loading import Loader, ResidentLoader, StreamLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
 from sdclr.data.sources import Source, SubsetSource, fingerprint
+from sdclr.errors import BadImageError, InputError
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run, write_json
+
+IMAGES_PER_WORKER = 2000  # decoded faster than a process starts
 
 
 @dataclass
@@ -28,7 +34,7 @@ class Feed:
         run: Whose list it is.
     """
 
-    loader: ResidentLoader | StreamLoader
+    loader: Loader
     source: Source
     kept: NDArray[np.int64]
     bad: list[BadImage]
@@ -38,76 +44,130 @@ class Feed:
         """The id of one of the loader's samples."""
         return self.source.ids[int(self.kept[sample])]
 
-    def list_bad_images(self) -> None:
-        """Add to the run's list what went bad since it was scanned (a file removed under way, a failing disk)."""
+    def list_bad_images(self, place: Processes) -> None:
+        """Add to the run's list what went bad since it was scanned (a file removed under way, a failing disk).
+
+        All processes call this together.
+        """
         listed = {bad.id for bad in self.bad}
-        fresh = [bad for bad in getattr(self.loader, "bad", []) if bad.id not in listed]
+        found = {bad.id: bad for share in place.gather(list(self.loader.bad)) for bad in share}
+        fresh = [bad for image_id, bad in found.items() if image_id not in listed]
         if fresh:
             self.bad += fresh
-            write_bad_images(self.run.bad_images_file, self.bad)
+            if place.first:
+                write_bad_images(self.run.bad_images_file, self.bad)
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """The images that a run trains on: positions in the source `(M,)`, and pixels if they are held in memory."""
+
+    kept: NDArray[np.int64]
+    images: Tensor | None
 
 
 def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runtime, place: Processes) -> Feed:
     """Find the images that can be used, list the others in the run, and make a loader over the former.
 
+    This is settled when a run starts: when it goes on, it goes on with the same images. All processes call it together.
+
     Raises:
-        InputError: If too many images are bad, or too few are left for one batch.
+        InputError: If too many images are bad, too few are left for one batch, or one that the run was started with
+            can no longer be had.
     """
     workers = default_workers() if runtime.workers is None else runtime.workers
-    shared = {"seed": config.seed, "batch_size": config.batch_size, "rank": place.rank, "world": place.world}
-    loader: ResidentLoader | StreamLoader
-    if is_small(source):
-        loaded = load_images(source, workers=workers)
-        kept, bad = loaded.kept, loaded.bad
-        _describe(source, run, bad, runtime, place)
-        loader = ResidentLoader(loaded.images.to(place.device), config.views, **shared)
+    settled = run.source if run.config_file.exists() else {}
+    if "left_out" in settled:
+        usable, bad = _recalled(source, run, settled, workers), _listed(run)
     else:
-        bad = _scanned(source, run, workers, place)
-        gone = {item.id for item in bad}
-        kept = np.array([index for index, image_id in enumerate(source.ids) if image_id not in gone], dtype=np.int64)
-        _describe(source, run, bad, runtime, place)
-        usable = SubsetSource(source, kept)
-        loader = StreamLoader(usable, config.views, workers=workers, device=place.device, **shared)
-    return Feed(loader, source, kept, bad, run)
+        usable, bad = _survey(source, workers, place)
+        if place.first:
+            run.path.mkdir(parents=True, exist_ok=True)
+            write_bad_images(run.bad_images_file, bad)
+        check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
+    loader = _loader(source, usable, config, workers, place)
+    place.barrier()  # everyone has read what was settled, if anything was, before it is written
+    if place.first and "left_out" not in settled:
+        write_json(run.source_file, _description(source, usable, bad))
+    return Feed(loader, source, usable.kept, bad, run)
 
 
 def default_workers() -> int:
-    """A decoding process for each core but one, 8 at the most."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    """A decoding process for each core but one, 8 at the most, shared with the other training processes here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, (cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _scanned(source: Source, run: Run, workers: int, place: Processes) -> list[BadImage]:
-    """The unusable images of a large source; looked for once a run, since every image must be decoded for it."""
-    if run.source_file.exists():
-        return _listed(run)
-    return place.broadcast(scan(source, workers=workers) if place.first else [])
+def _survey(source: Source, workers: int, place: Processes) -> tuple[_Usable, list[BadImage]]:
+    """Look at every image of a source."""
+    if is_small(source):
+        loaded = load_images(source, workers=min(workers, len(source) // IMAGES_PER_WORKER))
+        if not _any_decodes(source, np.setdiff1d(np.arange(len(source)), loaded.kept)):
+            return _Usable(loaded.kept, loaded.images), loaded.bad
+        # What the first images did not tell: sizes differ. That makes no image bad.
+    bad = place.broadcast(scan(source, workers=workers) if place.first else [])
+    return _Usable(_positions(source, {item.id for item in bad}), None), bad
+
+
+def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -> _Usable:
+    """The images that a run was started with; whatever has become of the others."""
+    kept = _positions(source, set(settled["left_out"]))
+    if not settled["held_in_memory"]:
+        return _Usable(kept, None)
+    loaded = load_images(source, workers=min(workers, len(source) // IMAGES_PER_WORKER))
+    lost = np.setdiff1d(kept, loaded.kept)
+    if len(lost):
+        names = ", ".join(source.ids[index] for index in lost[:3].tolist())
+        raise InputError(
+            f"{len(lost)} images that {run.path} was started with can no longer be read ({names}, …): put them back, "
+            "or start another run with --run"
+        )
+    wanted = torch.from_numpy(np.isin(loaded.kept, kept))
+    return _Usable(kept, loaded.images if bool(wanted.all()) else loaded.images[wanted])
+
+
+def _loader(source: Source, usable: _Usable, config: PretrainConfig, workers: int, place: Processes) -> Loader:
+    shared = {"seed": config.seed, "batch_size": config.batch_size, "rank": place.rank, "world": place.world}
+    if usable.images is not None:
+        return ResidentLoader(usable.images.to(place.device), config.views, **shared)
+    chosen = source if len(usable.kept) == len(source) else SubsetSource(source, usable.kept)
+    return StreamLoader(chosen, config.views, workers=workers, device=place.device, **shared)
+
+
+def _positions(source: Source, left_out: set[str]) -> NDArray[np.int64]:
+    return np.array([index for index, name in enumerate(source.ids) if name not in left_out], dtype=np.int64)
+
+
+def _any_decodes(source: Source, indices: NDArray[np.int64]) -> bool:
+    for index in indices.tolist():
+        try:
+            source.image(index)
+        except BadImageError:
+            continue
+        return True
+    return False
 
 
 def _listed(run: Run) -> list[BadImage]:
     if not run.bad_images_file.exists():
         return []
-    with run.bad_images_file.open(newline="") as file:
+    with run.bad_images_file.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         return [BadImage(row["id"], row["reason"], counted=True) for row in csv.DictReader(file)]
 
 
-def _describe(source: Source, run: Run, bad: list[BadImage], runtime: Runtime, place: Processes) -> None:
-    """Write the list of bad images and what the run was trained on, once, unless too much is bad."""
-    if place.first:
-        write_bad_images(run.bad_images_file, bad)
-    check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
-    place.barrier()
-    if place.first and not run.source_file.exists():
-        counts = None
-        if source.labels is not None:
-            # Labels go no further than this: counts say afterwards which classes were rare.
-            counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)).tolist()
-        description = {
-            "name": source.name,
-            "images": len(source),
-            "bad_images": sum(item.counted for item in bad),
-            "fingerprint": fingerprint(source),
-            "classes": list(source.classes),
-            "class_counts": counts,
-        }
-        write_json(run.source_file, description)
-    place.barrier()
+def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[str, Any]:
+    """What a run is trained on. Labels go no further than this: counts say afterwards which classes were rare."""
+    counts = None
+    if source.labels is not None:
+        counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)).tolist()
+    left_out = np.setdiff1d(np.arange(len(source)), usable.kept)
+    return {
+        "name": source.name,
+        "images": len(source),
+        "bad_images": sum(item.counted for item in bad),
+        "fingerprint": fingerprint(source),
+        "classes": list(source.classes),
+        "class_counts": counts,
+        "held_in_memory": usable.images is not None,
+        "left_out": [source.ids[index] for index in left_out.tolist()],
+    }

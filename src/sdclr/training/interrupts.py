@@ -53,4 +53,4 @@ def listening() -> Iterator[Interrupts]:
         yield interrupts
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set from Python

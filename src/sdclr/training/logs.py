@@ -47,14 +47,14 @@ class Log:
         self._task = self._bar.add_task("train", total=total, completed=step, epoch="-", loss="-", speed="-")
         if active:
             self._take_back(step)
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._bar.start()
 
     def write(self, *, step: int, epoch: int, **values: float) -> None:
         """Log the state after `step` steps, with the speed since the last call."""
         now = time.perf_counter()
         before, steps = self._last
-        speed = (step - steps) * self._images_per_step / (now - before) if step > steps else 0.0
+        speed = (step - steps) * self._images_per_step / max(now - before, 1e-9)
         self._last = (now, step)
         if not self._active or self._board is None:
             return

@@ -43,22 +43,28 @@ def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Opti
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if config.name == "sgd":
         decay, momentum = config.weight_decay, config.momentum
-        return torch.optim.SGD(parameters, lr=config.lr, momentum=momentum, weight_decay=decay, fused=True)
+        optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=momentum, weight_decay=decay, fused=True)
+        if momentum:
+            # As torch would at the first step; but if loss scaling skips that one, it takes uninitialised memory.
+            for parameter in parameters:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
-    return Lars(groups, lr=config.lr, momentum=config.momentum)  # adapts only what decays
+    groups[0]["always_adapt"] = True  # its layer-wise rates are for weights, decayed or not
+    return Lars(groups, lr=config.lr, momentum=config.momentum)
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
     """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state."""
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / warmup if warmup >= 1 else config.lr
-    progress = (step - warmup) / max(1.0, epochs * steps_per_epoch - warmup)
+        return config.lr * min(1.0, (step + 1) / warmup)
+    progress = (step - warmup) / (epochs * steps_per_epoch - warmup)
     return config.final_lr + 0.5 * (config.lr - config.final_lr) * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

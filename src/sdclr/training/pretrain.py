@@ -1,12 +1,16 @@
 """The pre-training loop."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import NoReturn, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +20,7 @@ from sdclr.data.loading import Batch
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
+from sdclr.method import Objective
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
@@ -53,26 +58,46 @@ def pretrain(
     config = config or PretrainConfig()
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
-    with processes(runtime.device) as place, listening() as interrupts, _own_randomness(config.seed, place):
+    with processes(runtime.device) as place, _own_randomness(place.device):
         opened = _open_run(folder, images, config, place)
-        if not opened.finished:
-            feed = create_feed(images, opened, config, runtime, place)
-            trainer = Trainer(opened, config, runtime, feed, place)
+        if opened.finished:
+            return opened
+        _seed(config.seed, place.device)
+        objective = create_objective(config)  # what is wrong with the settings comes out before images are looked at
+        feed = create_feed(images, opened, config, runtime, place)
+        if place.first and not opened.config_file.exists():
+            write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+        with listening() as interrupts:
+            trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int, place: Processes) -> Iterator[None]:
-    """Seed torch for the run (initial weights, dropout) and leave the caller's random state as it was."""
-    devices = [place.device] if place.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the CPU's generator and the device's: `torch.manual_seed` would seed those of all other GPUs too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Processes) -> Run:
-    """Start a run in a new folder, or make sure that the one that is there is this one."""
+    """The run in a folder, made sure that it is this one if there is one."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder with --run")
+    parts = config.accumulate * place.world
+    if config.batch_size % parts or config.batch_size < 2 * parts:
+        raise InputError(
+            f"a batch of {config.batch_size} cannot be split into {config.accumulate} equal parts of 2 or more for "
+            f"each of {place.world} processes: make it a multiple of {parts}"
+        )
     run = Run(folder)
     if run.config_file.exists():
         changed = differences(from_json(PretrainConfig, read_json(run.config_file)), config)
@@ -85,10 +110,6 @@ def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Proce
                 f"{folder} was trained on {run.source['images']} images of {run.source['name']}, not on these "
                 f"{len(source)}: give it the same images, or name another folder with --run"
             )
-    place.barrier()  # no process may look for what another is about to write
-    if place.first and not run.config_file.exists():
-        write_json(run.config_file, to_json(config))
-    place.barrier()
     return run
 
 
@@ -99,27 +120,40 @@ class Trainer:
         run: Where it is kept.
         config: What decides the result.
         runtime: How it is carried out.
+        objective: What is trained; at its start, which a checkpoint replaces.
         feed: The batches.
         place: This process among the others.
     """
 
-    def __init__(self, run: Run, config: PretrainConfig, runtime: Runtime, feed: Feed, place: Processes) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        config: PretrainConfig,
+        runtime: Runtime,
+        objective: Objective,
+        feed: Feed,
+        place: Processes,
+    ) -> None:
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
         self.steps_per_epoch = feed.loader.steps_per_epoch
         self.total = config.epochs * self.steps_per_epoch
-        objective = create_objective(config).to(place.device)
+        objective = objective.to(place.device)
         if place.world > 1 and place.device.type == "cuda":
             # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
-            nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # converts in place
+            # timm's converter, in place: torch's own would drop the activations that timm fuses into normalisation.
+            convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective = objective
         self.optimizer = create_optimizer(objective, config.optim)
         self.scaler = GradScaler(place.device.type, enabled=runtime.amp == "fp16")
         self.step = 0
-        self.window: list[tuple[int, Tensor, Any]] = []  # (step, loss, sample indices) not logged yet
+        self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
+        self.last_batch = np.empty(0, dtype=np.int64)
         self.logged_losses: list[float] = []  # of this logging interval, already checked
         self.last_checkpoint: Path | None = None
+        self.saved_step: int | None = None
         self._restore()
         self.model = self._wrapped()
 
@@ -134,22 +168,23 @@ class Trainer:
             progress=self.runtime.progress,
         )
         saved = time.monotonic()
+        period = 60 * self.runtime.checkpoint_minutes
         try:
             while self.step < self.total:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
                 for batch in self.feed.loader.epoch(epoch, start):
                     self._take_step(batch)
                     self._log(log, epoch)
-                    due = time.monotonic() - saved >= 60 * self.runtime.checkpoint_minutes
-                    signum = self.place.any(interrupts.signum)
-                    if signum or (due and self.step < self.total):
+                    # All processes save at the same step, though their clocks and signals differ.
+                    overdue = self.step < self.total and time.monotonic() - saved >= period
+                    signum, due = divmod(self.place.any(2 * interrupts.signum + overdue), 2)
+                    if signum or due:
                         self.save()
                         saved = time.monotonic()
                     if signum:
                         raise Interrupted(
                             signum, f"stopped after step {self.step} of {self.total}; {self.last_checkpoint} is saved"
                         )
-                self.feed.list_bad_images()
             self.save()
         finally:
             log.close()
@@ -163,6 +198,7 @@ class Trainer:
         if competitor is not None and self.step % every == 0:
             competitor.refresh()
         self.objective.train()
+        _seed(self._step_seed(), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
         )
@@ -204,30 +240,47 @@ class Trainer:
         losses = self.place.mean(torch.stack([loss for _, loss, _ in self.window])).tolist()
         for (step, _, indices), loss in zip(self.window, losses, strict=True):
             if loss - loss != 0:  # NaN or infinite
-                names = [self.feed.name(index) for index in indices]
-                listed = self.run.path / f"nonfinite-step-{step}.json"
-                if self.place.first:
-                    write_json(listed, {"step": step, "images": names})
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step} (images {', '.join(names[:3])}, …, all in {listed}); the last "
-                    f"good checkpoint is {self.last_checkpoint}: lower --optim.lr, raise the warm-up or drop --amp"
-                )
+                self._give_up(f"the loss is {loss} at step {step}", step, indices)
             self.logged_losses.append(loss)
+        self.last_batch = self.window[-1][2]
         self.window.clear()
 
+    def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> NoReturn:
+        """End the run at a number that is not finite. All processes call this together."""
+        shares = self.place.gather([self.feed.name(index) for index in indices.tolist()])
+        names = [name for share in shares for name in share]
+        listed = self.run.path / f"nonfinite-step-{step}.json"
+        if self.place.first:
+            write_json(listed, {"step": step, "images": names})
+        good = (
+            f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint is saved"
+        )
+        raise FloatingPointError(
+            f"{what} (images {', '.join(names[:3])}, …, all in {listed}); {good}: lower --optim.lr, raise the warm-up "
+            "or drop --amp, in a new run"
+        )
+
     def save(self) -> None:
-        """Write a checkpoint of the whole state."""
+        """Write a checkpoint of the whole state, unless it is there. All processes call this together."""
         self._check_losses()  # a state after a loss that is not finite is never saved
-        if not self.place.first:
+        if self.saved_step == self.step:
             return
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.objective.state_dict().values())
+        if self.place.any(not finite):
+            self._give_up(f"weights are not finite after step {self.step - 1}", self.step - 1, self.last_batch)
+        self.feed.list_bad_images(self.place)
+        if self.place.first:
+            self._write_checkpoint()
+        self.saved_step = self.step
+        self.place.barrier()  # a process that ends while the first still writes would make torchrun end that too
+
+    def _write_checkpoint(self) -> None:
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "logged_losses": self.logged_losses,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.place.device) if self.place.device.type == "cuda" else None,
         }
         self.last_checkpoint = save_checkpoint(self.run.checkpoints, state, self.step)
 
@@ -236,14 +289,22 @@ class Trainer:
         if loaded is None:
             return
         state, self.last_checkpoint = loaded
-        self.step = state["step"]
+        self.step = self.saved_step = state["step"]
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for parameter, buffers in self.optimizer.state.items():
+            for name, buffer in buffers.items():
+                if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
+                    # Fused optimisers take it for granted that a weight and its momentum lie in memory alike.
+                    buffers[name] = torch.empty_like(parameter).copy_(buffer)
+        if state["scaler"]:  # empty if it was saved without mixed precision
+            self.scaler.load_state_dict(state["scaler"])
         self.logged_losses = list(state["logged_losses"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.place.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.place.device)
+
+    def _step_seed(self) -> int:
+        """Decides what a step draws beyond the views, such as dropout; each process draws its own."""
+        key = f"{self.config.seed} {self.step} {self.place.rank}".encode()
+        return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
 
     def _wrapped(self) -> nn.Module:
         """The objective, compiled and spread over processes as asked."""

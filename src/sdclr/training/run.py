@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from sdclr.config import from_json, to_json
@@ -109,7 +110,8 @@ class Run:
             raise InputError(
                 f"{self.checkpoints} holds no whole checkpoint: run `sdclr pretrain` again with the same --run"
             )
-        objective = create_objective(self.config)
+        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+            objective = create_objective(self.config)
         objective.load_state_dict(loaded[0]["objective"])
         return objective.eval()
 
@@ -166,9 +168,10 @@ def load_encoder(path: str | Path) -> Encoder:
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             encoder = create_encoder(from_json(EncoderConfig, description["encoder"]), description["image_size"])
         encoder.backbone.load_state_dict(load_file(weights_file))
-    except (KeyError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(
-            f"{weights_file} does not hold the weights that {description_file} describes: {error}"
+            f"{weights_file} does not hold the weights that {description_file} describes "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): put back a whole copy of both"
         ) from error
     return encoder.eval()
 
@@ -180,7 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: If it cannot be read as one.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
@@ -190,4 +193,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON object for people to read, whole or not at all."""
-    write_atomically(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))

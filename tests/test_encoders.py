@@ -1,0 +1,143 @@
+"""Encoders and projection heads."""
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sdclr.encoders import Encoder, EncoderConfig, HeadConfig, Network, create_encoder, create_network, projection_head
+from sdclr.errors import InputError
+from sdclr.method import SelfCompetitor
+
+
+def small(name: str = "resnet18", width: int | None = 4, image_size: int = 16) -> Encoder:
+    return create_encoder(EncoderConfig(name=name, width=width), image_size)
+
+
+@pytest.mark.parametrize(
+    ("stem", "image_size", "kernel", "pooled"),
+    [
+        ("auto", 63, (3, 3), False),
+        ("auto", 64, (7, 7), True),
+        ("small", 64, (3, 3), False),
+        ("default", 32, (7, 7), True),
+    ],
+)
+def test_the_stem_fits_the_images(stem: str, image_size: int, kernel: tuple[int, int], *, pooled: bool) -> None:
+    encoder = create_encoder(EncoderConfig(stem=stem, width=4), image_size)  # type: ignore[arg-type]  # parametrized
+    assert encoder.backbone.conv1.kernel_size == kernel
+    assert encoder.backbone.conv1.stride == ((2, 2) if pooled else (1, 1))
+    assert isinstance(encoder.backbone.maxpool, nn.MaxPool2d) == pooled
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "features"), [("resnet18", 4, 32), ("resnet18", 6, 48), ("resnet50", 4, 128)]
+)
+def test_the_width_narrows_every_stage(name: str, width: int, features: int) -> None:
+    encoder = small(name, width)
+    assert encoder.num_features == features
+    assert [m.out_channels for m in (encoder.backbone.conv1, encoder.backbone.layer1[0].conv1)] == [width, width]
+    assert encoder(torch.rand(2, 3, 16, 16)).shape == (2, features)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_at_width_64_a_narrowed_resnet_is_timms_own(name: str) -> None:
+    built = create_encoder(EncoderConfig(name=name, width=64, stem="default"), 64).backbone
+    own = timm.create_model(name, num_classes=0)
+    shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (built, own)]
+    assert shapes[0] == shapes[1]
+    built.load_state_dict(own.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(built.eval()(images), own.eval()(images))
+
+
+def test_no_residual_branch_starts_as_nothing() -> None:
+    last_norms = [m.weight for name, m in small().named_modules() if name.endswith("bn2")]
+    assert len(last_norms) == 8
+    assert all(bool((weight == 1).all()) for weight in last_norms)
+
+
+def test_the_seed_decides_the_weights() -> None:
+    torch.manual_seed(1)
+    first = small().state_dict()
+    torch.manual_seed(1)
+    again = small().state_dict()
+    other = small().state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["backbone.layer1.0.conv1.weight"], other["backbone.layer1.0.conv1.weight"])
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**31))
+def test_bytes_and_floats_give_equal_features(seed: int) -> None:
+    encoder = small().eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(encoder(images), encoder(images.float() / 255))
+
+
+def test_the_input_is_normalised_inside() -> None:
+    config = EncoderConfig(width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    encoder = create_encoder(config, 16).eval()
+    images = torch.rand(2, 3, 16, 16)
+    by_hand = torch.stack([(images[:, c] - config.mean[c]) / config.std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(encoder(images), encoder.backbone(by_hand))
+    assert "mean" not in encoder.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"), [("vit_tiny_patch16_224", 32), ("convnext_atto", 32), ("mobilenetv3_small_050", 32)]
+)
+def test_any_timm_model_will_do(name: str, image_size: int) -> None:
+    network = create_network(EncoderConfig(name=name), HeadConfig(dim=8), image_size)
+    assert network(torch.rand(2, 3, image_size, image_size)).shape == (2, 8)
+    assert network.encoder(torch.rand(2, 3, image_size, image_size)).shape == (2, network.encoder.num_features)
+
+
+@pytest.mark.parametrize(
+    ("config", "image_size", "message"),
+    [
+        (EncoderConfig(name="resnt18"), 32, "did you mean .*resnet18"),
+        (EncoderConfig(name="…"), 32, "list_models"),
+        (EncoderConfig(name="resnet18.nonsense"), 32, "timm cannot make 'resnet18.nonsense'"),
+        (EncoderConfig(name="convnext_atto", width=8), 32, "for ResNets: leave them out for 'convnext_atto'"),
+        (EncoderConfig(name="vit_tiny_patch16_224", stem="small"), 32, "for ResNets"),
+        (EncoderConfig(name="resnet50d", stem="small"), 32, "one stem convolution: leave them out for 'resnet50d'"),
+        (EncoderConfig(name="resnext50_32x4d", width=32), 32, "plain ResNets .*leave it out for 'resnext50_32x4d'"),
+        (EncoderConfig(name="seresnet18", width=16), 32, "plain ResNets .*leave it out for 'seresnet18'"),
+        (EncoderConfig(name="convnext_atto"), 8, "cannot take images of 8 px .*another"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_mend(config: EncoderConfig, image_size: int, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        create_encoder(config, image_size)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"width": 0}, {"std": (1.0, 0.0, 1.0)}])
+def test_nonsense_encoders_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        EncoderConfig(**values)  # type: ignore[arg-type]  # parametrized
+    with pytest.raises(InputError):
+        HeadConfig(dim=0)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_head_has_its_layers_with_normalisation_after_each(layers: int, norm: str) -> None:
+    head = projection_head(12, HeadConfig(layers=layers, dim=5, norm=norm))  # type: ignore[arg-type]  # parametrized
+    linear = [m for m in head if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(12, 12)] * (layers - 1) + [(12, 5)]
+    assert all((m.bias is None) == (norm == "batch") for m in linear)
+    kinds = [type(m) for m in head]
+    block = [nn.Linear, nn.BatchNorm1d] if norm == "batch" else [nn.Linear]
+    assert kinds == [*([*block, nn.ReLU] * (layers - 1)), *block]
+    assert head(torch.rand(4, 12)).shape == (4, 5)
+
+
+def test_every_convolution_of_the_encoder_is_prunable_and_the_head_is_not() -> None:
+    network = Network(small(), projection_head(32, HeadConfig(dim=8)))
+    convolutions = {f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    assert set(SelfCompetitor(network, 0.5).masks) == convolutions
+    assert len(convolutions) == 20  # the stem, 16 in blocks, 3 shortcuts

@@ -1,0 +1,207 @@
+"""Runs in processes of their own: killed and started again, stopped by a signal, two at a time.
+
+The processes are forked from a server that has torch imported, which saves seconds for each.
+"""
+
+import dataclasses
+import multiprocessing
+import multiprocessing.context
+import random
+import runpy
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdclr.data.sources import ArraySource, SubsetSource
+from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.optim import OptimConfig
+from sdclr.training.pretrain import pretrain
+from sdclr.training.run import Run, create_objective
+
+Child = multiprocessing.context.ForkServerProcess
+
+# What a launched process does: join the others, train, and end as the command line would. `signal_at` is a step, and
+# what the process then sends to itself or, with its worker processes, to its group.
+SCRIPT = """
+import multiprocessing, os, signal, sys, torch
+multiprocessing.set_start_method("fork", force=True)  # for its workers, as if it had not come from a server itself
+os.environ.update(env)
+if group: os.setpgid(0, 0)
+torch.set_num_threads(1)
+from sdclr.training import pretrain as loop
+from sdclr.training.interrupts import Interrupted
+take_step = loop.Trainer._take_step
+def stepped(self, batch):
+    take_step(self, batch)
+    if self.step == signal_at:
+        (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), signum)
+loop.Trainer._take_step = stepped
+try:
+    loop.pretrain(source, config, run=run, runtime=runtime)
+except Interrupted as error:
+    sys.exit(error.exit_code)
+"""
+
+Launch = Callable[..., Child]
+
+
+@pytest.fixture
+def launch(runtime: Runtime, tmp_path: Path) -> Iterator[Launch]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sdclr.training.pretrain"])
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    started: list[Child] = []
+
+    def start(source: Any, config: PretrainConfig, run: Path, **how: Any) -> Child:
+        values = {
+            "source": source,
+            "config": config,
+            "run": run,
+            "env": how.pop("env", {}),
+            "group": how.pop("group", False),
+            "signal_at": how.pop("signal_at", None),
+            "signum": how.pop("signum", None),
+            "runtime": dataclasses.replace(runtime, **how),
+        }
+        child = context.Process(target=runpy.run_path, args=(str(script), values))
+        child.start()
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.join()
+
+
+def ended(child: Child) -> int | None:
+    child.join(120)
+    return child.exitcode
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in Run(run).metrics()]
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    assert losses(first) == losses(second)
+    one, two = (Run(path).objective().state_dict() for path in (first, second))
+    assert one.keys() == two.keys()
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    assert (first / "encoder.safetensors").read_bytes() == (second / "encoder.safetensors").read_bytes()
+
+
+def kill_at_a_random_moment(child: Child, run: Path, moments: random.Random) -> None:
+    """Let it come some steps further, then kill it, perhaps while it writes."""
+    before = newest_step(run)
+    further = moments.randint(1, 4)
+    while child.is_alive() and newest_step(run) < before + further:
+        time.sleep(0.005)
+    time.sleep(moments.uniform(0, 0.1))
+    child.kill()
+    child.join()
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("*.pt")), default=0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)}], ids=["plain", "parts"]
+)
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
+    launch: Launch, tiny: PretrainConfig, few_digits: SubsetSource, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(tiny, epochs=6, **changes)
+    whole = launch(few_digits, config, tmp_path / "whole")
+    moments, kills = random.Random(len(changes)), 0  # noqa: S311  # moments, not secrets
+    while not Run(tmp_path / "killed").finished:
+        child = launch(few_digits, config, tmp_path / "killed", checkpoint_minutes=0)
+        if kills < 5:
+            kill_at_a_random_moment(child, tmp_path / "killed", moments)
+            kills += 1
+        else:
+            assert ended(child) == 0
+    assert ended(whole) == 0
+    assert kills >= 3
+    assert_same_result(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_run_and_its_decoding_processes_ends_it_in_order(
+    launch: Launch, tiny: PretrainConfig, large_images: ArraySource, tmp_path: Path, signum: int
+) -> None:
+    config, run = dataclasses.replace(tiny, epochs=3), tmp_path / "run"
+    child = launch(large_images, config, run, workers=2, group=True, signal_at=3, signum=signum)
+    assert ended(child) == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
+    assert newest_step(run) == 3
+    assert ended(launch(large_images, config, run)) == 0
+
+
+def torchrun_env(rank: int, world: int, port: int) -> dict[str, str]:
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in values.items()}}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def without_batch_norm() -> PretrainConfig:
+    """A run whose result may not depend on how a batch is shared."""
+    return PretrainConfig(
+        encoder=EncoderConfig(name="convnext_atto", std=(1.0, 1.0, 1.0)),
+        head=HeadConfig(dim=8, norm="none"),
+        damage=DamageConfig(ratio=0.3),
+        optim=OptimConfig(lr=0.05, warmup_epochs=1),
+        epochs=3,
+        batch_size=16,
+    )
+
+
+def test_two_processes_train_as_one_does(
+    launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+) -> None:
+    config, run = without_batch_norm, tmp_path / "two"
+    port = free_port()
+    # Only the second process is asked to stop: both do, after the same step.
+    pair = [
+        launch(
+            few_digits,
+            config,
+            run,
+            env=torchrun_env(rank, 2, port),
+            signal_at=5 if rank else None,
+            signum=signal.SIGTERM,
+        )
+        for rank in range(2)
+    ]
+    one = pretrain(few_digits, config, run=tmp_path / "one", runtime=runtime)
+    assert [ended(child) for child in pair] == [143, 143]
+    assert newest_step(run) == 5
+    port = free_port()
+    pair = [launch(few_digits, config, run, env=torchrun_env(rank, 2, port)) for rank in range(2)]
+    assert [ended(child) for child in pair] == [0, 0]
+    assert dict(losses(run)) == pytest.approx(dict(losses(one.path)), abs=1e-5)
+    assert [step for step, _ in losses(run)] == [step for step, _ in losses(one.path)]  # one process logs
+    weights, expected = Run(run).encoder().state_dict(), one.encoder().state_dict()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
+    changed = torch.cat([(expected[name] - tensor).flatten() for name, tensor in initial(config).items()])
+    assert changed.abs().max() > 1e-2  # else the comparison would say nothing
+
+
+def initial(config: PretrainConfig) -> dict[str, torch.Tensor]:
+    torch.manual_seed(config.seed)
+    return create_objective(config).network.encoder.state_dict()  # type: ignore[union-attr]  # a Network's
