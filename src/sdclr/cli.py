@@ -116,12 +116,12 @@ class Embed:
 class Demo:
     """Train SimCLR and SDCLR on handwritten digits that come with scikit-learn, made long-tailed, and compare them.
 
-    Takes a few minutes on two cores; ends with a table and RUN/report.html.
+    Takes two to three minutes on two cores; ends with two tables and RUN/report.html.
     """
 
     run: Path = Path("runs/demo")
     """Folder for the runs and the report."""
-    splits: int = 3
+    splits: int = 5
     """Class orders to average over."""
 
 

@@ -12,7 +12,7 @@ import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.evaluation.evaluate import EvaluateConfig, branch_encoder, draw_shots, evaluate
 from sdclr.evaluation.features import extract_features
-from sdclr.evaluation.probes import linear_probe, stratified_holdout
+from sdclr.evaluation.probes import ProbeConfig, linear_probe, stratified_holdout
 
 TINY = sdclr.PretrainConfig(
     encoder=sdclr.EncoderConfig(width=4),
@@ -90,6 +90,21 @@ def test_the_sparse_branch_is_the_pruned_encoder(run):
         masked = objective.network.head(encoder(x))
         assert not torch.allclose(encoder(x), run.encoder()(x))
         assert masked.shape == twin(x).shape
+
+
+@pytest.mark.parametrize("branch", ["dense", "sparse"])
+def test_augmented_probes_see_images_anew(run, branch, monkeypatch):
+    seen = []
+    augment = sdclr.evaluation.probes.pad_crop_flip
+    monkeypatch.setattr(
+        sdclr.evaluation.probes, "pad_crop_flip", lambda *arguments: seen.append(arguments[1]) or augment(*arguments)
+    )
+    protocol = ProbeConfig(epochs=2, milestones=(1,), learning_rates=(10.0, 1.0))
+    config = EvaluateConfig(branch=branch, augment=True, shots=2, k=5, linear=protocol, few_shot=protocol)
+    found = evaluate(run, digits("train"), digits("test"), config)
+    assert found.linear.balance.all > 5
+    assert seen == [1] * 22  # 1 px of 8; ten batches in each of two epochs, and one in each for the few
+    assert found.description["config"]["augment"] is True
 
 
 def test_labels_are_needed_and_must_match(run):

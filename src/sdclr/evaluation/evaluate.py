@@ -1,6 +1,7 @@
 """Evaluate a run: probes on its frozen encoder, per class, by group, and how far the groups lie apart."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,16 +9,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from sdclr.config import to_json
 from sdclr.data.longtail import class_groups
-from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
-from sdclr.evaluation.features import Features, extract_features
+from sdclr.evaluation.features import Features, extract_features, load_views
 from sdclr.evaluation.knn import knn_predict
-from sdclr.evaluation.probes import FEW_SHOT, LINEAR, Probe, ProbeConfig, linear_probe, stratified_holdout
+from sdclr.evaluation.probes import (
+    FEW_SHOT,
+    LINEAR,
+    Probe,
+    ProbeConfig,
+    linear_probe,
+    linear_probe_augmented,
+    stratified_holdout,
+)
 from sdclr.training.run import Run, write_json
 from sdclr.version import __version__
 
@@ -34,6 +43,9 @@ class EvaluateConfig:
     """Labelled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
     draws: int = 1
     """How many few-shot sets are drawn; their accuracies are averaged."""
+    augment: bool = False
+    """Train the probes on images cropped and flipped anew every epoch, as in the paper, instead of on features computed
+    once. The encoder then runs in every epoch."""
     k: int = 200
     """Neighbours that vote in the kNN classifier."""
     groups: Literal["thirds", "shots"] = "thirds"
@@ -117,46 +129,40 @@ def evaluate(
     config = config or EvaluateConfig()
     run = run if isinstance(run, Run) else Run.open(run)
     train, test = open_source(train), open_source(test)
-    for source in (train, test):
-        if source.labels is None:
-            raise InputError(
-                f"{source.name} has no labels: probes need labelled images (class folders or a label column)"
-            )
-    if train.classes and test.classes and tuple(train.classes) != tuple(test.classes):
-        raise InputError(
-            f"{train.name} and {test.name} have different classes: their folders or class names must match"
-        )
+    _check_sources(train, test)
     encoder = branch_encoder(run, config.branch)
-    features = [
-        extract_features(
-            encoder,
+    size = run.config.views.image_size
+    fit, judge = (
+        _labelled(
+            extract_features(
+                encoder, source, image_size=size, batch_size=config.batch_size, device=device, workers=workers
+            ),
             source,
-            image_size=run.config.views.image_size,
-            batch_size=config.batch_size,
-            device=device,
-            workers=workers,
         )
         for source in (train, test)
-    ]
-    (train_x, train_y), (test_x, test_y) = (_labelled(f, s) for f, s in zip(features, (train, test), strict=True))
-    classes = max(len(train.classes), int(train_y.max()) + 1, int(test_y.max()) + 1)
+    )
+    classes = max(len(train.classes), int(fit.y.max()) + 1, int(judge.y.max()) + 1)
     counts = run.source.get("class_counts") if class_counts is None else np.asarray(class_counts).tolist()
     groups = _groups(counts, classes, config)
 
     def score(predictions: list[NDArray[np.int64]], details: dict[str, Any]) -> Score:
-        per_class = 100 * np.mean([per_class_accuracy(p, test_y, classes) for p in predictions], axis=0)
+        per_class = 100 * np.mean([per_class_accuracy(p, judge.y, classes) for p in predictions], axis=0)
         return Score(_balance(per_class, groups), per_class.tolist(), details)
 
-    kept, held = stratified_holdout(train_y, config.validation, config.seed)
-    val_x, val_y = train_x[held], train_y[held]
-    probe = linear_probe(train_x[kept], train_y[kept], val_x, val_y, classes, config.linear)
+    kept, held = stratified_holdout(fit.y, config.validation, config.seed)
+    if config.augment:
+        views = load_views(SubsetSource(train, fit.positions), image_size=size, workers=workers).images
+        probe = _augmented(encoder, views, fit.y, held, classes)
+    else:
+        probe = _cached(fit, held, classes)
+    full = probe(kept, config.linear)
     shots = config.shots or max(1, round(0.01 * len(kept) / classes))
-    sets = [kept[draw_shots(train_y[kept], shots, config.seed + draw)] for draw in range(config.draws)]
-    few = [linear_probe(train_x[chosen], train_y[chosen], val_x, val_y, classes, config.few_shot) for chosen in sets]
-    voted = knn_predict(train_x[kept], train_y[kept], test_x, classes, k=config.k)
+    sets = [kept[draw_shots(fit.y[kept], shots, config.seed + draw)] for draw in range(config.draws)]
+    few = [probe(chosen, config.few_shot) for chosen in sets]
+    voted = knn_predict(fit.x[kept], fit.y[kept], judge.x, classes, k=config.k)
     result = Result(
-        linear=score([probe.predict(test_x)], _details([probe]) | {"images": len(kept)}),
-        few_shot=score([p.predict(test_x) for p in few], _details(few) | {"images": len(sets[0]), "shots": shots}),
+        linear=score([full.predict(judge.x)], _details([full]) | {"images": len(kept)}),
+        few_shot=score([p.predict(judge.x) for p in few], _details(few) | {"images": len(sets[0]), "shots": shots}),
         knn=score([voted], {"k": min(config.k, len(kept)), "images": len(kept)}),
         description={
             "run": run.path.name,
@@ -164,8 +170,8 @@ def evaluate(
             "groups": {name: ids.tolist() for name, ids in groups.items()} if groups else None,
             "class_counts": counts,
             "config": to_json(config),
-            "train": _described(train, features[0]),
-            "test": _described(test, features[1]),
+            "train": _described(fit),
+            "test": _described(judge),
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -195,15 +201,57 @@ def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.i
     return np.sort(np.concatenate(chosen))
 
 
-def _labelled(features: Features, source: Source) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Features and labels of the images that have both."""
-    if source.labels is None:  # checked by `evaluate`
-        raise InputError(f"{source.name} has no labels")
-    labels = source.labels[features.kept]
+@dataclass(frozen=True)
+class _Labelled:
+    """The images of a source that have both features `x` `(N, D)` and a label `y` `(N,)`, by position in the source."""
+
+    source: Source
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    bad: int
+
+
+def _labelled(features: Features, source: Source) -> _Labelled:
+    labels = np.asarray(source.labels)[features.kept]
     known = labels >= 0
     if not known.any():
         raise InputError(f"none of the images of {source.name} has a label")
-    return features.values[known], labels[known]
+    return _Labelled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
+
+
+def _check_sources(train: Source, test: Source) -> None:
+    for source in (train, test):
+        if source.labels is None:
+            raise InputError(
+                f"{source.name} has no labels: probes need labelled images (class folders or a label column)"
+            )
+    if train.classes and test.classes and tuple(train.classes) != tuple(test.classes):
+        raise InputError(
+            f"{train.name} and {test.name} have different classes: their folders or class names must match"
+        )
+
+
+_Prober = Callable[[NDArray[np.int64], ProbeConfig], Probe]
+"""Trains a probe on some of the training images, validated on those that are held out."""
+
+
+def _cached(fit: _Labelled, held: NDArray[np.int64], classes: int) -> _Prober:
+    def probe(chosen: NDArray[np.int64], protocol: ProbeConfig) -> Probe:
+        return linear_probe(fit.x[chosen], fit.y[chosen], fit.x[held], fit.y[held], classes, protocol)
+
+    return probe
+
+
+def _augmented(
+    encoder: nn.Module, views: Tensor, labels: NDArray[np.int64], held: NDArray[np.int64], classes: int
+) -> _Prober:
+    def probe(chosen: NDArray[np.int64], protocol: ProbeConfig) -> Probe:
+        sets = (views[chosen], labels[chosen], views[held], labels[held])
+        pad = views.shape[-1] // 8  # 4 px of 32, as in the paper
+        return linear_probe_augmented(encoder, *sets, classes, protocol, pad=pad)
+
+    return probe
 
 
 def _groups(counts: list[int] | None, classes: int, config: EvaluateConfig) -> dict[str, NDArray[np.int64]] | None:
@@ -230,12 +278,12 @@ def _details(probes: list[Probe]) -> dict[str, Any]:
     }
 
 
-def _described(source: Source, features: Features) -> dict[str, Any]:
+def _described(used: _Labelled) -> dict[str, Any]:
     return {
-        "name": source.name,
-        "images": len(source),
-        "bad_images": len(features.bad),
-        "fingerprint": fingerprint(source),
+        "name": used.source.name,
+        "images": len(used.source),
+        "bad_images": used.bad,
+        "fingerprint": fingerprint(used.source),
     }
 
 

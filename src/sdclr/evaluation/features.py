@@ -21,6 +21,9 @@ from sdclr.errors import BadImageError, InputError
 SMALL_SIDE = 96
 """Images up to this many pixels on both sides are seen whole."""
 
+MAX_VIEWS_BYTES = 8 * 2**30
+"""Memory that `load_views` takes at most."""
+
 _View = tuple[int, NDArray[np.uint8] | BadImage]
 
 
@@ -128,6 +131,47 @@ def extract_features(
         why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise InputError(f"{source.name}: none of {total} images can be decoded{why}. Check the path and the files")
     return Features(values[:done], kept[:done], bad)
+
+
+class Views(NamedTuple):
+    """Evaluation views of a source, held in memory.
+
+    Attributes:
+        images: (N, 3, S, S) uint8.
+        kept: (N,) int64, the position in the source of each.
+        bad: The images left out because they cannot be decoded.
+    """
+
+    images: Tensor
+    kept: NDArray[np.int64]
+    bad: list[BadImage]
+
+
+def load_views(source: Source, *, image_size: int, workers: int = 0) -> Views:
+    """The evaluation view of every image that can be decoded.
+
+    Args:
+        source: What names the images.
+        image_size: Side S of the view in pixels.
+        workers: Processes that decode; 0 decodes in this one.
+
+    Raises:
+        InputError: The views would not fit into `MAX_VIEWS_BYTES`, or no image can be decoded.
+    """
+    size = len(source) * 3 * image_size**2
+    if size > MAX_VIEWS_BYTES:
+        raise InputError(
+            f"{source.name}: {len(source)} views of {image_size} px take {size / 2**30:.0f} GiB of memory, more than "
+            f"{MAX_VIEWS_BYTES / 2**30:.0f}: probe without augmentation"
+        )
+    loader: DataLoader[_View] = DataLoader(
+        _Views(source, image_size), batch_size=256, num_workers=workers, collate_fn=_collate
+    )
+    positions, images, bad = zip(*loader, strict=True)
+    kept = np.concatenate(positions)
+    if not len(kept):
+        raise InputError(f"{source.name}: none of {len(source)} images can be decoded. Check the path and the files")
+    return Views(torch.cat([part for part in images if len(part)]), kept, [item for part in bad for item in part])
 
 
 def encode_images(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -66,14 +67,17 @@ class Table:
 
     def rich(self) -> RichTable:
         """The same for the terminal."""
-        # Texts, not strings: a name in square brackets is no markup.
+        # Texts, not strings: a name in square brackets is no markup. Lean, so that six columns fit into 80 characters.
         table = RichTable(
-            title=Text(self.title) if self.title else None, caption=Text(self.note) if self.note else None
+            title=Text(self.title) if self.title else None,
+            caption=Text(self.note) if self.note else None,
+            box=SIMPLE_HEAD,
         )
         for number, name in enumerate(self.columns):
-            table.add_column(Text(name), justify="right" if number else "left")
+            table.add_column(Text(name), justify="right" if number else "left", no_wrap=number > 0)
         for y, row in enumerate(self.rows):
-            table.add_row(*(Text(cell, style="bold" if (y, x) in self.best else "") for x, cell in enumerate(row)))
+            cells = [row[0], *(cell.replace(" ± ", "±") for cell in row[1:])]
+            table.add_row(*(Text(cell, style="bold" if (y, x) in self.best else "") for x, cell in enumerate(cells)))
         return table
 
 
