@@ -114,6 +114,18 @@ def test_debug_shows_the_trace(tmp_path, monkeypatch):
         main(["pretrain", "/nowhere", "--run", "x", "--debug"])
 
 
+def test_torchrun_trains_one_run_on_two_processes(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sdclr", "--"]
+    command = [*launch, "pretrain", "digits", "--run", str(tmp_path / "run"), *FAST]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoder:") == 1
+    assert "Warning" not in done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [20, 40]
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
     run = tmp_path / "run"

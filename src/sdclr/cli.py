@@ -1,5 +1,6 @@
 """The command line: `sdclr pretrain`, `evaluate`, `embed`, `demo`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Pretrain:
     """Train an encoder on images without labels, or go on with a run that was stopped.
 
     Ctrl-C stops after the step at hand with everything saved; the same command again goes on. With no options the
-    settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr pretrain …
+    settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
 
     For example:
         sdclr pretrain ./images --run runs/a
@@ -192,6 +193,8 @@ def _dispatch(command: Command) -> None:
     if isinstance(command, Pretrain):
         source = select(open_source(command.source), command.subset)
         run = pretrain(source, command.config, run=command.run, runtime=command.runtime)
+        if os.environ.get("RANK", "0") != "0":
+            return  # torchrun started several processes: one of them speaks
         report = run_report(run, source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {report}", highlight=False)
     elif isinstance(command, Evaluate):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, cast
@@ -313,6 +314,8 @@ class Trainer:
             model.compile()
         if self.place.world > 1:
             ids = [self.place.device] if self.place.device.type == "cuda" else None
+            # torch warns of layouts for each 1x1 convolution in channels_last, where two descriptions fit one memory.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             # Running statistics are not averaged in training mode, and masks are equal everywhere by construction.
             model = DistributedDataParallel(
                 model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
