@@ -65,8 +65,9 @@ def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
     """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
 
     Small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the small stem; larger
-    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light,
-    since heavy damage costs accuracy in narrow networks and short runs. A batch takes at most a quarter of the images.
+    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light (a
+    fifth), since more costs accuracy in narrow networks and short runs (docs/results/cifar10_lt.md). A batch takes at
+    most a quarter of the images.
 
     Args:
         source: The images.
@@ -89,7 +90,7 @@ def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18" if small or not gpu else "resnet50", width=None if gpu else 16),
         views=views,
-        damage=DamageConfig(ratio=0.3),
+        damage=DamageConfig(ratio=0.2),
         optim=OptimConfig(lr=0.5 * batch / 512, warmup_epochs=10),
         temperature=0.2,
         batch_size=batch,
