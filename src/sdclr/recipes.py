@@ -65,9 +65,9 @@ def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
     """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
 
     Small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the small stem; larger
-    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light (a
-    fifth), since more costs accuracy in narrow networks and short runs (docs/results/cifar10_lt.md). A batch takes at
-    most a quarter of the images.
+    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light
+    (a fifth), since more costs accuracy in narrow networks and short runs (docs/results/cifar10_lt.md). A batch takes
+    at most a quarter of the images.
 
     Args:
         source: The images.
