@@ -25,7 +25,8 @@ class SubsetConfig:
     holdout: int = 0
     """Labelled images kept out of every subset, equally many a class, for validation (5000 for CIFAR-10)."""
     indices: str | None = None
-    """A .npy file of positions in the source, such as a published split, used as it is."""
+    """A .npy file of positions in the source, used as it is. Published CIFAR splits count in the original order, which
+    cifar10:FOLDER has; a set that is sorted otherwise, as Parquet copies may be, gives other images."""
 
     def __post_init__(self) -> None:
         if self.indices is not None and (self.kind != "all" or self.holdout):
