@@ -21,8 +21,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)  ## speed and memory, as ratios, into a Markdown table
-	$(BIN)/python benchmarks/speed.py
+bench: $(READY)  ## speed and memory, as ratios, into runs/speed.md
+	$(BIN)/python benchmarks/speed.py --out runs/speed.md
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache

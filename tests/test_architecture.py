@@ -10,7 +10,7 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "version"},
+    {"errors", "config", "files", "version"},
     {"method", "data", "encoders"},
     {"training"},
     {"evaluation"},

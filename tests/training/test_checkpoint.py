@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sdclr.errors import InputError
-from sdclr.training import checkpoint
-from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict[str, Any]:
@@ -141,16 +140,3 @@ def test_nothing_but_tensors_and_numbers_is_unpickled(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"path": Path("x")}, 1)
     with pytest.raises(Exception, match="Weights only load failed"):
         load_checkpoint(tmp_path)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "file"
-    write_atomically(path, b"old")
-
-    def crash(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", crash)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new and longer")
-    assert path.read_bytes() == b"old"

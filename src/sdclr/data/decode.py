@@ -54,7 +54,7 @@ def decode_image(data: bytes | Path, *, image_id: str, min_side: int | None = No
         data: The encoded bytes, or the file that holds them.
         image_id: Names the image in errors.
         min_side: A JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as its shorter side keeps at least this many
-            pixels, which is several times faster. None decodes at full size.
+            pixels, which takes less time. None decodes at full size.
 
     Returns:
         The image, `(H, W, 3)`, writable.

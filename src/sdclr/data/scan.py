@@ -5,6 +5,7 @@ waits for the interpreter lock, and two threads then take longer than one.
 """
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
+from sdclr.files import write_atomically
 
 __all__ = [
     "BadImage",
@@ -124,16 +126,15 @@ def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
     """Write `id,reason` rows, at once or not at all.
 
     Args:
-        path: The CSV file; its folder exists.
+        path: The CSV file; its folder is made if need be.
         bad: The images.
     """
+    table = io.StringIO(newline="")
+    rows = csv.writer(table)
+    rows.writerow(("id", "reason"))
+    rows.writerows((image.id, image.reason) for image in bad)
     # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("id", "reason"))
-        rows.writerows((image.id, image.reason) for image in bad)
-    partial.replace(path)
+    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def check_bad_fraction(

@@ -276,7 +276,7 @@ class _Grid:
         self.velocity = torch.zeros_like(self.parameters)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, D) features to (L, K, B): images last, where a softmax over few classes runs several times faster."""
+        """(B, D) features to (L, K, B): images last, so that a softmax over few classes runs along memory."""
         return torch.addmm(self.parameters[:, -1:], self.parameters[:, :-1], x.T).view(*self.shape, len(x))
 
     def step(self, x: Tensor, y: Tensor, scale: float) -> None:

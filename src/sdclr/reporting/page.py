@@ -19,10 +19,10 @@ from sdclr.config import to_json
 from sdclr.data.sources import Source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
+from sdclr.files import write_atomically
 from sdclr.reporting.figures import class_profile, group_bars, inline_svg, layer_sparsity_bars, loss_curves
 from sdclr.reporting.sheets import class_sheet, example_sheet, view_sheet
 from sdclr.reporting.tables import ScoreName, Table, balance_table, balances
-from sdclr.training.checkpoint import write_atomically
 from sdclr.training.run import Run, read_json
 from sdclr.version import __version__
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,9 @@ from typing import Any
 import torch
 
 from sdclr.errors import InputError
+from sdclr.files import write_atomically
 
 KEPT = 2
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put a file in its place whole or not at all, on disk before this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename, too, must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:

@@ -82,7 +82,6 @@ def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runti
     else:
         usable, bad = _survey(source, workers, place)
         if place.first:
-            run.path.mkdir(parents=True, exist_ok=True)
             write_bad_images(run.bad_images_file, bad)
         check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
     loader = _loader(source, usable, config, workers, place)

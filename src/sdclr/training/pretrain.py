@@ -168,6 +168,7 @@ class Trainer:
             active=self.place.first,
             progress=self.runtime.progress,
         )
+        self.objective.train()
         saved = time.monotonic()
         period = 60 * self.runtime.checkpoint_minutes
         try:
@@ -198,7 +199,6 @@ class Trainer:
         competitor, every = self.objective.competitor, self.config.damage.refresh_steps or self.steps_per_epoch
         if competitor is not None and self.step % every == 0:
             competitor.refresh()
-        self.objective.train()
         _seed(self._step_seed(), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim

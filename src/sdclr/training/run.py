@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save
 from sdclr.config import from_json, to_json
 from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_network
 from sdclr.errors import InputError
+from sdclr.files import write_atomically
 from sdclr.method import Objective, SelfCompetitor, SimCLR, magnitude_masks
 from sdclr.method.competitor import Criterion
-from sdclr.training.checkpoint import load_checkpoint, write_atomically
+from sdclr.training.checkpoint import load_checkpoint
 from sdclr.training.config import PretrainConfig
 from sdclr.version import __version__
 
