@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ from sdclr.errors import InputError
 
 T = TypeVar("T")
 
+SETTLING = 0.5  # seconds between the last collective and the end of the group
 PATIENCE = timedelta(hours=2)  # for the others, while the first process looks for bad images
 
 
@@ -114,4 +116,8 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         if owned:
+            # Gloo's thread needs the interpreter's lock to let go of the last collective, and the group's destructor,
+            # which runs when the last user of the group goes, waits for that thread with the lock in hand. Sleeping
+            # gives the lock away.
+            time.sleep(SETTLING)
             dist.destroy_process_group()
