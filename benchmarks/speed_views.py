@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from sdclr.data.loading import Batch, Loader, ResidentLoader, StreamLoader
+from sdclr.data.loading import Batch, Loader, ResidentLoader
 from sdclr.data.sources import ArraySource
+from sdclr.data.streaming import StreamLoader
 from sdclr.data.views import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, compare
 

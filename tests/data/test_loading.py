@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdclr.data import loading as module
-from sdclr.data.loading import Loader, ResidentLoader, StreamLoader, epoch_batches
+from sdclr.data import streaming as module
+from sdclr.data.loading import Loader, ResidentLoader, epoch_batches
+from sdclr.data.streaming import StreamLoader
 from sdclr.data.views import ViewConfig
 from sdclr.errors import BadImageError, InputError
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.data.decode import BadImage
-from sdclr.data.loading import Loader, ResidentLoader, StreamLoader
+from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
 from sdclr.data.sources import Source, SubsetSource, fingerprint
+from sdclr.data.streaming import StreamLoader
 from sdclr.errors import BadImageError, InputError
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
