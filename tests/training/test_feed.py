@@ -17,8 +17,8 @@ from PIL import Image
 
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import ResidentLoader, epoch_batches
-from sdclr.data.streaming import StreamLoader
 from sdclr.data.sources import ArraySource, FolderSource, Source, SubsetSource
+from sdclr.data.streaming import StreamLoader
 from sdclr.errors import BadImageError, InputError
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
