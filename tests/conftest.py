@@ -1,7 +1,10 @@
 """Fixtures shared by the whole suite."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 # Networks here are tiny: threads would spend their time waiting for each other. Before torch is imported, so that
 # processes started by tests follow.
@@ -29,3 +32,11 @@ def cifar10_dir(shared_data: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def no_synchronisation() -> Any:
+    """`with no_synchronisation() as watched: …` lists in `watched.found` what would make the host wait for a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
+        return importlib.import_module("synchronisation").NoSynchronisation

@@ -230,3 +230,22 @@ def test_compiled_equals_eager_and_a_refresh_recompiles_nothing():
             network[0].weight.normal_()
         competitor.refresh()
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_under_autocast_masked_weights_are_those_that_autocast_would_make(compiled):
+    network = create_network(EncoderConfig(width=4), HeadConfig(dim=8), 32)
+    competitor = SelfCompetitor(network, 0.5).eval()
+    x = torch.rand(4, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = pruned_copy(competitor)(x)
+        twin = torch.compile(competitor, fullgraph=True, backend="eager") if compiled else competitor
+        given = twin(x)
+        weights = competitor.twin()
+    assert given.dtype == torch.bfloat16
+    assert torch.equal(given, expected)
+    assert {weights[name].dtype for name in competitor.masks} == {torch.bfloat16}
+    given.float().square().sum().backward()
+    gradients = {name: dict(network.named_parameters())[name].grad for name in competitor.masks}
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    assert all(not gradient[~competitor.masks[name]].any() for name, gradient in gradients.items())

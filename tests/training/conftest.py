@@ -45,7 +45,8 @@ def few_digits() -> SubsetSource:
 
 @pytest.fixture(scope="session")
 def runtime() -> Runtime:
-    return Runtime(device="cpu", workers=0, log_steps=2, progress=False)
+    # In full precision, whatever the machine has: tests compare to many digits.
+    return Runtime(device="cpu", workers=0, log_steps=2, progress=False, amp="none")
 
 
 @pytest.fixture(scope="session")

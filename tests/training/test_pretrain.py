@@ -76,7 +76,8 @@ def test_a_run_leaves_its_files(finished: Run, tiny: PretrainConfig) -> None:
     board = {name for name in names if name.startswith("tensorboard/events")}
     assert board
     assert names - board == {
-        *("config.json", "source.json", "bad_images.csv", "metrics.jsonl", "encoder.json", "encoder.safetensors"),
+        *("config.json", "source.json", "bad_images.csv", "sittings.jsonl", "metrics.jsonl"),
+        *("encoder.json", "encoder.safetensors"),
         *("checkpoints/step-000000012.pt", "checkpoints/step-000000012.sha256"),
     }
     assert finished.finished

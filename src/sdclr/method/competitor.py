@@ -92,7 +92,7 @@ class SelfCompetitor(nn.Module):
     def twin(self) -> dict[str, Tensor]:
         """The tensors in which the twin differs from the network: masked weights and its own normalisation."""
         weights = dict(self.network.named_parameters())
-        twin: dict[str, Tensor] = {name: weights[name] * mask for name, mask in self.masks.items()}
+        twin = {name: _in_autocast(weights[name]) * mask for name, mask in self.masks.items()}
         for name in self._norm_names:
             twin[name] = getattr(self._norm, _escaped(name))
         return twin
@@ -142,6 +142,13 @@ def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:
     accepts = prunable or in_encoder
     chosen = {f"{name}.weight".lstrip(".") for name, module in network.named_modules() if accepts(name, module)}
     return [name for name, _ in network.named_parameters() if name in chosen]
+
+
+def _in_autocast(weight: Tensor) -> Tensor:
+    """The weight in the type that autocast would cast its masked copy to: half as wide, half as much to write."""
+    device = weight.device.type
+    casts = weight.dtype == torch.float32 and torch.is_autocast_enabled(device)
+    return weight.to(torch.get_autocast_dtype(device)) if casts else weight
 
 
 def _escaped(name: str) -> str:

@@ -7,6 +7,7 @@ from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.training.optim import OptimConfig
+from sdclr.training.precision import Amp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,16 @@ class Runtime:
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     workers: int | None = None
     """Processes that decode large images; by default one for each core but one, 8 at the most."""
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    """Mixed precision."""
+    amp: Amp = "auto"
+    """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
-    """Compile the two-branch forward pass with torch.compile."""
+    """Compile the two-branch forward pass with torch.compile: a minute more at the start, faster steps after it."""
+    cuda_graphs: bool = False
+    """With --compile on a GPU: replay each step's kernels as CUDA graphs, for small networks that launch many."""
+    checkpoint_activations: bool = False
+    """Keep the input of each block alone and compute the rest again: less memory for a third more computation."""
     checkpoint_minutes: float = 5.0
     """Save the whole state at least this often; 0 saves at every step."""
     log_steps: int = 50
@@ -97,5 +102,9 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
+        if self.cuda_graphs and not self.compile:
+            raise InputError("--cuda-graphs replays what --compile has compiled: give both")
+        if self.compile and self.checkpoint_activations:
+            raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")

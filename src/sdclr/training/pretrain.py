@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.method import Objective
+from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
@@ -29,7 +31,9 @@ from sdclr.training.feed import Feed, create_feed
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.precision import autocast_dtype, device_name
 from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
+from sdclr.version import __version__
 
 
 def pretrain(
@@ -146,9 +150,12 @@ class Trainer:
             convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        if runtime.checkpoint_activations:
+            checkpoint_activations(objective.network)
         self.objective = objective
         self.optimizer = create_optimizer(objective, config.optim)
-        self.scaler = GradScaler(place.device.type, enabled=runtime.amp == "fp16")
+        self.dtype = autocast_dtype(runtime.amp, place.device)
+        self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
         self.last_batch = np.empty(0, dtype=np.int64)
@@ -168,6 +175,7 @@ class Trainer:
             active=self.place.first,
             progress=self.runtime.progress,
         )
+        self._note_sitting()
         self.objective.train()
         saved = time.monotonic()
         period = 60 * self.runtime.checkpoint_minutes
@@ -177,6 +185,8 @@ class Trainer:
                 for batch in self.feed.loader.epoch(epoch, start):
                     self._take_step(batch)
                     self._log(log, epoch)
+                    if not self._compare_notes():
+                        continue
                     # All processes save at the same step, though their clocks and signals differ.
                     overdue = self.step < self.total and time.monotonic() - saved >= period
                     signum, due = divmod(self.place.any(2 * interrupts.signum + overdue), 2)
@@ -217,6 +227,28 @@ class Trainer:
         self.scaler.update()
         self.window.append((self.step, total, batch.indices))
         self.step += 1
+
+    def _note_sitting(self) -> None:
+        """How this sitting is carried out: what the configuration leaves open, and what may differ from the last."""
+        if not self.place.first:
+            return
+        values = {
+            "step": self.step,
+            "device": device_name(self.place.device),
+            "processes": self.place.world,
+            "threads": torch.get_num_threads(),
+            "precision": str(self.dtype or torch.float32).removeprefix("torch."),
+            "compile": self.runtime.compile,
+            "torch": torch.__version__,
+            "sdclr": __version__,
+        }
+        with self.run.sittings_file.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def _compare_notes(self) -> bool:
+        """Whether processes ask each other after this step if one is to stop: on GPUs that makes the host wait."""
+        often = self.place.device.type == "cpu" or self.place.world == 1 or not self.runtime.checkpoint_minutes
+        return often or self.step % self.runtime.log_steps == 0
 
     def _log(self, log: Log, epoch: int) -> None:
         """Check the losses and write their mean when it is time.
@@ -310,7 +342,9 @@ class Trainer:
     def _wrapped(self) -> nn.Module:
         """The objective, compiled and spread over processes as asked."""
         model: nn.Module = self.objective
-        if self.runtime.compile:
+        if self.runtime.cuda_graphs:
+            model.compile(mode="reduce-overhead")
+        elif self.runtime.compile:
             model.compile()
         if self.place.world > 1:
             ids = [self.place.device] if self.place.device.type == "cuda" else None
@@ -329,8 +363,7 @@ class Trainer:
         return self.model.no_sync()
 
     def _precision(self) -> torch.autocast:
-        dtype = torch.float16 if self.runtime.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.place.device.type, dtype=dtype, enabled=self.runtime.amp != "none")
+        return torch.autocast(self.place.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _laid_out(self, view: Tensor) -> Tensor:
         return view.contiguous(memory_format=torch.channels_last) if self.runtime.channels_last else view

@@ -56,6 +56,11 @@ class Run:
         return self.path / "source.json"
 
     @property
+    def sittings_file(self) -> Path:
+        """One JSON object for each time that training began or went on: where, on what, in which precision."""
+        return self.path / "sittings.jsonl"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
