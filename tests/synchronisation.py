@@ -94,8 +94,12 @@ def _reason(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         return "reads a value"
     if name in SHAPES or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         return "has a result whose shape depends on values"
-    if name in INDEXING and any(index is not None and index.dtype in {torch.bool, torch.uint8} for index in args[1]):
-        return "looks for what is True in a mask"
+    if name in INDEXING:
+        indices = [index for index in args[1] if index is not None]
+        if any(index.dtype in {torch.bool, torch.uint8} for index in indices):
+            return "looks for what is True in a mask"
+        if any(index.device != args[0].device for index in indices):
+            return "is given an index that lies on another device"
     if (name == "_to_copy" and kwargs.get("device", args[0].device) != args[0].device) or (
         name == "copy_" and args[0].device != args[1].device
     ):

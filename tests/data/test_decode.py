@@ -1,18 +1,23 @@
 import io
+import multiprocessing
 import os
 import struct
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
-from sdclr.data.decode import MAX_PIXELS, _quiet_pillow, decode_image
+from sdclr.data import decode as module
+from sdclr.data.decode import MAX_PIXELS, _quiet_pillow, decode_image, prepare_worker
 from sdclr.errors import BadImageError
 
 RAMP = np.stack([*np.meshgrid(np.arange(40) * 6, np.arange(24) * 10), np.full((24, 40), 90)], axis=-1).astype(np.uint8)
@@ -165,7 +170,7 @@ def test_draft_keeps_the_shorter_side(width, height, min_side):
     assert min(rows, columns) >= min(min_side, width, height)
     assert (rows, columns) == pytest.approx((height, width)) or min(rows, columns) < min(width, height)
     # Half of it would be too small, or the smallest scale is reached.
-    assert min(rows, columns) < 2 * min_side or rows <= -(-height // 8) or (rows, columns) == (height, width)
+    assert min(rows, columns) <= 2 * min_side or rows <= -(-height // 8) or (rows, columns) == (height, width)
 
 
 def test_draft_really_reduces():
@@ -265,3 +270,206 @@ def test_warnings_stay_silent_until_the_last_thread_is_done():
     warnings.warn("palette images with transparency", stacklevel=1)  # an error, were it not silenced
     second.__exit__(None, None, None)
     assert list(warnings.filters) == before
+
+
+@pytest.fixture(scope="module")
+def decode_both():
+    """Decodes as a worker does and by Pillow: what comes of it, a picture or a reason, and whether OpenCV was asked."""
+    threads = cv2.getNumThreads()
+    prepare_worker()
+    standard_error, module._standard_error = module._standard_error, None
+    asked = []
+    imdecode = cv2.imdecode
+
+    def decode_one(data, min_side):
+        try:
+            return decode_image(data, image_id="x", min_side=min_side)
+        except BadImageError as error:
+            return error.reason
+
+    def decode(data, min_side=None):
+        asked.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cv2, "imdecode", lambda *args: asked.append(args) or imdecode(*args))
+            patch.setattr(module, "_standard_error", standard_error)
+            decoded = decode_one(data, min_side)
+        return decoded, decode_one(data, min_side), bool(asked)
+
+    yield decode
+    cv2.setNumThreads(threads)
+    for descriptor in standard_error:
+        os.close(descriptor)
+
+
+def same(one, two):
+    return type(one) is type(two) and np.array_equal(one, two)
+
+
+def structured(height, width, seed):
+    """Edges and noise, in colours that subsampling blurs."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 7), -(-width // 5), 3), dtype=np.uint8)
+    image = np.kron(coarse, np.ones((7, 5, 1), dtype=np.uint8))[:height, :width].astype(int)
+    return np.clip(image + rng.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@settings(max_examples=80, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    subsampling=st.sampled_from([0, 1, 2]),
+    quality=st.integers(5, 100),
+    progressive=st.booleans(),
+    restart=st.sampled_from([0, 0, 3]),
+    orientation=st.integers(0, 9),
+    min_side=st.none() | st.integers(1, 60),
+)
+def test_workers_see_pillows_pixels(
+    decode_both, *, grey, size, subsampling, quality, progressive, restart, orientation, min_side
+):
+    image = structured(*size, seed=sum(size))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if grey else {"subsampling": subsampling}
+    data = encode(
+        image[..., 0] if grey else image,
+        "JPEG",
+        quality=quality,
+        progressive=progressive,
+        restart_marker_blocks=restart,
+        exif=exif,
+        **options,
+    )
+    decoded, expected, opencv = decode_both(data, min_side)
+    assert opencv is not progressive
+    assert decoded.flags.writeable
+    assert decoded.flags.c_contiguous
+    assert same(decoded, expected)
+
+
+@pytest.mark.parametrize("min_side", [None, 300, 200, 100, 47])
+def test_workers_see_pillows_photographs(decode_both, tmp_path, min_side):
+    (tmp_path / "photo.jpg").write_bytes(encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG", quality=90))
+    decoded, expected, opencv = decode_both(tmp_path / "photo.jpg", min_side)
+    assert opencv
+    assert same(decoded, expected)
+
+
+def test_pillow_keeps_what_is_not_plain(decode_both):
+    plain = encode(RAMP, "JPEG")
+    others = [
+        encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"),
+        encode(RAMP, "PNG"),
+        plain + b"\0",
+        plain + plain,
+        encode(Image.fromarray(RAMP), "MPO", save_all=True, append_images=[Image.fromarray(RAMP)]),
+    ]
+    for data in others:
+        decoded, expected, opencv = decode_both(data)
+        assert not opencv
+        assert same(decoded, expected)
+    assert decode_both(plain)[2]
+
+
+def test_large_files_are_left_to_pillow(decode_both, tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").write_bytes(encode(RAMP, "JPEG"))
+    monkeypatch.setattr(module, "_WHOLE_FILE", 100)
+    decoded, expected, opencv = decode_both(tmp_path / "photo.jpg")
+    assert not opencv
+    assert same(decoded, expected)
+
+
+KINDS = [{}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 2}, {"progressive": True}]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    how=st.sampled_from(["flip", "cut", "insert", "marker", "restart"]),
+    places=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=3),
+    noise=st.binary(min_size=1, max_size=40),
+    ended=st.booleans(),
+    min_side=st.sampled_from([None, 8, 16]),
+)
+def test_workers_refuse_what_pillow_refuses(decode_both, *, kind, how, places, noise, ended, min_side):
+    data = bytearray(encode(structured(40, 56, seed=1), "JPEG", **kind))
+    for share in places:
+        place = 2 + int(share * (len(data) - 4))
+        match how:
+            case "flip":
+                data[place] ^= noise[0]
+            case "cut":
+                del data[place : place + 8 * len(noise)]
+            case "insert":
+                data[place:place] = noise
+            case "marker":
+                data[place : place + 2] = b"\xff" + bytes([0xC0 + noise[0] % 0x3F])
+            case "restart":
+                data[place : place + 2] = b"\xff" + bytes([0xD0 + noise[0] % 8])
+    if ended and data[-2:] != b"\xff\xd9":
+        data += b"\xff\xd9"
+    decoded, expected, _ = decode_both(bytes(data), min_side)
+    assert same(decoded, expected)
+
+
+def test_a_marker_among_the_pixels_is_refused_though_opencv_takes_it(decode_both):
+    # A second header where pixels should be: libjpeg fills the picture up with grey, and complains at its end.
+    data = encode(structured(64, 64, seed=2), "JPEG")
+    at = len(data) // 2
+    damaged = data[:at] + b"\xff\xc0\x00\x11" + data[at:]
+    assert cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR) is not None
+    decoded, expected, opencv = decode_both(damaged)
+    assert not opencv
+    assert decoded == expected == "corrupt: broken data stream when reading image file"
+
+
+def decode_as_a_worker(data):
+    prepare_worker()
+    for _ in range(3):
+        decode_image(data, image_id="x")
+    os.write(2, b"still open")
+
+
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+# Newer Pythons warn when a process with threads forks; torch starts threads.
+forking_warns = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@forks
+@forking_warns
+def test_workers_do_not_chatter_and_keep_standard_error(capfd):
+    data = encode(structured(64, 64, seed=3), "JPEG")
+    damaged = data[: len(data) // 2] + data[len(data) // 2 + 9 :]
+    cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR)
+    assert "Corrupt JPEG data" in capfd.readouterr().err
+    worker = multiprocessing.get_context("fork").Process(target=decode_as_a_worker, args=(damaged,))
+    worker.start()
+    worker.join(timeout=30)
+    assert worker.exitcode == 0
+    assert capfd.readouterr() == ("", "still open")
+
+
+def test_without_standard_error_pillow_decodes(monkeypatch):
+    def closed(_):
+        raise OSError
+
+    monkeypatch.setattr(module, "_standard_error", None)
+    monkeypatch.setattr(os, "dup", closed)
+    threads = cv2.getNumThreads()
+    prepare_worker()
+    cv2.setNumThreads(threads)
+    assert module._standard_error is None
+
+
+@forks
+@forking_warns
+def test_a_worker_starts_although_opencv_has_threads_in_the_process_it_was_forked_from():
+    cv2.cvtColor(np.zeros((2000, 2000, 3), dtype=np.uint8), cv2.COLOR_RGB2HSV)  # starts them
+    time.sleep(0.5)  # and they go to sleep
+    worker = multiprocessing.get_context("fork").Process(target=prepare_worker)
+    worker.start()
+    worker.join(timeout=30)
+    hung = worker.is_alive()
+    worker.kill()
+    worker.join()
+    assert not hung

@@ -1,19 +1,13 @@
-import multiprocessing
-import time
-from collections.abc import Sequence
-
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdclr.data import streaming as module
 from sdclr.data.loading import Loader, ResidentLoader, epoch_batches
 from sdclr.data.streaming import StreamLoader
 from sdclr.data.views import ViewConfig
-from sdclr.errors import BadImageError, InputError
+from sdclr.errors import InputError
 
 CONFIG = ViewConfig(image_size=16, blur=0.5)
 
@@ -22,24 +16,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 
 
 class Pictures:
-    """A source of smooth random images of several sizes, some of which cannot be decoded."""
+    """A source of smooth random images of several sizes."""
 
     labels = None
     classes = ()
     name = "pictures"
 
-    def __init__(self, n: int, bad: Sequence[int] = ()) -> None:
+    def __init__(self, n: int) -> None:
         self.ids = [f"p/{index}" for index in range(n)]
-        self.bad = set(bad)
-        self.asked: list[tuple[int, int | None]] = []
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, index: int, *, min_side: int | None = None):
-        self.asked.append((index, min_side))
-        if index in self.bad:
-            raise BadImageError(self.ids[index], "truncated")
+    def image(self, index: int, *, min_side: int | None = None):  # noqa: ARG002  # nothing to decode
         coarse = np.random.default_rng(index).integers(60, 200, (5, 4 + index % 3, 3), dtype=np.uint8)
         return np.kron(coarse, np.ones((8, 8, 1), dtype=np.uint8))
 
@@ -129,7 +118,7 @@ def test_batches_are_pairs_of_different_views_in_the_order_of_the_epoch(make):
         for view in (batch.view1, batch.view2):
             assert view.shape == (8, 3, 16, 16)
             assert view.dtype == torch.float32
-            assert view.is_contiguous()
+            assert view.is_contiguous() or view.is_contiguous(memory_format=torch.channels_last)
             assert view.min() >= 0
             assert 0.5 < view.max() <= 1
         assert not torch.equal(batch.view1, batch.view2)
@@ -153,64 +142,3 @@ def test_two_ranks_together_see_the_batches_of_one(make):
         assert np.array_equal(np.concatenate([one.indices, two.indices]), batch.indices)
         torch.testing.assert_close(torch.cat([one.view1, two.view1]), batch.view1, atol=1e-6, rtol=0)
         torch.testing.assert_close(torch.cat([one.view2, two.view2]), batch.view2, atol=1e-6, rtol=0)
-
-
-def test_workers_change_nothing():
-    reference = stream(Pictures(50, bad=[7]))
-    epochs = [list(reference.epoch(epoch)) for epoch in (0, 1)]
-    for workers in (1, 2):
-        loader = stream(Pictures(50, bad=[7]), workers=workers)
-        assert same(list(loader.epoch(0)), epochs[0])
-        left = loader.epoch(1)  # left in the middle: the next epoch must not see what was decoded ahead for it
-        assert same([next(left), next(left)], epochs[1][:2])
-        left.close()
-        assert same(list(loader.epoch(1, start=2)), epochs[1][2:])
-        assert loader.bad == reference.bad
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_replaced_by_the_next_good_one_and_reported(workers):
-    good = list(stream(Pictures(24)).epoch(0))
-    loader = stream(Pictures(24, bad=[22, 23]), workers=workers)
-    batches = list(loader.epoch(0))
-    assert sorted(loader.bad) == [("p/22", "truncated", True), ("p/23", "truncated", True)]
-    for batch, other in zip(batches, good, strict=True):
-        expected = np.where(other.indices >= 22, 0, other.indices)
-        assert np.array_equal(batch.indices, expected)
-        kept = torch.from_numpy(other.indices < 22)
-        assert torch.equal(batch.view1[kept], other.view1[kept])
-    zeros = [view for batch in batches for view in batch.view1[torch.from_numpy(batch.indices == 0)]]
-    assert len(zeros) == 3
-    assert not torch.equal(zeros[0], zeros[1])
-    assert not torch.equal(zeros[1], zeros[2])
-    assert len(list(loader.epoch(1))) == 3
-    assert len(loader.bad) == 2
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_without_one_good_image_ends_with_a_clear_error(workers):
-    loader = stream(Pictures(10, bad=range(10)), workers=workers)
-    with pytest.raises(InputError, match=r"^pictures: none of its 10 images can be decoded any more$"):
-        next(loader.epoch(0))
-
-
-def test_images_are_decoded_no_larger_than_asked():
-    source = Pictures(8)
-    next(stream(source).epoch(0))
-    assert {side for _, side in source.asked} == {32}
-    source = Pictures(8)
-    next(stream(source, decode_side=100).epoch(0))
-    assert sorted(source.asked) == [(index, 100) for index in range(8)]
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_a_worker_starts_although_opencv_has_threads_in_the_process_it_was_forked_from():
-    cv2.cvtColor(np.zeros((2000, 2000, 3), dtype=np.uint8), cv2.COLOR_RGB2HSV)  # starts them
-    time.sleep(0.5)  # and they go to sleep
-    worker = multiprocessing.get_context("fork").Process(target=module._one_thread, args=(0,))
-    worker.start()
-    worker.join(timeout=30)
-    hung = worker.is_alive()
-    worker.kill()
-    worker.join()
-    assert not hung

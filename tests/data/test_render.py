@@ -6,6 +6,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.registry import lookup_backend
 from torchvision.transforms import InterpolationMode
 
 from sdclr.data import render as module
@@ -67,13 +68,21 @@ def test_resize_weights_sum_to_one_inside_the_box_and_are_zero_outside(in_size, 
 
 
 @pytest.mark.parametrize("in_size", [1, 5, 64])
-def test_tabled_weights_are_the_computed_ones(in_size, monkeypatch):
+def test_tabled_weights_are_the_computed_ones(in_size):
     boxes = np.array([(start, size) for size in range(1, in_size + 1) for start in range(in_size - size + 1)])
-    flip = np.arange(len(boxes)) % 3 == 0
-    arguments = (boxes[:, 0], boxes[:, 1], flip, in_size, 7)
-    tabled = module._axis_weights(*arguments, device=torch.device("cpu"))
-    monkeypatch.setattr(module, "_TABLE_BYTES", 0)
-    assert torch.equal(tabled, module._axis_weights(*arguments, device=torch.device("cpu")))
+    start, size = boxes.T
+    params = whole(len(boxes), 8, top=start, height=size, left=start[::-1], width=size[::-1])
+    params = dataclasses.replace(params, flip=np.arange(len(boxes)) % 3 == 0)
+    numbers = torch.from_numpy(module._packed([params], in_size, in_size))[:, 0]
+    tables = module._tables(in_size, in_size, 7, torch.device("cpu"))
+    for weights, table in zip((module._down_weights, module._across_weights), tables, strict=True):
+        assert table is not None
+        assert torch.equal(weights(numbers, in_size, 7, table), weights(numbers, in_size, 7, None))
+
+
+def test_tables_stay_small():
+    assert module._tables(65, 32, 8, torch.device("cpu"))[0] is None
+    assert module._tables(64, 64, 224, torch.device("cpu"))[1] is None
 
 
 @pytest.mark.parametrize("operation", [BRIGHTNESS, CONTRAST, SATURATION])
@@ -162,6 +171,7 @@ def test_blur_comes_after_the_colours():
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_blur_of_tiny_views_reaches_no_farther_than_the_border_can_reflect(size):
     weights = blur_weights(torch.tensor([0.1, 2.0]), size)
+    assert torch.equal(blur_weights(torch.zeros(1), size)[0], torch.eye(size))
     torch.testing.assert_close(weights.sum(2), torch.ones(2, size))
     line = torch.rand(2, 1, size, size)
     side = 2 * min(6, size - 1) + 1
@@ -193,6 +203,65 @@ def test_a_pair_is_two_views():
     assert not torch.equal(view1, view2)
 
 
+@pytest.mark.parametrize("blur", [0.0, 0.5])
+def test_views_come_in_the_memory_layout_that_was_asked_for(blur):
+    images = random_images(90, 32, 32)
+    pair = [draw(ViewConfig(blur=blur), 90, seed=seed) for seed in (1, 2)]
+    for view, other in zip(
+        render_pair(images, *pair, 32), render_pair(images, *pair, 32, channels_last=True), strict=True
+    ):
+        assert view.is_contiguous()
+        assert other.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(view, other)
+
+
+@pytest.fixture
+def compiled_by(monkeypatch):
+    """Lets `compile=True` compile by another backend and refuse graph breaks; counts the graphs."""
+
+    def choose(backend):
+        graphs = []
+
+        def count(graph, inputs):
+            graphs.append(graph)
+            return lookup_backend(backend)(graph, inputs)
+
+        torch._dynamo.reset()
+        compiled = torch.compile(module.draw, backend=count, fullgraph=True, dynamic=False)
+        monkeypatch.setattr(module, "_compiled", lambda: compiled)
+        return graphs
+
+    yield choose
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "blur"), [((32, 32), 32, 0.0), ((32, 32), 32, 0.5), ((48, 40), 16, 0.5), ((80, 70), 24, 0.5)]
+)
+def test_rendering_is_one_graph_that_is_compiled_once(shape, size, blur, compiled_by, monkeypatch):
+    monkeypatch.setattr(module, "_CACHE_BYTES", 2**30)  # one chunk, as on a GPU
+    graphs = compiled_by("aot_eager")
+    images = random_images(20, *shape)
+    for seed in range(3):
+        pair = [draw(ViewConfig(blur=blur), 20, *shape, seed=2 * seed + view) for view in (0, 1)]
+        expected = render_pair(images, *pair, size)
+        for view, other in zip(render_pair(images, *pair, size, compile=True), expected, strict=True):
+            torch.testing.assert_close(view, other, atol=2e-6, rtol=0)
+    assert len(graphs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch warns of itself when it loads its compiler
+def test_compiled_views_are_the_same_views():
+    torch._dynamo.reset()
+    images, params = random_images(20, 16, 16), draw(ViewConfig(blur=0.5), 20, 16, 16)
+    expected = render(images, params, 16)
+    views = render(images, params, 16, compile=True, channels_last=True)
+    torch.testing.assert_close(views, expected, atol=2e-6, rtol=0)
+    assert views.is_contiguous(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+
+
 def test_any_memory_layout_will_do():
     images = random_images(20, 32, 32)
     params = draw(ViewConfig(), 20)
@@ -216,6 +285,8 @@ def test_a_gpu_draws_the_same_views():
         images, params = random_images(40, height, width), draw(ViewConfig(blur=0.5), 40, height, width)
         views = render(images.cuda(), params, size)
         assert views.is_cuda
+        compiled = render(images.cuda(), params, size, compile=True)
+        torch.testing.assert_close(compiled, views, atol=1e-5, rtol=0)
         torch.testing.assert_close(views.cpu(), render(images, params, size), atol=1e-5, rtol=0)
 
 

@@ -68,11 +68,21 @@ def test_load_images(folder, workers):
     assert reasons["070.png"] == "truncated"
     assert reasons["100.png"] == "size 9x6 differs from the set's 8x6"
     assert [image.counted for image in loaded.bad] == [False, True, True, True, True]
+    assert loaded.sizes_differ
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_decoded_does_not_differ_in_size(folder, workers):
+    (folder / "100.png").unlink()
+    loaded = load_images(FolderSource(folder), workers=workers)
+    assert len(loaded.kept) == 146
+    assert not loaded.sizes_differ
 
 
 def test_load_images_of_a_whole_set():
     loaded = load_images(ArraySource(PIXELS))
     assert loaded.bad == []
+    assert not loaded.sizes_differ
     assert loaded.kept.tolist() == list(range(150))
     np.testing.assert_array_equal(loaded.images.numpy(), PIXELS.transpose(0, 3, 1, 2))
 

@@ -20,6 +20,7 @@ from sdclr.data.loading import ResidentLoader, epoch_batches
 from sdclr.data.sources import ArraySource, FolderSource, Source, SubsetSource
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import BadImageError, InputError
+from sdclr.training import feed as feed_module
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed, create_feed, default_workers
@@ -129,6 +130,21 @@ def feed(tiny: PretrainConfig, runtime: Runtime, tmp_path: Path) -> Create:
     return create
 
 
+def test_bad_images_are_looked_at_once(feed: Create, few_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Failing(few_digits)
+    source.broken = {30}
+    seen: list[int] = []
+    image = Failing.image
+
+    def counted(self: Failing, index: int, **how: Any) -> Any:
+        seen.append(index)
+        return image(self, index, **how)
+
+    monkeypatch.setattr(Failing, "image", counted)
+    assert [bad.id for bad in feed(source, max_bad_fraction=0.5).bad] == [few_digits.ids[30]]
+    assert seen.count(30) == 1
+
+
 @pytest.mark.parametrize("odd", [(9, 8), (200, 150)])
 def test_images_of_another_size_after_the_first_are_not_bad(feed: Create, tmp_path: Path, odd: tuple[int, int]) -> None:
     for number in range(30):
@@ -226,10 +242,51 @@ def test_names_that_are_not_utf8_survive(train: Train, tmp_path: Path) -> None:
     assert run.source["left_out"] == [odd.name]
 
 
-@pytest.mark.parametrize(("cores", "beside", "expected"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (64, 1, 8), (64, 16, 3)])
-def test_decoding_processes_leave_a_core_and_share_with_the_others(
-    monkeypatch: pytest.MonkeyPatch, cores: int, beside: int, expected: int
-) -> None:
+def usable(monkeypatch: pytest.MonkeyPatch, cores: int, beside: int = 1, share: Path = Path("/nowhere")) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
+    monkeypatch.setattr(feed_module, "_CPU_SHARE", share)
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside", "beside_gpu", "beside_cpu"),
+    [(1, 1, 1, 1), (2, 1, 1, 1), (4, 1, 3, 1), (12, 1, 11, 3), (64, 1, 16, 8), (64, 16, 3, 1), (2, 4, 1, 1)],
+)
+def test_decoding_processes_leave_cores_and_share_with_the_others(
+    monkeypatch: pytest.MonkeyPatch, cores: int, beside: int, beside_gpu: int, beside_cpu: int
+) -> None:
+    usable(monkeypatch, cores, beside)
+    assert default_workers() == default_workers(torch.device("cuda:1")) == beside_gpu
+    assert default_workers(torch.device("cpu")) == beside_cpu
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [("300000 100000", 2), ("250000 100000", 2), ("50000 100000", 1), ("max 100000", 15), ("", 15)],
+)
+def test_a_container_uses_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: str, expected: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(share + "\n")
+    usable(monkeypatch, 16, share=tmp_path / "cpu.max")
     assert default_workers() == expected
+
+
+def test_all_cores_look_at_the_images_and_some_decode_while_a_cpu_trains(
+    feed: Create, large_images: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable(monkeypatch, 12)
+    asked: dict[str, int] = {}
+
+    def looking(_: Source, *, workers: int) -> list[BadImage]:
+        asked["scan"] = workers
+        return []
+
+    def loading(*_: Any, workers: int, **__: Any) -> str:
+        asked["stream"] = workers
+        return "a loader"
+
+    monkeypatch.setattr(feed_module, "scan", looking)
+    monkeypatch.setattr(feed_module, "StreamLoader", loading)
+    feed(large_images, workers=None)
+    assert asked == {"scan": 11, "stream": 3}

@@ -9,12 +9,11 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.data.decode import BadImage
-from sdclr.data.render import render_pair
+from sdclr.data.render import render_pair, to_device
 from sdclr.data.views import ViewConfig, ViewParameters, draw_views
 from sdclr.errors import InputError
 
@@ -93,6 +92,9 @@ class Loader(Protocol):
 class ResidentLoader:
     """Batches from a set that lies in memory as one tensor; views are drawn on its device.
 
+    On a GPU the host only draws the parameters of a batch, starts copying them and queues the kernels: it waits for
+    nothing, and is ahead of the device as long as it takes less time for that than the device for a step.
+
     Args:
         images: (N, 3, H, W) uint8, on the device that trains.
         config: What the views are like.
@@ -100,13 +102,24 @@ class ResidentLoader:
         batch_size: Samples in a batch, over all ranks.
         rank: This process among `world`.
         world: Processes that share each batch.
+        channels_last: Give the views torch's memory layout of that name.
+        compile: Draw the views by `torch.compile`. See `sdclr.data.render.render`.
 
     Raises:
         InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
     """
 
     def __init__(
-        self, images: Tensor, config: ViewConfig, *, seed: int, batch_size: int, rank: int = 0, world: int = 1
+        self,
+        images: Tensor,
+        config: ViewConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002  # torch's word
     ) -> None:
         check_batch_size(len(images), batch_size, world)
         self._images = images
@@ -115,6 +128,7 @@ class ResidentLoader:
         self._batch_size = batch_size
         self._rank = rank
         self._world = world
+        self._render = partial(render_pair, image_size=config.image_size, channels_last=channels_last, compile=compile)
         self.bad: Sequence[BadImage] = ()
 
     @property
@@ -128,10 +142,11 @@ class ResidentLoader:
         batches = epoch_batches(
             len(self._images), self._batch_size, seed=self._seed, epoch=epoch, rank=self._rank, world=self._world
         )
-        for indices in batches[start:]:
-            images = self._images[torch.from_numpy(indices).to(self._images.device)]
+        chosen = to_device(batches, self._images.device)  # one copy an epoch instead of one a step
+        for step in range(start, len(batches)):
+            indices = batches[step]
             pair = draw_pair(self._config, indices, size, seed=self._seed, epoch=epoch)
-            yield Batch(indices, *render_pair(images, *pair, self._config.image_size))
+            yield Batch(indices, *self._render(self._images.index_select(0, chosen[step]), *pair))
 
 
 def draw_pair(

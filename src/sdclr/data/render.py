@@ -8,9 +8,9 @@ torchvision draws step by step on 8-bit values by 1.6/255 in the mean and 11/255
 clamps, they are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -24,18 +24,36 @@ Floats: TypeAlias = NDArray[np.float64]
 LUMA: Final = np.array([0.2989, 0.587, 0.114])
 """Weights of the grey value (ITU-R BT.601, with the digits that torchvision uses)."""
 
+# Where what stands in the numbers of a view, which are all that rendering needs to know about it. The two places are
+# those of its box in the tables of weights.
+_LEFT, _WIDTH, _TOP, _HEIGHT, _FLIP, _SIGMA, _PLACE_DOWN, _PLACE_ACROSS = range(8)
+_PIXEL_MAP, _MEAN_MAP = slice(8, 17), slice(17, 26)
+_NUMBERS: Final = 26
+
 _TABLE_SIDE: Final = 64
 _TABLE_BYTES: Final = 64 * 2**20
-_CACHE_BYTES: Final = 3 * 2**19
+_CACHE_BYTES: Final = 9 * 2**17
 
 
-def render(images: Tensor, params: ViewParameters, image_size: int) -> Tensor:
+def render(
+    images: Tensor,
+    params: ViewParameters,
+    image_size: int,
+    *,
+    channels_last: bool = False,
+    compile: bool = False,  # noqa: A002  # torch's word
+) -> Tensor:
     """Draws one view of each image.
+
+    On a GPU the host waits for nothing: it packs the parameters, starts copying them and queues the kernels.
 
     Args:
         images: (N, 3, H, W) uint8.
         params: The N views, with boxes inside H x W.
         image_size: Side S of the views.
+        channels_last: Give the views torch's memory layout of that name, which costs nothing here.
+        compile: Draw by `torch.compile`: fewer kernels, after a while of compiling for each new shape. For GPUs; on a
+            CPU it takes longer to compile than it ever saves.
 
     Returns:
         (N, 3, S, S) float32 in [0, 1], on the device of `images`.
@@ -43,96 +61,195 @@ def render(images: Tensor, params: ViewParameters, image_size: int) -> Tensor:
     Raises:
         ValueError: If `images` has another type or shape, or the number of views is not N.
     """
-    return _render_all(images, [params], image_size)[0]
+    return _render_all(images, [params], image_size, channels_last=channels_last, compiled=compile)[0]
 
 
 def render_pair(
-    images: Tensor, params1: ViewParameters, params2: ViewParameters, image_size: int
+    images: Tensor,
+    params1: ViewParameters,
+    params2: ViewParameters,
+    image_size: int,
+    *,
+    channels_last: bool = False,
+    compile: bool = False,  # noqa: A002  # torch's word
 ) -> tuple[Tensor, Tensor]:
-    """Draws two views of each image, which share the conversion from uint8. See `render`."""
-    view1, view2 = _render_all(images, [params1, params2], image_size)
+    """Draws two views of each image, which share the reading of it. See `render`."""
+    views = [params1, params2]
+    view1, view2 = _render_all(images, views, image_size, channels_last=channels_last, compiled=compile)
     return view1, view2
 
 
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on a device, without waiting for the copy: to a GPU it goes from pinned memory."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @torch.no_grad()
-def _render_all(images: Tensor, views: Sequence[ViewParameters], image_size: int) -> list[Tensor]:
-    """`render` for several views of the same images."""
+def _render_all(
+    images: Tensor, views: Sequence[ViewParameters], image_size: int, *, channels_last: bool, compiled: bool
+) -> Tensor:
+    """`render` for V views of the same images: (V, N, 3, S, S)."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 of shape (N, 3, H, W), not {images.dtype} of {tuple(images.shape)}")
     if any(len(params) != len(images) for params in views):
         raise ValueError(f"{[len(params) for params in views]} views were drawn for {len(images)} images")
-    device = images.device
-    outs = [torch.empty(len(images), 3, image_size, image_size, device=device) for _ in views]
-    maps = [_colour_tensors(params, device) for params in views]
-    chunk = _chunk(images, image_size)
+    device, (count, _, rows, columns) = images.device, images.shape
+    packed = _packed(views, rows, columns)
+    numbers = to_device(packed, device)
+    tables = _tables(rows, columns, image_size, device)
+    out = _empty(len(views), count, image_size, channels_last=channels_last, device=device)
+    blurred: Tensor | slice | None = slice(None) if packed[..., _SIGMA].any() else None
+    chunk = _chunk(images, len(views), image_size)
     with torch.autocast(device.type, enabled=False):
-        for begin in range(0, len(images), chunk):
+        for begin in range(0, count, chunk):
             part = slice(begin, begin + chunk)
-            floats = images[part].to(torch.float32, memory_format=torch.contiguous_format)
-            for out, params, colours in zip(outs, views, maps, strict=True):
-                _render_part(floats, params.take(part), colours[:, part], out[part])
-    return outs
+            if blurred is not None and device.type == "cpu" and not compiled:
+                # Here it pays to leave out what is not blurred, and shapes may change from chunk to chunk.
+                blurred = torch.from_numpy(np.flatnonzero(packed[part, :, _SIGMA]))
+            (_compiled() if compiled else draw)(images[part], numbers[part], tables, out[:, part], blurred=blurred)
+    return out
 
 
-def _chunk(images: Tensor, image_size: int) -> int:
+def _empty(views: int, count: int, size: int, *, channels_last: bool, device: torch.device) -> Tensor:
+    """Room for (V, N, 3, S, S) floats, of which each view (N, 3, S, S) lies in memory as asked."""
+    if channels_last:
+        return torch.empty(views, count, size, size, 3, device=device).permute(0, 1, 4, 2, 3)
+    return torch.empty(views, count, 3, size, size, device=device)
+
+
+def _chunk(images: Tensor, views: int, image_size: int) -> int:
     """Images to render at once: on a CPU, so many that each step's input and output stay in its cache."""
     if images.device.type != "cpu":
         return max(1, len(images))
     floats = 3 * max(images.shape[2] * images.shape[3], image_size**2)
-    return max(1, _CACHE_BYTES // (4 * floats))
+    return max(1, _CACHE_BYTES // (4 * floats * views))
 
 
-def _render_part(images: Tensor, params: ViewParameters, colours: Tensor, out: Tensor) -> None:
-    """Renders into `out` what `_render_all` has checked and converted to floats."""
-    count, channels, rows, columns = images.shape
-    size, device = out.shape[3], images.device
-    across = _axis_weights(params.left, params.width, params.flip, columns, size, device=device)
-    down = _axis_weights(params.top, params.height, np.zeros_like(params.flip), rows, size, device=device)
-    views = torch.bmm(images.view(count, channels * rows, columns), across.transpose(1, 2))
-    views = torch.matmul(down[:, None], views.view(count, channels, rows, size))
-    flat = views.view(count, channels, size * size).clamp_(0, 255)
-    shift = torch.bmm(colours[1], flat.mean(2, keepdim=True))
-    coloured = torch.bmm(colours[0], flat).add_(shift)
-    torch.clamp(coloured, 0, 1, out=out.view(count, channels, size * size))
-    blurred = np.flatnonzero(params.sigma)
-    if len(blurred):
-        which = torch.from_numpy(blurred).to(device)
-        kernels = blur_weights(torch.from_numpy(params.sigma[blurred]).to(device), size)[:, None]
-        out[which] = torch.matmul(torch.matmul(kernels, out[which]), kernels.transpose(2, 3)).clamp_(0, 1)
+def _packed(views: Sequence[ViewParameters], rows: int, columns: int) -> NDArray[np.float32]:
+    """(N, V, 26) float32: all numbers of all views, to go to the device in one piece."""
+    numbers = np.empty((len(views[0]), len(views), _NUMBERS), dtype=np.float32)
+    for number, params in enumerate(views):
+        view = numbers[:, number]
+        view[:, _LEFT], view[:, _WIDTH] = params.left, params.width
+        view[:, _TOP], view[:, _HEIGHT] = params.top, params.height
+        view[:, _FLIP], view[:, _SIGMA] = params.flip, params.sigma
+        view[:, _PLACE_DOWN] = _place(params.top, params.height, rows)
+        view[:, _PLACE_ACROSS] = _place(params.left, params.width, columns) + _boxes(columns) * params.flip
+        pixel_map, mean_map = colour_maps(params)
+        view[:, _PIXEL_MAP], view[:, _MEAN_MAP] = pixel_map.reshape(-1, 9), mean_map.reshape(-1, 9)
+    numbers[..., _PIXEL_MAP.start :] /= 255  # for pixels within 0 and 255 that become 0 to 1
+    return numbers
 
 
-def _colour_tensors(params: ViewParameters, device: torch.device) -> Tensor:
-    """(2, N, 3, 3) `colour_maps`, for pixels within 0 and 255 that become 0 to 1."""
-    return torch.from_numpy(np.stack(colour_maps(params)).astype(np.float32) / np.float32(255)).to(device)
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., None]:
+    """`draw` as torch compiles it, anew for each shape."""
+    compiled: Callable[..., None] = torch.compile(draw, dynamic=False)
+    return compiled
 
 
-def _axis_weights(
-    start: NDArray[np.int64],
-    size: NDArray[np.int64],
-    flip: NDArray[np.bool_],
-    in_size: int,
-    out_size: int,
+def draw(
+    images: Tensor,
+    numbers: Tensor,
+    tables: tuple[Tensor | None, Tensor | None],
+    out: Tensor,
     *,
-    device: torch.device,
-) -> Tensor:
-    """(N, out_size, in_size) resize weights of each box along one axis, reversed where flipped."""
-    boxes = in_size * (in_size + 1) // 2
-    if in_size <= _TABLE_SIDE and 2 * boxes * out_size * in_size * 4 <= _TABLE_BYTES:
-        # Boxes in order of their size: n of size 1, n - 1 of size 2, ...
-        key = (size - 1) * (in_size + 1) - (size - 1) * size // 2 + start + boxes * flip
-        return _weight_table(in_size, out_size, device).index_select(0, torch.from_numpy(key).to(device))
-    weights = resize_weights(torch.from_numpy(start).to(device), torch.from_numpy(size).to(device), in_size, out_size)
-    return torch.where(torch.from_numpy(flip).to(device)[:, None, None], weights.flip(1), weights)
+    blurred: Tensor | slice | None,
+) -> None:
+    """Draws V views of each image: the whole of rendering that happens on the device, as one graph of fixed shapes.
+
+    No operation in it makes the host wait for the device.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        numbers: (N, V, 26) float32, the packed parameters.
+        tables: Resize weights of all boxes, down and across; None where they must be computed.
+        out: (V, N, 3, S, S) float32 that gets the views, in any memory layout.
+        blurred: Which of the N * V views are blurred, or `slice(None)` for all, those with a sigma of 0 too.
+    """
+    count, _, rows, columns = images.shape
+    views, size = numbers.shape[1], out.shape[3]
+    total = count * views
+    flat = numbers.view(total, _NUMBERS)
+    down = _down_weights(flat, rows, size, tables[0])
+    across = _across_weights(flat, columns, size, tables[1])
+    # With the channels between rows and columns, each of the two products is one for all of them and all views.
+    lines = images.float().transpose(1, 2).reshape(count, rows, 3 * columns)
+    lines = torch.bmm(down.view(count, views * size, rows), lines).view(total, size * 3, columns)
+    lines = torch.bmm(lines, across).clamp_(0, 255).view(total, size, 3, size)
+    pixels = lines.transpose(1, 2).reshape(total, 3, size * size)
+    shift = _mapped(flat[:, _MEAN_MAP], pixels.mean(2, keepdim=True))
+    drawn = _mapped(flat[:, _PIXEL_MAP], pixels).add_(shift).clamp_(0, 1).view(total, 3, size, size)
+    if blurred is not None:
+        drawn[blurred] = _blurred(drawn[blurred], flat[blurred, _SIGMA])
+    out.copy_(drawn.view(count, views, 3, size, size).transpose(0, 1))
+
+
+def _mapped(maps: Tensor, pixels: Tensor) -> Tensor:
+    """Maps (N, 9), row by row, applied to (N, 3, P) colours."""
+    maps = maps.reshape(-1, 3, 3)
+    if not torch.compiler.is_compiling():
+        return torch.bmm(maps, pixels)
+    # A sum of three belongs into the kernel that does what comes before and after it.
+    return (maps[..., None] * pixels[:, None]).sum(2)
+
+
+def _blurred(views: Tensor, sigma: Tensor) -> Tensor:
+    """Blurs (N, 3, S, S) views by their sigma (N,)."""
+    count, _, size, _ = views.shape
+    kernels = blur_weights(sigma, size)
+    lines = torch.bmm(views.reshape(count, 3 * size, size), kernels.transpose(1, 2)).view(count, 3, size, size)
+    lines = torch.bmm(kernels, lines.transpose(1, 2).reshape(count, size, 3 * size))
+    return lines.clamp_(0, 1).view(count, size, 3, size).transpose(1, 2)
+
+
+def _down_weights(numbers: Tensor, in_size: int, out_size: int, table: Tensor | None) -> Tensor:
+    """(N, out_size, in_size) weights by which the rows of images make up those of views."""
+    if table is not None:
+        return table.index_select(0, numbers[:, _PLACE_DOWN].long())
+    return resize_weights(numbers[:, _TOP], numbers[:, _HEIGHT], in_size, out_size)
+
+
+def _across_weights(numbers: Tensor, in_size: int, out_size: int, table: Tensor | None) -> Tensor:
+    """(N, in_size, out_size) weights by which the columns of images make up those of views, reversed if flipped."""
+    if table is not None:
+        return table.index_select(0, numbers[:, _PLACE_ACROSS].long())
+    weights = resize_weights(numbers[:, _LEFT], numbers[:, _WIDTH], in_size, out_size)
+    return torch.where(numbers[:, _FLIP, None, None] > 0, weights.flip(1), weights).transpose(1, 2)
+
+
+def _boxes(in_size: int) -> int:
+    """How many boxes fit along an axis."""
+    return in_size * (in_size + 1) // 2
+
+
+def _place(start: NDArray[np.int64], size: NDArray[np.int64], in_size: int) -> NDArray[np.int64]:
+    """Places of boxes in order of their size, n of size 1, n - 1 of size 2, …, then of their start."""
+    return (size - 1) * (in_size + 1) - (size - 1) * size // 2 + start
+
+
+def _tables(rows: int, columns: int, size: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """The tables of `draw`."""
+    return _down_table(rows, size, device), _across_table(columns, size, device)
 
 
 @lru_cache(maxsize=8)
-def _weight_table(in_size: int, out_size: int, device: torch.device) -> Tensor:
-    """The weights of every box that fits along an axis, and after them the same flipped."""
-    sizes = torch.arange(1, in_size + 1)
-    size = sizes.repeat_interleave(in_size - sizes + 1)
-    start = torch.cat([torch.arange(in_size - int(box) + 1) for box in sizes])
-    weights = resize_weights(start, size, in_size, out_size)
-    return torch.cat([weights, weights.flip(1)]).to(device)
+def _down_table(in_size: int, out_size: int, device: torch.device) -> Tensor | None:
+    """(boxes, out_size, in_size) weights of every box that fits along an axis; None if that would be too many."""
+    if in_size > _TABLE_SIDE or 2 * _boxes(in_size) * out_size * in_size * 4 > _TABLE_BYTES:
+        return None
+    start, size = np.array([(start, size) for size in range(1, in_size + 1) for start in range(in_size - size + 1)]).T
+    return resize_weights(to_device(start.copy(), device), to_device(size.copy(), device), in_size, out_size)
+
+
+@lru_cache(maxsize=8)
+def _across_table(in_size: int, out_size: int, device: torch.device) -> Tensor | None:
+    """(2 * boxes, in_size, out_size) weights of the same, and after them those of flipped views."""
+    weights = _down_table(in_size, out_size, device)
+    return None if weights is None else torch.cat([weights, weights.flip(1)]).transpose(1, 2).contiguous()
 
 
 def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> Tensor:
@@ -142,8 +259,8 @@ def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> 
     the box shrinks, cut at the border of the box and normalised to sum 1, as by Pillow and torch's `antialias=True`.
 
     Args:
-        start: (N,) first pixel of each box.
-        size: (N,) pixels of each box.
+        start: (N,) first pixel of each box, as whole numbers of any type.
+        size: (N,) pixels of each box, likewise.
         in_size: Pixels of the image along the axis.
         out_size: Pixels of the view along the axis.
 
@@ -169,21 +286,22 @@ def blur_weights(sigma: Tensor, size: int) -> Tensor:
     The kernel reaches `blur_radius` pixels to either side.
 
     Args:
-        sigma: (N,) standard deviations in pixels, above 0.
+        sigma: (N,) standard deviations in pixels; 0 = no blur.
         size: Pixels S along the axis.
 
     Returns:
         (N, S, S) float32; rows sum to 1.
     """
     distance = torch.arange(2 * size, device=sigma.device)
-    kernel = torch.exp(-0.5 * (distance / sigma[:, None]) ** 2).float()
+    kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2).float()
     kernel.masked_fill_(distance > blur_radius(sigma, size)[:, None], 0)
+    kernel /= 2 * kernel.sum(1, keepdim=True) - kernel[:, :1]
     # A pixel is seen directly, mirrored at the first pixel (unless it is that one), and mirrored at the last.
-    here, there = distance[:size, None], distance[None, :size]
-    weights = kernel[:, (there - here).abs()]
-    weights[:, :, 1:] += kernel[:, there[:, 1:] + here]
-    weights[:, :, :-1] += kernel[:, 2 * (size - 1) - there[:, :-1] - here]
-    return weights / weights.sum(2, keepdim=True)
+    weights = torch.cat([kernel[:, 1:size].flip(1), kernel[:, :size]], dim=1).unfold(1, size, 1).flip(1)
+    mirrored = kernel.unfold(1, size, 1)[:, :size]
+    weights[:, :, 1:] += mirrored[:, :, 1:]
+    weights[:, :, :-1] += mirrored.flip(1, 2)[:, :, :-1]
+    return weights
 
 
 def blur_radius(sigma: Tensor, size: int) -> Tensor:

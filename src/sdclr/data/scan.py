@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdclr.data.decode import BadImage
+from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import write_atomically
@@ -47,8 +47,8 @@ Progress = Callable[[int, int], None]
 _PEEK = 16
 _BLOCK = 64
 
-_Block = tuple[list[int], NDArray[np.uint8], list[BadImage]]
-"""Positions in the source, images, and what is bad."""
+_Block = tuple[list[int], NDArray[np.uint8], list[BadImage], bool]
+"""Positions in the source, images, what is bad, and whether some of that has but another size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class LoadedImages:
     """Their positions in the source, `(M,)`, rising."""
     bad: list[BadImage]
     """What is left out: images that cannot be decoded or differ in size, and files that the source passed over."""
+    sizes_differ: bool
+    """Whether some of these can be decoded, to another size."""
 
 
 def is_small(source: Source) -> bool:
@@ -95,14 +97,16 @@ def load_images(source: Source, *, workers: int = 0, progress: Progress | None =
     pixels = np.empty((len(source), 3, height, width), dtype=np.uint8)
     good = np.zeros(len(source), dtype=bool)
     bad = _skipped(source)
-    for indices, images, found in _visit(_Blocks(source, (height, width)), workers, progress):
+    sizes_differ = False
+    for indices, images, found, odd in _visit(_Blocks(source, (height, width)), workers, progress):
         pixels[indices] = images
         good[indices] = True
         bad += found
+        sizes_differ |= odd
     kept = np.flatnonzero(good)
     if len(kept) < len(source):
         pixels = pixels[kept]
-    return LoadedImages(images=torch.from_numpy(pixels), kept=kept, bad=bad)
+    return LoadedImages(images=torch.from_numpy(pixels), kept=kept, bad=bad, sizes_differ=sizes_differ)
 
 
 def scan(source: Source, *, workers: int = 0, progress: Progress | None = None) -> list[BadImage]:
@@ -117,7 +121,7 @@ def scan(source: Source, *, workers: int = 0, progress: Progress | None = None) 
         The images that cannot be decoded, in the source's order, after the files that the source passed over.
     """
     bad = _skipped(source)
-    for _, _, found in _visit(_Blocks(source), workers, progress):
+    for _, _, found, _ in _visit(_Blocks(source), workers, progress):
         bad += found
     return bad
 
@@ -178,6 +182,10 @@ def _skipped(source: Source) -> list[BadImage]:
     return list(getattr(source, "skipped", ()))
 
 
+class _OddSizeError(BadImageError):
+    """The image is good but for its size."""
+
+
 class _Blocks(Dataset[_Block | InputError]):
     """A source in blocks of images, each decoded by whoever asks for it.
 
@@ -204,6 +212,7 @@ class _Blocks(Dataset[_Block | InputError]):
         images = np.empty((_BLOCK, 3, height, width), dtype=np.uint8)
         indices: list[int] = []
         bad = []
+        odd = False
         for index in range(number * _BLOCK, min((number + 1) * _BLOCK, len(self.source))):
             try:
                 if self.size is None:
@@ -213,13 +222,14 @@ class _Blocks(Dataset[_Block | InputError]):
                 indices.append(index)
             except BadImageError as error:
                 bad.append(BadImage(error.image_id, error.reason, counted=True))
-        return indices, images[: len(indices)], bad
+                odd |= isinstance(error, _OddSizeError)
+        return indices, images[: len(indices)], bad, odd
 
     def _of_size(self, index: int) -> NDArray[np.uint8]:
         image = self.source.image(index)
         if image.shape[:2] != self.size:
             found, common = (f"{size[1]}x{size[0]}" for size in (image.shape, self.size or ()))
-            raise BadImageError(self.source.ids[index], f"size {found} differs from the set's {common}")
+            raise _OddSizeError(self.source.ids[index], f"size {found} differs from the set's {common}")
         return image
 
 
@@ -229,6 +239,7 @@ def _visit(blocks: _Blocks, workers: int, progress: Progress | None) -> Iterator
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=prepare_worker,
         # Its own generator: a loader draws a seed, and must not move the global one on.
         generator=torch.Generator(),
     )

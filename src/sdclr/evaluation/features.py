@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sdclr.data.scan import BadImage, Progress
+from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
 
@@ -109,7 +110,11 @@ def extract_features(
     """
     total = len(source)
     loader: DataLoader[_View] = DataLoader(
-        _Views(source, image_size), batch_size=batch_size, num_workers=workers, collate_fn=_collate
+        _Views(source, image_size),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=prepare_worker,
     )
     values: NDArray[np.float32] | None = None
     kept = np.empty(total, dtype=np.int64)
@@ -165,7 +170,11 @@ def load_views(source: Source, *, image_size: int, workers: int = 0) -> Views:
             f"{MAX_VIEWS_BYTES / 2**30:.0f}: probe without augmentation"
         )
     loader: DataLoader[_View] = DataLoader(
-        _Views(source, image_size), batch_size=256, num_workers=workers, collate_fn=_collate
+        _Views(source, image_size),
+        batch_size=256,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=prepare_worker,
     )
     positions, images, bad = zip(*loader, strict=True)
     kept = np.concatenate(positions)

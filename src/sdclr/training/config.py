@@ -79,7 +79,7 @@ class Runtime:
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode large images; by default one for each core but one, 8 at the most."""
+    """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
     amp: Amp = "auto"
     """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
     channels_last: bool = True

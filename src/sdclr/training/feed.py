@@ -1,8 +1,10 @@
 """The batches of a run: images held in memory or decoded by workers, bad ones found beforehand and listed."""
 
 import csv
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,13 @@ from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
 from sdclr.data.sources import Source, SubsetSource, fingerprint
 from sdclr.data.streaming import StreamLoader
-from sdclr.errors import BadImageError, InputError
+from sdclr.errors import InputError
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run, write_json
 
 IMAGES_PER_WORKER = 2000  # decoded faster than a process starts
+_CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass
@@ -76,35 +79,57 @@ def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runti
         InputError: If too many images are bad, too few are left for one batch, or one that the run was started with
             can no longer be had.
     """
-    workers = default_workers() if runtime.workers is None else runtime.workers
+    lookers = default_workers() if runtime.workers is None else runtime.workers
+    workers = default_workers(place.device) if runtime.workers is None else runtime.workers
     settled = run.source if run.config_file.exists() else {}
     if "left_out" in settled:
-        usable, bad = _recalled(source, run, settled, workers), _listed(run)
+        usable, bad = _recalled(source, run, settled, lookers), _listed(run)
     else:
-        usable, bad = _survey(source, workers, place)
+        usable, bad = _survey(source, lookers, place)
         if place.first:
             write_bad_images(run.bad_images_file, bad)
         check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
-    loader = _loader(source, usable, config, workers, place)
+    loader = _loader(source, usable, config, replace(runtime, workers=workers), place)
     place.barrier()  # everyone has read what was settled, if anything was, before it is written
     if place.first and "left_out" not in settled:
         write_json(run.source_file, _description(source, usable, bad))
     return Feed(loader, source, usable.kept, bad, run)
 
 
-def default_workers() -> int:
-    """A decoding process for each core but one, 8 at the most, shared with the other training processes here."""
+def default_workers(trains_on: torch.device | None = None) -> int:
+    """How many processes decode by default, of the cores that this process may use and shares with those beside it.
+
+    Where nothing else needs the cores, and beside a GPU, all but one, which feeds it: 16 at the most, since that is
+    more than a GPU takes up and each holds batches in memory. Training on a CPU uses every core itself, and there it
+    takes tens of times as long to train on an image as to decode it and draw its views: a quarter of the cores, 8 at
+    the most.
+
+    Args:
+        trains_on: The device that trains meanwhile, if any.
+    """
+    cores = _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if trains_on is not None and trains_on.type == "cpu":
+        return max(1, min(8, cores // 4))
+    return max(1, min(16, cores - 1))
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on; in a container also no more than its share of time (Linux, cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, (cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    try:
+        quota, period = _CPU_SHARE.read_text().split()
+        return min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # there is no such file, or no limit in it: "max"
+        return cores
 
 
 def _survey(source: Source, workers: int, place: Processes) -> tuple[_Usable, list[BadImage]]:
     """Look at every image of a source."""
     if is_small(source):
         loaded = load_images(source, workers=min(workers, len(source) // IMAGES_PER_WORKER))
-        if not _any_decodes(source, np.setdiff1d(np.arange(len(source)), loaded.kept)):
+        if not loaded.sizes_differ:
             return _Usable(loaded.kept, loaded.images), loaded.bad
-        # What the first images did not tell: sizes differ. That makes no image bad.
+        # The first images did not tell. That makes no image bad.
     bad = place.broadcast(scan(source, workers=workers) if place.first else [])
     return _Usable(_positions(source, {item.id for item in bad}), None), bad
 
@@ -126,26 +151,23 @@ def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -
     return _Usable(kept, loaded.images if bool(wanted.all()) else loaded.images[wanted])
 
 
-def _loader(source: Source, usable: _Usable, config: PretrainConfig, workers: int, place: Processes) -> Loader:
-    shared = {"seed": config.seed, "batch_size": config.batch_size, "rank": place.rank, "world": place.world}
+def _loader(source: Source, usable: _Usable, config: PretrainConfig, runtime: Runtime, place: Processes) -> Loader:
+    shared: dict[str, Any] = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "rank": place.rank,
+        "world": place.world,
+    }
     if usable.images is not None:
-        return ResidentLoader(usable.images.to(place.device), config.views, **shared)
+        # Compiling takes a CPU longer than it would save.
+        how = {"channels_last": runtime.channels_last, "compile": runtime.compile and place.device.type == "cuda"}
+        return ResidentLoader(usable.images.to(place.device), config.views, **shared, **how)
     chosen = source if len(usable.kept) == len(source) else SubsetSource(source, usable.kept)
-    return StreamLoader(chosen, config.views, workers=workers, device=place.device, **shared)
+    return StreamLoader(chosen, config.views, workers=runtime.workers or 0, device=place.device, **shared)
 
 
 def _positions(source: Source, left_out: set[str]) -> NDArray[np.int64]:
     return np.array([index for index, name in enumerate(source.ids) if name not in left_out], dtype=np.int64)
-
-
-def _any_decodes(source: Source, indices: NDArray[np.int64]) -> bool:
-    for index in indices.tolist():
-        try:
-            source.image(index)
-        except BadImageError:
-            continue
-        return True
-    return False
 
 
 def _listed(run: Run) -> list[BadImage]:

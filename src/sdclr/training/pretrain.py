@@ -366,4 +366,6 @@ class Trainer:
         return torch.autocast(self.place.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _laid_out(self, view: Tensor) -> Tensor:
-        return view.contiguous(memory_format=torch.channels_last) if self.runtime.channels_last else view
+        """The view as the weights lie in memory; as a rule the loader has drawn it so."""
+        layout = torch.channels_last if self.runtime.channels_last else torch.contiguous_format
+        return view.contiguous(memory_format=layout)
