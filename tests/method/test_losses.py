@@ -30,38 +30,41 @@ def plainly(a: torch.Tensor, b: torch.Tensor, temperature: float) -> list[float]
     return [(anchor(i) + anchor(i + n)) / 2 for i in range(n)]
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 9), st.integers(1, 6), st.floats(0.05, 2), st.integers(0, 2**16))
-def test_equals_the_formula(n, dim, temperature, seed):
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 9), st.integers(1, 6), st.floats(0.02, 2), st.integers(0, 2**16), st.booleans())
+def test_equals_the_formula(n, dim, temperature, seed, tiled):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(2, n, dim, generator=generator, dtype=torch.float64)
     expected = plainly(a, b, temperature)
-    assert nt_xent(a, b, temperature, reduction="none").tolist() == pytest.approx(expected, abs=1e-8)
-    assert float(nt_xent(a, b, temperature)) == pytest.approx(sum(expected) / n, abs=1e-8)
-    assert float(nt_xent(a, b, temperature, reduction="sum")) == pytest.approx(sum(expected), abs=1e-7)
+    assert nt_xent(a, b, temperature, reduction="none", tiled=tiled).tolist() == pytest.approx(expected, abs=1e-8)
+    assert float(nt_xent(a, b, temperature, tiled=tiled)) == pytest.approx(sum(expected) / n, abs=1e-8)
+    assert float(nt_xent(a, b, temperature, reduction="sum", tiled=tiled)) == pytest.approx(sum(expected), abs=1e-7)
 
 
-def test_equals_lightly_with_gradient():
+@pytest.mark.parametrize("tiled", [False, True])
+def test_equals_lightly_with_gradient(tiled):
     a, b = torch.randn(2, 32, 16).requires_grad_()
-    ours = torch.autograd.grad(nt_xent(a, b, 0.2), [a, b])
+    ours = torch.autograd.grad(nt_xent(a, b, 0.2, tiled=tiled), [a, b])
     theirs = torch.autograd.grad(NTXentLoss(temperature=0.2)(a, b), [a, b])
-    torch.testing.assert_close(nt_xent(a, b, 0.2), NTXentLoss(temperature=0.2)(a, b))
+    torch.testing.assert_close(nt_xent(a, b, 0.2, tiled=tiled), NTXentLoss(temperature=0.2)(a, b))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other)
 
 
-def test_gradients_are_those_of_finite_differences():
+@pytest.mark.parametrize("tiled", [False, True])
+def test_gradients_are_those_of_finite_differences(tiled):
     a, b = torch.randn(2, 4, 3, dtype=torch.float64)
     a.requires_grad_()
     b.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: nt_xent(x, y, 0.3, reduction="none"), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: nt_xent(x, y, 0.3, reduction="none", tiled=tiled), (a, b))
 
 
+@pytest.mark.parametrize("tiled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_nothing_overflows_at_low_temperature(dtype):
+def test_nothing_overflows_at_low_temperature(dtype, tiled):
     a = torch.eye(8).to(dtype).requires_grad_()
     b = (-torch.eye(8)).to(dtype).requires_grad_()  # the worst case: the positive is the farthest of all
-    loss = nt_xent(a, b, 0.01, reduction="none")
+    loss = nt_xent(a, b, 0.01, reduction="none", tiled=tiled)
     loss.sum().backward()
     # exp(-100) against one exp(0) for each of the 14 orthogonal negatives
     torch.testing.assert_close(loss, torch.full((8,), 100 + math.log(14)))
@@ -69,11 +72,12 @@ def test_nothing_overflows_at_low_temperature(dtype):
     assert b.grad.isfinite().all()
 
 
-def test_autocast_does_not_lower_the_precision():
+@pytest.mark.parametrize("tiled", [False, True])
+def test_autocast_does_not_lower_the_precision(tiled):
     a, b = torch.randn(2, 16, 8)
-    exact = nt_xent(a, b, 0.05)
+    exact = nt_xent(a, b, 0.05, tiled=tiled)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(nt_xent(a, b, 0.05), exact)
+        assert torch.equal(nt_xent(a, b, 0.05, tiled=tiled), exact)
 
 
 def test_scale_of_the_outputs_does_not_matter():

@@ -7,10 +7,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdclr.method.tiled import log_sum_exp, tiling
+
 Reduction = Literal["mean", "sum", "none"]
 
 
-def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5, *, reduction: Reduction = "mean") -> Tensor:
+def nt_xent(
+    a: Tensor,
+    b: Tensor,
+    temperature: float = 0.5,
+    *,
+    reduction: Reduction = "mean",
+    tiled: bool | None = None,
+) -> Tensor:
     """NT-Xent, the loss of SimCLR and SDCLR (Chen et al., ICML 2020, eq. 1; Jiang et al., ICML 2021, eq. 1-2).
 
     `-log( s(v,v⁺) / (s(v,v⁺) + Σ s(v,v⁻)) )` with `s(v,v') = exp(cos(v,v') / τ)`. Every output of both branches is an
@@ -24,6 +33,9 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5, *, reduction: Reduct
         b: Outputs of the other branch for the same samples in the same order, `(N, D)`.
         temperature: τ > 0.
         reduction: `"none"` for one loss a sample, `(N,)`; `"mean"` or `"sum"` of these.
+        tiled: Whether to work in tiles of the matrix of logits, so that memory grows with N and not with N². Both ways
+            give the same loss; the tiled one can be differentiated only once. By default tiles are used from N = 256
+            on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix outgrows one tile.
 
     Returns:
         The loss in nats: `(N,)` for `"none"`, else a scalar.
@@ -39,16 +51,27 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5, *, reduction: Reduct
         raise ValueError(f"the temperature must be positive, not {temperature!r}")
     # Autocast would run the products below in half precision, whatever the type of their inputs.
     with torch.autocast(a.device.type, enabled=False):
-        anchors = torch.stack([_normalised(a), _normalised(b)])  # (2, n, D): this process's
-        candidates, rank = _gather(anchors)  # (2, N, D): everyone's
-        n, total = anchors.shape[1], candidates.shape[1]
-        logits = anchors.flatten(0, 1) @ candidates.flatten(0, 1).T / temperature  # (2n, 2N)
-        own = torch.arange(n, device=a.device) + rank * n
-        itself = torch.cat([own, own + total])
-        positive = torch.cat([own + total, own])
-        logits = logits.scatter(1, itself[:, None], float("-inf"))
-        loss = F.cross_entropy(logits, positive, reduction="none").view(2, n).mean(0)
+        a, b = _normalised(a), _normalised(b)
+        anchors = torch.cat([a, b])  # (2n, D): this process's
+        candidates, own = _gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
+        if tiled is None:
+            tiled = len(anchors) * len(candidates) >= tiling(a.device).worthwhile
+        if tiled:
+            positive = (a * b).sum(1) / temperature  # log s(v,v⁺), the same for both anchors
+            loss = log_sum_exp(anchors, candidates, own, temperature).view(2, -1).mean(0) - positive
+        else:
+            loss = _dense(anchors, candidates, own, temperature).view(2, -1).mean(0)
     return _reduced(loss, reduction)
+
+
+def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float) -> Tensor:
+    """Loss of each anchor, `(2n,)`, from the whole matrix of logits."""
+    logits = (anchors / temperature) @ candidates.T  # (2n, 2N)
+    itself = own + torch.arange(len(anchors), device=anchors.device)
+    with torch.no_grad():  # the softmax of -inf is zero, and so is its gradient: nothing to record
+        logits.scatter_(1, itself[:, None], -torch.inf)
+    positive = itself.roll(len(anchors) // 2)
+    return F.cross_entropy(logits, positive, reduction="none")
 
 
 def _normalised(x: Tensor) -> Tensor:
@@ -66,11 +89,11 @@ def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
 
 
 def _gather(rows: Tensor) -> tuple[Tensor, int]:
-    """Rows `(2, n, D)` of all processes, along dimension 1 in the order of ranks, and this process's rank."""
+    """Rows `(n, D)` of all processes in the order of ranks, and where this process's begin."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, 0
     gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return gathered, dist.get_rank()
+    return gathered, dist.get_rank() * len(rows)
 
 
 class _Gather(torch.autograd.Function):
@@ -82,14 +105,14 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.n = rows.shape[1]
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts, dim=1)
+        ctx.n = len(rows)
+        gathered = rows.new_empty(dist.get_world_size() * len(rows), rows.shape[1])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         gradient = grads[0].contiguous()
-        dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.n
-        return gradient[:, start : start + ctx.n]
+        own = gradient.new_empty(ctx.n, gradient.shape[1])
+        dist.reduce_scatter_tensor(own, gradient)
+        return own
