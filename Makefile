@@ -21,8 +21,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)  ## speed and memory, as ratios, into runs/speed.md
-	$(BIN)/python benchmarks/speed.py --out runs/speed.md
+bench: $(READY)  ## speed and memory against the usual libraries, into runs/bench/; ARGS="--quick --data DIR" and more
+	$(BIN)/python benchmarks/speed.py --out runs/bench/speed.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache

@@ -1,157 +1,117 @@
-"""Speed and memory of SDCLR against SimCLR and against the usual libraries, as a Markdown table.
+"""The speed and the memory of sdclr against the usual libraries, as Markdown and JSON.
 
-    python benchmarks/speed.py --out docs/results/speed.md [--quick] [--data DIR]
+    python benchmarks/speed.py --out DIR/speed.md [--quick] [--data DIR] [--threads N] [--only steps,views]
 
-Takes less than six minutes on one idle core; `--quick` leaves out the full-width network. All that is compared is timed
-in turn (A-B-A-B) in one process, and a ratio is the median of the rounds' ratios, with its quartiles: what slows the
-machine for a while slows both. Peak memory is measured in fresh processes. Needs the development dependencies.
+What is compared is timed in turn (A-B-A-B) in one process, and a ratio is the median of the rounds' ratios, with its
+quartiles: what slows the machine for a while slows both. Peak memory is measured in fresh processes. The report is
+written after each part; with `--only` those parts of an existing report are measured anew, and the others stay. All of
+it takes less than a quarter of an hour on two idle cores, `--quick` less than three minutes: fewer rounds, and not the
+full-width network. Needs the development dependencies.
 """
 
 import argparse
+import datetime as dt
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
 
 from sdclr.data.scan import load_images
 from sdclr.data.sources import SubsetSource, open_source
-from speed_harness import Comparison, Effort, Target, markdown
-from speed_memory import MIB, MemoryComparison, compare_memory
-from speed_steps import REFRESH, SIMCLR, THREE_FORWARDS, StepSize, compare_refresh, compare_steps
-from speed_views import TORCH, ViewSize, compare_large, compare_small, large_views, small_views
+from sdclr.files import write_atomically
+from speed_harness import Findings, markdown
+from speed_sections import SECTIONS, Setting, quick, thorough
 
-NARROW = StepSize(width=16, batch=256)
-FULL = StepSize(width=64, batch=128)
+PEERS = (
+    "torch",
+    "torchvision",
+    "lightly",
+    "kornia",
+    "pytorch-metric-learning",
+    "scikit-learn",
+    "timm",
+    "opencv-python-headless",
+    "pillow",
+)
+NOTE = "A ratio is the median over rounds in which all candidates ran in turn, with its quartiles."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured, and for how long."""
+class Part:
+    """One section of the report, and where and how it was measured: sections may be measured at different times."""
 
-    steps: tuple[tuple[StepSize, Effort], ...]
-    memory: tuple[tuple[StepSize, int], ...]
-    """Sizes, and processes for each method."""
-    refresh_width: int = 64
-    refresh: Effort
-    small: ViewSize
-    large: ViewSize
-    large_side: int = 256
-    """Side of the images that the large views are drawn from."""
-    views: Effort
+    environment: Mapping[str, str]
+    findings: Findings
 
+    def json(self) -> dict[str, Any]:
+        return {"environment": dict(self.environment), **self.findings.json()}
 
-def thorough() -> Plan:
-    return Plan(
-        steps=((NARROW, Effort(rounds=10, seconds=40, warmup=3)), (FULL, Effort(rounds=6, seconds=70))),
-        memory=((NARROW, 2), (FULL, 1)),
-        refresh=Effort(rounds=5, seconds=40),
-        small=small_views(batch=512, peer_batch=64),
-        large=large_views(batch=16),
-        views=Effort(rounds=20, seconds=15),
-    )
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Part":
+        return cls(environment=values["environment"], findings=Findings.from_json(values))
 
 
-def quick() -> Plan:
-    return Plan(
-        steps=((NARROW, Effort(rounds=5, seconds=15, warmup=2)),),
-        memory=((NARROW, 1),),
-        refresh=Effort(rounds=3, seconds=10),
-        small=small_views(batch=512, peer_batch=32),
-        large=large_views(batch=8),
-        views=Effort(rounds=5, seconds=5),
-    )
-
-
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    """All that was measured."""
+    """All that was measured, by section."""
 
-    environment: dict[str, object]
-    comparisons: list[Comparison]
-    memory: list[MemoryComparison]
-    targets: list[Target]
+    parts: dict[str, Part]
+
+    @classmethod
+    def read(cls, file: Path) -> "Report":
+        """An earlier report, or an empty one where there is no file."""
+        if not file.exists():
+            return cls({})
+        values = json.loads(file.read_text(encoding="utf-8")).get("sections", {})
+        return cls({name: Part.from_json(part) for name, part in values.items() if name in SECTIONS})
+
+    def write(self, out: Path) -> None:
+        """Markdown, and JSON beside it."""
+        values = {"sections": {name: part.json() for name, part in self._sorted().items()}}
+        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(out.with_suffix(".json"), text.encode())
+        write_atomically(out, self.markdown().encode())
 
     def markdown(self) -> str:
-        environment = "\n".join(f"- {name}: {value}" for name, value in self.environment.items())
-        parts = [
-            "# Speed and memory",
-            f"{environment}",
-            "A ratio is the median over rounds in which all candidates ran in turn, with its quartiles.",
-            "## Targets",
-            markdown(("", "target", "measured", "met"), [target.row() for target in self.targets]),
-        ]
-        for comparison in self.comparisons:
-            parts += [f"## {comparison.title}", comparison.note, comparison.table()]
-        for comparison in self.memory:
-            parts += [f"## Memory, {comparison.size}", _MEMORY_NOTE, comparison.table()]
-        return "\n\n".join(parts) + "\n"
+        parts = self._sorted()
+        targets = [target.row() for part in parts.values() for target in part.findings.targets]
+        told = [f"## {SECTIONS[name].title}\n\n{part.findings.markdown()}" for name, part in parts.items()]
+        return "\n\n".join(
+            [
+                "# Speed and memory",
+                _environments({name: part.environment for name, part in parts.items()}),
+                NOTE,
+                "## Targets",
+                markdown(("", "target", "measured", "met"), targets),
+                *told,
+                "",
+            ]
+        )
 
-    def json(self) -> str:
-        values = {
-            "environment": self.environment,
-            "comparisons": [asdict(comparison) for comparison in self.comparisons],
-            "memory": [asdict(comparison) for comparison in self.memory],
-            "targets": [asdict(target) | {"met": target.met} for target in self.targets],
-        }
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    def _sorted(self) -> dict[str, Part]:
+        return {name: self.parts[name] for name in SECTIONS if name in self.parts}
 
 
-_MEMORY_NOTE = (
-    "Peak resident memory while masks are chosen and two steps are taken, above that of the process before it built "
-    "the network. Between steps, a tensor is unexplained if it is no parameter, buffer or optimiser state: a "
-    "second copy of the weights would be one."
-)
-
-
-def measure(plan: Plan, images: Tensor, environment: dict[str, object], *, threads: int) -> Report:
-    """Carry out the plan.
-
-    Args:
-        plan: What is measured.
-        images: (N, 3, H, W) uint8, from which all views are drawn.
-        environment: Where; goes into the report.
-        threads: Threads of torch and OpenCV.
-    """
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    comparisons: list[Comparison] = []
-    targets: list[Target] = []
-    for size, effort in plan.steps:
-        steps = compare_steps(images, size, effort)
-        comparisons.append(steps)
-        for peer, limit in ((SIMCLR, 1.05), (THREE_FORWARDS, 0.8)):
-            ratio = steps.ratio(peer)
-            what = f"Step time of SDCLR / {peer.replace('SDCLR', 'the same')}, {size}"
-            targets.append(Target(what=what, limit=limit, measured=ratio.median, quartiles=ratio))
-    refresh = compare_refresh(plan.refresh_width, plan.refresh)
-    targets.append(Target(what="Seconds for a mask refresh", limit=0.3, measured=refresh.median(REFRESH)))
-    small = compare_small(images, plan.small, plan.views)
-    targets.append(Target(what=f"{small.title}, a second", limit=40e3, at_most=False, measured=small.median(TORCH)))
-    large = compare_large(_enlarged(images, plan.large.batch, plan.large_side), plan.large, plan.views)
-    comparisons += [refresh, small, large]
-    memory = [
-        found for size, repeats in plan.memory if (found := compare_memory(size, repeats=repeats, threads=threads))
-    ]
-    for used in memory:
-        targets.append(Target(what=f"Peak memory of SDCLR / SimCLR, {used.size}", limit=1.05, measured=used.ratio))
-        unexplained = used.median("sdclr", "unexplained") / MIB
-        targets.append(Target(what=f"Unexplained MiB between steps, {used.size}", limit=0, measured=unexplained))
-    return Report(environment, comparisons, memory, targets)
-
-
-def _enlarged(images: Tensor, count: int, side: int) -> Tensor:
-    """Large images: small ones, scaled up. What they show does not matter to the time."""
-    chosen = images[:count].float()
-    scaled = torch.nn.functional.interpolate(chosen, size=(side, side), mode="bilinear", align_corners=False)
-    return scaled.round().to(torch.uint8)
+def _environments(environments: Mapping[str, Mapping[str, str]]) -> str:
+    """What all sections share as a list, and what differs as a table."""
+    first = next(iter(environments.values()))
+    shared = [key for key in first if all(other.get(key) == first[key] for other in environments.values())]
+    told = ["\n".join(f"- {key}: {first[key]}" for key in shared)]
+    differing = [key for key in first if key not in shared]
+    if differing:
+        rows = [(name, *(other.get(key, "") for key in differing)) for name, other in environments.items()]
+        told.append(markdown(("section", *differing), rows))
+    return "\n\n".join(told)
 
 
 def read_images(data: Path | None, count: int = 2048) -> Tensor:
@@ -161,18 +121,18 @@ def read_images(data: Path | None, count: int = 2048) -> Tensor:
     return load_images(SubsetSource(open_source(data, split="train"), range(count), name="cifar10")).images
 
 
-def describe(*, threads: int, quickly: bool, data: Path | None) -> dict[str, object]:
-    """Where and how it was measured."""
-    command = "python benchmarks/speed.py --out docs/results/speed.md"
-    command += " --quick" * quickly + " --data DIR" * (data is not None) + f" --threads {threads}" * (threads != 1)
-    peers = ("torch", "torchvision", "lightly", "timm", "opencv-python-headless", "pillow")
+def describe(options: argparse.Namespace) -> dict[str, str]:
+    """Where and how a section is about to be measured."""
+    command = f"python benchmarks/speed.py --out {options.out.name}"
+    command += " --quick" * options.quick + " --data DIR" * (options.data is not None) + f" --threads {options.threads}"
     return {
         "command": f"`{command}`",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "images": "CIFAR-10" if options.data is not None else "random pixels",
+        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PEERS)]),
         "commit": _commit(),
-        "processor": f"{_processor()}, {os.cpu_count()} cores, {threads} used",
+        "day": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
         "load before (1 minute)": f"{os.getloadavg()[0]:.2f}",
-        "images": "CIFAR-10" if data is not None else "random pixels",
-        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in peers)]),
     }
 
 
@@ -192,19 +152,36 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write; a .json goes beside it")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and not the full-width network")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as parquet files; random images without it")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and OpenCV")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; by default all cores")
+    parser.add_argument("--only", help=f"sections to measure, with commas between, of {', '.join(SECTIONS)}")
     options = parser.parse_args(arguments)
-    environment = describe(threads=options.threads, quickly=options.quick, data=options.data)
+    options.only = options.only.split(",") if options.only else list(SECTIONS)
+    unknown = [name for name in options.only if name not in SECTIONS]
+    if unknown:
+        parser.error(f"--only knows no section {', '.join(unknown)}: name some of {', '.join(SECTIONS)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parsed(arguments)
     plan = quick() if options.quick else thorough()
-    report = measure(plan, read_images(options.data), environment, threads=options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report.markdown())
-    options.out.with_suffix(".json").write_text(report.json())
+    images = read_images(options.data)
+    setting = Setting(images=images, data=options.data, folder=options.out.parent, threads=options.threads)
+    report = Report.read(options.out.with_suffix(".json"))
+    for name in options.only:
+        section, environment, start = SECTIONS[name], describe(options), time.perf_counter()
+        findings = section.measure(plan, setting)
+        environment["threads"] = str(section.threads(setting))
+        environment["seconds"] = f"{time.perf_counter() - start:.0f}"
+        report.parts[name] = Part(environment=environment, findings=findings)
+        report.write(options.out)
+        print(f"{name}: {environment['seconds']} s", file=sys.stderr, flush=True)
     print(report.markdown())
 
 

@@ -3,9 +3,9 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 Unit = Literal["s", "/s"]
 
@@ -56,9 +56,9 @@ class Comparison:
     def median(self, name: str) -> float:
         return statistics.median(self.samples[name])
 
-    def ratio(self, name: str) -> Quartiles:
-        """Ours over another's, round by round, so that what slows down a whole round cancels."""
-        pairs = zip(self.samples[self.ours], self.samples[name], strict=True)
+    def ratio(self, name: str, *, of: str | None = None) -> Quartiles:
+        """Ours (or that of the candidate `of`) over another's, by round: what slows down a whole round cancels."""
+        pairs = zip(self.samples[of or self.ours], self.samples[name], strict=True)
         return quartiles([mine / other for mine, other in pairs])
 
     def table(self) -> str:
@@ -88,6 +88,61 @@ class Target:
         sign = "≤" if self.at_most else "≥"
         shown = spread(self.quartiles) if self.quartiles else number(self.measured)
         return self.what, f"{sign} {number(self.limit)}", shown, "yes" if self.met else "**no**"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What is no timing of several ways: where the time goes, what memory is taken, how cost grows."""
+
+    title: str
+    note: str
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+    def table(self) -> str:
+        shown = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
+        return markdown(self.heading, shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What one part of the suite found."""
+
+    targets: Sequence[Target] = ()
+    comparisons: Sequence[Comparison] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[str] = ()
+    """Names of pictures that lie beside the report."""
+
+    def markdown(self) -> str:
+        """All but the targets, which stand together at the top of a report."""
+        told = [f"### {part.title}\n\n{part.note}\n\n{part.table()}" for part in (*self.comparisons, *self.tables)]
+        return "\n\n".join([*told, *(f"![{name}]({name})" for name in self.figures)])
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "targets": [asdict(target) | {"met": target.met} for target in self.targets],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "tables": [asdict(table) for table in self.tables],
+            "figures": list(self.figures),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Findings":
+        """What `json` gave, after it lay in a file."""
+        return cls(
+            targets=[_target(target) for target in values["targets"]],
+            comparisons=[Comparison(**comparison) for comparison in values["comparisons"]],
+            tables=[Table(**table) for table in values["tables"]],
+            figures=values["figures"],
+        )
+
+
+def _target(values: Mapping[str, Any]) -> Target:
+    given = {name: value for name, value in values.items() if name != "met"}
+    if given["quartiles"] is not None:
+        given["quartiles"] = Quartiles(*given["quartiles"])
+    return Target(**given)
 
 
 def compare(title: str, note: str, unit: Unit, candidates: Sequence[Candidate], effort: Effort) -> Comparison:

@@ -19,6 +19,8 @@ from sdclr.training.run import create_objective
 from speed_harness import Candidate, Comparison, Effort, compare
 
 Method = Literal["sdclr", "simclr"]
+Precision = Literal["none", "bf16"]
+NAMES: dict[Precision, str] = {"none": "float32", "bf16": "bf16"}
 
 RATIO = 0.9
 TEMPERATURE = 0.2
@@ -39,18 +41,26 @@ class StepSize:
         return f"ResNet-18 of width {self.width}, {self.image_size} px, batch {self.batch}"
 
 
+def configure(method: Method, size: StepSize) -> PretrainConfig:
+    """One epoch of a method, at the size of a step."""
+    return PretrainConfig(
+        encoder=EncoderConfig(name="resnet18", width=size.width),
+        views=ViewConfig(image_size=size.image_size),
+        damage=DamageConfig(kind="prune" if method == "sdclr" else "none", ratio=RATIO),
+        # So small that the many steps on one batch leave weights and losses ordinary numbers.
+        optim=OptimConfig(lr=1e-4, final_lr=0, warmup_epochs=0),
+        temperature=TEMPERATURE,
+        epochs=1,
+        batch_size=size.batch,
+    )
+
+
 class Training:
     """What one training run holds, made as `pretrain` makes it: the same weights for the same size and method."""
 
-    def __init__(self, method: Method, size: StepSize) -> None:
-        config = PretrainConfig(
-            encoder=EncoderConfig(name="resnet18", width=size.width),
-            views=ViewConfig(image_size=size.image_size),
-            damage=DamageConfig(kind="prune" if method == "sdclr" else "none", ratio=RATIO),
-            # So small that the many steps on one batch leave weights and losses ordinary numbers.
-            optim=OptimConfig(lr=1e-4, final_lr=0, warmup_epochs=0),
-            temperature=TEMPERATURE,
-        )
+    def __init__(self, method: Method, size: StepSize, *, amp: Precision = "none") -> None:
+        self.amp = amp
+        config = configure(method, size)
         torch.manual_seed(0)
         self.objective: Objective = create_objective(config).to(memory_format=torch.channels_last).train()
         self.optimizer = create_optimizer(self.objective, config.optim)
@@ -58,7 +68,9 @@ class Training:
     def step(self, view1: Tensor, view2: Tensor) -> None:
         """Forward, backward and optimiser."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(view1, view2).mean().backward()
+        with autocast(view1, self.amp):
+            loss = self.objective(view1, view2).mean()
+        loss.backward()
         self.optimizer.step()
 
     def step_of_three_forwards(self, view1: Tensor, view2: Tensor) -> None:
@@ -66,6 +78,11 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         three_forwards(self.objective, view1, view2)
         self.optimizer.step()
+
+
+def autocast(view: Tensor, amp: Precision) -> torch.autocast:
+    """Mixed precision where a view lies, as `pretrain` has it with `--amp bf16`."""
+    return torch.autocast(view.device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
 
 
 def three_forwards(objective: Objective, view1: Tensor, view2: Tensor) -> None:
@@ -84,12 +101,16 @@ def three_forwards(objective: Objective, view1: Tensor, view2: Tensor) -> None:
     nt_xent(dense.detach(), competitor(view2), TEMPERATURE).backward()
 
 
+def loader_of(images: Tensor, size: StepSize) -> ResidentLoader:
+    """The views of a set of small images, laid out as `pretrain` has them."""
+    views = configure("sdclr", size).views
+    return ResidentLoader(images, views, seed=0, batch_size=size.batch, channels_last=True)
+
+
 def draw_pair(images: Tensor, size: StepSize) -> tuple[Tensor, Tensor]:
-    """Two views of the first batch of a set, laid out as `pretrain` lays them out."""
-    loader = ResidentLoader(images, ViewConfig(image_size=size.image_size), seed=0, batch_size=size.batch)
-    batch = next(loader.epoch(0))
-    layout = torch.channels_last
-    return batch.view1.contiguous(memory_format=layout), batch.view2.contiguous(memory_format=layout)
+    """Two views of the first batch of a set."""
+    batch = next(loader_of(images, size).epoch(0))
+    return batch.view1, batch.view2
 
 
 def compare_steps(images: Tensor, size: StepSize, effort: Effort) -> Comparison:

@@ -1,22 +1,23 @@
-"""Views a second: the batched renderers against the per-image transforms of torchvision and lightly."""
+"""Views a second: the batched renderers against torchvision's and lightly's transforms and kornia's batched ones."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import kornia.augmentation as kornia
 import torch
 from lightly.transforms import SimCLRTransform
+from lightly.transforms.utils import IMAGENET_NORMALIZE
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from sdclr.data.loading import Batch, Loader, ResidentLoader
-from sdclr.data.sources import ArraySource
-from sdclr.data.streaming import StreamLoader
 from sdclr.data.views import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, compare
 
 TORCH, OPENCV = "sdclr, torch renderer", "sdclr, OpenCV renderer"
+KORNIA = "kornia, float32 batch"
 TORCHVISION, LIGHTLY = "torchvision v2, uint8 tensors", "lightly SimCLRTransform, Pillow images"
 
 
@@ -36,12 +37,6 @@ def small_views(*, batch: int, peer_batch: int) -> ViewSize:
     return ViewSize(config=ViewConfig(image_size=32), batch=batch, peer_batch=peer_batch)
 
 
-def large_views(*, batch: int, image_size: int = 224) -> ViewSize:
-    """The paper's recipe for ImageNet."""
-    config = ViewConfig(image_size=image_size, crop_scale=(0.08, 1.0), blur=0.5)
-    return ViewSize(config=config, batch=batch, peer_batch=batch)
-
-
 def compare_small(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
     """Views a second of small images that lie in memory.
 
@@ -51,41 +46,32 @@ def compare_small(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
         effort: How long to measure.
     """
     candidates = [
-        _ours(TORCH, ResidentLoader(images, size.config, seed=0, batch_size=size.batch), size.batch),
-        _peer(TORCHVISION, torchvision_view(size.config), list(images), size.peer_batch),
-        _peer(LIGHTLY, lightly_view(size.config), _pictures(images), size.peer_batch),
+        ours(TORCH, ResidentLoader(images, size.config, seed=0, batch_size=size.batch), size.batch),
+        peer(TORCHVISION, torchvision_view(size.config), list(images), size.peer_batch),
+        peer(LIGHTLY, lightly_view(size.config), pictures(images), size.peer_batch),
+        batched(KORNIA, kornia_views(size.config), images, size.batch),
     ]
-    return compare(_title(images, size), _NOTE, "/s", candidates, effort)
+    return compare(title(images, size), VIEWS_NOTE, "/s", candidates, effort)
 
 
-def compare_large(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
-    """Views a second of large images, decoded beforehand. Arguments as for `compare_small`."""
-    source = ArraySource(images.permute(0, 2, 3, 1).numpy())
-    candidates = [
-        _ours(OPENCV, StreamLoader(source, size.config, seed=0, batch_size=size.batch), size.batch),
-        _ours(TORCH, ResidentLoader(images, size.config, seed=0, batch_size=size.batch), size.batch),
-        _peer(LIGHTLY, lightly_view(size.config), _pictures(images), size.peer_batch),
-    ]
-    return compare(_title(images, size), _NOTE, "/s", candidates, effort)
-
-
-_NOTE = (
+VIEWS_NOTE = (
     "Two views of each image, from decoded images to one float32 batch in [0, 1], with the same probabilities and "
-    "strengths. lightly's crop is bilinear (it offers no other), the rest bicubic."
+    "strengths. lightly's crop is bilinear (it offers no other), the rest bicubic; kornia's neither smooths "
+    "what it shrinks nor is cut off at 0 and 1."
 )
 
 
-def _title(images: Tensor, size: ViewSize) -> str:
+def title(images: Tensor, size: ViewSize) -> str:
     blur = " with blur" if size.config.blur else ""
     return f"Views at {size.config.image_size} px from {images.shape[-1]} px{blur}"
 
 
-def _ours(name: str, loader: Loader, batch: int) -> Candidate:
+def ours(name: str, loader: Loader, batch: int) -> Candidate:
     batches: Iterator[Batch] = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
     return Candidate(name, lambda: next(batches), units=2 * batch)
 
 
-def _peer(name: str, draw: Callable[[object], Tensor], images: Sequence[object], batch: int) -> Candidate:
+def peer(name: str, draw: Callable[[object], Tensor], images: Sequence[object], batch: int) -> Candidate:
     endless = itertools.cycle(images)
 
     def call() -> Tensor:
@@ -95,7 +81,19 @@ def _peer(name: str, draw: Callable[[object], Tensor], images: Sequence[object],
     return Candidate(name, call, units=2 * batch)
 
 
-def _pictures(images: Tensor) -> list[Image.Image]:
+def batched(name: str, draw: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Candidate:
+    """A candidate that draws both views of a whole batch `(N, 3, H, W)` of uint8 at once."""
+    starts = itertools.cycle(range(0, len(images) - batch + 1, batch))
+
+    def call() -> tuple[Tensor, Tensor]:
+        start = next(starts)
+        chosen = images[start : start + batch].float() / 255
+        return draw(chosen), draw(chosen)
+
+    return Candidate(name, call, units=2 * batch)
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
@@ -119,8 +117,13 @@ def torchvision_view(config: ViewConfig) -> Callable[[object], Tensor]:
 
 
 def lightly_view(config: ViewConfig) -> Callable[[object], Tensor]:
-    """The recipe in lightly's SimCLR transform, for one Pillow image."""
-    transform = SimCLRTransform(
+    """The recipe in lightly's SimCLR transform, for one view of one Pillow image."""
+    return lightly_transform(config).transforms[0]
+
+
+def lightly_transform(config: ViewConfig, *, normalize: bool = False) -> SimCLRTransform:
+    """The recipe in lightly's SimCLR transform, for both views of one Pillow image."""
+    return SimCLRTransform(
         input_size=config.image_size,
         cj_prob=config.jitter,
         cj_bright=config.brightness,
@@ -132,6 +135,24 @@ def lightly_view(config: ViewConfig) -> Callable[[object], Tensor]:
         gaussian_blur=config.blur,
         sigmas=config.blur_sigma,
         hf_prob=config.flip,
-        normalize=None,
+        normalize=IMAGENET_NORMALIZE if normalize else None,
     )
-    return transform.transforms[0]
+
+
+def kornia_views(config: ViewConfig) -> nn.Module:
+    """The recipe in kornia's transforms, which draw for each image of a float32 batch `(N, 3, H, W)` in [0, 1]."""
+    jitter = (config.brightness, config.contrast, config.saturation, config.hue)
+    side = config.image_size
+    steps: list[nn.Module] = [
+        kornia.RandomResizedCrop(
+            (side, side), config.crop_scale, config.crop_ratio, resample="BICUBIC", align_corners=False
+        ),
+        kornia.RandomHorizontalFlip(p=config.flip),
+        kornia.ColorJitter(*jitter, p=config.jitter),
+        kornia.RandomGrayscale(p=config.grey),
+    ]
+    if config.blur:
+        # One size for all: three of the largest sigma to each side.
+        taps = 2 * round(3 * config.blur_sigma[1]) + 1
+        steps.append(kornia.RandomGaussianBlur((taps, taps), config.blur_sigma, p=config.blur))
+    return nn.Sequential(*steps)

@@ -1,179 +1,190 @@
-"""The speed benchmark at sizes that take no time: that it runs, and that what it compares is the same thing."""
+"""The speed benchmark as a whole: that every section reaches the report, and one can be measured anew."""
 
 import importlib
 import json
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts_import_each_other():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
-        yield
+# Newer Pythons warn when a process with threads forks; torch starts threads, and its DataLoader forks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 @pytest.fixture
-def steps():
-    return importlib.import_module("speed_steps")
+def sections():
+    return importlib.import_module("speed_sections")
 
 
 @pytest.fixture
-def harness():
-    return importlib.import_module("speed_harness")
+def speed(monkeypatch):
+    module = importlib.import_module("speed")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _threads: None)  # the suite's own number stays
+    monkeypatch.setattr(module, "read_images", lambda _data: torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8))
+    return module
 
 
-def pixels(count: int, side: int = 32) -> torch.Tensor:
-    return torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+def stand_in(name):
+    """For a section whose script has tests of its own: tells what it was asked for as if it had found that."""
+    harness = importlib.import_module("speed_harness")
+
+    def find(*asked, **options):
+        table = harness.Table(title=f"Asked of {name}", note="", heading=("", ""), rows=[(str(asked), str(options))])
+        return harness.Findings(tables=[table], targets=[harness.Target(what=name, limit=3, measured=1)])
+
+    return find
 
 
-def test_three_forwards_leave_the_gradient_of_the_one_forward(steps):
-    size = steps.StepSize(width=4, batch=8, image_size=16)
-    view1, view2 = torch.rand(2, 8, 3, 16, 16, dtype=torch.float64)
-    one, three = (steps.Training("sdclr", size).objective.double() for _ in range(2))
-    one(view1, view2).mean().backward()
-    steps.three_forwards(three, view1, view2)
-    for (name, ours), theirs in zip(one.named_parameters(), three.parameters(), strict=True):
-        torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-6, atol=1e-10, msg=name)
-    largest = max(float(parameter.grad.abs().max()) for parameter in one.parameters())
-    assert largest > 1e-3  # there is something to compare
-
-
-def test_a_step_of_three_forwards_is_our_step(steps):
-    size = steps.StepSize(width=4, batch=8, image_size=16)
-    views = torch.rand(2, 8, 3, 16, 16)
-    ours, theirs, untouched = (steps.Training("sdclr", size) for _ in range(3))
-    for group in (*ours.optimizer.param_groups, *theirs.optimizer.param_groups):
-        group["lr"] = 0.1
-    ours.step(*views)
-    theirs.step_of_three_forwards(*views)
-    before, one, three = (
-        torch.cat([parameter.flatten() for parameter in training.objective.parameters()])
-        for training in (untouched, ours, theirs)
-    )
-    assert (one - before).abs().max() > 1e-3
-    torch.testing.assert_close(three, one, rtol=1e-3, atol=1e-5)
-
-
-def test_both_methods_start_from_the_same_network(steps):
-    size = steps.StepSize(width=4, batch=8, image_size=16)
-    ours, plain = (steps.Training(method, size).objective for method in ("sdclr", "simclr"))
-    assert ours.competitor is not None
-    assert plain.competitor is None
-    for mine, other in zip(ours.network.parameters(), plain.network.parameters(), strict=True):
-        assert torch.equal(mine, other)
-
-
-def test_every_rival_of_the_refresh_chooses_the_same_masks(steps):
-    competitor = steps.Training("sdclr", steps.StepSize(width=4, batch=2)).objective.competitor
-    weights = steps.prunable_weights(competitor)
-    library = steps.LibraryPruning(competitor)
-    library.prune()
-    library.restore()  # a second round must not build upon the first
-    library.prune()
-    rivals = [steps.topk_masks(weights, 0.9), steps.topk_kept_masks(weights, 0.9), library.masks]
-    for masks in rivals:
-        assert masks.keys() == competitor.masks.keys()
-        assert all(torch.equal(masks[name], mask) for name, mask in competitor.masks.items())
-
-
-def test_candidates_take_turns_and_are_prepared(harness):
-    calls: list[str] = []
-    candidates = [
-        harness.Candidate("a", lambda: calls.append("a")),
-        harness.Candidate("b", lambda: calls.append("b"), prepare=lambda: calls.append("before b")),
-    ]
-    found = harness.compare("title", "note", "s", candidates, harness.Effort(rounds=2, seconds=60, warmup=2))
-    assert calls == ["a", "before b", "b"] * 4  # two rounds of warming up, then two
-    assert [len(values) for values in found.samples.values()] == [2, 2]
-
-
-def test_rounds_stop_at_three_when_time_is_up(harness):
-    found = harness.compare("title", "note", "s", [harness.Candidate("a", list)], harness.Effort(rounds=9, seconds=0))
-    assert len(found.samples["a"]) == 3
-
-
-def test_the_ratio_is_taken_round_by_round(harness):
-    found = harness.Comparison("title", "note", "s", {"ours": [1.0, 20.0, 3.0], "peer": [2.0, 40.0, 3.0]})
-    assert found.ratio("peer") == (0.5, 0.5, 0.75)  # medians alone would give 3 / 3
-    assert found.table().splitlines()[-1] == "| peer | 3 | 0.500 (0.500 to 0.750) | 3 |"
-
-
-@pytest.mark.parametrize(("at_most", "measured", "met"), [(True, 1.0, True), (True, 1.1, False), (False, 1.1, True)])
-def test_a_target_says_whether_it_was_met(harness, at_most, measured, met):
-    target = harness.Target(what="it", limit=1.0, at_most=at_most, measured=measured)
-    assert target.met is met
-    assert target.row()[-1] == ("yes" if met else "**no**")
-
-
-def test_the_recipe_is_the_same_for_all():
-    views = importlib.import_module("speed_views")
-    large = views.large_views(batch=1, image_size=8)
-    jitter = views.torchvision_view(large.config).transforms[2]
-    lightly = views.lightly_view(large.config).transform.transforms
-    assert lightly[0].scale == large.config.crop_scale
-    assert lightly[4].p == jitter.p == large.config.jitter
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        assert tuple(getattr(lightly[4].transforms[0], name)) == tuple(getattr(jitter.transforms[0], name))
-
-
-def test_a_second_copy_of_the_weights_would_be_seen(steps, monkeypatch):
-    memory = importlib.import_module("speed_memory")
-    size = steps.StepSize(width=4, batch=4, image_size=16)
-    ours, plain = (memory.measure(method, size) for method in ("sdclr", "simclr"))
-    assert ours.unexplained == plain.unexplained == 0
-    for method, usage in (("sdclr", ours), ("simclr", plain)):
-        objective = steps.Training(method, size).objective
-        parameters = sum(parameter.nbytes for parameter in objective.parameters())
-        assert usage.between == 2 * parameters + sum(buffer.nbytes for buffer in objective.buffers())  # 2: momentum
-
-    class Hoarder(steps.Training):
-        def step(self, *views):
-            super().step(*views)
-            self.copies = [parameter.detach().clone() for parameter in self.objective.network.parameters()]
-
-    monkeypatch.setattr(memory, "Training", Hoarder)
-    assert memory.measure("sdclr", size).unexplained == ours.weights
-
-
-def test_a_tiny_run_fills_the_report(tmp_path, monkeypatch, capsys):
-    speed = importlib.import_module("speed")
-    tiny, effort = speed.StepSize(width=4, batch=4, image_size=16), speed.Effort(rounds=2, seconds=0)
-    plan = speed.Plan(
-        steps=((tiny, effort),),
-        memory=((tiny, 1),),
-        refresh_width=4,
+@pytest.fixture
+def _tiny(speed, sections, monkeypatch):
+    """The quick plan at sizes that take no time."""
+    step, effort = sections.StepSize(width=4, batch=4, image_size=16), sections.Effort(rounds=2, seconds=0)
+    epoch = sections.EpochSize(step=step, images=16)
+    plan = replace(
+        sections.quick(),
+        steps=((step, effort),),
+        precisions=((step, effort),),
         refresh=effort,
-        small=speed.small_views(batch=8, peer_batch=2),
-        large=speed.large_views(batch=2, image_size=40),
-        large_side=48,
-        views=effort,
+        refresh_width=4,
+        views=sections.small_views(batch=8, peer_batch=2),
+        views_effort=effort,
+        losses=((sections.LossSize(batch=8), effort),),
+        loss_memory=(8,),
+        epochs=((epoch, effort),),
+        large=sections.LargePlan(
+            views=sections.large_views(batch=2, image_size=40),
+            views_effort=effort,
+            side=48,
+            files=4,
+            files_effort=effort,
+            batch=2,
+        ),
+        memory=((step, "bf16", 1),),
+        profile=(step,),
+        product=64,
+        probes="tiny probes",
+        growth="tiny growth",
     )
     monkeypatch.setattr(speed, "quick", lambda: plan)
-    monkeypatch.setattr(speed, "read_images", lambda _data: pixels(16))
-    monkeypatch.setattr(torch, "set_num_threads", lambda _threads: None)  # the suite's own number stays
+    memory = importlib.import_module("speed_memory")
+    loss = importlib.import_module("speed_loss")
+    monkeypatch.setattr(memory, "WAYS", dict(list(memory.WAYS.items())[:2]))  # processes take time to start
+    monkeypatch.setattr(sections.speed_growth, "find_growth", stand_in("growth"))
+    monkeypatch.setattr(sections.speed_probes, "find_probes", stand_in("probes"))
+    monkeypatch.setattr(loss, "measure_loss", lambda *_, **__: loss.Cost(seconds=1, peak=1))
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_tiny_run_fills_the_report(speed, sections, tmp_path, capsys):
     out = tmp_path / "new" / "speed.md"
-    speed.main(["--quick", "--out", str(out)])
-    text, values = out.read_text(), json.loads(out.with_suffix(".json").read_text())
+    speed.main(["--quick", "--threads", "1", "--out", str(out)])
+    text, values = out.read_text(), json.loads(out.with_suffix(".json").read_text())["sections"]
     assert text in capsys.readouterr().out
-    assert len(values["comparisons"]) == 4
-    titles = ["Targets", *(comparison["title"] for comparison in values["comparisons"]), f"Memory, {tiny}"]
+    assert list(values) == list(sections.SECTIONS)
+    assert "- command: `python benchmarks/speed.py --out speed.md --quick --threads 1`" in text.splitlines()
+    titles = ["Targets", *(section.title for section in sections.SECTIONS.values())]
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == titles
-    samples = [taken for comparison in values["comparisons"] for taken in comparison["samples"].values()]
-    assert all(len(taken) == 2 and min(taken) > 0 for taken in samples)
-    limits = [(target["limit"], target["met"]) for target in values["targets"]]
-    assert [limit for limit, _ in limits] == [1.05, 0.8, 0.3, 40e3, 1.05, 0]
-    assert str(tmp_path) not in text
+    for name, part in values.items():
+        assert part["comparisons"] or part["tables"], name
+        assert part["targets"], name
+        for comparison in part["comparisons"]:
+            assert f"### {comparison['title']}" in text.splitlines()
+            assert all(len(taken) >= 2 and min(taken) > 0 for taken in comparison["samples"].values())
+        assert all(f"### {table['title']}" in text.splitlines() for table in part["tables"])
+    limits = {name: [target["limit"] for target in part["targets"]] for name, part in values.items()}
+    assert limits["steps"] == [1.05, 0.8, 1, 1, 0.3]
+    assert limits["views"] == [40e3]
+    assert limits["loss"] == [1]
+    assert limits["small"] == [1, 1]
+    assert limits["large"] == [8, 5]
+    assert limits["memory"] == [1.05, 0]
+    assert limits["profile"] == [0.95]
+    assert limits["probes"] == limits["growth"] == [3]
+    asked = {name: values[name]["tables"][0]["rows"] for name in ("probes", "growth")}
+    assert asked["probes"] == [["('tiny probes', None)", "{}"]]
+    assert asked["growth"] == [[str(("tiny growth", out.parent)), "{'threads': 1}"]]
+
+
+def fake_section(sections, title, found):
+    return sections.Section(title=title, find=lambda _plan, _setting: sections.Findings(targets=[found()]))
+
+
+@pytest.fixture
+def fakes(speed, sections, monkeypatch):
+    """Two sections that measure the number of times that they were called."""
+    harness, calls = importlib.import_module("speed_harness"), []
+
+    def target():
+        calls.append(None)
+        return harness.Target(what="calls", limit=10, measured=len(calls))
+
+    made = {name: fake_section(sections, f"Part {name}", target) for name in ("first", "second")}
+    monkeypatch.setattr(speed, "SECTIONS", made)
+    return made
+
+
+def measured(out):
+    parts = json.loads(out.with_suffix(".json").read_text())["sections"]
+    return {name: part["targets"][0]["measured"] for name, part in parts.items()}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_one_section_is_measured_anew(speed, tmp_path, monkeypatch):
+    out = tmp_path / "speed.md"
+    speed.main(["--quick", "--only", "second", "--out", str(out)])
+    assert measured(out) == {"second": 1}
+    monkeypatch.setattr(speed, "_commit", lambda: "abcdef")
+    speed.main(["--out", str(out), "--only", "first"])
+    assert measured(out) == {"first": 2, "second": 1}
+    text = out.read_text()
+    assert text.index("## Part first") < text.index("## Part second")
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert "abcdef" in rows["| first"]  # where each was measured
+    assert "abcdef" not in rows["| second"]
+    assert "--quick" in rows["| second"]
+    assert "--quick" not in rows["| first"]
+    speed.main(["--out", str(out)])
+    assert measured(out) == {"first": 3, "second": 4}
+
+
+def test_what_was_measured_is_kept_if_a_section_fails(speed, fakes, sections, tmp_path):
+    def fails(_plan, _setting):
+        raise RuntimeError("no")
+
+    fakes["second"] = sections.Section(title="Part second", find=fails)
+    with pytest.raises(RuntimeError, match="no"):
+        speed.main(["--out", str(tmp_path / "speed.md")])
+    assert measured(tmp_path / "speed.md") == {"first": 1}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_unknown_section_is_refused(speed, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        speed.main(["--out", str(tmp_path / "speed.md"), "--only", "first,third"])
+    assert "--only knows no section third: name some of first, second" in capsys.readouterr().err
+
+
+def test_sections_for_one_core_use_one_thread(sections, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(sections.cv2, "setNumThreads", used.append)
+    setting = sections.Setting(images=torch.empty(0), data=None, folder=tmp_path, threads=3)
+    for alone in (True, False):
+        section = sections.Section(title="", find=lambda *_: sections.Findings(), one_thread=alone)
+        section.measure(sections.quick(), setting)
+    assert used == [1, 1, 3, 3]
+
+
+def test_the_thorough_plan_measures_what_the_quick_one_does_and_the_full_width(sections):
+    plan = sections.thorough()
+    assert {size.width for size, _ in plan.steps} == {16, 64}
+    assert {size.step.width for size, _ in plan.epochs} == {16, 64}
+    assert all(2048 <= size.images <= 4096 for size, _ in plan.epochs)
+    assert plan.compiled
 
 
 def test_images_are_those_of_cifar10(cifar10_dir):
-    speed = importlib.import_module("speed")
-    images = speed.read_images(cifar10_dir, count=3)
+    images = importlib.import_module("speed").read_images(cifar10_dir, count=3)
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.uint8
     assert images.float().std() > 10

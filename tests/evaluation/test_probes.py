@@ -69,6 +69,19 @@ class TestLinearProbe:
         torch.testing.assert_close(probe.weight, weight, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(probe.bias, bias, atol=1e-5, rtol=1e-5)
 
+    def test_negligible_probabilities_change_nothing(self, monkeypatch):
+        """At rates so high that probabilities leave float32's normal form, the layers are the same, bit for bit."""
+        (x, y), (val_x, val_y) = _clusters(300), _clusters(100, seed=1)
+        config = ProbeConfig(epochs=3, milestones=(1,), learning_rates=(30.0, 10.0, 0.1))
+        cut = linear_probe(x * 9, y, val_x * 9, val_y, 5, config)
+        monkeypatch.setattr("sdclr.evaluation.probes.NEGLIGIBLE", -1.0)  # nothing is
+        whole = linear_probe(x * 9, y, val_x * 9, val_y, 5, config)
+        assert torch.equal(cut.weight, whole.weight)
+        assert torch.equal(cut.bias, whole.bias)
+        assert cut.by_learning_rate == whole.by_learning_rate
+        probabilities = torch.softmax(torch.tensor(val_x * 9) @ cut.weight.T + cut.bias, dim=1)
+        assert (probabilities < 1e-30).any()
+
     def test_rates_of_a_grid_do_not_touch_each_other(self):
         (x, y), (val_x, val_y) = _clusters(200), _clusters(100, seed=1)
         config = ProbeConfig(epochs=3, milestones=(1,), learning_rates=(1.0, 0.01, 30.0))

@@ -8,7 +8,7 @@ flipped anew every epoch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,9 @@ from sdclr.evaluation.features import checked_features, checked_labels, encode_b
 
 DECAY = 0.1
 """What every milestone multiplies the learning rate by."""
+
+NEGLIGIBLE = 1e-30
+"""Probabilities below this are taken for 0 in a gradient."""
 
 VALIDATION_BLOCK = 4096
 """Validation images scored at once: bounds the logits of a wide grid over many classes."""
@@ -75,36 +78,45 @@ FEW_SHOT = ProbeConfig.few_shot()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Probe:
-    """A trained linear layer, and how it was chosen.
+class LinearClassifier:
+    """A trained linear layer.
 
-    Rate and epoch are chosen on the validation set, so `validation_accuracy` is a little optimistic: report accuracy on
-    a test set.
+    What trained it was chosen on the validation set, so `validation_accuracy` is a little optimistic: report accuracy
+    on a test set.
 
     Attributes:
         weight: (K, D) float32, on CPU.
         bias: (K,) float32, on CPU.
-        learning_rate: The initial learning rate that won.
-        epoch: Epochs of training behind these weights, from 1.
         validation_accuracy: In [0, 1].
-        curve: (epochs,) validation accuracy of the winning rate after each epoch; nan once it has diverged.
-        by_learning_rate: Best validation accuracy of every rate of the grid; nan for one that diverged at once.
-        edge: The end of the grid the winner lies on, if no rate inside does as well: a better one may lie beyond it.
     """
 
     weight: Tensor
     bias: Tensor
-    learning_rate: float
-    epoch: int
     validation_accuracy: float
-    curve: NDArray[np.float64]
-    by_learning_rate: dict[float, float]
-    edge: Literal["lowest", "highest"] | None
 
     def predict(self, x: ArrayLike | Tensor) -> NDArray[np.int64]:
         """Class ids (N,) for features (N, D)."""
         features = checked_features(x, "x", width=self.weight.shape[1]).cpu()
         return (features @ self.weight.T + self.bias).argmax(dim=1).numpy()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe(LinearClassifier):
+    """A linear layer trained by SGD, and how it was chosen.
+
+    Attributes:
+        learning_rate: The initial learning rate that won.
+        epoch: Epochs of training behind these weights, from 1.
+        curve: (epochs,) validation accuracy of the winning rate after each epoch; nan once it has diverged.
+        by_learning_rate: Best validation accuracy of every rate of the grid; nan for one that diverged at once.
+        edge: The end of the grid the winner lies on, if no rate inside does as well: a better one may lie beyond it.
+    """
+
+    learning_rate: float
+    epoch: int
+    curve: NDArray[np.float64]
+    by_learning_rate: dict[float, float]
+    edge: Literal["lowest", "highest"] | None
 
 
 def linear_probe(  # noqa: PLR0917  two labelled sets, as everywhere in the field
@@ -137,7 +149,7 @@ def linear_probe(  # noqa: PLR0917  two labelled sets, as everywhere in the fiel
     train = checked_features(train_x, "train_x")
     validation = checked_features(val_x, "val_x", width=train.shape[1]).to(train.device)
     return _train(
-        lambda batch: train[batch],
+        lambda batch: train.index_select(0, batch),  # copies whole rows, which indexing does not
         checked_labels(train_y, "train_y", count=len(train), num_classes=num_classes).to(train.device),
         val_x=validation,
         val_y=checked_labels(val_y, "val_y", count=len(validation), num_classes=num_classes).to(train.device),
@@ -274,6 +286,7 @@ class _Grid:
         # Weight and bias in one matrix (L * K, D + 1): the bias is the weight of a constant feature 1.
         self.parameters = torch.zeros(rows, width + 1, device=device)
         self.velocity = torch.zeros_like(self.parameters)
+        self.minus_one = torch.full((1, 1, 1), -1.0, device=device)
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, D) features to (L, K, B): images last, so that a softmax over few classes runs along memory."""
@@ -284,8 +297,10 @@ class _Grid:
 
         The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
         """
-        error = self.logits(x).softmax(dim=1)
-        error -= F.one_hot(y, self.shape[1]).T
+        # Probabilities so small that nothing is lost with them: numbers that float32 holds in denormal form only make
+        # the product below several times slower, and high learning rates give many.
+        error = F.threshold(self.logits(x).softmax(dim=1), NEGLIGIBLE, 0.0, inplace=True)
+        error.scatter_add_(1, y.expand(len(error), 1, -1), self.minus_one.expand(len(error), 1, len(y)))
         error = error.view(-1, len(x)).div_(len(x))
         self.velocity.mul_(self.momentum)
         if self.weight_decay:
@@ -351,13 +366,18 @@ def _train(
         by_learning_rate={
             rate: float(peak) if peak >= 0 else math.nan for rate, peak in zip(rates, peaks, strict=True)
         },
-        edge=_edge(dict(zip(rates, peaks, strict=True)), rates[chosen]),
+        edge=edge_of_grid(dict(zip(rates, peaks, strict=True)), rates[chosen]),
     )
 
 
-def _edge(peaks: dict[float, float], winner: float) -> Literal["lowest", "highest"] | None:
-    """The end of the grid the winner lies on, unless it is alone or a rate inside the grid does as well."""
-    inside = [peak for rate, peak in peaks.items() if min(peaks) < rate < max(peaks)]
+def edge_of_grid(peaks: Mapping[float, float], winner: float) -> Literal["lowest", "highest"] | None:
+    """The end of a grid on which the winner lies, unless it is alone or a value inside the grid does as well.
+
+    Args:
+        peaks: Best validation accuracy by the value that was tried; below 0 where there is none.
+        winner: One of the values.
+    """
+    inside = [peak for value, peak in peaks.items() if min(peaks) < value < max(peaks)]
     if len(peaks) == 1 or min(peaks) < winner < max(peaks) or max(inside, default=-1.0) >= peaks[winner]:
         return None
     return "lowest" if winner == min(peaks) else "highest"
