@@ -4,9 +4,9 @@
 
 What is compared is timed in turn (A-B-A-B) in one process, and a ratio is the median of the rounds' ratios, with its
 quartiles: what slows the machine for a while slows both. Peak memory is measured in fresh processes. The report is
-written after each part; with `--only` those parts of an existing report are measured anew, and the others stay. All of
-it takes less than a quarter of an hour on two idle cores, `--quick` less than three minutes: fewer rounds, and not the
-full-width network. Needs the development dependencies.
+written after each section; with `--only` those sections of an existing report are measured anew, and the others stay.
+How long each took stands in the report; `--quick` has fewer rounds and smaller sizes, and leaves out the full-width
+network. Needs the development dependencies.
 """
 
 import argparse

@@ -41,7 +41,7 @@ Part = Literal["views", "features", "knn", "masks", "tiled", "dense"]
 
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
-TOLERANCE = 0.15
+TOLERANCE = 0.2
 """By how much a fitted exponent may exceed the expected one: costs that do not grow bend the line one way only, and
 noise bends it both ways."""
 

@@ -115,7 +115,7 @@ def thorough() -> Plan:
 
 def quick() -> Plan:
     return Plan(
-        steps=((NARROW, Effort(rounds=5, seconds=10, warmup=2)),),
+        steps=((NARROW, Effort(rounds=4, seconds=10)),),
         precisions=((NARROW, Effort(rounds=3, seconds=10)),),
         compiled=False,
         refresh=Effort(rounds=3, seconds=5),
@@ -123,7 +123,7 @@ def quick() -> Plan:
         views_effort=Effort(rounds=5, seconds=5),
         losses=tuple((LossSize(batch=batch), Effort(rounds=5, seconds=3)) for batch in (128, 1024)),
         loss_memory=(2048,),
-        epochs=((EpochSize(step=NARROW, images=1024), Effort(rounds=2, seconds=20, warmup=0)),),
+        epochs=((EpochSize(step=NARROW, images=512), Effort(rounds=2, seconds=20, warmup=0)),),
         large=LargePlan(
             views=large_views(batch=8),
             views_effort=Effort(rounds=5, seconds=5),

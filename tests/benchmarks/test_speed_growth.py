@@ -1,9 +1,14 @@
-"""How cost grows: that the exponent is that of the data, and that each kind of work is of the size it says."""
+"""The benchmark of growth: that exponents are those of what was measured, and that it would see time and memory."""
 
 import importlib
+import json
+import types
 
 import numpy as np
 import pytest
+import torch
+
+MIB = 2**20
 
 
 @pytest.fixture
@@ -11,55 +16,122 @@ def growth():
     return importlib.import_module("speed_growth")
 
 
-@pytest.mark.parametrize("power", [0.5, 1, 2])
-def test_the_exponent_is_that_of_the_curve(growth, power):
-    counts = [10, 40, 160]
-    assert growth.exponent(counts, [3 * n**power for n in counts]) == pytest.approx(power)
+def _curve(growth, part, time, memory, *, ns=(1_000, 4_000, 16_000)):
+    points = [growth.Point(n=n, seconds=1e-6 * n**time, peak=round(MIB * (n / 1_000) ** memory)) for n in ns]
+    return growth.Curve(part, points)
 
 
-@pytest.mark.parametrize("kind", ["views", "masks", "features", "knn", "tiled", "dense"])
-def test_every_kind_of_work_can_be_measured(growth, kind):
-    seconds, _ = growth.measure(kind, 64, rounds=1)
-    assert 0 < seconds < 60
+@pytest.fixture
+def measured(growth):
+    return growth.Growth([_curve(growth, "tiled", 2, 1), _curve(growth, "knn", 1.5, 0)])
 
 
-def test_views_are_drawn_of_every_image(growth, monkeypatch):
-    seen = []
-    render = growth.ResidentLoader.epoch
-
-    def noted(self, epoch):
-        for batch in render(self, epoch):
-            seen.extend(batch.indices.tolist())
-            yield batch
-
-    monkeypatch.setattr(growth.ResidentLoader, "epoch", noted)
-    growth._views(1024)()
-    assert sorted(seen) == list(range(1024))
+def test_exponents_are_those_of_a_power_law(growth, measured):
+    tiled, knn = measured.curves
+    assert (tiled.time, tiled.memory) == pytest.approx((2, 1), abs=1e-6)
+    assert (knn.time, knn.memory) == pytest.approx((1.5, 0), abs=1e-6)
+    bent = growth.Curve("knn", [growth.Point(n=n, seconds=s, peak=1) for n, s in ((1, 1), (10, 10), (100, 10_000))])
+    assert bent.time == pytest.approx(2)  # least squares, and not the ends alone: (0, 1, 4) over (0, 1, 2)
 
 
-def test_masks_are_chosen_among_all_weights(growth):
-    masks = growth._masks(1000)()
-    assert masks["weight"].sum() == 100
+def test_what_grows_faster_than_expected_misses_its_target(growth, measured):
+    met = {target.what.partition(" over")[0] + target.what[-6:]: target.met for target in measured.targets()}
+    assert len(met) == len(measured.targets()) == 4
+    assert [target.met for target in measured.targets()] == [True, True, False, True]
+    assert [target.limit for target in measured.targets()] == pytest.approx(
+        [expected + growth.TOLERANCE for expected in (2, 1, 1, 0)]
+    )
 
 
-def test_what_is_found_is_told_and_drawn(growth, monkeypatch, tmp_path):
-    def measured(kind, n, threads):
-        assert threads == 2
-        return 1e-6 * n ** growth.CURVES[kind].time, 2**20 + n
-
-    monkeypatch.setattr(growth, "_in_a_fresh_process", measured)
-    findings = growth.grow(growth.quick(), tmp_path, threads=2)
-    fits, points = findings.tables
-    assert [row[2] for row in fits.rows] == pytest.approx([growth.CURVES[kind].time for kind in growth.quick()])
-    assert len(points.rows) == sum(map(len, growth.quick().values()))
-    assert findings.figures == ["growth.svg"]
-    assert (tmp_path / "growth.svg").stat().st_size > 1000
-    assert "Exponents" in findings.markdown()
+def test_the_table_tells_range_costs_and_both_exponents(measured):
+    row = measured.table().rows[0]
+    assert row == ("NT-Xent in tiles, D = 128", "1,000 to 16,000 batch", "1 to 256", "2.00 (2)", "1 to 16", "1.00 (1)")
 
 
-def test_memory_of_a_size_is_seen_in_a_process_of_its_own(growth):
-    if not growth.STATUS.exists():
-        pytest.skip("the kernel does not tell")
-    peaks = [growth._in_a_fresh_process("masks", n, 1)[1] for n in (2**20, 2**23)]
-    # A copy of the magnitudes and the masks at the least: five bytes for each weight beside its own four.
-    assert np.diff(peaks)[0] > 9 * (2**23 - 2**20)
+def test_findings_hold_the_figure_and_every_point(measured, tmp_path):
+    found = measured.findings(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["growth.png", "growth.svg"]
+    assert found.figures == ["growth.svg"]
+    assert [len(table.rows) for table in found.tables] == [2, 6]
+    before = (tmp_path / "growth.svg").read_bytes()
+    measured.findings(tmp_path)
+    assert (tmp_path / "growth.svg").read_bytes() == before
+    text = before.decode()
+    assert "NT-Xent in tiles" in text
+    assert "mathdefault" not in text
+    json.dumps(found.json())
+
+
+def test_the_figure_draws_what_was_measured_and_what_was_expected(measured):
+    panels = measured.figure().axes
+    assert [axes.get_ylabel() for axes in panels] == ["Seconds", "Peak memory / MiB"]
+    for axes, field in zip(panels, ("seconds", "peak"), strict=True):
+        lines = axes.get_lines()
+        assert len(lines) == 4
+        for curve, seen, expected in zip(measured.curves, lines[::2], lines[1::2], strict=True):
+            costs = [getattr(point, field) / (MIB if field == "peak" else 1) for point in curve.points]
+            np.testing.assert_allclose(seen.get_ydata(), costs)
+            assert expected.get_ydata()[-1] == pytest.approx(costs[-1])
+    knn_time = panels[0].get_lines()[3].get_ydata()
+    assert knn_time[-1] / knn_time[0] == pytest.approx(16)  # linear, as expected, though it was not
+
+
+@pytest.mark.parametrize("part", ["views", "features", "knn", "masks"])
+def test_every_part_can_be_measured(growth, part):
+    point = growth.measure_here(part, 600, rounds=1)
+    assert point.n == 600
+    assert point.seconds > 0
+    assert point.peak >= 0
+
+
+def test_memory_over_the_inputs_is_seen_and_the_inputs_are_not(growth, monkeypatch):
+    def make(n):
+        inputs = torch.ones(3 * n, dtype=torch.uint8)
+        return lambda: inputs[:n] + 1
+
+    monkeypatch.setitem(growth._MAKERS, "masks", make)
+    n = 200 * MIB
+    assert 0.9 * n < growth.measure_here("masks", n, rounds=1).peak < 2 * n
+
+
+def test_a_point_is_measured_in_a_process_of_its_own(growth):
+    point = growth.measure("masks", 3_000_000)
+    assert point.n == 3_000_000
+    assert point.peak >= 3_000_000 * 4  # at least the magnitudes
+    assert point.seconds > 0
+
+
+def test_losses_are_asked_of_their_own_benchmark(growth, monkeypatch):
+    asked = []
+
+    def measure_loss(kind, n, *, threads):
+        asked.append((kind, n, threads))
+        return types.SimpleNamespace(seconds=2.0, peak=3)
+
+    monkeypatch.setattr(importlib.import_module("speed_loss"), "measure_loss", measure_loss)
+    found = growth.grow({"dense": (8, 16), "tiled": (32,)}, threads=2)
+    assert asked == [("dense", 8, 2), ("dense", 16, 2), ("tiled", 32, 2)]
+    assert found.curves[0].points[1] == growth.Point(n=16, seconds=2.0, peak=3)
+
+
+def test_plans_name_every_part_in_ascending_steps(growth):
+    for plan in (growth.THOROUGH, growth.QUICK):
+        assert plan.keys() == growth.EXPECTED.keys()
+        assert all(len(ns) > 1 and list(ns) == sorted(set(ns)) for ns in plan.values())
+
+
+def test_without_the_kernels_word_nothing_is_claimed(growth, monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "STATUS", tmp_path / "absent")
+    assert growth.grow(growth.QUICK) is None
+    assert growth.find_growth(growth.QUICK, tmp_path) == growth.Findings()
+
+
+def test_the_command_line(growth, measured, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _threads: None)  # the suite's own number stays
+    growth.main(["--part", "masks", "600"])
+    assert json.loads(capsys.readouterr().out)["n"] == 600
+    monkeypatch.setattr(growth, "grow", lambda _plan, *, threads: measured)
+    growth.main(["--out", str(tmp_path / "new"), "--quick"])
+    assert "### Growth" in capsys.readouterr().out
+    written = json.loads((tmp_path / "new" / "growth.json").read_text())
+    assert written["tiled"]["time"] == pytest.approx(2)
