@@ -92,11 +92,36 @@ def test_views_are_laid_out_channels_last(workers):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_floats_are_255ths(device):
     values = torch.arange(256, dtype=torch.uint8)
-    floats = module._to_floats(values, torch.device(device))
+    floats = module._Floats(torch.device(device))(values)
     assert floats.dtype == torch.float32
     assert floats.device.type == device
     if device == "cpu":
         assert torch.equal(floats, values.float() / 255)
+
+
+def test_memory_is_used_again_once_nobody_holds_the_batch():
+    to_floats = module._Floats(torch.device("cpu"))
+    first, second = (torch.full((4,), value, dtype=torch.uint8) for value in (51, 255))
+    held = to_floats(first)
+    address, part = held.data_ptr(), held[1:3]
+    del held
+    other = to_floats(second)  # the part still needs the first one's memory
+    assert other.data_ptr() != address
+    assert part.tolist() == pytest.approx([0.2, 0.2])
+    del part
+    assert to_floats(second).data_ptr() == address
+
+
+def test_batches_that_are_kept_stay_as_they_were():
+    loader = stream(Pictures(50))
+    kept = list(loader.epoch(0))
+    copies = [(batch.view1.clone(), batch.view2.clone()) for batch in kept]
+    for _ in loader.epoch(1):
+        pass
+    assert all(
+        torch.equal(batch.view1, one) and torch.equal(batch.view2, two)
+        for batch, (one, two) in zip(kept, copies, strict=True)
+    )
 
 
 def test_workers_change_nothing():

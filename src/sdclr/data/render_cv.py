@@ -10,8 +10,6 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from sdclr.data.render import blur_radius, colour_maps
@@ -62,40 +60,41 @@ def render_cv_batch(images: Sequence[Image], params: ViewParameters, out: Image)
     radii = blur_radius(torch.from_numpy(params.sigma), size).int().numpy()
     pixel_maps, mean_maps = colour_maps(params)
     affine = np.concatenate([pixel_maps, np.empty((len(images), 3, 1))], axis=2)
-    scratch = np.empty(3 * np.max(params.height * params.width), dtype=np.uint8)
+    # Nothing is drawn into new memory, which takes as long to come by as a step to compute.
+    crops = np.empty(3 * np.max(params.height * params.width), dtype=np.uint8)
+    resized = np.empty((size, size, 3), dtype=np.uint8)
+    coloured = np.empty((size, size, 3), dtype=np.uint8)
     for number, image in enumerate(images):
         top, left, height, width = boxes[number].tolist()
-        crop = image[top : top + height, left : left + width]
-        view = _resized(crop, size, scratch)
+        crop = crops[: 3 * height * width].reshape(height, width, 3)
         if params.flip[number]:
-            view = cv2.flip(view, 1)
-        affine[number, :, 3] = mean_maps[number] @ cv2.mean(view)[:3]
+            cv2.flip(image[top : top + height, left : left + width], 1, dst=crop)
+        else:
+            np.copyto(crop, image[top : top + height, left : left + width])
+        _resize(crop, resized)
+        affine[number, :, 3] = mean_maps[number] @ cv2.mean(resized)[:3]
         sigma = float(params.sigma[number])
-        view = cv2.transform(view, affine[number], dst=None if sigma > 0 else out[number])
+        cv2.transform(resized, affine[number], dst=coloured if sigma > 0 else out[number])
         if sigma > 0:
             # On 8 bits, `GaussianBlur` takes twice the time and rounds less well.
             kernel = cv2.getGaussianKernel(2 * int(radii[number]) + 1, sigma)
-            cv2.sepFilter2D(view, -1, kernel, kernel, dst=out[number], borderType=cv2.BORDER_REFLECT_101)
+            cv2.sepFilter2D(coloured, -1, kernel, kernel, dst=out[number], borderType=cv2.BORDER_REFLECT_101)
 
 
-def _resized(crop: Image, size: int, scratch: Image) -> MatLike:
+def _resize(crop: Image, out: Image) -> None:
     """Antialiased bicubic resize: torch's, which is Pillow's to a rounding.
 
     OpenCV's bicubic leaves out pixels where an image shrinks. Its area mean takes more time than this, and is blurred.
 
     Args:
-        crop: (H, W, 3), of any memory layout.
-        size: Side of the view.
-        scratch: Space for the crop, since new memory is slow at first.
+        crop: (H, W, 3), in one piece.
+        out: (S, S, 3), in one piece: gets the view.
     """
-    copy = scratch[: crop.size].reshape(crop.shape)
-    np.copyto(copy, crop)
-    # The added axis comes first in memory too: else torch does not see `channels_last` and transposes.
-    resized = F.interpolate(
-        torch.from_numpy(copy)[None].permute(0, 3, 1, 2),
-        size=(size, size),
-        mode="bicubic",
+    # What `interpolate(antialias=True)` calls, which has no `out`. The added axis comes first in memory too: else torch
+    # does not see `channels_last` and transposes.
+    torch.ops.aten._upsample_bicubic2d_aa.out(  # noqa: SLF001
+        torch.from_numpy(crop)[None].permute(0, 3, 1, 2),
+        list(out.shape[:2]),
         align_corners=False,
-        antialias=True,
+        out=torch.from_numpy(out)[None].permute(0, 3, 1, 2),
     )
-    return resized.permute(0, 2, 3, 1)[0].numpy()

@@ -1,6 +1,7 @@
 """Batches of view pairs from a set too large for memory: worker processes decode its images and draw their views."""
 
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -65,7 +66,7 @@ class StreamLoader:
     ) -> None:
         check_batch_size(len(source), batch_size, world)
         self._source = source
-        self._device = torch.device(device)
+        self._to_floats = _Floats(torch.device(device))
         self._schedule = _Schedule(len(source), batch_size, seed=seed, rank=rank, world=world)
         self._loader: DataLoader[_Decoded] = DataLoader(
             _Pairs(source, config, seed, decode_side or 2 * config.image_size),
@@ -75,7 +76,7 @@ class StreamLoader:
             worker_init_fn=prepare_worker,
             persistent_workers=workers > 0,
             prefetch_factor=_AHEAD if workers else None,
-            pin_memory=self._device.type == "cuda",
+            pin_memory=torch.device(device).type == "cuda",
         )
         self._bad: dict[str, BadImage] = {}
 
@@ -100,18 +101,34 @@ class StreamLoader:
             self._bad.update((image.id, image) for image in decoded.bad)
             if decoded.views is None:
                 raise InputError(f"{self._source.name}: none of its {len(self._source)} images can be decoded any more")
-            view1, view2 = _to_floats(decoded.views, self._device).permute(0, 1, 4, 2, 3)
+            view1, view2 = self._to_floats(decoded.views).permute(0, 1, 4, 2, 3)
             yield Batch(decoded.indices, view1, view2)
 
 
-def _to_floats(views: Tensor, device: torch.device) -> Tensor:
-    """From 0 to 255 as uint8 on the host to 0 to 1 as float32 on the device."""
-    if device.type != "cpu":
-        return views.to(device, non_blocking=True).to(torch.float32).div_(255)
-    # In one pass over memory for which NumPy asks for huge pages: in half the time that torch takes for new memory.
-    floats = np.empty(views.shape, dtype=np.float32)
-    np.divide(views.numpy(), np.float32(255), out=floats)
-    return torch.from_numpy(floats)
+class _Floats:
+    """Turns views from 0 to 255 as uint8 on the host into 0 to 1 as float32 on the device.
+
+    On a CPU the memory of a batch that nobody holds any more is used again: new memory takes longer to come by than to
+    fill.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spare: list[NDArray[np.float32]] = []
+
+    def __call__(self, views: Tensor) -> Tensor:
+        if self._device.type != "cpu":
+            return views.to(self._device, non_blocking=True).to(torch.float32).div_(255)
+        space = self._spare.pop() if self._spare else np.empty(0, dtype=np.float32)
+        if space.shape != tuple(views.shape):
+            space = np.empty(views.shape, dtype=np.float32)
+        np.divide(views.numpy(), np.float32(255), out=space)
+        lent = space.view()  # which lives as long as the tensor and all that is made of it without a copy
+        weakref.finalize(lent, self._take_back, space).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, space: NDArray[np.float32]) -> None:
+        self._spare[:] = [space]
 
 
 class _Schedule:
