@@ -63,18 +63,16 @@ def render_cv_batch(images: Sequence[Image], params: ViewParameters, out: Image)
     # Nothing is drawn into new memory, which takes as long to come by as a step to compute.
     crops = np.empty(3 * np.max(params.height * params.width), dtype=np.uint8)
     resized = np.empty((size, size, 3), dtype=np.uint8)
-    coloured = np.empty((size, size, 3), dtype=np.uint8)
+    flipped, coloured = np.empty_like(resized), np.empty_like(resized)
     for number, image in enumerate(images):
         top, left, height, width = boxes[number].tolist()
         crop = crops[: 3 * height * width].reshape(height, width, 3)
-        if params.flip[number]:
-            cv2.flip(image[top : top + height, left : left + width], 1, dst=crop)
-        else:
-            np.copyto(crop, image[top : top + height, left : left + width])
+        np.copyto(crop, image[top : top + height, left : left + width])
         _resize(crop, resized)
-        affine[number, :, 3] = mean_maps[number] @ cv2.mean(resized)[:3]
+        view = cv2.flip(resized, 1, dst=flipped) if params.flip[number] else resized
+        affine[number, :, 3] = mean_maps[number] @ cv2.mean(view)[:3]
         sigma = float(params.sigma[number])
-        cv2.transform(resized, affine[number], dst=coloured if sigma > 0 else out[number])
+        cv2.transform(view, affine[number], dst=coloured if sigma > 0 else out[number])
         if sigma > 0:
             # On 8 bits, `GaussianBlur` takes twice the time and rounds less well.
             kernel = cv2.getGaussianKernel(2 * int(radii[number]) + 1, sigma)
