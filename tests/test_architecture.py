@@ -14,7 +14,8 @@ LAYERS = [
     {"method", "data", "encoders"},
     {"training"},
     {"evaluation"},
-    {"mining", "downstream", "reporting"},
+    {"downstream", "reporting"},
+    {"mining"},
     {"recipes"},
     {"demo"},
     {"cli"},
@@ -71,4 +72,4 @@ def test_nothing_prints_outside_the_command_line():
     for path in MODULES:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-        assert not prints or path.name == "cli.py", path
+        assert not prints or "cli" in path.parts, path

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from PIL import Image
 
 import sdclr
 from sdclr.cli import main
+from sdclr.cli.commands import Command
 
 FAST = [
     *("--recipe", "digits_demo", "--encoder.width", "4", "--epochs", "2", "--batch-size", "64"),
@@ -34,7 +37,7 @@ def test_version(capsys):
 
 
 def test_help_teaches(capsys):
-    for command in ("pretrain", "evaluate", "embed", "demo"):
+    for command in [kind.__name__.lower() for kind in get_args(Command)]:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -52,6 +55,92 @@ def test_from_images_to_embeddings(tmp_path, capsys):
     main(["embed", str(run), "digits:test", "--out", str(tmp_path / "e.parquet")])
     assert pq.read_metadata(tmp_path / "e.parquet").num_rows == 500
     assert sdclr.load_encoder(run)(torch.rand(2, 3, 8, 8)).shape == (2, 32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a folder of 60 digits and one broken file."""
+    folder = tmp_path_factory.mktemp("trained")
+    images, digits = folder / "images", sdclr.open_source("digits")
+    images.mkdir()
+    for index in range(60):
+        Image.fromarray(digits.image(index)).save(images / f"{index:02}.png")
+    (images / "broken.png").write_bytes(b"")
+    options = ["--max-bad-fraction", "0.1", "--epochs", "2", "--optim.warmup-epochs", "0", "--encoder.width", "4"]
+    main(["pretrain", str(images), "--run", str(folder / "run"), "--no-progress", "--device", "cpu", *options])
+    return folder / "run", images
+
+
+def test_the_rare_images_are_ranked_shown_and_written(trained, tmp_path, capsys):
+    run, images = trained
+    tables = ["--csv", str(tmp_path / "rare.csv"), "--fiftyone", str(tmp_path / "fiftyone.csv")]
+    main(["mine", str(run), str(images), "--k", "5", *tables])
+    said = capsys.readouterr().out
+    assert "60 images ranked; 1 could not be read" in said
+    scores = sdclr.Scores.read(run / "mine" / "scores.parquet")
+    assert scores.bad.keys() == {"broken.png"}
+    assert scores.ids[scores.order()[0]] in said
+    assert (run / "mine" / "rarest.html").stat().st_size > 10_000
+    assert len((tmp_path / "rare.csv").read_text().splitlines()) == 62
+    assert str(images / scores.ids[scores.order()[0]]) in (tmp_path / "fiftyone.csv").read_text().splitlines()[1]
+    main(["report", str(run), "--source", str(images), "--out", str(tmp_path / "r.html"), "--figures", str(tmp_path)])
+    assert scores.ids[scores.order()[0]] in (tmp_path / "r.html").read_text()
+    assert list(tmp_path.glob("*.svg"))
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_what_to_label_next(trained, tmp_path, capsys):
+    run, images = trained
+    (tmp_path / "done.txt").write_text("00.png\n01.png\n")
+    command = [
+        "select",
+        str(run),
+        str(images),
+        "--folder",
+        str(tmp_path / "m"),
+        "--labelled",
+        str(tmp_path / "done.txt"),
+    ]
+    main([*command, "--budget", "58"])
+    chosen = capsys.readouterr().out.split()
+    assert sorted(chosen) == [f"{index:02}.png" for index in range(2, 60)]
+    main([*command, "--budget", "3", "--out", str(tmp_path / "next.csv")])
+    lines = (tmp_path / "next.csv").read_text().splitlines()
+    assert lines[0] == "order,id,score,percentile,cluster"
+    assert [line.split(",")[1] for line in lines[1:]] == chosen[:3]
+    code, said = failing([*command[:3], "--budget", "3", "--labelled", str(tmp_path / "next.csv")], capsys)
+    assert code == 2
+    assert "is no id of images" in said
+
+
+def test_names_that_are_not_utf8_come_out_as_they_are(trained, tmp_path, capfdbinary):
+    run, images = trained
+    odd = shutil.copytree(images, tmp_path / "images")
+    (odd / "00.png").rename(odd / os.fsdecode(b"od\xe9.png"))
+    where = ["--folder", str(tmp_path / "m"), "--budget", "60"]
+    main(["select", str(run), str(odd), *where])
+    assert b"od\xe9.png" in capfdbinary.readouterr().out.splitlines()
+    main(["mine", str(run), str(odd), "--out", str(tmp_path / "m")])
+    assert b"60 images ranked" in capfdbinary.readouterr().out
+
+
+def test_neighbours_of_an_image_and_of_another_file(trained, tmp_path, capsys):
+    run, images = trained
+    query = tmp_path / "other.png"
+    Image.open(images / "07.png").save(query)
+    main(["neighbours", str(run), str(images), "--queries", str(query), "07.png", "--k", "2"])
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert rows[0][1:] == ["1", "07.png", "0.0000"]  # a copy of it
+    assert "07.png" not in {row[2] for row in rows[2:]}
+
+
+def test_diagnosis_and_export(trained, tmp_path, capsys):
+    run, images = trained
+    main(["diagnose", str(run), str(images)])
+    found = json.loads((run / "results" / "diagnosis.json").read_text())
+    assert found["summary"][0][:30] in capsys.readouterr().out.replace("\n", " ")
+    main(["export", str(run), str(tmp_path / "out"), "--formats", "timm"])
+    assert {file.name for file in (tmp_path / "out").iterdir()} >= {"README.md", "model.safetensors"}
 
 
 def test_a_folder_of_images_needs_no_option_but_its_run(tmp_path):

@@ -13,6 +13,7 @@ EXAMPLES = {
     "contact_sheet.py": (["digits", "--out", "{folder}/sheet.png"], ""),
     "from_a_folder.py": ([], "200 embeddings"),
     "own_loop.py": ([], "% pruned"),
+    "rare_images.py": ([], "to label next"),
 }
 
 

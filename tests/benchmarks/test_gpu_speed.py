@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdclr import cli
+from sdclr.cli.parsing import parse
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 
@@ -306,7 +306,7 @@ def queued(start: str) -> list[str]:
 
 def test_the_queue_pretrains_as_it_says():
     for line in queued("sdclr pretrain"):
-        command = cli._parse(shlex.split(line.partition("sdclr ")[2]))
+        command = parse(shlex.split(line.partition("sdclr ")[2]))
         name = command.run.name
         assert command.source == "cifar10:train"
         assert command.subset.kind == ("balanced" if name.startswith("balanced") else "long-tail")
@@ -321,8 +321,8 @@ def test_the_queue_pretrains_as_it_says():
 
 def test_the_queue_evaluates_what_it_trained():
     (line,) = queued("sdclr evaluate")
-    command = cli._parse(shlex.split(line.partition("sdclr ")[2]))
-    trained = {cli._parse(shlex.split(line.partition("sdclr ")[2])).run for line in queued("sdclr pretrain")}
+    command = parse(shlex.split(line.partition("sdclr ")[2]))
+    trained = {parse(shlex.split(line.partition("sdclr ")[2])).run for line in queued("sdclr pretrain")}
     assert command.run in trained
     assert (command.train, command.test, command.config.seed) == ("cifar10:train", "cifar10:test", 2)
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 
 from sdclr.errors import InputError
-from sdclr.evaluation.knn import _largest, knn_predict
+from sdclr.evaluation.knn import knn_predict
 
 
 def _oracle(train_x, train_y, query_x, k, temperature):
@@ -24,43 +24,6 @@ def test_agrees_with_sklearn(seed, k, temperature, block):
     train_y[:4] = np.arange(4)
     ours = knn_predict(train_x, train_y, query_x, 4, k=k, temperature=temperature, block=block)
     np.testing.assert_array_equal(ours, _oracle(train_x, train_y, query_x, k, temperature))
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.integers(0, 10**6),
-    st.integers(1, 40),
-    st.integers(2, 900),
-    st.sampled_from([1, 4, 64]),
-    st.sampled_from([3, 50]),
-)
-def test_the_largest_are_those_of_a_sort(seed, k, columns, rows, distinct):
-    """Few distinct values make many ties: any of equals may be named, but each column once and with its own value."""
-    k = min(k, columns)
-    generator = torch.Generator().manual_seed(seed)
-    padded = -(-columns // 16) * 16
-    values = torch.full((rows, padded), -torch.inf)
-    values[:, :columns] = torch.randint(distinct, (rows, columns), generator=generator) / distinct
-    largest, where = _largest(values, k)
-    np.testing.assert_array_equal(largest, -np.sort(-values.numpy(), axis=1)[:, :k])
-    assert torch.equal(values.gather(1, where), largest)
-    assert where.max() < columns
-    assert all(len(set(row)) == k for row in where.tolist())
-
-
-@pytest.mark.parametrize("k", [1, 20, 199, 200])
-def test_neighbours_are_those_of_sklearn(k):
-    """Up to nearly as many neighbours as there are groups of columns, and the padding is never among them."""
-    generator = np.random.default_rng(3)
-    train_x, query_x = generator.normal(size=(3300, 9)), generator.normal(size=(70, 9))
-    train_x /= np.linalg.norm(train_x, axis=1, keepdims=True)
-    query_x /= np.linalg.norm(query_x, axis=1, keepdims=True)
-    columns = -(-3300 // 16) * 16
-    table = torch.full((70, columns), -torch.inf)
-    table[:, :3300] = torch.tensor(query_x @ train_x.T)
-    _, ours = _largest(table, k)
-    theirs = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="cosine").fit(train_x)
-    np.testing.assert_array_equal(np.sort(ours, 1), np.sort(theirs.kneighbors(query_x, return_distance=False), 1))
 
 
 def test_votes_of_many_images_in_groups_are_those_of_sklearn():

@@ -21,10 +21,12 @@ from sdclr.evaluation.balance import Balance
 from sdclr.reporting.figures import (
     INK,
     PALETTE,
+    class_accuracy,
     class_profile,
     group_bars,
     inline_svg,
     layer_sparsity_bars,
+    layer_sparsity_lines,
     loss_curves,
     save_figure,
 )
@@ -125,6 +127,42 @@ def test_layers_keep_the_order_of_the_network_and_lose_what_all_names_share() ->
     assert "%" in axes.get_ylabel()
 
 
+def test_layers_of_several_networks_share_their_axes() -> None:
+    other = dict.fromkeys(SPARSITY, 0.25)
+    figure = layer_sparsity_lines({"SDCLR": SPARSITY, "layer": other}, order=["layer", "SDCLR"])
+    axes = figure.axes[0]
+    first, second = axes.lines
+    np.testing.assert_allclose(first.get_ydata(), [10, 40, 95])
+    np.testing.assert_allclose(second.get_ydata(), [25, 25, 25])
+    assert [line.get_color() for line in axes.lines] == [PALETTE[1], PALETTE[0]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["conv1", "layer1.0.conv1", "layer4.1.conv2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SDCLR", "layer"]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"a": {}}, {"a": SPARSITY, "b": {"conv1.weight": 0.5}}])
+def test_layers_that_networks_do_not_share_are_refused(wrong: dict[str, dict[str, float]]) -> None:
+    with pytest.raises(InputError, match="no layers in common"):
+        layer_sparsity_lines(wrong)
+
+
+def test_classes_lie_over_their_images_with_a_fitted_line() -> None:
+    # 3 percent for each factor of ten, from 50; a class without images and one without accuracy have no place.
+    points = [(1, 50), (10, 53), (100, 56), (1000, 59), (0, 99), (7, NAN)]
+    axes = class_accuracy({"a": points, "b": [(5, 20), (50, 30)]}, order=["b", "a"]).axes[0]
+    first, second = axes.collections
+    np.testing.assert_allclose(first.get_offsets(), points[:4])
+    np.testing.assert_allclose(second.get_offsets(), [(5, 20), (50, 30)])
+    (line,) = axes.lines  # two points make no trend
+    np.testing.assert_allclose(line.get_xydata(), [(1, 50), (1000, 59)])
+    assert line.get_color() == PALETTE[1]
+    assert axes.get_xscale() == "log"
+
+
+def test_a_method_without_classes_is_drawn_without_points() -> None:
+    figure = class_accuracy({"a": [(0, 50)], "b": [(5, 20)]})
+    assert [len(points.get_offsets()) for points in figure.axes[0].collections] == [0, 1]
+
+
 def test_a_single_layer_keeps_a_name() -> None:
     axes = layer_sparsity_bars({"encoder.fc.weight": 0.5}).axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["fc"]
@@ -216,6 +254,8 @@ def test_any_name_gives_valid_svg(names: list[str]) -> None:
             class_profile(range(len(names)), names),
             group_bars(dict.fromkeys(names, RESULTS["SDCLR"])),
             layer_sparsity_bars(dict.fromkeys(names, 0.5)),
+            layer_sparsity_lines(dict.fromkeys(names, SPARSITY)),
+            class_accuracy({name: [(1, 2)] for name in names}),
         )
     ):
         root = ET.fromstring(inline_svg(figure, f"f{number}"))  # noqa: S314  # our own

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,8 @@ from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Result, Score
-from sdclr.reporting.page import run_report, write_report
+from sdclr.mining.scores import rank_images
+from sdclr.reporting.page import report, run_report, write_report
 from sdclr.reporting.tables import Table
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
@@ -104,7 +106,8 @@ def result(many: float, *, shots: int = 4) -> Result:
 
     def score(shift: float, **details: Any) -> Score:
         spread = float(np.std([many, many - 6, many - 9]))
-        return Score(Balance(many - shift, many - 6 - shift, many - 9 - shift, many - 5 - shift, spread), [], details)
+        figures = Balance(many - shift, many - 6 - shift, many - 9 - shift, many - 5 - shift, spread)
+        return Score(figures, [*np.linspace(many, many - 9, 9), float("nan")], details)
 
     return Result(score(0), score(10, shots=shots), score(5), {"groups": groups, "class_counts": COUNTS.tolist()})
 
@@ -125,8 +128,90 @@ def page(run: Run, plain_run: Run, source: ArraySource, tmp_path_factory: pytest
     return Page(path)
 
 
+@pytest.fixture(scope="module")
+def compared(
+    run: Run, plain_run: Run, source: ArraySource, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Page, Path]:
+    """The report of three runs that hold all that runs can hold, and its figures."""
+    folder = tmp_path_factory.mktemp("compared")
+    for number, (name, original) in enumerate((("a/sdclr", run), ("b/sdclr", run), ("b/simclr", plain_run))):
+        path = folder / name
+        shutil.copytree(original.path, path)
+        (path / "results").mkdir()
+        (path / "results" / "dense.json").write_text(json.dumps(result(60 + number).to_json()))
+        (path / "mine").mkdir()
+        diagnosed = {
+            "summary": [f"Sentence {number} {SCRIPT}."],
+            "indices": {"tail_share": 0.125 * (number + 1)},
+            "context": {SCRIPT: number},
+        }
+        (path / "results" / "diagnosis.json").write_text(json.dumps(diagnosed))
+        ids = [SCRIPT, *source.ids[1:]]
+        values = np.random.default_rng(number).random(len(ids))
+        forgetting = {"forgetting_0.5": values[::-1]} if number < 2 else {}
+        scores = rank_images(ids, forgetting, values, np.zeros(len(ids)), score="distance")
+        scores.write(path / "mine" / "scores.parquet")
+    (folder / "b/sdclr/results/sparse.json").write_text(json.dumps(result(33).to_json()))
+    runs = [folder / "a/sdclr", Run(folder / "b/sdclr"), str(folder / "b/simclr")]
+    out = report(runs, source=source, out=folder / "r.html", figures=folder / "figures", commands=["sdclr report"])
+    return Page(out), folder / "figures"
+
+
+def test_a_report_of_several_runs_shows_them_side_by_side(compared: tuple[Page, Path]) -> None:
+    page, _ = compared
+    assert page.sections == [
+        *("runs", "balance", "groups", "diagnosis", "rarest", "forgotten"),
+        *("training", "collection", "views", "pruning", "settings"),
+    ]
+    assert "<title>3 runs</title>" in page.html
+    for name in ("a/sdclr", "b/sdclr", "b/simclr"):
+        assert f'<th scope="row">{name}</th>' in page.html
+        assert f"<h3>{name}</h3>" in page.html
+    assert '<th scope="row">b/sdclr, pruned</th><td>33.00</td>' in page.html
+    assert "How balanced the encoders are" in page.text
+    assert '<th scope="row">damage.kind</th><td>prune</td><td>prune</td><td>none</td>' in page.html
+    assert '<th scope="row">Tail share</th><td>0.125</td><td>0.25</td><td>0.375</td>' in page.html
+    assert all(f"Sentence {number} {SCRIPT}." in page.text for number in range(3))
+    assert "By forgetting 0.5, the first 24 of 110 images." in page.text
+    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("li", "title")]
+    assert len(pictures) == 3 * 24 + 2 * 24
+    assert "50%" in page.text
+
+
+def test_a_report_of_several_runs_is_as_safe_as_that_of_one(compared: tuple[Page, Path]) -> None:
+    page, _ = compared
+    test_names_do_no_harm(page)
+    test_the_page_loads_nothing(page)
+    test_ids_are_unique_and_references_lead_somewhere(page)
+    test_pictures_and_figures_are_described(page)
+
+
+def test_every_figure_of_a_report_is_a_file_too(compared: tuple[Page, Path]) -> None:
+    page, figures = compared
+    names = {"bars-linear", "bars-few-shot", "classes", "curves", "profile", "pruned"}
+    assert {path.stem for path in figures.glob("*.svg")} == names
+    assert page.tags["svg"] == len(names)
+    sheets = {"rarest-a-sdclr", "rarest-b-sdclr", "rarest-b-simclr", "forgotten-a-sdclr", "forgotten-b-sdclr"}
+    assert {path.stem for path in figures.glob("*.png")} == names | sheets
+
+
+def test_a_report_of_several_runs_lies_where_it_was_asked_for(
+    run: Run, plain_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report([run, plain_run]).absolute() == tmp_path / "report.html"
+    assert "<title>sdclr and simclr</title>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_needs_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no runs"):
+        report([])
+    with pytest.raises(InputError, match="is no run"):
+        report([tmp_path])
+
+
 def test_everything_known_is_shown_in_order(page: Page) -> None:
-    assert page.sections == ["balance", "groups", "training", "collection", "views", "pruning", "settings"]
+    assert page.sections == ["runs", "balance", "groups", "training", "collection", "views", "pruning", "settings"]
     assert "70.88 ± 0.88" in page.text, "mean and deviation of 70.25 and 71.5"
     assert "80.00" in page.text
     assert "Linear probe, 4 labels a class" in page.text
@@ -134,7 +219,7 @@ def test_everything_known_is_shown_in_order(page: Page) -> None:
     assert '"temperature": 0.2' in page.text
     assert "50% of the encoder's weights removed" in page.text
     assert page.text.index("a&b") < page.text.rindex("What training sees")
-    assert page.tags["svg"] == 2 + 1 + 1 + 1  # bars, curves, classes, layers
+    assert page.tags["svg"] == 3 + 1 + 1 + 1  # bars and classes, curves, collection, layers
     assert page.tags["img"] == len(CLASSES) + 1  # examples, views
 
 

@@ -55,7 +55,11 @@ class ManifestSource:
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        return decode_image(self._root / self._paths[index], image_id=self.ids[index], min_side=min_side)
+        return decode_image(self.file(index), image_id=self.ids[index], min_side=min_side)
+
+    def file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._root / self._paths[index]
 
     def _relative(self, entry: str) -> str:
         path = Path(entry)

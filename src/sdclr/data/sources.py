@@ -5,7 +5,7 @@ Labels that a source carries serve evaluation and reports alone; nothing here ha
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -30,6 +30,7 @@ __all__ = [
     "cifar",
     "digits",
     "fingerprint",
+    "image_file",
     "open_source",
 ]
 
@@ -70,6 +71,12 @@ class Source(Protocol):
 
 ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str
 """What `open_source` takes."""
+
+
+def image_file(source: Source, index: int) -> Path | None:
+    """The file of one image, or None where images are no files of their own: in memory, or rows of a table."""
+    file: Callable[[int], Path | None] | None = getattr(source, "file", None)
+    return None if file is None else file(index)
 
 
 class ArraySource:
@@ -149,6 +156,10 @@ class SubsetSource:
         """Decode one image to RGB, `(H, W, 3)`."""
         return self.source.image(int(self.indices[index]), min_side=min_side)
 
+    def file(self, index: int) -> Path | None:
+        """The file of an image; see `image_file`."""
+        return image_file(self.source, int(self.indices[index]))
+
 
 class FolderSource:
     """Every image below a folder, in the order of their paths.
@@ -188,7 +199,11 @@ class FolderSource:
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        return decode_image(self._root / self.ids[index], image_id=self.ids[index], min_side=min_side)
+        return decode_image(self.file(index), image_id=self.ids[index], min_side=min_side)
+
+    def file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._root / self.ids[index]
 
 
 def digits(split: str = "train") -> ArraySource:

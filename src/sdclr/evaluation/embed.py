@@ -1,18 +1,46 @@
-"""Write features to disk for other tools."""
+"""Write features to disk for other tools, by one process or several, and read them back."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from sdclr.data.decode import BadImage
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.parquet import open_parquet
+from sdclr.data.scan import Progress, write_bad_images
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
-from sdclr.evaluation.features import extract_features
+from sdclr.evaluation.features import FeatureBatch, encode_batch, evaluating, feature_batches
+from sdclr.training.distributed import Processes, processes
+from sdclr.training.precision import Amp, autocast_dtype
 from sdclr.training.run import Run
+
+CHUNK: Final = 8192
+"""Images whose features are held in memory, about, and lost if the process ends before they are written."""
+
+_ABOUT: Final = b"sdclr"
+_BAD: Final = b"sdclr-bad"
+
+
+class Embeddings(NamedTuple):
+    """What `embed` wrote."""
+
+    ids: list[str]
+    """N."""
+    values: NDArray[np.float32]
+    """(N, D)."""
+    about: dict[str, Any]
+    """Which encoder made them of what; empty where the file does not say."""
 
 
 def embed(
@@ -24,41 +52,256 @@ def embed(
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     workers: int = 0,
+    amp: Amp = "none",
+    progress: Progress | None = None,
 ) -> tuple[int, list[BadImage]]:
-    """Write a Parquet file with the columns `id`, `embedding` (list of D float32) and, where known, `label`.
+    """Write Parquet with the columns `id`, `embedding` (list of D float32) and, where known, `label`.
+
+    Into a file, or into a folder: there every process writes one shard, `embeddings-00000-of-00002.parquet`, so that
+    the shards in order hold the images in order. Start several with torchrun, each with a device of its own.
+
+    Features go to disk chunk by chunk, into a hidden folder beside the file or shards, and are put together at the
+    end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images.
 
     Args:
         run: A finished run, or its folder.
-        source: The images; those that cannot be decoded are left out.
-        out: The file; written aside and renamed.
+        source: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
+            in the folder, `NAME.bad_images.csv` for the file `NAME.parquet`.
+        out: The file, or the folder if the name has no suffix or is that of one; put in place whole.
         branch: The encoder, or its pruned twin.
         batch_size: Images a forward pass.
         device: Where the encoder runs.
-        workers: Processes that decode.
+        workers: Processes that decode, for each process.
+        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
+        progress: Called in the first process with the images it has done, and all of those it has to do.
 
     Returns:
-        The number of rows, and the images left out.
+        The number of rows, and the images left out, of all processes.
+
+    Raises:
+        InputError: If no image can be decoded, or several processes are to write one file.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     images, out = open_source(source), Path(out)
-    features = extract_features(
-        branch_encoder(run, branch),
-        images,
-        image_size=run.config.views.image_size,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-    )
-    rows, width = features.values.shape
-    columns = {
-        "id": pa.array([images.ids[index] for index in features.kept.tolist()]),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(features.values.reshape(-1)), width),
+    sharded = out.is_dir() or not (out.suffix or out.exists())
+    with processes(str(device)) as place:
+        if place.world > 1 and not sharded:
+            raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
+        encoder = branch_encoder(run, branch)
+        about = _described(run, images, encoder, branch=branch, amp=amp, place=place)
+        parts = (out if sharded else out.parent) / f".{out.name}.parts"
+        work = _Work(encoder, images, run.config.views.image_size, batch_size, workers, amp, about, parts)
+        chunks = work.run(place, progress)
+        bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
+        bad = [image for share in place.gather(bad) for image in share]
+        rows = sum(place.gather(sum(pq.read_metadata(chunk).num_rows for chunk in chunks)))
+        if not rows:
+            why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
+            raise InputError(
+                f"{images.name}: none of {len(images)} images can be decoded{why}. Check the path and the files"
+            )
+        _put_together(chunks, out / _shard(place.rank, place.world) if sharded else out, work.schema())
+        place.barrier()  # until then a process that is started again needs the chunks
+        if place.first:
+            _clear(out, parts, shards=place.world if sharded else None)
+            listed = out / "bad_images.csv" if sharded else out.with_name(f"{out.stem}.bad_images.csv")
+            if bad:
+                write_bad_images(listed, bad)
+            else:
+                listed.unlink(missing_ok=True)
+    return rows, bad
+
+
+def embedding_files(path: str | Path) -> list[Path]:
+    """The files of embeddings at a path, a file of them or a folder of shards, in order; [] if it holds none."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(path.glob("embeddings-*-of-*.parquet"))
+    if path.suffix == ".parquet" and path.is_file():
+        names = open_parquet(path).schema_arrow.names
+        return [path] if {"id", "embedding"} <= set(names) else []
+    return []
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read what `embed` wrote.
+
+    Args:
+        path: The file, or the folder of shards.
+
+    Raises:
+        InputError: If there are no embeddings, or shards are missing.
+    """
+    files = embedding_files(path)
+    if not files:
+        raise InputError(f"{path} holds no embeddings: `sdclr embed RUN SOURCE --out {path}` writes them")
+    shards = files[0].stem.rpartition("-of-")[2]
+    if Path(path).is_dir() and (not shards.isdigit() or len(files) != int(shards)):
+        raise InputError(f"{path} holds {len(files)} shards of embeddings, not {shards}: embed again")
+    ids: list[str] = []
+    values = []
+    for file in files:
+        table = open_parquet(file).read(columns=["id", "embedding"])
+        ids += table["id"].to_pylist()
+        values += [_rows(chunk) for chunk in table["embedding"].chunks if len(chunk)]
+    if not values:
+        raise InputError(f"{path} holds no rows: embed again")
+    about = json.loads((pq.read_schema(files[0]).metadata or {}).get(_ABOUT, b"{}"))
+    return Embeddings(ids, np.concatenate(values), about)
+
+
+def encoder_digest(encoder: nn.Module) -> str:
+    """SHA-256 over an encoder's tensors: which one made some embeddings."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(name.encode() + data.tobytes())
+    return digest.hexdigest()
+
+
+class _Work(NamedTuple):
+    """What all chunks are made with."""
+
+    encoder: nn.Module
+    source: Source
+    image_size: int
+    batch_size: int
+    workers: int
+    amp: Amp
+    about: dict[str, Any]
+    parts: Path
+
+    def schema(self) -> pa.Schema:
+        """The columns of chunks and of what they become."""
+        columns = {"id": pa.string(), "embedding": pa.list_(pa.float32(), self.about["features"])}
+        if self.source.labels is not None:
+            columns["label"] = pa.int64()
+        return pa.schema(columns, metadata={_ABOUT: json.dumps(self.about)})
+
+    def run(self, place: Processes, progress: Progress | None) -> list[Path]:
+        """Write the chunks of this process that are not there yet; all of its chunks, in order."""
+        # Chunks are named by what made them and where they lie, so that nothing else is ever taken for them.
+        key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
+        grid = self._grid(place.world)
+        share = [len(grid) * rank // place.world for rank in (place.rank, place.rank + 1)]
+        files = {chunk: self.parts / f"{key}-{chunk.start}-{chunk.stop}.parquet" for chunk in grid[slice(*share)]}
+        missing = [chunk for chunk, file in files.items() if not file.exists()]
+        total = sum(map(len, files))
+        before = total - sum(map(len, missing))
+        self.parts.mkdir(parents=True, exist_ok=True)
+        for run in _runs(missing):
+            held: list[FeatureBatch] = []
+            ends = {chunk.stop - run[0].start: chunk for chunk in run}
+            for batch in self._batches(range(run[0].start, run[-1].stop), place.device):
+                held.append(batch)
+                if batch.seen in ends:
+                    self._write(held, files[ends[batch.seen]])
+                    held = []
+                if progress is not None and place.first:
+                    progress(before + batch.seen, total)
+            before += run[-1].stop - run[0].start
+        return list(files.values())
+
+    def _grid(self, world: int) -> list[range]:
+        """Chunks of whole batches, so that a batch is the same however many processes there are."""
+        total = len(self.source)
+        size = max(1, min(CHUNK, total // world) // self.batch_size) * self.batch_size
+        return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def _batches(self, positions: range, device: torch.device) -> Iterator[FeatureBatch]:
+        return feature_batches(
+            self.encoder,
+            self.source,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            device=device,
+            amp=self.amp,
+            workers=self.workers,
+            positions=positions,
+        )
+
+    def _write(self, batches: Sequence[FeatureBatch], file: Path) -> None:
+        kept = np.concatenate([batch.positions for batch in batches])
+        good = [batch.values for batch in batches if len(batch.values)]
+        values = np.concatenate(good) if good else np.empty((0, self.about["features"]), dtype=np.float32)
+        columns = {
+            "id": pa.array([_text(self.source.ids[index]) for index in kept.tolist()], pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.about["features"]),
+        }
+        if self.source.labels is not None:
+            labels = self.source.labels[kept]
+            columns["label"] = pa.array(np.where(labels >= 0, labels, 0), mask=labels < 0)
+        bad = [tuple(image) for batch in batches for image in batch.bad]
+        schema = self.schema().with_metadata({_BAD: json.dumps(bad)})
+        aside = file.with_suffix(".tmp")
+        pq.write_table(pa.table(columns, schema=schema), aside, use_dictionary=False)
+        aside.replace(file)
+
+
+def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
+    """Chunks that follow each other, together: their images are decoded without a pause between them."""
+    run: list[range] = []
+    for chunk in chunks:
+        if run and run[-1].stop != chunk.start:
+            yield run
+            run = []
+        run.append(chunk)
+    if run:
+        yield run
+
+
+def _described(
+    run: Run, source: Source, encoder: nn.Module, *, branch: str, amp: Amp, place: Processes
+) -> dict[str, Any]:
+    """Which encoder makes features of what: enough to know whether two files belong together."""
+    size = run.config.views.image_size
+    with evaluating(encoder, place.device) as device:
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        features = encode_batch(encoder, blank, device, amp=amp).shape[1]
+    return {
+        "run": run.path.resolve().name,
+        "branch": branch,
+        "encoder": encoder_digest(encoder),
+        "image_size": size,
+        "precision": str(autocast_dtype(amp, place.device) or torch.float32).removeprefix("torch."),
+        "features": features,
+        "source": source.name,
+        "fingerprint": fingerprint(source),
+        "labels": source.labels is not None,
     }
-    if images.labels is not None:
-        labels = images.labels[features.kept]
-        columns["label"] = pa.array(np.where(labels >= 0, labels, 0), mask=labels < 0)
+
+
+def _put_together(chunks: Sequence[Path], out: Path, schema: pa.Schema) -> None:
+    """One file of many chunks, each a row group; one chunk is in memory at a time."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")
-    pq.write_table(pa.table(columns), aside)
+    with pq.ParquetWriter(aside, schema, use_dictionary=False) as writer:
+        for chunk in chunks:
+            table = pq.read_table(chunk)
+            if len(table):
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
     aside.replace(out)
-    return rows, features.bad
+
+
+def _clear(out: Path, parts: Path, *, shards: int | None) -> None:
+    """Remove the chunks, and the shards that another number of processes wrote."""
+    shutil.rmtree(parts)
+    if shards is not None:
+        for file in embedding_files(out):
+            if not file.stem.endswith(f"-of-{shards:05d}"):
+                file.unlink()
+
+
+def _shard(rank: int, world: int) -> str:
+    return f"embeddings-{rank:05d}-of-{world:05d}.parquet"
+
+
+def _rows(column: Any) -> NDArray[np.float32]:
+    """(n, D) of a list column."""
+    values: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return values.reshape(len(column), -1)
+
+
+def _text(image_id: str) -> str:
+    """An id as Parquet can hold it: file names that are not UTF-8 come as lone surrogates."""
+    return image_id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

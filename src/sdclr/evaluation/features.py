@@ -3,29 +3,40 @@
 Images are seen through one deterministic view, stream through the encoder batch by batch, and only the features stay.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.decode import BadImage
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
-from sdclr.errors import BadImageError, InputError
+from sdclr.errors import InputError
+from sdclr.evaluation.view import SMALL_SIDE, evaluation_view, view_loader
+from sdclr.training.precision import Amp, autocast_dtype
 
-SMALL_SIDE = 96
-"""Images up to this many pixels on both sides are seen whole."""
+__all__ = [
+    "SMALL_SIDE",
+    "FeatureBatch",
+    "Features",
+    "Views",
+    "checked_features",
+    "checked_labels",
+    "encode_batch",
+    "encode_images",
+    "evaluating",
+    "evaluation_view",
+    "extract_features",
+    "feature_batches",
+    "load_views",
+]
 
 MAX_VIEWS_BYTES = 8 * 2**30
 """Memory that `load_views` takes at most."""
-
-_View = tuple[int, NDArray[np.uint8] | BadImage]
 
 
 class Features(NamedTuple):
@@ -42,39 +53,58 @@ class Features(NamedTuple):
     bad: list[BadImage]
 
 
-def evaluation_view(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
-    """The deterministic view of an image that every evaluation uses.
+class FeatureBatch(NamedTuple):
+    """Features of some images of a source.
 
-    An image with both sides up to `SMALL_SIDE` is resized whole. Of a larger one the shorter side is brought to
-    `image_size * 256 / 224` and the centre is cut out, as is customary on ImageNet. Both use antialiased bicubic.
-
-    Args:
-        image: (H, W, 3) RGB.
-        image_size: Side S of the view in pixels.
-
-    Returns:
-        (S, S, 3) RGB; the image itself if it has that size already.
+    Attributes:
+        values: (n, D) float32, in the source's order; n is 0 where all images of a batch are bad, and D then too.
+        positions: (n,) int64, the position in the source of each row.
+        bad: Images of the batch that cannot be decoded.
+        seen: Images seen so far, bad ones included.
     """
-    height, width = image.shape[:2]
-    box: tuple[float, float, float, float] = (0, 0, width, height)
-    if max(height, width) <= SMALL_SIDE:
-        if height == width == image_size:
-            return image
-    else:
-        # Only the part that survives the centre crop is resampled. Pillow's filter reaches over the box's edge, so the
-        # pixels are those of resizing everything and cropping afterwards.
-        short, shorter = _resized_side(image_size), min(height, width)
-        resized_width, resized_height = (int(short * side / shorter) for side in (width, height))
-        left, top = round((resized_width - image_size) / 2), round((resized_height - image_size) / 2)
-        x_scale, y_scale = width / resized_width, height / resized_height
-        box = (
-            left * x_scale,
-            top * y_scale,
-            min((left + image_size) * x_scale, width),
-            min((top + image_size) * y_scale, height),
-        )
-    view = Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(view)
+
+    values: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    bad: list[BadImage]
+    seen: int
+
+
+def feature_batches(
+    encoder: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    amp: bool | Amp = False,
+    workers: int = 0,
+    positions: range | None = None,
+) -> Iterator[FeatureBatch]:
+    """Features batch by batch: what `extract_features` collects, for those who cannot hold them all.
+
+    Arguments and errors are those of `extract_features`; `positions` are the images asked for, by default all.
+
+    Yields:
+        One batch after the other, in the source's order. The encoder's training mode is put back after the last.
+    """
+    asked = range(len(source)) if positions is None else positions
+    with evaluating(encoder, device) as where:
+        loader = view_loader(source, image_size, asked, batch_size=batch_size, workers=workers, device=where)
+        seen, kept, views, bad = 0, [], [], []
+        for piece_kept, piece_views, piece_bad in loader:
+            seen += len(piece_kept) + len(piece_bad)
+            bad += piece_bad
+            if len(piece_kept):
+                kept.append(piece_kept)
+                views.append(piece_views.to(where, non_blocking=True))
+            if seen % batch_size and seen < len(asked):
+                continue
+            if kept:
+                values = encode_batch(encoder, torch.cat(views), where, amp=amp).cpu().numpy()
+                yield FeatureBatch(values, np.concatenate(kept), bad, seen)
+            else:
+                yield FeatureBatch(np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.int64), bad, seen)
+            kept, views, bad = [], [], []
 
 
 def extract_features(
@@ -84,7 +114,7 @@ def extract_features(
     image_size: int,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-    amp: bool = False,
+    amp: bool | Amp = False,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Features:
@@ -98,7 +128,8 @@ def extract_features(
         image_size: Side S of the evaluation view in pixels.
         batch_size: Images per forward pass.
         device: Where to run; the encoder is moved there. By default where the encoder is.
-        amp: Run the forward pass in half precision (float16 on CUDA, bfloat16 elsewhere); features stay float32.
+        amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
+            elsewhere; `auto`, bfloat16 where the hardware has units for it, else float32.
         workers: Processes that decode; 0 decodes in this one.
         progress: Called with (images done, images in all) after every batch.
 
@@ -109,29 +140,22 @@ def extract_features(
         InputError: The source has no image that can be decoded, or the encoder's output is not (N, D).
     """
     total = len(source)
-    loader: DataLoader[_View] = DataLoader(
-        _Views(source, image_size),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=prepare_worker,
-    )
     values: NDArray[np.float32] | None = None
     kept = np.empty(total, dtype=np.int64)
     bad: list[BadImage] = []
     done = 0
-    with evaluating(encoder, device) as where:
-        for seen, (positions, views, batch_bad) in enumerate(loader, start=1):
-            bad.extend(batch_bad)
-            if len(positions):
-                features = encode_batch(encoder, views, where, amp=amp)
-                if values is None:
-                    values = np.empty((total, features.shape[1]), dtype=np.float32)
-                values[done : done + len(positions)] = features.cpu().numpy()
-                kept[done : done + len(positions)] = positions
-                done += len(positions)
-            if progress is not None:
-                progress(min(seen * batch_size, total), total)
+    for batch in feature_batches(
+        encoder, source, image_size=image_size, batch_size=batch_size, device=device, amp=amp, workers=workers
+    ):
+        bad += batch.bad
+        if len(batch.positions):
+            if values is None:
+                values = np.empty((total, batch.values.shape[1]), dtype=np.float32)
+            rows = slice(done, done + len(batch.positions))
+            values[rows], kept[rows] = batch.values, batch.positions
+            done = rows.stop
+        if progress is not None:
+            progress(batch.seen, total)
     if values is None:
         why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise InputError(f"{source.name}: none of {total} images can be decoded{why}. Check the path and the files")
@@ -169,14 +193,7 @@ def load_views(source: Source, *, image_size: int, workers: int = 0) -> Views:
             f"{source.name}: {len(source)} views of {image_size} px take {size / 2**30:.0f} GiB of memory, more than "
             f"{MAX_VIEWS_BYTES / 2**30:.0f}: probe without augmentation"
         )
-    loader: DataLoader[_View] = DataLoader(
-        _Views(source, image_size),
-        batch_size=256,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=prepare_worker,
-    )
-    positions, images, bad = zip(*loader, strict=True)
+    positions, images, bad = zip(*view_loader(source, image_size, range(len(source)), workers=workers), strict=True)
     kept = np.concatenate(positions)
     if not len(kept):
         raise InputError(f"{source.name}: none of {len(source)} images can be decoded. Check the path and the files")
@@ -189,7 +206,7 @@ def encode_images(
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-    amp: bool = False,
+    amp: bool | Amp = False,
 ) -> Tensor:
     """Features of images that lie in memory, at the size the encoder wants.
 
@@ -198,7 +215,7 @@ def encode_images(
         images: (N, 3, S, S) uint8, N at least 1.
         batch_size: Images per forward pass.
         device: Where to run; the encoder is moved there. By default where the encoder is.
-        amp: Run the forward pass in half precision.
+        amp: As in `extract_features`.
 
     Returns:
         (N, D) float32 features on the device.
@@ -208,12 +225,13 @@ def encode_images(
         return torch.cat([encode_batch(encoder, batch, where, amp=amp) for batch in torch.split(images, batch_size)])
 
 
-def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: bool = False) -> Tensor:
+def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: bool | Amp = False) -> Tensor:
     """One forward pass: (N, 3, S, S) uint8 to (N, D) float32 on the device. Call it inside `evaluating`."""
     # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
     floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=amp):
+    half: Amp = "fp16" if device.type == "cuda" else "bf16"
+    dtype = autocast_dtype(amp if isinstance(amp, str) else half if amp else "none", device)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         features = encoder(floats)
     if not isinstance(features, Tensor) or features.ndim != 2:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -297,39 +315,3 @@ def checked_labels(labels: ArrayLike | Tensor, what: str, *, count: int, num_cla
     if len(outside):
         raise InputError(f"{what} holds {int(outside[0])}, not in [0, {num_classes}): drop images without a label")
     return tensor
-
-
-class _Views(Dataset[_View]):
-    """Position and evaluation view of each image, or why there is none."""
-
-    def __init__(self, source: Source, image_size: int) -> None:
-        self.source = source
-        self.image_size = image_size
-        # Twice the size needed keeps the resampling faithful. More than SMALL_SIDE, so that an image which is large on
-        # disk is never taken for a small one because a JPEG was decoded at reduced scale.
-        self.min_side = max(2 * _resized_side(image_size), SMALL_SIDE + 1)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, position: int) -> _View:
-        try:
-            image = self.source.image(position, min_side=self.min_side)
-        except BadImageError as error:
-            return position, BadImage(error.image_id, error.reason, counted=True)
-        return position, evaluation_view(image, self.image_size)
-
-
-def _collate(items: Sequence[_View]) -> tuple[NDArray[np.int64], Tensor, list[BadImage]]:
-    """Positions (N,), views (N, 3, S, S) uint8, and the bad images of one batch."""
-    good = [(position, view) for position, view in items if not isinstance(view, BadImage)]
-    bad = [view for _, view in items if isinstance(view, BadImage)]
-    positions = np.array([position for position, _ in good], dtype=np.int64)
-    if not good:
-        return positions, torch.empty(0, dtype=torch.uint8), bad
-    return positions, torch.from_numpy(np.stack([view for _, view in good])).permute(0, 3, 1, 2), bad
-
-
-def _resized_side(image_size: int) -> int:
-    """What the shorter side of a large image is brought to before the centre crop, in pixels."""
-    return round(image_size * 256 / 224)

@@ -8,9 +8,7 @@ from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.evaluation.features import checked_features, checked_labels
-
-_GROUP = 16
-"""Columns that compete for one place when neighbours are sought: near the root of 50,000 images over 200 neighbours."""
+from sdclr.evaluation.nearest import GROUP, largest
 
 
 def knn_predict(
@@ -52,33 +50,15 @@ def knn_predict(
     train = F.normalize(train)
     k = min(k, len(train))
     # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
-    columns = -(-len(train) // _GROUP) * _GROUP
+    columns = -(-len(train) // GROUP) * GROUP
     similarity = torch.full((min(block, len(query)), columns), -torch.inf, device=train.device)
     predictions = []
     for part in torch.split(query, block):
         rows = similarity[: len(part)]
         torch.mm(F.normalize(part), train.T, out=rows[:, : len(train)])
-        nearest, neighbours = _largest(rows, k)
+        nearest, neighbours = largest(rows, k)
         # Relative to the nearest: a common factor changes no vote, and keeps exp from overflowing at low temperature.
         weights = ((nearest - nearest[:, :1]) / temperature).exp()
         votes = torch.zeros(len(part), num_classes, device=train.device).scatter_add_(1, labels[neighbours], weights)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions).cpu().numpy()
-
-
-def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(k, dim=1)` of a (B, G * _GROUP) table, in less time where k is small.
-
-    Column c belongs to group c mod G. A value outside the k groups of largest maxima has k values before it, their
-    maxima; so those groups hold the k largest values, and only their columns are searched.
-    """
-    groups = values.shape[1] // _GROUP
-    if groups <= k:
-        largest, columns = values.topk(k, dim=1)
-        return largest, columns
-    by_group = values.view(len(values), _GROUP, groups)
-    best = by_group.amax(dim=1).topk(k, dim=1, sorted=False).indices
-    columns = best[:, None, :] + groups * torch.arange(_GROUP, device=values.device)[:, None]
-    columns = columns.view(len(values), -1)
-    largest, places = values.gather(1, columns).topk(k, dim=1)
-    return largest, columns.gather(1, places)

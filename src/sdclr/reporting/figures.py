@@ -29,6 +29,7 @@ each shows on both pages."""
 
 _HATCHES: Final = ("", "///", "...", "xxx")
 _DASHES: Final = ("-", "--", ":", "-.")
+_MARKERS: Final = ("o", "^", "s", "D")
 _SHADES: Final = (1.0, 0.72, 0.5)  # of Many, Medium and Few
 _NAMED_CLASSES: Final = 40  # above it, names would overlap
 _COUNTED_CLASSES: Final = 20
@@ -67,7 +68,9 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
     Returns:
         The figure; None where nothing was logged yet.
     """
-    curves = {label: [curve for run in _several(found) if len(curve := _curve(run))] for label, found in runs.items()}
+    curves = {
+        label: [curve for run in _several(found) if len(curve := loss_curve(run))] for label, found in runs.items()
+    }
     curves = {label: found for label, found in curves.items() if found}
     if not curves:
         return None
@@ -89,6 +92,16 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
         if len(curves) > 1:
             _legend(figure, handles, list(curves))
     return figure
+
+
+def loss_curve(run: Run) -> NDArray[np.float64]:
+    """(epochs done, loss) of each row that a run logged, `(N, 2)`."""
+    rows = [(row["step"], row["loss"]) for row in run.metrics() if "loss" in row]
+    if not rows:
+        return np.empty((0, 2))
+    source = run.source
+    steps_per_epoch = (source["images"] - source["bad_images"]) // run.config.batch_size
+    return np.array(rows, dtype=np.float64) / (steps_per_epoch, 1)
 
 
 def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str] = ()) -> Figure:
@@ -138,6 +151,36 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
     return figure
 
 
+def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = ()) -> Figure:
+    """Accuracy of each class over the images that it had in training, with a straight line fitted to each method.
+
+    Args:
+        classes: For each method (training images, accuracy in percent) of every class of every split, `(M, 2)`; without
+            images, which a logarithm cannot show, or without accuracy, a class is left out.
+        order: Methods in the order in which colours are given, where it is not that of `classes`.
+
+    Returns:
+        The figure.
+    """
+    styles = _styles([*order, *classes])
+    with _drawing():
+        figure, axes = _axes(6.4, 3.2)
+        handles = []
+        for label, points in classes.items():
+            colour, rank = styles[label]
+            values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+            images, accuracy = values[(values[:, 0] > 0) & ~np.isnan(values[:, 1])].T
+            handles.append(axes.scatter(images, accuracy, s=22, color=colour, marker=_MARKERS[rank % len(_MARKERS)]))
+            if len(np.unique(images)) > 2:
+                slope, height = np.polyfit(np.log(images), accuracy, 1)
+                ends = np.array([images.min(), images.max()])
+                axes.plot(ends, height + slope * np.log(ends), color=colour, linewidth=1, linestyle="--")
+        axes.set(xscale="log", xlabel="Training images of the class", ylabel="Accuracy / %")
+        axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+        _legend(figure, handles, list(classes))
+    return figure
+
+
 def layer_sparsity_bars(sparsity: Mapping[str, float]) -> Figure:
     """Share of removed weights in each layer, in the network's order (Jiang et al., ICML 2021, Fig. 6).
 
@@ -158,6 +201,37 @@ def layer_sparsity_bars(sparsity: Mapping[str, float]) -> Figure:
         axes.bar(np.arange(len(names)), [100 * share for share in sparsity.values()], 0.8, color=PALETTE[0])
         _name_bars(axes, names)
         axes.set(ylabel="Removed weights / %", ylim=(0, 100))
+    return figure
+
+
+def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: Sequence[str] = ()) -> Figure:
+    """Share of removed weights in each layer, several networks of the same layers side by side.
+
+    Args:
+        sparsity: For each method, shares in [0, 1] by the weight's name.
+        order: Methods in the order in which colours are given, where it is not that of `sparsity`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If there is no layer, or the layers differ.
+    """
+    layers = list(next(iter(sparsity.values()), {}))
+    if not layers or any(list(shares) != layers for shares in sparsity.values()):
+        raise InputError("no layers in common to draw: give the sparsity of the same layers for each method")
+    styles = _styles([*order, *sparsity])
+    with _drawing():
+        figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(layers) + 1)), 3.4)
+        handles = []
+        for label, shares in sparsity.items():
+            colour, rank = styles[label]
+            dashes = _DASHES[rank % len(_DASHES)]
+            heights = [100 * share for share in shares.values()]
+            handles += axes.plot(heights, color=colour, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
+        _name_bars(axes, _short_names(layers))
+        axes.set(ylabel="Removed weights / %", ylim=(0, 100))
+        _legend(figure, handles, list(sparsity))
     return figure
 
 
@@ -321,13 +395,3 @@ def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
 
 def _several(runs: Run | Sequence[Run]) -> Sequence[Run]:
     return [runs] if isinstance(runs, Run) else runs
-
-
-def _curve(run: Run) -> NDArray[np.float64]:
-    """(epochs done, loss) of each logged row, `(N, 2)`."""
-    rows = [(row["step"], row["loss"]) for row in run.metrics() if "loss" in row]
-    if not rows:
-        return np.empty((0, 2))
-    source = run.source
-    steps_per_epoch = (source["images"] - source["bad_images"]) // run.config.batch_size
-    return np.array(rows, dtype=np.float64) / (steps_per_epoch, 1)

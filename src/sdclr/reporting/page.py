@@ -1,26 +1,31 @@
 """The report: one HTML file that opens from disk, prints well and loads nothing."""
 
-import base64
 import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from sdclr.config import to_json
-from sdclr.data.sources import Source
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
 from sdclr.files import write_atomically
-from sdclr.reporting.figures import class_profile, group_bars, inline_svg, layer_sparsity_bars, loss_curves
+from sdclr.reporting.comparison import diagnosis, differing_settings, name_runs, overview
+from sdclr.reporting.elements import Elements, Plot
+from sdclr.reporting.figures import (
+    class_accuracy,
+    class_profile,
+    group_bars,
+    layer_sparsity_bars,
+    layer_sparsity_lines,
+    loss_curves,
+)
+from sdclr.reporting.mined import mined_sheets
 from sdclr.reporting.sheets import class_sheet, example_sheet, view_sheet
 from sdclr.reporting.tables import ScoreName, Table, balance_table, balances
 from sdclr.training.run import Run, read_json
@@ -33,26 +38,6 @@ _CLASSES_SHOWN = 20
 _BAD_IMAGES_SHOWN = 50
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure on the page."""
-
-    svg: Markup
-    caption: str
-    label: str
-    """What someone who cannot see it is told."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Pictures on the page."""
-
-    uri: str
-    width: int
-    height: int
-    label: str
-
-
 def write_report(
     path: str | Path,
     *,
@@ -63,6 +48,7 @@ def write_report(
     tables: Sequence[Table] = (),
     commands: Sequence[str] = (),
     summary: str = "",
+    figures: str | Path | None = None,
 ) -> Path:
     """Write a report on one run or on a comparison of several. What is not known is left out.
 
@@ -75,12 +61,14 @@ def write_report(
         tables: Shown in place of those that `results` give.
         commands: What to type to obtain all this again.
         summary: What the reader should take away, in the author's words.
+        figures: A folder that gets every figure as SVG and as PNG, too, and the sheets of mined images.
 
     Returns:
         The file.
 
     Raises:
-        InputError: If something among `results` is no evaluation, or the path is a folder.
+        InputError: If something among `results` is no evaluation, the path is a folder or `figures` a file, or what a
+            run holds of `sdclr mine` or `sdclr diagnose` cannot be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -92,20 +80,26 @@ def write_report(
     order = list(dict.fromkeys([*plain, *several]))
     first = next((run for found in several.values() for run in found), None)
     collection = _collection(source, first)
+    elements = Elements(None if figures is None else Path(figures))
     text = _template().render(
         title=title,
         summary=summary,
         evaluated=bool(plain),
+        several=len(several) > 1,
         facts=_facts(collection, several, plain),
+        compared=[table for table in (overview(several), differing_settings(several)) if table],
         tables=list(tables) or _tables(plain),
-        bars=_bars(plain, order),
-        curves=_curves(several, order),
-        profile=_profile(collection, plain),
-        **_pictures(source, first),
-        pruned=list(_pruned(several)),
+        bars=_bars(plain, order, elements),
+        classes=_classes(plain, order, elements),
+        diagnosis=diagnosis(several),
+        mined=mined_sheets(several, source, elements),
+        curves=_curves(several, order, elements),
+        profile=_profile(collection, plain, elements),
+        **_pictures(source, first, elements),
+        pruned=_pruned(several, order, elements),
         settings=_settings(several),
         commands=list(commands),
-        bad=_bad_images(first),
+        bad=_bad_images(several),
         bad_shown=_BAD_IMAGES_SHOWN,
         version=__version__,
     )
@@ -128,14 +122,54 @@ def run_report(
     Returns:
         The file.
     """
-    found = {branch: run.results / f"{branch}.json" for branch in ("dense", "sparse")}
+    return report([run], source=source, out=path, commands=commands)
+
+
+def report(
+    runs: Sequence[Run | str | Path],
+    *,
+    source: ImageSource | None = None,
+    out: str | Path | None = None,
+    figures: str | Path | None = None,
+    commands: Sequence[str] = (),
+    summary: str = "",
+) -> Path:
+    """Write one report on one run or several, side by side, with all that they hold: finished or not.
+
+    Evaluations, diagnosis and mined scores are read from the runs; what a run does not hold is left out.
+
+    Args:
+        runs: The runs, or their folders.
+        source: The images, to show examples, views, and the rarest and most forgotten; labels are not needed.
+        out: The HTML file; by default `report.html`, of one run in its folder, of several in the current one.
+        figures: A folder that gets every figure as SVG and as PNG, too, and the sheets of mined images.
+        commands: What to type to obtain it again.
+        summary: What the reader should take away, in the author's words.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If there is no run, one is given twice or holds what cannot be read, or a path cannot be written.
+    """
+    named = name_runs([run if isinstance(run, Run) else Run.open(run) for run in runs])
+    alone = len(named) == 1
+    results = {}
+    for label, run in named.items():
+        for branch, told in (("dense", label), ("sparse", f"{label}, pruned")):
+            file = run.results / f"{branch}.json"
+            if file.is_file():
+                results[f"{branch} branch" if alone else told] = [read_json(file)]
+    first = next(iter(named.values()))
     return write_report(
-        run.path / "report.html" if path is None else path,
-        title=run.path.absolute().name,
-        runs={run.path.absolute().name: run},
-        results={f"{branch} branch": [read_json(file)] for branch, file in found.items() if file.is_file()},
-        source=source,
+        out or (first.path / "report.html" if alone else "report.html"),
+        title=" and ".join(named) if len(named) < 3 else f"{len(named)} runs",
+        runs=dict(named),
+        results=results,
+        source=None if source is None else open_source(source),
         commands=commands,
+        summary=summary,
+        figures=figures,
     )
 
 
@@ -219,26 +253,56 @@ def _titles(results: Mapping[str, Sequence[Json]]) -> list[tuple[ScoreName, str]
     ]
 
 
-def _bars(results: Mapping[str, Sequence[Json]], order: Sequence[str]) -> list[Plot]:
-    plots = []
+def _bars(results: Mapping[str, Sequence[Json]], order: Sequence[str], elements: Elements) -> list[Plot]:
+    drawn = []
     for score, title in _titles(results)[:2]:
         values = balances(results, score)
         if any(not np.isnan(balance.std) for splits in values.values() for balance in splits):
-            plots.append(_plot(group_bars(values, order=order), f"bars-{score}", title, f"{title}: accuracy by group"))
-    return plots
+            drawn.append((group_bars(values, order=order), score, title))
+    top = max((figure.axes[0].get_ylim()[1] for figure, _, _ in drawn), default=0)
+    for figure, _, _ in drawn:
+        figure.axes[0].set_ylim(top=top)  # they stand side by side
+    return [
+        elements.plot(figure, f"bars-{score}", title, f"{title}: accuracy by group") for figure, score, title in drawn
+    ]
 
 
-def _curves(runs: Mapping[str, Sequence[Run]], order: Sequence[str]) -> Plot | None:
+def _classes(results: Mapping[str, Sequence[Json]], order: Sequence[str], elements: Elements) -> Plot | None:
+    """Accuracy of each class over its images, where it is known how many those were."""
+    points = {
+        label: [
+            (count, np.nan if accuracy is None else accuracy)
+            for result in splits
+            for count, accuracy in zip(
+                result.get("class_counts") or (), result["linear"].get("per_class", ()), strict=False
+            )
+        ]
+        for label, splits in results.items()
+    }
+    points = {label: found for label, found in points.items() if found}
+    if not points:
+        return None
+    caption = (
+        "Linear probe, all labels: each class over the images that it had in training, and a line fitted to each "
+        "method. It falls to the left where rare classes are served worse; with few classes it also follows which of "
+        "them are easy."
+    )
+    return elements.plot(
+        class_accuracy(points, order=order), "classes", caption, "Accuracy of each class over its images"
+    )
+
+
+def _curves(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: Elements) -> Plot | None:
     figure = loss_curves(runs, order=order)
     if figure is None:
         return None
     caption = "Training loss."
     if len(runs) > 1:
         caption += " Where methods differ in what they contrast, compare the shapes, not the heights."
-    return _plot(figure, "curves", caption, "Training loss over epochs")
+    return elements.plot(figure, "curves", caption, "Training loss over epochs")
 
 
-def _profile(collection: _Collection | None, results: Mapping[str, Sequence[Json]]) -> Plot | None:
+def _profile(collection: _Collection | None, results: Mapping[str, Sequence[Json]], elements: Elements) -> Plot | None:
     if collection is None or not any(collection.counts):
         return None
     groups = None
@@ -248,12 +312,11 @@ def _profile(collection: _Collection | None, results: Mapping[str, Sequence[Json
     # Labels may outnumber the names.
     names = collection.classes if len(collection.classes) == len(collection.counts) else ()
     figure = class_profile(collection.counts, names, groups=groups)
-    return _plot(
-        figure, "profile", "Images of each class, from the most to the least frequent.", "Images of each class"
-    )
+    caption = f"Images of each class of {collection.name}, from the most to the least frequent."
+    return elements.plot(figure, "profile", caption, "Images of each class")
 
 
-def _pictures(source: Source | None, run: Run | None) -> dict[str, Any]:
+def _pictures(source: Source | None, run: Run | None, elements: Elements) -> dict[str, Any]:
     """Example images by class, or any where there are no labels; and views as the run draws them."""
     if source is None:
         return {"examples": [], "classes_left_out": 0, "sample": None, "views": None}
@@ -263,28 +326,45 @@ def _pictures(source: Source | None, run: Run | None) -> dict[str, Any]:
     sample = None if by_class else example_sheet(source)
     present = 0 if source.labels is None else len(np.unique(source.labels[source.labels >= 0]))
     return {
-        "examples": [(entry, entry.sheet and _sheet(entry.sheet, f"Examples of {entry.name}")) for entry in by_class],
+        "examples": [
+            (entry, entry.sheet and elements.sheet(entry.sheet, f"Examples of {entry.name}")) for entry in by_class
+        ],
         "classes_left_out": present - len(by_class),
-        "sample": sample and _sheet(sample, "Images of the collection"),
-        "views": views and _sheet(views, "Images and their views"),
+        "sample": sample and elements.sheet(sample, "Images of the collection"),
+        "views": views and elements.sheet(views, "Images and their views"),
     }
 
 
-def _pruned(runs: Mapping[str, Sequence[Run]]) -> Iterator[Plot]:
-    """For each method that prunes, the sparsity by layer of its first run that has a checkpoint."""
-    for label, found in runs.items():
-        for run in found:
-            if run.config.damage.kind != "prune":
-                continue
+def _pruned(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: Elements) -> list[Plot]:
+    """The sparsity by layer of each method that prunes; of several with the same layers, in one figure."""
+    found = {label: sparsity for label, several in runs.items() if (sparsity := _sparsity(several))}
+    told = {label: f"{label}: {next(iter(runs[label])).config.damage.ratio:.0%}" for label in found}
+    if len(found) > 1 and len({tuple(sparsity) for sparsity in found.values()}) == 1:
+        caption = f"Removed of the encoder's weights: {'; '.join(told.values())}."
+        figure = layer_sparsity_lines(found, order=order)
+        return [elements.plot(figure, "pruned", caption, "Sparsity by layer")]
+    return [
+        elements.plot(
+            layer_sparsity_bars(sparsity),
+            f"pruned-{label}",
+            f"{told[label]} of the encoder's weights removed.",
+            f"{label}: sparsity by layer",
+        )
+        for label, sparsity in found.items()
+    ]
+
+
+def _sparsity(runs: Sequence[Run]) -> dict[str, float]:
+    """The sparsity by layer of the first run that prunes and has a checkpoint."""
+    for run in runs:
+        if run.config.damage.kind == "prune":
             try:
                 competitor = run.objective().competitor
             except InputError:  # no whole checkpoint: there is nothing to show
                 continue
             if competitor is not None:
-                share = f"{run.config.damage.ratio:.0%} of the encoder's weights removed"
-                figure = layer_sparsity_bars(competitor.sparsity())
-                yield _plot(figure, f"pruned-{run.path.name}", f"{label}: {share}.", f"{label}: sparsity by layer")
-                break
+                return competitor.sparsity()
+    return {}
 
 
 def _settings(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
@@ -296,23 +376,14 @@ def _settings(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
     return settings
 
 
-def _bad_images(run: Run | None) -> list[tuple[str, str]]:
-    if run is None or not run.bad_images_file.is_file():
-        return []
-    with run.bad_images_file.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return [(row["id"], row["reason"]) for row in csv.DictReader(file)]
-
-
-def _plot(figure: Figure, prefix: str, caption: str, label: str) -> Plot:
-    # Our own markup, in which the names are escaped already.
-    return Plot(Markup(inline_svg(figure, prefix)), caption, label)  # noqa: S704
-
-
-def _sheet(image: Image.Image, label: str) -> Sheet:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Sheet(f"data:image/png;base64,{encoded}", image.width, image.height, label)
+def _bad_images(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
+    """What the first run of each method could not use."""
+    bad: dict[str, str] = {}
+    for run in (found[0] for found in runs.values()):
+        if run.bad_images_file.is_file():
+            with run.bad_images_file.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                bad |= {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    return list(bad.items())
 
 
 def _template() -> Any:

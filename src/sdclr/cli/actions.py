@@ -1,0 +1,254 @@
+"""What each command does, and what it tells when it is done."""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sdclr.cli.commands import (
+    Command,
+    Demo,
+    Diagnose,
+    Embed,
+    Evaluate,
+    Export,
+    Mine,
+    Neighbours,
+    Pretrain,
+    Report,
+    Select,
+)
+from sdclr.data import scan
+from sdclr.data.sources import open_source
+from sdclr.data.subset import select
+from sdclr.demo import run_demo
+from sdclr.errors import InputError
+from sdclr.evaluation.diagnose import diagnose
+from sdclr.evaluation.embed import embed
+from sdclr.evaluation.evaluate import evaluate
+from sdclr.evaluation.neighbours import neighbours
+from sdclr.files import write_atomically
+from sdclr.mining.choose import choose_to_label
+from sdclr.mining.mine import mine
+from sdclr.mining.page import write_page
+from sdclr.reporting.page import report, run_report
+from sdclr.reporting.tables import balance_table
+from sdclr.training.distributed import resolve_device
+from sdclr.training.export import export
+from sdclr.training.feed import default_workers
+from sdclr.training.pretrain import pretrain
+from sdclr.training.run import Run, write_json
+
+_SHOWN = 10
+
+
+def perform(command: Command) -> None:
+    """Carry out a command.
+
+    Raises:
+        InputError: What the command was given cannot be used.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    _ACTIONS[type(command)](command, console)
+
+
+def _pretrain(command: Pretrain, console: Console) -> None:
+    source = select(open_source(command.source), command.subset)
+    run = pretrain(source, command.config, run=command.run, runtime=command.runtime)
+    if _first():
+        page = run_report(run, source)
+        console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}")
+
+
+def _mine(command: Mine, console: Console) -> None:
+    run, source = Run.open(command.run), open_source(command.source)
+    folder = command.out or run.path / "mine"
+    device, workers = _machine(command)
+    with _progress("reading images") as told:
+        scores = mine(run, source, command.config, out=folder, device=device, workers=workers, progress=told)
+    console.print(f"scores:  {folder / 'scores.parquet'}")
+    if command.csv is not None:
+        console.print(f"csv:     {scores.to_csv(command.csv)}")
+    if command.fiftyone is not None:
+        console.print(f"fiftyone: {scores.to_fiftyone(command.fiftyone, source)}")
+    if command.page:
+        with _progress("drawing thumbnails") as told:
+            page = write_page(
+                folder / "rarest.html", scores, source, thumbnails=command.thumbnails, workers=workers, progress=told
+            )
+        console.print(f"page:    {page}")
+    console.print(f"{len(scores) - len(scores.bad)} images ranked; {len(scores.bad)} could not be read. The rarest:")
+    for position in scores.order()[:_SHOWN].tolist():
+        console.print(f"  {scores.rank[position]:>3}  {_shown(scores.ids[position])}", markup=False)
+
+
+def _select(command: Select, console: Console) -> None:
+    device, workers = _machine(command)
+    labelled = [] if command.labelled is None else _lines(command.labelled)
+    with _progress("reading images") as told:
+        choice = choose_to_label(
+            command.run,
+            command.source,
+            command.budget,
+            method=command.method,
+            labelled=labelled,
+            out=command.folder,
+            seed=command.seed,
+            device=device,
+            workers=workers,
+            progress=told,
+        )
+    if command.out is None:
+        _write_lines(choice.ids)
+        return
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("order", "id", "score", "percentile", "cluster"))
+    scores = choice.scores
+    for order, position in enumerate(choice.positions.tolist(), start=1):
+        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.clusters[position])
+        writer.writerow((order, scores.ids[position], *numbers))
+    write_atomically(command.out, table.getvalue().encode("utf-8", "surrogateescape"))
+    console.print(f"{len(choice.ids)} images to label next: {command.out}")
+
+
+def _diagnose(command: Diagnose, console: Console) -> None:
+    run = Run.open(command.run)
+    device, workers = _machine(command)
+    with _progress("reading images") as told:
+        found = diagnose(run, command.source, command.config, device=device, workers=workers, progress=told)
+    file = run.results / "diagnosis.json"
+    write_json(file, found.to_json())
+    for sentence in found.summary:
+        console.print(sentence, markup=False)
+    console.print(f"written to {file}")
+
+
+def _embed(command: Embed, console: Console) -> None:
+    device, workers = _machine(command)
+    with _progress("reading images") as told:
+        rows, bad = embed(
+            command.run,
+            command.source,
+            command.out,
+            branch=command.branch,
+            batch_size=command.batch_size,
+            device=device,
+            workers=workers,
+            amp=command.amp,
+            progress=told,
+        )
+    if _first():
+        console.print(f"{rows} embeddings written to {command.out}; {len(bad)} images could not be read")
+
+
+def _neighbours(command: Neighbours, console: Console) -> None:
+    device, workers = _machine(command)
+    found = neighbours(
+        command.run,
+        command.source,
+        command.queries,
+        command.k,
+        metric=command.metric,
+        device=device,
+        workers=workers,
+        amp="auto",
+    )
+    for image in found.bad:
+        console.print(f"left out: {_shown(image.id)}: {image.reason}", markup=False)
+    if command.out is not None:
+        console.print(f"{len(found.rows)} neighbours written to {found.write(command.out)}")
+        return
+    _write_lines(f"{row.query}\t{row.rank}\t{row.id}\t{row.distance:.4f}" for row in found.rows)
+
+
+def _evaluate(command: Evaluate, console: Console) -> None:
+    run = Run.open(command.run)
+    device, workers = _machine(command)
+    result = evaluate(run, command.train, command.test, command.config, device=device, workers=workers)
+    scores = {"linear probe": result.linear, "few-shot probe": result.few_shot, "kNN": result.knn}
+    console.print(balance_table({name: [score.balance] for name, score in scores.items()}).rich())
+    console.print(f"written to {run.results / f'{command.config.branch}.json'}")
+
+
+def _export(command: Export, console: Console) -> None:
+    written = export(command.run, command.folder, command.formats)
+    for file in written.files:
+        console.print(f"{written.folder / file}")
+    for name, why in written.left_out.items():
+        console.print(f"no {name}: {why}", markup=False)
+
+
+def _report(command: Report, console: Console) -> None:
+    page = report(command.runs, source=command.source, out=command.out, figures=command.figures)
+    console.print(f"report: {page}")
+
+
+def _demo(command: Demo, console: Console) -> None:
+    tables, page = run_demo(command.run, splits=command.splits, console=console)
+    for table in tables:
+        console.print(table.rich())
+    console.print(f"report: {page}")
+
+
+_ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
+    Pretrain: _pretrain,
+    Mine: _mine,
+    Select: _select,
+    Diagnose: _diagnose,
+    Embed: _embed,
+    Neighbours: _neighbours,
+    Evaluate: _evaluate,
+    Report: _report,
+    Export: _export,
+    Demo: _demo,
+}
+
+
+def _machine(command: Mine | Select | Diagnose | Embed | Neighbours | Evaluate) -> tuple[torch.device, int]:
+    """Where a command computes, and how many processes decode for it."""
+    return resolve_device(command.device), default_workers() if command.workers is None else command.workers
+
+
+def _first() -> bool:
+    """Whether this is the process that speaks: torchrun starts several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _write_lines(lines: Iterable[str]) -> None:
+    """Results for other programs, on standard output: ids to the byte, be they UTF-8 or not."""
+    for line in lines:
+        sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _shown(image_id: str) -> str:
+    """An id for people: a terminal can print no lone surrogates, as which names that are not UTF-8 come."""
+    return image_id.encode("utf-8", "replace").decode()
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): give a file with one id a line") from error
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[scan.Progress | None]:
+    """A bar on standard error, where somebody may be looking."""
+    if not sys.stderr.isatty() or not _first():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,68 @@
+"""From arguments to a command with all its options."""
+
+from typing import Annotated
+
+import tyro
+
+from sdclr.cli.commands import (
+    Command,
+    Demo,
+    Diagnose,
+    Embed,
+    Evaluate,
+    Export,
+    Mine,
+    Neighbours,
+    Pretrain,
+    Report,
+    Select,
+)
+from sdclr.config import from_json
+from sdclr.data.sources import open_source
+from sdclr.data.subset import select
+from sdclr.recipes import RECIPES, for_images
+from sdclr.training.config import PretrainConfig
+from sdclr.training.optim import OptimConfig
+from sdclr.training.run import read_json
+
+PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
+"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
+
+
+def parse(argv: list[str]) -> Command:
+    """Read the arguments; those of `pretrain` twice, since the defaults depend on the images they name."""
+    wants_help = not {"-h", "--help"}.isdisjoint(argv)
+    command = _read(argv, Pretrain(source=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
+    if not isinstance(command, Pretrain):
+        return command
+    if command.settings is not None:
+        base = from_json(PretrainConfig, read_json(command.settings))
+    elif command.recipe != "auto":
+        base = RECIPES[command.recipe]()
+    else:
+        base = for_images(select(open_source(command.source), command.subset))
+    return _read(argv, Pretrain(source=tyro.MISSING, config=base))
+
+
+def _read(argv: list[str], defaults: Pretrain) -> Command:
+    subcommands = (
+        Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=defaults)]
+        | Annotated[Mine, tyro.conf.subcommand("mine")]
+        | Annotated[Select, tyro.conf.subcommand("select")]
+        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Embed, tyro.conf.subcommand("embed")]
+        | Annotated[Neighbours, tyro.conf.subcommand("neighbours")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Demo, tyro.conf.subcommand("demo")]
+    )
+    command: Command = tyro.cli(
+        subcommands,
+        args=argv,
+        prog="sdclr",
+        description="Self-damaging contrastive learning: balanced encoders from unlabelled, long-tailed images, and "
+        "the rare images found. `sdclr COMMAND --help` explains a command; --version tells the version; --debug shows "
+        "the trace of an error.",
+    )
+    return command

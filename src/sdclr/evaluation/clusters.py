@@ -1,0 +1,74 @@
+"""Clusters of features: k-means on the unit sphere."""
+
+import warnings
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.evaluation.features import checked_features
+
+_FITTED: Final = 50_000
+"""Rows that the centres are fitted to; the rest are only assigned to them."""
+
+_BLOCK: Final = 16_384
+
+
+class Clusters(NamedTuple):
+    """A partition of images.
+
+    Attributes:
+        labels: (N,) int64, the cluster of each image, the largest cluster first: cluster 0 has the most images.
+        sizes: (K,) int64, images of each cluster, falling; none is empty.
+        centres: (K, D) float32, means of the features on the unit sphere.
+    """
+
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    centres: NDArray[np.float32]
+
+
+def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clusters:
+    """k-means of features scaled to length 1 (scikit-learn's, from k-means++ starts).
+
+    Centres are fitted to 50,000 rows at the most, drawn at random; every row is then assigned to the nearest.
+
+    Args:
+        features: (N, D).
+        k: Clusters sought.
+        seed: Decides the start.
+
+    Returns:
+        The clusters, largest first; fewer than k where some would be empty.
+
+    Raises:
+        InputError: Features that cannot be used, or k outside [1, N].
+    """
+    rows = F.normalize(checked_features(features, "features").cpu()).numpy()
+    if not 1 <= k <= len(rows):
+        raise InputError(f"k={k} clusters of {len(rows)} images: choose k from 1 to {len(rows)}")
+    rng = np.random.default_rng(seed)
+    fitted = rows if len(rows) <= _FITTED else rows[rng.choice(len(rows), _FITTED, replace=False)]
+    with warnings.catch_warnings():
+        # Copies of images may leave fewer than k distinct ones. Centres then coincide, and only the first gets images.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = KMeans(k, n_init=1, random_state=seed).fit(fitted).cluster_centers_.astype(np.float32)
+    found = _assigned(torch.from_numpy(rows), torch.from_numpy(means))
+    sizes = np.bincount(found, minlength=len(means))
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    renamed = np.empty(len(means), dtype=np.int64)
+    renamed[order] = np.arange(len(order))
+    return Clusters(renamed[found], sizes[order].astype(np.int64), means[order])
+
+
+def _assigned(rows: Tensor, centres: Tensor) -> NDArray[np.int64]:
+    half = centres.square().sum(dim=1) / 2
+    parts = [(part @ centres.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
+    return torch.cat(parts).numpy()

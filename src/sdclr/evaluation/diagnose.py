@@ -1,0 +1,300 @@
+"""Diagnose a collection and its encoder without labels: how long-tailed it seems, how evenly it is served."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sdclr.config import to_json
+from sdclr.data.scan import Progress
+from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
+from sdclr.errors import InputError
+from sdclr.evaluation import label_free
+from sdclr.evaluation.clusters import Clusters, find_clusters
+from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
+from sdclr.evaluation.features import extract_features
+from sdclr.evaluation.nearest import Neighbours, nearest
+from sdclr.training.run import Run
+from sdclr.version import __version__
+
+MIN_IMAGES: Final = 50
+"""Below this, clusters and neighbours of a collection say nothing."""
+
+RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
+"""The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""
+
+REFERENCE: Final = {1: (0.257, 0.013), 10: (0.281, 0.025), 50: (0.301, 0.033), 100: (0.307, 0.035)}
+"""`distance_spread` of 3,000 images of CIFAR-10 by their imbalance: mean and standard deviation over encoders, which
+never change, and class orders (`docs/results/diagnosis.md`)."""
+
+_COPIES: Final = 1000
+"""Images of which a copy is made, to know how far a copy's features lie."""
+
+
+def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters: int = 20) -> dict[str, float]:
+    """Every label-free index of some of the images.
+
+    Args:
+        encoded: Features.
+        rows: (n,) rows of them. Most indices depend on n: compare them at an equal one.
+        k: Neighbours of an image.
+        clusters: Clusters of k-means; cells are two and a half times as many.
+
+    Returns:
+        Index by name.
+    """
+    dense = encoded.dense[rows]
+    k, clusters = min(k, len(rows) - 1), min(clusters, len(rows))
+    near = nearest(dense, k)
+    distance = near.distances.mean(1).numpy().astype(np.float64)
+    groups = find_clusters(dense, clusters)
+    found = {
+        "distance_gini": label_free.gini(distance),
+        "distance_spread": float(np.log(np.maximum(distance, 1e-6)).std()),
+        "directions": label_free.directions(dense),
+        "leading_direction": label_free.leading_direction(dense),
+        "cell_gini": label_free.gini(label_free.cell_sizes(dense, 5 * clusters // 2)),
+        "cluster_gini": label_free.gini(groups.sizes),
+        "cluster_smaller_half": label_free.smaller_half_share(groups.sizes),
+        "cluster_effective_number": label_free.effective_number(groups.sizes),
+        "size_distance": label_free.size_correlation(groups.labels, distance),
+        "rank_me": label_free.rank_me(dense),
+        "uniformity": label_free.uniformity(dense),
+        "hubness": label_free.hubness(near.indices, len(dense)),
+        "intrinsic_dimension": label_free.intrinsic_dimension((2 * near.distances).sqrt()),
+    }
+    if encoded.views is not None:
+        moved = label_free.alignment(*(view[rows] for view in encoded.views))
+        found |= {"alignment": float(moved.mean()), "size_alignment": label_free.size_correlation(groups.labels, moved)}
+    if encoded.sparse is not None:
+        lost = label_free.forgetting(dense, encoded.sparse[rows])
+        found |= {"forgetting": float(lost.mean()), "size_forgetting": label_free.size_correlation(groups.labels, lost)}
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig:
+    """How a collection is looked at."""
+
+    images: int = 30_000
+    """Images read at most, drawn at random."""
+    part: int = 3000
+    """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
+    k: int = 10
+    """Neighbours an image's distance is taken to."""
+    clusters: int = 20
+    """Clusters of k-means that quality is listed by."""
+    alignment: bool = False
+    """Also draw two augmented views of each image, and say how near their features lie. Takes twice as long."""
+    seed: int = 0
+    """Decides which images are drawn, and the parts."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        if self.part < MIN_IMAGES or self.images < self.part:
+            raise InputError(
+                f"--part {self.part} of --images {self.images}: parts hold {MIN_IMAGES} images or more, and no more "
+                "than are read"
+            )
+        if self.k < 1 or self.clusters < 2 or self.batch_size < 1:
+            raise InputError("--k and --batch-size are 1 or more, --clusters 2 or more")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What features say of a collection and its encoder."""
+
+    summary: list[str]
+    """A few plain sentences."""
+    indices: dict[str, float]
+    """What the summary relies on."""
+    context: dict[str, float]
+    """Indices that did not follow the imbalance where it was known, or that are about something else."""
+    clusters: list[dict[str, float]]
+    """Of each cluster, sparsest first: images, their mean distance to neighbours, and mean forgetting if known."""
+    duplicates: list[tuple[str, str]]
+    """Ids of the nearest pairs of near-duplicates, at most 20."""
+    bad: dict[str, str]
+    """Why images could not be read, by id."""
+    description: dict[str, Any]
+    """What was read, and how."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what is unknown is null."""
+        return {
+            "summary": self.summary,
+            "indices": _without_nan(self.indices),
+            "context": _without_nan(self.context),
+            "clusters": [_without_nan(cluster) for cluster in self.clusters],
+            "duplicates": [list(pair) for pair in self.duplicates],
+            "bad": self.bad,
+            "description": self.description,
+        }
+
+
+def diagnose(
+    run: Run | str | Path,
+    source: ImageSource,
+    config: DiagnoseConfig | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Say how long-tailed a collection seems, how evenly an encoder serves it, and what is in it twice.
+
+    No label is looked at. `docs/results/diagnosis.md` shows which indices followed the imbalance where it was known.
+
+    Args:
+        run: A finished run, or its folder.
+        source: The collection, as a rule what the run was trained on.
+        config: How it is looked at; `DiagnoseConfig()` by default.
+        device: Where the encoder runs.
+        workers: Processes that decode.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        Sentences, indices, clusters and near-duplicates.
+
+    Raises:
+        InputError: If fewer than 50 images can be decoded, or the run has no encoder.
+    """
+    config = config or DiagnoseConfig()
+    run = run if isinstance(run, Run) else Run.open(run)
+    whole = open_source(source)
+    rng = np.random.default_rng(config.seed)
+    drawn = SubsetSource(whole, rng.permutation(len(whole))[: config.images], name=whole.name)
+    encoded = encode(
+        run,
+        drawn,
+        views=run.config.views if config.alignment else None,
+        batch_size=config.batch_size,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )
+    if len(encoded.kept) < MIN_IMAGES:
+        raise InputError(f"{whole.name}: {len(encoded.kept)} usable images; a diagnosis needs {MIN_IMAGES} or more")
+    parts = _parts(len(encoded.kept), config.part)
+    measured = [measure(encoded, rows, k=config.k, clusters=config.clusters) for rows in parts]
+    found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
+    ids = [drawn.ids[position] for position in encoded.kept.tolist()]
+    sample = SubsetSource(drawn, encoded.kept[:_COPIES], name=whole.name)
+    near = nearest(encoded.dense, min(config.k, len(ids) - 1))
+    limit = _copy_distance(run, encoded, sample, device)
+    pairs, share = _duplicates(near, limit, ids)
+    found["near_duplicates"] = share
+    groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
+    clusters = _by_cluster(groups, near.distances.mean(1).numpy(), encoded)
+    return Diagnosis(
+        summary=_summary(found, clusters, read=len(ids), config=config, bad=len(encoded.bad)),
+        indices={name: found[name] for name in (*RELIED, "near_duplicates")},
+        context={name: value for name, value in found.items() if name not in (*RELIED, "near_duplicates")},
+        clusters=clusters,
+        duplicates=pairs,
+        bad={item.id: item.reason for item in encoded.bad},
+        description={
+            "run": run.path.name,
+            "source": {"name": whole.name, "images": len(whole), "fingerprint": fingerprint(whole)},
+            "read": len(ids),
+            "parts": [len(rows) for rows in parts],
+            "deviation": {name: float(np.std([part[name] for part in measured])) for name in RELIED},
+            "reference": {str(imbalance): list(value) for imbalance, value in REFERENCE.items()},
+            "near_duplicate_distance": limit,
+            "config": to_json(config),
+            "sdclr": __version__,
+        },
+    )
+
+
+def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
+    """Disjoint stretches of rows of the asked size, or one of all rows; the rows are in random order already."""
+    if count < size:
+        return [np.arange(count)]
+    return [np.arange(begin, begin + size) for begin in range(0, count - size + 1, size)]
+
+
+def _copy_distance(run: Run, encoded: Encoded, sample: Source, device: str | torch.device) -> float:
+    """How far features of an image lie from those of a copy that was saved smaller: the median of 1 - cosine."""
+    copies = extract_features(CopyEncoder(run.encoder()), sample, image_size=run.config.views.image_size, device=device)
+    moved = label_free.forgetting(encoded.dense[: len(sample)][copies.kept], copies.values)
+    return float(np.median(moved))
+
+
+def _duplicates(near: Neighbours, limit: float, ids: list[str]) -> tuple[list[tuple[str, str]], float]:
+    """The nearest pairs within the limit, at most 20, and the share of images that have such a neighbour."""
+    distance, neighbour = near.distances[:, 0].numpy(), near.indices[:, 0].numpy()
+    close = np.flatnonzero(distance < limit)
+    pairs = dict.fromkeys(
+        (min(row, other), max(row, other)) for row, other in zip(close.tolist(), neighbour[close].tolist(), strict=True)
+    )
+    ordered = sorted(pairs, key=lambda pair: float(min(distance[pair[0]], distance[pair[1]])))
+    return [(ids[one], ids[other]) for one, other in ordered[:20]], len(close) / len(ids)
+
+
+def _by_cluster(groups: Clusters, distance: NDArray[np.float32], encoded: Encoded) -> list[dict[str, float]]:
+    columns = {"distance": distance}
+    if encoded.sparse is not None:
+        columns["forgetting"] = label_free.forgetting(encoded.dense, encoded.sparse)
+    found = [
+        {"cluster": number, "images": int(size)}
+        | {name: float(values[groups.labels == number].mean()) for name, values in columns.items()}
+        for number, size in enumerate(groups.sizes.tolist())
+    ]
+    return sorted(found, key=lambda cluster: -cluster["distance"])
+
+
+def _summary(
+    found: dict[str, float], clusters: list[dict[str, float]], *, read: int, config: DiagnoseConfig, bad: int
+) -> list[str]:
+    value = found["distance_spread"]
+    few = f" with {config.part:,} images, not {read:,}" if read < config.part else ""
+    sentences = [_scale_sentence(value, few)]
+    fifth = max(1, len(clusters) // 5)
+    sparse, dense = clusters[:fifth], clusters[-fifth:]
+    ratio = _mean_distance(sparse) / max(_mean_distance(dense), 1e-6)
+    share = sum(cluster["images"] for cluster in sparse) / sum(cluster["images"] for cluster in clusters)
+    sentences.append(
+        f"In the sparsest fifth of the clusters ({share:.0%} of the images), images lie {ratio:.1f} times as far from "
+        "their neighbours as in the densest; encoders err more where neighbours are far."
+    )
+    sentences.append(
+        f"{found['near_duplicates']:.1%} of the images have a near-duplicate: another image nearer than a copy saved "
+        "smaller would be."
+    )
+    next_step = "`sdclr mine` shows the rarest images, `sdclr select` which to label first"
+    if bad:
+        next_step += f"; {bad} images could not be read and are listed"
+    sentences.append(f"Next: {next_step}.")
+    return sentences
+
+
+def _scale_sentence(value: float, few: str) -> str:
+    """How the spread of distances compares with collections of known imbalance, and how little that proves."""
+    (balanced, deviation), (most, most_deviation) = REFERENCE[1], REFERENCE[100]
+    scale = f"{balanced:.2f} ± {deviation:.2f} when balanced, {most:.2f} ± {most_deviation:.2f} at an imbalance of 100"
+    if value > balanced + 2 * deviation:
+        return (
+            f"The collection may be long-tailed: distances to neighbours spread {value:.2f}, wider than in balanced "
+            f"subsets of CIFAR-10 ({scale}, taken{few} under small encoders). This is a hint, not a "
+            "measurement: an encoder trained briefly spreads them too."
+        )
+    return (
+        f"No sign of a long tail, which does not rule one out: distances to neighbours spread {value:.2f}, as in "
+        f"balanced subsets of CIFAR-10 ({scale}, taken{few} under small encoders), but an encoder evens "
+        "out the distances in a long tail that it was trained on."
+    )
+
+
+def _mean_distance(clusters: list[dict[str, float]]) -> float:
+    images = sum(cluster["images"] for cluster in clusters)
+    return sum(cluster["images"] * cluster["distance"] for cluster in clusters) / images
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,123 @@
+"""Images as the encoders of a run see them: dense, pruned and in augmented views, each image read once."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdclr.data.decode import BadImage
+from sdclr.data.render import render
+from sdclr.data.scan import Progress
+from sdclr.data.sources import Source
+from sdclr.data.views import ViewConfig, draw_views
+from sdclr.evaluation.evaluate import branch_encoder
+from sdclr.evaluation.features import extract_features
+from sdclr.training.run import Run
+
+
+class Encoded(NamedTuple):
+    """Images as an encoder sees them in one pass over the source.
+
+    Attributes:
+        dense: (N, D) features of the evaluation view.
+        sparse: (N, D) features of the same view by the pruned encoder; None where the run prunes nothing.
+        views: Two (N, D) arrays: features of two augmented views; None where not asked for.
+        kept: (N,) int64, the position in the source of each row.
+        bad: The images left out because they cannot be decoded.
+    """
+
+    dense: NDArray[np.float32]
+    sparse: NDArray[np.float32] | None
+    views: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    kept: NDArray[np.int64]
+    bad: list[BadImage]
+
+
+def encode(
+    run: Run,
+    source: Source,
+    *,
+    views: ViewConfig | None = None,
+    batch_size: int = 512,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Encoded:
+    """All features that the diagnosis needs, each image read once.
+
+    Args:
+        run: A finished run.
+        source: The images.
+        views: How two more views of each image are drawn, from its evaluation view; None draws none.
+        batch_size: Images a forward pass.
+        device: Where the encoders run.
+        workers: Processes that decode.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        InputError: If no image can be decoded.
+    """
+    config = run.config
+    dense = run.encoder()
+    sparse = branch_encoder(run, "sparse") if config.damage.kind == "prune" else None
+    size = config.views.image_size
+    found = extract_features(
+        _Together(dense, sparse, views),
+        source,
+        image_size=size,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )
+    branches = 1 + (sparse is not None) + 2 * (views is not None)
+    parts = np.split(found.values, branches, axis=1)
+    return Encoded(
+        parts[0],
+        None if sparse is None else parts[1],
+        None if views is None else (parts[-2], parts[-1]),
+        found.kept,
+        found.bad,
+    )
+
+
+class CopyEncoder(nn.Module):
+    """Features of each image as a copy that was saved at seven eighths of its side and enlarged again."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) images in [0, 1] to (N, D) features of their copies."""
+        side = images.shape[-1]
+        small = F.interpolate(images, size=max(1, side * 7 // 8), mode="bicubic", antialias=True)
+        copy: Tensor = self.encoder(F.interpolate(small, size=side, mode="bicubic", antialias=True).clamp(0, 1))
+        return copy
+
+
+class _Together(nn.Module):
+    """Features of the image, of the image by the pruned encoder, and of two augmented views, side by side."""
+
+    def __init__(self, dense: nn.Module, sparse: nn.Module | None, views: ViewConfig | None) -> None:
+        super().__init__()
+        self.dense, self.sparse, self.views = dense, sparse, views
+        self.seen = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = [self.dense(images)]
+        if self.sparse is not None:
+            outputs.append(self.sparse(images))
+        if self.views is not None:
+            outputs += [self.dense(self._drawn(images, view, self.views)) for view in (0, 1)]
+        self.seen += len(images)
+        return torch.cat(outputs, dim=1)
+
+    def _drawn(self, images: Tensor, view: int, config: ViewConfig) -> Tensor:
+        count, _, height, width = images.shape
+        indices = np.arange(self.seen, self.seen + count)
+        drawn = draw_views(config, seed=0, epoch=0, indices=indices, view=view, height=height, width=width)
+        return render((images * 255).round().byte(), drawn, config.image_size)

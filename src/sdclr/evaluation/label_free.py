@@ -1,0 +1,300 @@
+"""What features alone say about a collection and its encoder: no function here looks at a label.
+
+Each index is a plain function of features, cluster sizes or neighbours. Which of them follow the imbalance of a
+collection is measured by `benchmarks/diagnosis.py`; by itself none of them is a proof.
+"""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.evaluation.features import checked_features
+
+_BLOCK: Final = 2048
+
+
+def gini(sizes: ArrayLike) -> float:
+    """How unequal sizes are: 0 where all are equal, towards 1 where one has everything.
+
+    Half the mean absolute difference of two sizes over their mean (Gini, 1912).
+
+    Args:
+        sizes: (K,) numbers of 0 or more, not all 0.
+
+    Raises:
+        InputError: If they are not.
+    """
+    rising = np.sort(_sizes(sizes))
+    ranks = np.arange(1, len(rising) + 1)
+    return float((2 * ranks - len(rising) - 1) @ rising / (len(rising) * rising.sum()))
+
+
+def effective_number(sizes: ArrayLike) -> float:
+    """How many equal clusters would be as diverse: the exponential of the entropy of their shares (Hill, 1973).
+
+    Args:
+        sizes: (K,) numbers of 0 or more, not all 0.
+
+    Returns:
+        From 1, one cluster has everything, to K, all are equal.
+
+    Raises:
+        InputError: If they are not.
+    """
+    known = _sizes(sizes)
+    return math.exp(_entropy(known / known.sum()))
+
+
+def smaller_half_share(sizes: ArrayLike) -> float:
+    """Share of the images that lie in the smaller half of the clusters; 0.5 where all are equal.
+
+    With an odd number of clusters, half of the middle one counts.
+
+    Args:
+        sizes: (K,) numbers of 0 or more, not all 0.
+
+    Raises:
+        InputError: If they are not.
+    """
+    rising = np.sort(_sizes(sizes))
+    half, odd = divmod(len(rising), 2)
+    return float((rising[:half].sum() + odd * rising[half] / 2) / rising.sum())
+
+
+def rank_me(features: ArrayLike | Tensor) -> float:
+    """Effective rank of features: the exponential of the entropy of their singular values, scaled to sum 1.
+
+    Garrido et al., *RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their
+    Rank*, ICML 2023, eq. 1.
+
+    Args:
+        features: (N, D), as the encoder gives them.
+
+    Returns:
+        From 1 to min(N, D).
+
+    Raises:
+        InputError: Features that cannot be used.
+    """
+    return _spread(torch.linalg.svdvals(checked_features(features, "features").double()))
+
+
+def directions(features: ArrayLike | Tensor) -> float:
+    """Effective number of directions in which images differ from their mean.
+
+    The exponential of the entropy of the variances along the principal directions of features of length 1. Without
+    the centring it is the Vendi score with the cosine as similarity (Friedman & Dieng, TMLR 2023, eq. 2).
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        From 1 to min(N - 1, D).
+
+    Raises:
+        InputError: Features that cannot be used.
+    """
+    return _spread(_variances(features))
+
+
+def leading_direction(features: ArrayLike | Tensor) -> float:
+    """Share of the variance of features of length 1 that their first principal direction has.
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        From 1 / D to 1; nan where all images are alike.
+
+    Raises:
+        InputError: Features that cannot be used.
+    """
+    variances = _variances(features)
+    return float(variances[-1] / variances.sum()) if variances.sum() > 0 else math.nan
+
+
+def cell_sizes(features: ArrayLike | Tensor, count: int) -> NDArray[np.int64]:
+    """Images in cells of about equal extent, where k-means draws more and smaller cells where images are dense.
+
+    Centres are chosen farthest first (Gonzalez, 1985), beginning at the image farthest from the mean; each image
+    belongs to the nearest.
+
+    Args:
+        features: (N, D).
+        count: Cells sought.
+
+    Returns:
+        (K,) sizes; fewer than `count` where images coincide.
+
+    Raises:
+        InputError: Features that cannot be used.
+    """
+    rows = F.normalize(checked_features(features, "features"))
+    centre = rows[(rows @ rows.mean(0)).argmin()]
+    best = rows @ centre
+    cell = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for number in range(1, min(count, len(rows))):
+        close = rows @ rows[best.argmin()]
+        cell[close > best] = number
+        best = torch.maximum(best, close)
+    sizes: NDArray[np.int64] = np.bincount(cell.cpu().numpy()).astype(np.int64)
+    return sizes[sizes > 0]
+
+
+def uniformity(features: ArrayLike | Tensor, *, t: float = 2.0) -> float:
+    """Logarithm of the mean Gaussian potential of all pairs of images on the unit sphere; lower is more uniform.
+
+    Wang & Isola, *Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere*, ICML 2020, section 4.1.2.
+
+    Args:
+        features: (N, D), N at least 2.
+        t: Of the potential `exp(-t |x - y|²)`.
+
+    Returns:
+        From -4t to 0.
+
+    Raises:
+        InputError: Features that cannot be used, or a single image.
+    """
+    rows = F.normalize(checked_features(features, "features"))
+    if len(rows) < 2:
+        raise InputError("uniformity is one of pairs: give at least 2 images")
+    total = sum(
+        float((2 * t * (part @ rows.T - 1)).exp_().sum(dtype=torch.float64)) for part in torch.split(rows, _BLOCK)
+    )
+    pairs = len(rows) * (len(rows) - 1)
+    return math.log((total - float((2 * t * (rows.square().sum(1).double() - 1)).exp().sum())) / pairs)
+
+
+def alignment(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """Squared distance of the features of an image's two views on the unit sphere (Wang & Isola, as above).
+
+    Args:
+        first: (N, D).
+        second: (N, D), of the other views.
+
+    Returns:
+        (N,) from 0, alike, to 4; their mean is the paper's alignment loss.
+
+    Raises:
+        InputError: Features that cannot be used, or that do not belong together.
+    """
+    one, other = _pair(first, second)
+    return (F.normalize(one) - F.normalize(other)).square().sum(1).cpu().numpy()
+
+
+def forgetting(dense: ArrayLike | Tensor, sparse: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """How much pruning changes an image's features: 1 minus their cosine (Jiang et al., ICML 2021, section 4.7).
+
+    Args:
+        dense: (N, D) features by the encoder.
+        sparse: (N, D) features by its pruned twin.
+
+    Returns:
+        (N,) from 0 to 2.
+
+    Raises:
+        InputError: Features that cannot be used, or that do not belong together.
+    """
+    one, other = _pair(dense, sparse)
+    return (1 - F.cosine_similarity(one, other)).clamp_(min=0).cpu().numpy()
+
+
+def hubness(indices: ArrayLike | Tensor, count: int) -> float:
+    """Skewness of how often each image is among another's k nearest neighbours.
+
+    Radovanović et al., *Hubs in Space*, JMLR 2010, eq. 1.
+
+    Args:
+        indices: (N, k) neighbours of each image.
+        count: Images that could be neighbours.
+
+    Returns:
+        0 where all are named equally often; the larger, the more a few images are the neighbours of most.
+    """
+    named = np.bincount(np.asarray(indices).ravel(), minlength=count)
+    return float((((named - named.mean()) / named.std()) ** 3).mean()) if named.std() > 0 else 0.0
+
+
+def intrinsic_dimension(distances: ArrayLike | Tensor) -> float:
+    """Dimension of the surface that images lie on, by the two nearest neighbours of each.
+
+    The maximum-likelihood form of Facco et al., *Estimating the intrinsic dimension of datasets by a minimal
+    neighborhood information*, Scientific Reports 2017: the dimension is the inverse of the mean log d2 / d1.
+    Images that coincide with their neighbour are left out.
+
+    Args:
+        distances: (N, k) Euclidean distances to the nearest neighbours, nearest first, k at least 2.
+
+    Returns:
+        The dimension; nan where no image tells.
+    """
+    known = np.asarray(distances, dtype=np.float64)
+    known = known[known[:, 0] > 0]
+    total = np.log(known[:, 1] / known[:, 0]).sum()
+    return float(len(known) / total) if total > 0 else math.nan
+
+
+def size_correlation(labels: NDArray[np.int64], values: ArrayLike) -> float:
+    """Spearman's correlation between the size of a cluster and the mean of a quantity over its images.
+
+    Args:
+        labels: (N,) cluster of each image.
+        values: (N,) the quantity.
+
+    Returns:
+        From -1 to 1: above 0, images of large clusters have more of it. nan where nothing varies.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    sizes = np.bincount(labels)
+    there = sizes > 0
+    means = np.bincount(labels, weights=known)[there] / sizes[there]
+    if len(means) < 2 or np.ptp(sizes[there]) == 0 or np.ptp(means) == 0:
+        return math.nan
+    return float(np.corrcoef(_ranks(sizes[there]), _ranks(means))[0, 1])
+
+
+def _sizes(sizes: ArrayLike) -> NDArray[np.float64]:
+    known = np.asarray(sizes, dtype=np.float64)
+    if known.ndim != 1 or not len(known) or (known < 0).any() or not known.sum() > 0:
+        raise InputError(f"cluster sizes are {np.asarray(sizes).tolist()}: give numbers of images, not all 0")
+    return known
+
+
+def _pair(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    one = checked_features(first, "first")
+    other = checked_features(second, "second", width=one.shape[1]).to(one.device)
+    if len(one) != len(other):
+        raise InputError(f"{len(one)} and {len(other)} rows of features: give two of each image, in one order")
+    return one, other
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(count) - (count + 1) / 2)[group]
+    return ranks
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    held = shares[shares > 0]
+    return float(-(held * np.log(held)).sum())
+
+
+def _variances(features: ArrayLike | Tensor) -> Tensor:
+    rows = F.normalize(checked_features(features, "features").double())
+    rows = rows - rows.mean(0)
+    variances: Tensor = torch.linalg.eigvalsh(rows.T @ rows / len(rows))
+    return variances.clamp(min=0)
+
+
+def _spread(values: Tensor) -> float:
+    shares = values.cpu().numpy()
+    return math.exp(_entropy(shares / shares.sum())) if shares.sum() > 0 else 1.0

@@ -1,0 +1,119 @@
+"""Exact nearest neighbours in feature space, block by block."""
+
+from typing import Final, Literal, NamedTuple
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.evaluation.features import checked_features
+
+Metric = Literal["cosine", "euclidean"]
+
+GROUP: Final = 16
+"""Columns that compete for one place when neighbours are sought: near the root of 50,000 images over 200 neighbours."""
+
+_BLOCK_BYTES: Final = 64 * 2**20
+"""Memory of one block of similarities, by default."""
+
+
+class Neighbours(NamedTuple):
+    """The nearest neighbours of some queries.
+
+    Attributes:
+        distances: (Q, k) float32, nearest first.
+        indices: (Q, k) int64, rows of the features searched.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+def nearest(
+    features: ArrayLike | Tensor,
+    k: int,
+    *,
+    queries: ArrayLike | Tensor | None = None,
+    metric: Metric = "cosine",
+    block: int | None = None,
+) -> Neighbours:
+    """The k nearest neighbours of each query, found by comparing all, to float32's rounding.
+
+    Memory beyond features and result does not grow with the number of queries, and is linear in N.
+
+    Args:
+        features: (N, D), on any device: the search runs there.
+        k: Neighbours a query.
+        queries: (Q, D). By default the features themselves, none of which is its own neighbour.
+        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
+        block: Queries compared at once; by default as many as 64 MiB hold.
+
+    Returns:
+        Distances and indices on the features' device, nearest first.
+
+    Raises:
+        InputError: Features that cannot be used, or fewer than k that could be neighbours.
+    """
+    base = checked_features(features, "features")
+    asked = base if queries is None else checked_features(queries, "queries", width=base.shape[1]).to(base.device)
+    candidates = len(base) - (queries is None)
+    if not 1 <= k <= candidates:
+        raise InputError(f"k={k} neighbours of {candidates} images: choose k from 1 to {candidates}")
+    if metric == "cosine":
+        base, asked, half = F.normalize(base), F.normalize(asked), None
+    else:
+        # Products of features far from the origin round away what lies between neighbours.
+        centre = base.mean(dim=0)
+        base, asked = base - centre, asked - centre
+        half = base.square().sum(dim=1) / 2
+    columns = -(-len(base) // GROUP) * GROUP
+    rows = min(len(asked), block or max(1, _BLOCK_BYTES // (4 * columns)))
+    # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
+    closeness = torch.full((rows, columns), -torch.inf, device=base.device)
+    distances = torch.empty(len(asked), k, device=base.device)
+    indices = torch.empty(len(asked), k, dtype=torch.int64, device=base.device)
+    for begin in range(0, len(asked), rows):
+        part = asked[begin : begin + rows]
+        close, known = closeness[: len(part)], closeness[: len(part), : len(base)]
+        torch.mm(part, base.T, out=known)
+        if half is not None:
+            known -= half  # the larger, the nearer: |q - x|² = |q|² - 2 (q·x - |x|²/2)
+        if queries is None:
+            known.diagonal(begin).fill_(-torch.inf)
+        found, places = largest(close, k)
+        if half is None:
+            found = 1 - found
+        else:
+            found, order = _exact(part, base, places).sort(dim=1)
+            places = places.gather(1, order)
+        distances[begin : begin + len(part)], indices[begin : begin + len(part)] = found, places
+    if half is None:
+        distances.clamp_(min=0)
+    return Neighbours(distances, indices)
+
+
+def _exact(queries: Tensor, base: Tensor, places: Tensor) -> Tensor:
+    """Distances (B, k) computed from differences: those from products lose all digits where features are near."""
+    return torch.stack(
+        [torch.linalg.vector_norm(queries - base[column], dim=1) for column in places.unbind(dim=1)], dim=1
+    )
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`values.topk(k, dim=1)` of a (B, G * 16) table, in less time where k is small.
+
+    Column c belongs to group c mod G. A value outside the k groups of largest maxima has k values before it, their
+    maxima; so those groups hold the k largest values, and only their columns are searched.
+    """
+    groups = values.shape[1] // GROUP
+    if groups <= k:
+        found, columns = values.topk(k, dim=1)
+        return found, columns
+    by_group = values.view(len(values), GROUP, groups)
+    best = by_group.amax(dim=1).topk(k, dim=1, sorted=False).indices
+    columns = best[:, None, :] + groups * torch.arange(GROUP, device=values.device)[:, None]
+    columns = columns.view(len(values), -1)
+    found, places = values.gather(1, columns).topk(k, dim=1)
+    return found, columns.gather(1, places)

@@ -1,0 +1,208 @@
+"""The images that look most like some others, by the encoder's features."""
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from sdclr.data.decode import BadImage, decode_image
+from sdclr.data.sources import ImageSource, open_source
+from sdclr.errors import InputError
+from sdclr.evaluation.embed import Embeddings, embedding_files, encoder_digest, read_embeddings
+from sdclr.evaluation.features import extract_features, feature_batches
+from sdclr.evaluation.nearest import Metric, nearest
+from sdclr.files import write_atomically
+from sdclr.training.precision import Amp
+from sdclr.training.run import Run
+
+_MANY = 50_000
+"""Ids up to which one that is not known is compared with all of them, to suggest another."""
+
+
+class Row(NamedTuple):
+    """One neighbour of one query."""
+
+    query: str
+    rank: int
+    """1 is the nearest."""
+    id: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neighbours, query by query in the order asked, the nearest first."""
+
+    rows: list[Row]
+    bad: list[BadImage]
+    """Images that could not be decoded, queries among them: these have no rows."""
+
+    def write(self, path: str | Path) -> Path:
+        """Write the columns query, rank, id, distance to a `.csv` or `.parquet` file.
+
+        Raises:
+            InputError: If the file has another suffix.
+        """
+        path = Path(path)
+        if path.suffix == ".csv":
+            table = io.StringIO(newline="")
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(Row._fields)
+            writer.writerows((*row[:3], f"{row.distance:.6g}") for row in self.rows)
+            write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
+        elif path.suffix == ".parquet":
+            columns = list(zip(*self.rows, strict=True)) or [(), (), (), ()]
+            types = (pa.string(), pa.int64(), pa.string(), pa.float32())
+            arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.table(dict(zip(Row._fields, arrays, strict=True))), sink)
+            write_atomically(path, memoryview(sink.getvalue()))
+        else:
+            raise InputError(f"{path}: neighbours are written to a .csv or a .parquet file, not to {path.suffix!r}")
+        return path
+
+
+def neighbours(
+    run: Run | str | Path | None,
+    source: ImageSource,
+    queries: Sequence[str | Path],
+    k: int = 10,
+    *,
+    metric: Metric = "cosine",
+    batch_size: int = 512,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    amp: Amp = "none",
+) -> Found:
+    """The k nearest images of a collection for each query, found exactly.
+
+    Args:
+        run: A finished run, or its folder. None will do where the source is embeddings and every query is one of them.
+        source: The images; or what `embed` wrote of them, a file or a folder of shards, which saves the encoder's work.
+        queries: Ids of the source, or else paths of other image files. An image is not its own neighbour.
+        k: Neighbours a query.
+        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
+        batch_size: Images a forward pass.
+        device: Where the encoder and the search run.
+        workers: Processes that decode.
+        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
+
+    Returns:
+        The neighbours, and what could not be decoded.
+
+    Raises:
+        InputError: If a query is neither an id nor a file, there are fewer than k candidates, or the embeddings are not
+            this run's.
+    """
+    run = Run.open(run) if isinstance(run, (str, Path)) else run
+    if not queries:
+        raise InputError("no queries: name ids of the source, or image files")
+    base, bad = _base(run, source, batch_size=batch_size, device=device, workers=workers, amp=amp)
+    row_of = {image_id: row for row, image_id in enumerate(base.ids)}
+    gone = {image.id for image in bad}
+    asked = [str(query) for query in queries]
+    files = [query for query in dict.fromkeys(asked) if query not in row_of and query not in gone]
+    for query in files:
+        if not Path(query).is_file():
+            raise InputError(f"{query!r} is neither an id of the source nor a file{_hint(query, base.ids)}")
+    outside: dict[str, NDArray[np.float32]] = {}
+    if files:
+        if run is None:
+            raise InputError(f"{files[0]} is not among the embeddings: name the run whose encoder made them")
+        given = _Files(files)
+        for batch in feature_batches(
+            run.encoder(), given, image_size=run.config.views.image_size, device=device, amp=amp, batch_size=batch_size
+        ):
+            bad += batch.bad
+            outside |= {files[place]: row for place, row in zip(batch.positions.tolist(), batch.values, strict=True)}
+    usable = [query for query in asked if query in row_of or query in outside]
+    return Found(_search(base, usable, row_of, outside, k, metric=metric, device=device), bad)
+
+
+def _base(
+    run: Run | None,
+    source: ImageSource,
+    *,
+    batch_size: int,
+    device: str | torch.device,
+    workers: int,
+    amp: Amp,
+) -> tuple[Embeddings, list[BadImage]]:
+    """Ids and features of what is searched, from disk or from the encoder, and the images left out."""
+    if isinstance(source, (str, Path)) and embedding_files(source):
+        base = read_embeddings(source)
+        if run is not None and base.about.get("encoder", "") != encoder_digest(run.encoder()):
+            raise InputError(f"{source} is not what the dense encoder of {run.path} made: embed again, or name its run")
+        return base, []
+    if run is None:
+        raise InputError(f"{source} holds no embeddings: name a run, whose encoder makes them")
+    images = open_source(source)
+    features = extract_features(
+        run.encoder(),
+        images,
+        image_size=run.config.views.image_size,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        amp=amp,
+    )
+    return Embeddings([images.ids[index] for index in features.kept.tolist()], features.values, {}), features.bad
+
+
+def _search(
+    base: Embeddings,
+    queries: Sequence[str],
+    row_of: dict[str, int],
+    outside: dict[str, NDArray[np.float32]],
+    k: int,
+    *,
+    metric: Metric,
+    device: str | torch.device,
+) -> list[Row]:
+    if not queries:
+        return []
+    own = [row_of.get(query) for query in queries]
+    candidates = len(base.ids) - any(row is not None for row in own)
+    if not 1 <= k <= candidates:
+        raise InputError(f"k={k} neighbours of {candidates} images: choose k from 1 to {candidates}")
+    values = np.stack([base.values[row_of[query]] if query in row_of else outside[query] for query in queries])
+    features = torch.from_numpy(base.values).to(device)
+    # One more than asked, since an image of the source finds itself.
+    found = nearest(features, min(k + 1, len(base.ids)), queries=torch.from_numpy(values), metric=metric)
+    rows = []
+    for query, row, distances, indices in zip(
+        queries, own, found.distances.tolist(), found.indices.tolist(), strict=True
+    ):
+        others = [(index, distance) for index, distance in zip(indices, distances, strict=True) if index != row]
+        rows += [Row(query, rank, base.ids[index], distance) for rank, (index, distance) in enumerate(others[:k], 1)]
+    return rows
+
+
+def _hint(query: str, ids: Sequence[str]) -> str:
+    near = difflib.get_close_matches(query, ids, n=2) if len(ids) <= _MANY else []
+    return f"; did you mean {' or '.join(near)}?" if near else f": its ids are like {ids[0]}"
+
+
+class _Files:
+    """Image files by their paths, as a source."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.name = "queries"
+        self.ids = paths
+        self.labels: NDArray[np.int64] | None = None
+        self.classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
+        return decode_image(Path(self.ids[index]), image_id=self.ids[index], min_side=min_side)

@@ -1,0 +1,87 @@
+"""Which images of a collection to label next: its scores and features, and a way to choose by them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sdclr.data.scan import Progress
+from sdclr.data.sources import ImageSource, open_source
+from sdclr.errors import InputError
+from sdclr.mining.mine import MineConfig, mine
+from sdclr.mining.scores import Scores
+from sdclr.mining.selection import DEFAULT, Method, select_to_label
+from sdclr.training.run import Run
+
+
+class Choice(NamedTuple):
+    """Images chosen to be labelled.
+
+    Attributes:
+        positions: (budget,) int64, positions in the source, in the order of choice.
+        ids: Their ids.
+        scores: The scores of the whole collection.
+    """
+
+    positions: NDArray[np.int64]
+    ids: list[str]
+    scores: Scores
+
+
+def choose_to_label(
+    run: Run | str | Path,
+    source: ImageSource,
+    budget: int,
+    *,
+    method: Method = DEFAULT,
+    labelled: Sequence[str] = (),
+    config: MineConfig | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Choice:
+    """Mine a collection, or take up what is mined already, and choose by it. See `select_to_label` for the methods.
+
+    Args:
+        run: A run, or its folder.
+        source: The images. Those that cannot be decoded are never chosen.
+        budget: Images to choose.
+        method: How to choose.
+        labelled: Ids of images that have labels already.
+        config: What is mined; `MineConfig()` by default.
+        out: The folder of the scores; `mine` in the run's folder by default.
+        seed: Decides what a method leaves to chance.
+        device: Where networks and searches run.
+        workers: Processes that decode images.
+        progress: Called with (images done, images in all) after every batch.
+
+    Raises:
+        InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    folder, images = Path(out) if out is not None else run.path / "mine", open_source(source)
+    scores = mine(run, images, config, out=folder, device=device, workers=workers, progress=progress)
+    usable = np.flatnonzero(scores.rank > 0)
+    place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
+    known = set(labelled)
+    strange = sorted(known - set(scores.ids))
+    if strange:
+        raise InputError(
+            f"{strange[0]!r}, said to be labelled, is no id of {images.name}: give ids as `sdclr mine` does"
+        )
+    features = np.load(folder / "reading" / "features.npy", mmap_mode="r")[usable]
+    chosen = select_to_label(
+        torch.from_numpy(features).to(device),
+        scores.rarity[usable],
+        budget,
+        method=method,
+        labelled=[place[image_id] for image_id in known if image_id in place],
+        seed=seed,
+    )
+    positions = usable[chosen]
+    return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)

@@ -1,0 +1,121 @@
+"""Forgetting: how far pruning moves an image's features (Jiang et al., ICML 2021, §4.7)."""
+
+import copy
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.encoders import Network
+from sdclr.errors import InputError
+from sdclr.method import Objective, SelfCompetitor
+from sdclr.training.checkpoint import load_checkpoint
+from sdclr.training.run import Run
+
+
+class Networks(NamedTuple):
+    """One state of a run, ready to look at images. All in eval mode."""
+
+    dense: Network
+    second: Network
+    """What the second view of an image goes through in training: the pruned twin, or the dense network itself."""
+    pruned: dict[float, Network]
+    """By ratio."""
+
+
+def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
+    """1 - cosine between outputs before and after pruning, in [0, 2]; larger means more is forgotten.
+
+    Args:
+        dense: (N, D) outputs of the network.
+        pruned: (N, D) outputs of the pruned network for the same images.
+
+    Returns:
+        (N,) float32.
+    """
+    return 1 - F.cosine_similarity(dense.float(), pruned.float())
+
+
+def own_normalisation(run: Run) -> bool:
+    """Whether the run's pruned branch has normalisation statistics of its own."""
+    damage = run.config.damage
+    return damage.kind == "prune" and damage.independent_norm
+
+
+def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> list[Networks]:
+    """The newest states of a run, each with its pruned twins.
+
+    A run with a self-competitor is pruned by its own rule. At its own ratio the masks are those of the checkpoint; at
+    other ratios they are chosen anew, while the normalisation statistics of the pruned branch stay those of the run's
+    ratio. A run without one (SimCLR) is pruned by magnitude and shares the dense network's statistics: what its
+    normalisation layers do to the changed activations then counts as forgetting, too.
+
+    Args:
+        run: The run.
+        ratios: Pruning ratios, each in [0, 1).
+        checkpoints: States wanted, newest first; a run keeps two.
+
+    Raises:
+        InputError: If no checkpoint is whole, or there are fewer than wanted.
+    """
+    found = []
+    for objective in _states(run, checkpoints):
+        network, competitor = cast("Network", objective.network), objective.competitor
+        second = network if competitor is None else _baked(competitor)
+        pruned = {}
+        for ratio in ratios:
+            if competitor is not None and ratio == competitor.ratio:
+                pruned[ratio] = second
+            else:
+                pruned[ratio] = _pruned(network, competitor, ratio)
+        found.append(Networks(network, second, pruned))
+    return found
+
+
+def _states(run: Run, checkpoints: int) -> list[Objective]:
+    """The run's newest states in eval mode, newest first."""
+    states = [run.objective()]
+    for path in _older(run, checkpoints - 1):
+        objective = run.objective()  # for its structure, whose weights are replaced
+        try:
+            objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["objective"])
+        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}): ask for one checkpoint") from error
+        states.append(objective)
+    return states
+
+
+def _older(run: Run, count: int) -> list[Path]:
+    """Checkpoints before the newest whole one, newest first."""
+    loaded = load_checkpoint(run.checkpoints) if count else None
+    if loaded is None:
+        return []
+    older = sorted((path for path in run.checkpoints.glob("step-*.pt") if path < loaded[1]), reverse=True)[:count]
+    if len(older) < count:
+        raise InputError(f"{run.checkpoints} holds {len(older) + 1} checkpoints, not {count + 1}: ask for fewer")
+    return older
+
+
+def _pruned(network: Network, competitor: SelfCompetitor | None, ratio: float) -> Network:
+    """The network pruned at a ratio of one's own choice."""
+    try:
+        if competitor is None:
+            return _baked(SelfCompetitor(network, ratio, independent_norm=False))
+        twin = copy.deepcopy(competitor)
+        twin.ratio = ratio
+        twin.refresh()
+    except ValueError as error:
+        raise InputError(f"--ratios: {error}") from error
+    return _baked(twin)
+
+
+@torch.no_grad()
+def _baked(competitor: SelfCompetitor) -> Network:
+    """The pruned twin as a network of its own: masks need not be applied again for every batch."""
+    network = cast("Network", copy.deepcopy(competitor.network))
+    network.load_state_dict(competitor.twin(), strict=False)
+    return network.eval()

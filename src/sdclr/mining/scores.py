@@ -1,0 +1,291 @@
+"""How rare each image of a collection is held to be: the scores, their ranking, and their files."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from sdclr.data.sources import Source, image_file
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+
+FORMAT: Final = "sdclr-scores-1"
+
+_FIXED: Final = ("id", "score", "rank", "percentile", "cluster", "bad", "label")
+"""Columns of the file that every collection has; each score adds one of its own name."""
+
+_QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+_RAREST: Final = 20
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rarity of every image of a collection. The larger a score, the rarer the image is held to be.
+
+    `columns` holds the raw quantities under their own names; only `rarity` obeys that rule. Make one by `rank_images`.
+    """
+
+    ids: list[str]
+    """N, in the source's order, bad images included."""
+    columns: dict[str, NDArray[np.float32]]
+    """(N,) each, nan where an image is bad: "distance_10", "forgetting_0.5", "loss", "cluster_size"."""
+    rarity: NDArray[np.float32]
+    """(N,) what ranks, nan where bad."""
+    rank: NDArray[np.int64]
+    """(N,) 1 = rarest; 0 where bad."""
+    percentile: NDArray[np.float32]
+    """(N,) from 0 for the most ordinary image to 100 for the rarest; nan where bad."""
+    clusters: NDArray[np.int64]
+    """(N,) cluster of the image, 0 the largest; -1 where bad."""
+    bad: dict[str, str]
+    """Reason by id."""
+    labels: NDArray[np.int64] | None
+    """(N,) class ids, -1 where unknown. Only shown, never used to score."""
+    classes: tuple[str, ...]
+    """Class names, () where there are none."""
+    score: str
+    """Name of what `rarity` is, such as "distance"."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """How the scores came about: run, configuration, version. Plain JSON."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self) -> NDArray[np.int64]:
+        """Positions of the usable images, rarest first."""
+        usable = np.flatnonzero(self.rank > 0)
+        return usable[np.argsort(self.rank[usable])]
+
+    def cluster_sizes(self) -> NDArray[np.int64]:
+        """(K,) images of each cluster, falling."""
+        return np.bincount(self.clusters[self.clusters >= 0])
+
+    def write(self, path: str | Path) -> Path:
+        """Write everything to a Parquet file, whole or not at all.
+
+        Its columns are id, score, rank, percentile, cluster, bad (the reason), label, and one for each score. The rest
+        is JSON under the key `sdclr` of the schema's metadata.
+        """
+        path = Path(path)
+        empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
+        labels = np.full(len(self), -1, dtype=np.int64) if self.labels is None else self.labels
+        plain = [_utf8(image_id) for image_id in self.ids]
+        table: dict[str, pa.Array] = {
+            "id": pa.array(plain, type=pa.string()),
+            "score": pa.array(self.rarity, mask=empty),
+            "rank": pa.array(self.rank, mask=empty),
+            "percentile": pa.array(self.percentile, mask=empty),
+            "cluster": pa.array(self.clusters, mask=empty),
+            "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
+            "label": pa.array(labels, mask=labels < 0),
+        }
+        table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
+        described = {
+            "format": FORMAT,
+            "score": self.score,
+            "classes": list(self.classes),
+            "labelled": self.labels is not None,
+            "about": self.about,
+            # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
+            "exact_ids": {i: self.ids[i] for i, text in enumerate(plain) if text != self.ids[i]},
+        }
+        written = pa.table(table).replace_schema_metadata({"sdclr": json.dumps(described)})
+        buffer = io.BytesIO()
+        pq.write_table(written, buffer)
+        write_atomically(path, buffer.getbuffer())
+        return path
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the columns of `write` as CSV, rarest first and bad images last; what is unknown is empty.
+
+        Labels are written as class names where these are known.
+        """
+        header = [*_FIXED, *self.columns]
+        return _write_csv(path, header, ((self.ids[index], *self._cells(index)) for index in self._all()))
+
+    def to_fiftyone(self, path: str | Path, source: Source) -> Path:
+        """Write a CSV file of the form that FiftyOne imports as `fiftyone.types.CSVDataset`, rarest first.
+
+        `fiftyone.Dataset.from_dir(labels_path=PATH, dataset_type=fiftyone.types.CSVDataset, fields=…)` reads it;
+        `fields` maps columns to types, as in `{"sdclr_rarity": float, "sdclr_rank": int}`. The columns are filepath
+        (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for each dot.
+
+        Args:
+            path: The file.
+            source: The images that were scored, each a file of its own.
+
+        Raises:
+            InputError: If the images have no files of their own, or are not those that were scored.
+        """
+        if list(source.ids) != self.ids:
+            raise InputError(f"{source.name} holds other images than were scored: give the source that was mined")
+        files = [image_file(source, index) for index in range(len(self))]
+        if None in files:
+            raise InputError(
+                f"{source.name}: its images are no files of their own, which FiftyOne needs: write a CSV file"
+            )
+        names = ("id", "rarity", *_FIXED[2:], *self.columns)
+        header = ["filepath", *(f"sdclr_{name.replace('.', '_')}" for name in names)]
+        rows = ((str(Path(files[i] or "").absolute()), self.ids[i], *self._cells(i)) for i in self._all())
+        return _write_csv(path, header, rows)
+
+    def summary(self) -> dict[str, Any]:
+        """The collection in short, as plain JSON: counts, quantiles of each score, clusters, the rarest images."""
+        usable = self.rank > 0
+        quantiles = {
+            name: dict(zip(map(str, _QUANTILES), np.percentile(values[usable], _QUANTILES).tolist(), strict=True))
+            for name, values in {"rarity": self.rarity, **self.columns}.items()
+        }
+        return {
+            "images": len(self),
+            "bad": len(self.bad),
+            "score": self.score,
+            "quantiles": quantiles,
+            "clusters": self.cluster_sizes().tolist(),
+            "rarest": [self.ids[index] for index in self.order()[:_RAREST].tolist()],
+            "bad_images": self.bad,
+            **self.about,
+        }
+
+    def _all(self) -> list[int]:
+        return [*self.order().tolist(), *np.flatnonzero(self.rank == 0).tolist()]
+
+    def _cells(self, index: int) -> list[object]:
+        """An image's values of all columns but its id; None where unknown."""
+        label = -1 if self.labels is None else int(self.labels[index])
+        known = label if not 0 <= label < len(self.classes) else self.classes[label]
+        named = None if label < 0 else known
+        if not self.rank[index]:
+            return [None, None, None, None, self.bad[self.ids[index]], named, *(None for _ in self.columns)]
+        numbers = [float(values[index]) for values in self.columns.values()]
+        rarity, percentile = float(self.rarity[index]), float(self.percentile[index])
+        return [rarity, int(self.rank[index]), percentile, int(self.clusters[index]), None, named, *numbers]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Scores":
+        """What `write` wrote.
+
+        Raises:
+            InputError: If the file is not there or holds no scores.
+        """
+        try:
+            table = pq.read_table(Path(path), partitioning=None)
+            described = json.loads((table.schema.metadata or {})[b"sdclr"])
+        except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
+            raise InputError(
+                f"{path} holds no scores ({_first_line(error)}): give the file `sdclr mine` wrote"
+            ) from error
+        if described.get("format") != FORMAT:
+            raise InputError(
+                f"{path} has the format {described.get('format')!r}, not {FORMAT!r}: mine the images again"
+            )
+        ids: list[str] = table["id"].to_pylist()
+        for position, exact in described["exact_ids"].items():
+            ids[int(position)] = exact
+        reasons = table["bad"].to_pylist()
+        return cls(
+            ids=ids,
+            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED},
+            rarity=_numbers(table, "score", np.nan),
+            rank=_numbers(table, "rank", 0),
+            percentile=_numbers(table, "percentile", np.nan),
+            clusters=_numbers(table, "cluster", -1),
+            bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
+            labels=_numbers(table, "label", -1) if described["labelled"] else None,
+            classes=tuple(described["classes"]),
+            score=described["score"],
+            about=described["about"],
+        )
+
+
+def rank_images(
+    ids: Sequence[str],
+    columns: Mapping[str, ArrayLike],
+    rarity: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    score: str,
+    bad: Mapping[str, str] | None = None,
+    ties: ArrayLike | None = None,
+    labels: NDArray[np.int64] | None = None,
+    classes: Sequence[str] = (),
+    about: dict[str, Any] | None = None,
+) -> Scores:
+    """Rank images by rarity.
+
+    Args:
+        ids: N ids, in the source's order.
+        columns: Raw quantities (N,) by name.
+        rarity: (N,), the larger the rarer; finite except for bad images, which are left out of the ranking.
+        clusters: (N,) cluster ids.
+        score: Name of what `rarity` is.
+        bad: Reason by id of each image that could not be used.
+        ties: (N,) decides among equal rarities, the larger the rarer; then the position does, the first first.
+        labels: (N,) class ids, only kept.
+        classes: Class names.
+        about: How the scores came about.
+
+    Raises:
+        InputError: If a usable image has no finite rarity.
+    """
+    bad = dict(bad or {})
+    values = np.array(rarity, dtype=np.float32)
+    usable = np.array([image_id not in bad for image_id in ids], dtype=bool)
+    wrong = np.flatnonzero(usable & ~np.isfinite(values))
+    if len(wrong):
+        raise InputError(
+            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, no finite number: use an earlier checkpoint"
+        )
+    values[~usable] = np.nan
+    second = np.zeros(len(values)) if ties is None else np.asarray(ties, dtype=np.float64)
+    where = np.flatnonzero(usable)
+    order = where[np.lexsort((where, -second[where], -values[where]))]
+    rank = np.zeros(len(values), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    percentile = np.where(usable, 100 * (len(order) - rank) / max(1, len(order) - 1), np.nan).astype(np.float32)
+    if len(order) == 1:
+        percentile[order] = 100
+    return Scores(
+        ids=list(ids),
+        columns={name: np.where(usable, column, np.nan).astype(np.float32) for name, column in columns.items()},
+        rarity=values,
+        rank=rank,
+        percentile=percentile,
+        clusters=np.where(usable, clusters, -1).astype(np.int64),
+        bad=bad,
+        labels=labels,
+        classes=tuple(classes),
+        score=score,
+        about=about or {},
+    )
+
+
+def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
+    values: NDArray[Any] = table[name].combine_chunks().fill_null(missing).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    write_atomically(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    return Path(path)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,206 @@
+"""Several runs beside each other: what they are called, how far they got, in what they differ, what was diagnosed."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sdclr.config import differences
+from sdclr.errors import InputError
+from sdclr.reporting.figures import loss_curve
+from sdclr.reporting.tables import Table
+from sdclr.training.config import PretrainConfig
+from sdclr.training.run import Run, read_json
+
+UNKNOWN: Final = "\u2013"
+
+Json = Mapping[str, Any]
+Runs = Mapping[str, Sequence[Run]]
+
+
+def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """Each run by its folder's name, with as many of the folders above as it takes to tell all of them apart.
+
+    Args:
+        runs: The runs, each given once.
+
+    Returns:
+        The runs by name, in the order given.
+
+    Raises:
+        InputError: If there is no run, or one is given twice.
+    """
+    if not runs:
+        raise InputError("no runs to report on: name the folder of at least one")
+    paths = [run.path.resolve() for run in runs]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise InputError(f"{runs[number].path} is given twice: name each run once")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): run for path, run in zip(paths, runs, strict=True)}
+
+
+def overview(runs: Runs) -> Table | None:
+    """What each method is, and how far it was trained; what differs between its runs is listed.
+
+    Args:
+        runs: The runs of each method.
+
+    Returns:
+        One row a method; None for fewer than two.
+    """
+    if len(runs) < 2:
+        return None
+    several = any(len(found) > 1 for found in runs.values())
+    columns: dict[str, list[str]] = {"Run": list(runs)}
+    if several:
+        columns["Runs"] = [str(len(found)) for found in runs.values()]
+    for name, told in _TOLD.items():
+        columns[name] = [_listed(told(run) for run in found) for found in runs.values()]
+    columns = {name: cells for name, cells in columns.items() if set(cells) != {UNKNOWN}}
+    return Table("The runs", tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+def differing_settings(runs: Runs) -> Table | None:
+    """The settings that are not the same in every method.
+
+    Args:
+        runs: The runs of each method.
+
+    Returns:
+        One row a setting, one column a method; None where all settings are the same.
+    """
+    configs = {label: [run.config for run in found] for label, found in runs.items() if found}
+    flat = [config for found in configs.values() for config in found]
+    changed = [line.partition(": ")[0] for config in flat[1:] for line in differences(flat[0], config)]
+    rows = []
+    for field in dict.fromkeys(changed):
+        texts = tuple(_listed(_setting(config, field) for config in found) for found in configs.values())
+        if len(set(texts)) > 1:  # else it differs between the splits of each method alone
+            rows.append((field, *texts))
+    if not rows:
+        return None
+    note = "All other settings are the same."
+    return Table("In what their settings differ", ("Setting", *configs), tuple(rows), note)
+
+
+class Diagnosis(NamedTuple):
+    """What `sdclr diagnose` found, of several runs."""
+
+    summaries: dict[str, list[str]]
+    """The sentences of each run."""
+    indices: Table | None
+    """What the sentences rely on: one row an index, one column a run."""
+    context: Table | None
+    """The other indices."""
+
+
+def diagnosis(runs: Runs) -> Diagnosis | None:
+    """What was diagnosed without labels: of each method, its first run that holds `results/diagnosis.json`.
+
+    Args:
+        runs: The runs of each method.
+
+    Returns:
+        Sentences and indices; None where nothing was diagnosed.
+
+    Raises:
+        InputError: If a diagnosis cannot be read.
+    """
+    found = {}
+    for label, method in runs.items():
+        files = [run.results / "diagnosis.json" for run in method]
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
+            found[label] = _diagnosis(file)
+    if not found:
+        return None
+    return Diagnosis(
+        {label: [str(sentence) for sentence in values["summary"]] for label, values in found.items()},
+        _indices({label: values["indices"] for label, values in found.items()}, "Indices that need no labels"),
+        _indices({label: values["context"] for label, values in found.items()}, "Further indices"),
+    )
+
+
+def _diagnosis(file: Path) -> Json:
+    values = read_json(file)
+    for name, kind in (("summary", list), ("indices", dict), ("context", dict)):
+        if not isinstance(values.get(name), kind):
+            raise InputError(f"{file} has no {name!r} as `sdclr diagnose` writes it: diagnose the run again")
+    return values
+
+
+def _indices(values: Mapping[str, Json], title: str) -> Table | None:
+    names = dict.fromkeys(name for found in values.values() for name in found)
+    rows = tuple(
+        (name.replace("_", " ").capitalize(), *(_number(found.get(name)) for found in values.values()))
+        for name in names
+    )
+    return Table(title, ("Index", *values), rows) if rows else None
+
+
+def _method(run: Run) -> str:
+    damage = run.config.damage
+    return "SimCLR" if damage.kind == "none" else f"SDCLR, {damage.ratio:.0%} pruned"
+
+
+def _collection(run: Run) -> str:
+    return str(run.source["name"]) if run.source_file.is_file() else UNKNOWN
+
+
+def _images(run: Run) -> str:
+    return f"{run.source['images'] - run.source['bad_images']:,}" if run.source_file.is_file() else UNKNOWN
+
+
+def _epochs(run: Run) -> str:
+    curve, asked = loss_curve(run), run.config.epochs
+    done = math.floor(curve[-1, 0] + 1e-9) if len(curve) else 0
+    return f"{done:,}" if done == asked else f"{done:,} of {asked:,}"
+
+
+def _speed(run: Run) -> str:
+    speeds = sorted(row["images_per_second"] for row in run.metrics() if "images_per_second" in row)
+    return f"{speeds[len(speeds) // 2]:,.0f}" if speeds else UNKNOWN
+
+
+def _precision(run: Run) -> str:
+    if not run.sittings_file.is_file():
+        return UNKNOWN
+    lines = run.sittings_file.read_text().splitlines()
+    return _listed(str(json.loads(line).get("precision", UNKNOWN)) for line in lines)
+
+
+_TOLD: Final = {
+    "Method": _method,
+    "Collection": _collection,
+    "Images": _images,
+    "Epochs": _epochs,
+    "Images/s": _speed,
+    "Precision": _precision,
+}
+
+
+def _listed(texts: Iterator[str]) -> str:
+    """Different texts once each; of many, the first and how many more."""
+    different = list(dict.fromkeys(texts))
+    if len(different) > 5:
+        different = [*different[:4], f"{len(different) - 4} more"]
+    return ", ".join(different)
+
+
+def _setting(config: PretrainConfig, field: str) -> str:
+    if config.damage.kind == "none" and field.startswith("damage.") and field != "damage.kind":
+        return UNKNOWN  # has no meaning without damage
+    value = attrgetter(field)(config)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: float | None) -> str:
+    """At least three digits; null, which stands for what is unknown, as a dash."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,86 @@
+"""What a page is made of: figures as inline SVG, pictures as data, both also as files where that is wished."""
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sdclr.errors import InputError
+from sdclr.reporting.figures import inline_svg, save_figure
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure on the page."""
+
+    svg: Markup
+    caption: str
+    label: str
+    """What someone who cannot see it is told."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures on the page."""
+
+    uri: str
+    width: int
+    height: int
+    label: str
+
+
+class Elements:
+    """Makes the elements of one page.
+
+    Args:
+        folder: Where figures and pictures go as files, too; nowhere by default.
+
+    Raises:
+        InputError: If the folder is a file.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: give the figures a folder")
+        self._folder = folder
+        self._names: set[str] = set()
+
+    def plot(self, figure: Figure, name: str, caption: str, label: str) -> Plot:
+        """A figure for the page, and as NAME.svg and NAME.png in the folder."""
+        unique = self._unique(name)
+        if self._folder is not None:
+            save_figure(figure, self._folder / unique)
+        # Our own markup, in which the names are escaped already.
+        return Plot(Markup(inline_svg(figure, unique)), caption, label)  # noqa: S704
+
+    def sheet(self, image: Image.Image, label: str) -> Sheet:
+        """Pictures for the page."""
+        encoded = base64.b64encode(_png(image)).decode()
+        return Sheet(f"data:image/png;base64,{encoded}", image.width, image.height, label)
+
+    def save(self, image: Image.Image, name: str) -> None:
+        """Pictures as NAME.png in the folder, if there is one."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{self._unique(name)}.png").write_bytes(_png(image))
+
+    def _unique(self, name: str) -> str:
+        """A name that any file system and any id of a page bears, not given before."""
+        plain = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "plot"
+        number, unique = 1, plain
+        while unique.lower() in self._names:
+            number += 1
+            unique = f"{plain}-{number}"
+        self._names.add(unique.lower())
+        return unique
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,161 @@
+"use strict";
+// The collection: rows lie in order of their rank, the rarest first. Nothing here touches the page.
+const meta = JSON.parse(document.getElementById("meta").textContent);
+
+const rows = {
+  count: meta.rows,
+  loaded: 0,
+  ids: new Array(meta.rows),
+  why: null,
+  rank: new Int32Array(meta.rows),
+  percentile: new Float32Array(meta.rows),
+  cluster: new Int32Array(meta.rows).fill(-1),
+  label: new Int32Array(meta.rows).fill(-1),
+  sizes: new Uint16Array(2 * meta.rows),
+  scores: meta.scores.map(() => new Float32Array(meta.rows)),
+};
+
+// Numbers come as their bytes, in base64.
+function numbers(text, Kind) {
+  if (Uint8Array.fromBase64) return new Kind(Uint8Array.fromBase64(text).buffer);
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place += 1) bytes[place] = letters.charCodeAt(place);
+  return new Kind(bytes.buffer);
+}
+
+// Called by each script of data.
+function sdclrRows(chunk) {
+  const first = chunk.first;
+  chunk.ids.forEach((id, place) => { rows.ids[first + place] = id; });
+  rows.rank.set(numbers(chunk.rank, Int32Array), first);
+  rows.percentile.set(numbers(chunk.percentile, Float32Array), first);
+  rows.cluster.set(numbers(chunk.cluster, Int32Array), first);
+  if (chunk.label) rows.label.set(numbers(chunk.label, Int32Array), first);
+  rows.sizes.set(numbers(chunk.sizes, Uint16Array), 2 * first);
+  chunk.scores.forEach((text, column) => rows.scores[column].set(numbers(text, Float32Array), first));
+  if (chunk.why) {
+    rows.why ??= new Array(meta.rows);
+    chunk.why.forEach((text, place) => { rows.why[first + place] = text; });
+  }
+  rows.loaded += chunk.ids.length;
+}
+
+function remembered(make) {
+  const known = new Map();
+  return (key) => {
+    if (!known.has(key)) known.set(key, make(key));
+    return known.get(key);
+  };
+}
+
+// Values of a score that are known, rising.
+const risingValues = remembered((column) => rows.scores[column].filter((value) => !Number.isNaN(value)).sort());
+
+// Rows by a score; equal ones keep the order of their rank, unknown ones come last.
+const rowsBy = remembered((key) => {
+  const [column, direction] = key.split(":");
+  const values = rows.scores[Number(column)];
+  const order = new Uint32Array(rows.count);
+  for (let row = 0; row < rows.count; row += 1) order[row] = row;
+  if (key === "0:down") return order; // so they lie
+  const sign = direction === "up" ? 1 : -1;
+  return order.sort((a, b) => {
+    const unknown = Number.isNaN(values[a]) - Number.isNaN(values[b]);
+    return unknown || sign * (values[a] - values[b]) || a - b;
+  });
+});
+
+const lowerIds = remembered(() => rows.ids.map((id) => id.toLowerCase()));
+
+// How many known values of a score are smaller than a value, in percent.
+function percentSmaller(column, value) {
+  const values = risingValues(column);
+  let low = 0;
+  let high = values.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (values[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return (100 * low) / values.length;
+}
+
+// The rows that a state shows, in its order.
+function shownRows(state) {
+  const order = rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
+  const values = rows.scores[state.sort];
+  const text = state.text.toLowerCase();
+  const ids = text ? lowerIds("") : null;
+  const { cluster, label, low, high } = state;
+  if (cluster === null && label === null && low === null && high === null && !text) return order;
+  return order.filter((row) => (cluster === null || rows.cluster[row] === cluster)
+    && (label === null || rows.label[row] === label)
+    && (low === null || values[row] >= low)
+    && (high === null || values[row] <= high)
+    && (!text || ids[row].includes(text)));
+}
+
+// [cluster, images, its rarest row, its most ordinary row], the largest first.
+const allClusters = remembered(() => {
+  const found = new Map();
+  rows.cluster.forEach((cluster, row) => {
+    if (cluster < 0) return;
+    const entry = found.get(cluster);
+    if (entry) {
+      entry.images += 1;
+      entry.ordinary = row;
+    } else found.set(cluster, { cluster, images: 1, rarest: row, ordinary: row });
+  });
+  return [...found.values()].sort((a, b) => b.images - a.images || a.cluster - b.cluster);
+});
+
+const clusterOf = (row) => allClusters("").find((entry) => entry.cluster === rows.cluster[row]);
+
+const labelName = (label) => (label < 0 ? "" : meta.classes[label] ?? String(label));
+
+const inWords = (count, noun = "image") => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+// Never "100 %" of the others: something is always above.
+const inPercent = (share) => `${(Math.floor(share * 10) / 10).toFixed(1)} %`;
+
+function inDigits(value) {
+  if (Number.isNaN(value)) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const size = Math.abs(value);
+  return size >= 1e-3 && size < 1e6 ? value.toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
+}
+
+// Why a row has its rank, from the scores alone.
+function whyPicked(row) {
+  if (rows.why) return rows.why[row];
+  const rarity = percentSmaller(0, rows.scores[0][row]);
+  const parts = [`Its ${meta.scores[0].title.toLowerCase()} is above that of ${inPercent(rarity)} of ${inWords(rows.count)}.`];
+  const also = meta.scores.slice(1).map(({ title }, place) => [title, percentSmaller(place + 1, rows.scores[place + 1][row])])
+    .filter(([, share]) => share >= 95);
+  if (also.length) parts.push(`Among the highest 5 % too: ${also.map(([title, share]) => `${title.toLowerCase()} (${inPercent(share)})`).join(", ")}.`);
+  const entry = clusterOf(row);
+  if (entry) {
+    const smaller = allClusters("").filter((other) => other.images < entry.images).length;
+    const place = smaller === 0 ? "it is the smallest" : `${smaller} ${smaller === 1 ? "is" : "are"} smaller`;
+    parts.push(`Its cluster has ${inWords(entry.images)}; of ${inWords(allClusters("").length, "cluster")} ${place}.`);
+  }
+  return parts.join(" ");
+}
+
+function record(row) {
+  const known = (value) => (Number.isNaN(value) ? null : Number(value.toPrecision(7)));
+  const found = { id: rows.ids[row], rank: rows.rank[row], percentile: known(rows.percentile[row]) };
+  found.cluster = rows.cluster[row] < 0 ? null : rows.cluster[row];
+  if (meta.labelled) found.label = labelName(rows.label[row]) || null;
+  meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
+  return found;
+}
+
+function asCsv(records, names) {
+  const cell = (value) => {
+    const text = value === null ? "" : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return [names, ...records.map((one) => names.map((name) => one[name]))].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+}

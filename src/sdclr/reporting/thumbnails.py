@@ -1,0 +1,159 @@
+"""Thumbnails of many images, packed in sheets, so that a page of them has few files and loads what is in sight."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.scan import Progress
+from sdclr.data.sources import Source
+from sdclr.errors import BadImageError, InputError
+
+_QUALITY: Final = 88
+_BLOCK: Final = 8
+"""Side of a JPEG's blocks: cells of whole blocks do not bleed into each other."""
+
+
+@dataclass(frozen=True)
+class SheetPlan:
+    """Which images go where."""
+
+    rows: NDArray[np.int64]
+    """Positions in the source, in the order of the sheets."""
+    size: int
+    """Longer side of a thumbnail in pixels, at most."""
+    folder: Path
+    prefix: str
+    """A sheet's file is called `{prefix}{number}.jpg`."""
+    across: int = 6
+    """Cells in a row; a sheet has as many rows. Few, for other orders than the rank touch a sheet for every image."""
+
+    @property
+    def per_sheet(self) -> int:
+        """Thumbnails of a sheet."""
+        return self.across**2
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.per_sheet)
+
+
+class Thumbnails(NamedTuple):
+    """What was written."""
+
+    sheets: list[str]
+    """File names."""
+    cells: list[int]
+    """Side of each sheet's cells in pixels; a picture lies in its cell's upper left corner."""
+    sizes: NDArray[np.uint16]
+    """(rows, 2), width and height of each picture; 0 where it cannot be decoded."""
+    bad: list[BadImage]
+
+
+class _Sheet(NamedTuple):
+    data: bytes
+    cell: int
+    sizes: NDArray[np.uint16]
+    bad: list[BadImage]
+
+
+def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0, progress: Progress | None = None) -> Thumbnails:
+    """Decode the images, shrink them, and write their sheets.
+
+    Args:
+        source: The images.
+        plan: Which of them go where.
+        workers: Processes that decode; 0 decodes in this one.
+        progress: Called with (images done, images in all) after every sheet.
+
+    Returns:
+        Files, places, and the images that cannot be decoded.
+    """
+    loader: DataLoader[_Sheet | InputError] = DataLoader(
+        _Sheets(source, plan),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=prepare_worker,
+        # Its own generator: a loader draws a seed, and must not move the global one on.
+        generator=torch.Generator(),
+    )
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    names, cells, sizes, bad = [], [], [np.zeros((0, 2), dtype=np.uint16)], []
+    for number, sheet in enumerate(loader):
+        if isinstance(sheet, InputError):
+            raise sheet
+        names.append(f"{plan.prefix}{number:05d}.jpg")
+        (plan.folder / names[-1]).write_bytes(sheet.data)
+        cells.append(sheet.cell)
+        sizes.append(sheet.sizes)
+        bad.extend(sheet.bad)
+        if progress is not None:
+            progress(min((number + 1) * plan.per_sheet, len(plan.rows)), len(plan.rows))
+    return Thumbnails(names, cells, np.concatenate(sizes), bad)
+
+
+def shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Bring the longer side of an image down to `size`; what is smaller stays as it is."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer <= size:
+        return image
+    shape = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
+    return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0))
+
+
+class _Sheets(Dataset[_Sheet | InputError]):
+    """The sheets of a plan, each made by whoever asks for it."""
+
+    def __init__(self, source: Source, plan: SheetPlan) -> None:
+        self.source = source
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> _Sheet | InputError:
+        """The sheet; or what ends the writing, as a value: raised in a worker, its text would hold a traceback."""
+        try:
+            return self._sheet(number)
+        except InputError as error:
+            return error
+
+    def _sheet(self, number: int) -> _Sheet:
+        plan = self.plan
+        rows = plan.rows[number * plan.per_sheet : (number + 1) * plan.per_sheet].tolist()
+        pictures: dict[int, NDArray[np.uint8]] = {}
+        bad = []
+        sizes = np.zeros((len(rows), 2), dtype=np.uint16)
+        for place, position in enumerate(rows):
+            try:
+                picture = shrink(self.source.image(position, min_side=plan.size), plan.size)
+            except BadImageError as error:
+                bad.append(BadImage(error.image_id, error.reason, counted=True))
+                continue
+            pictures[place] = picture
+            sizes[place] = picture.shape[1::-1]
+        cell = _BLOCK * math.ceil(max(int(sizes.max()), 1) / _BLOCK)
+        high = math.ceil(len(rows) / plan.across)
+        sheet = np.zeros((high * cell, plan.across * cell, 3), dtype=np.uint8)
+        for place, picture in pictures.items():
+            top, left = cell * (place // plan.across), cell * (place % plan.across)
+            # The rest of the cell repeats the picture's edge: black would show at it.
+            height, width = picture.shape[:2]
+            rest = ((0, cell - height), (0, cell - width), (0, 0))
+            sheet[top : top + cell, left : left + cell] = np.pad(picture, rest, mode="edge")
+        file = io.BytesIO()
+        Image.fromarray(sheet).save(file, "JPEG", quality=_QUALITY, subsampling=0)
+        return _Sheet(file.getvalue(), cell, sizes, bad)
+
+
+def _as_it_is(sheet: Any) -> Any:
+    return sheet

@@ -1,0 +1,240 @@
+"""A run's encoder for other tools: timm, torchvision, ONNX runtimes, with a card that says what it is."""
+
+import importlib
+import importlib.util
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from sdclr.encoders import Encoder
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+from sdclr.training.model_card import Architecture, model_card, preprocessing
+from sdclr.training.run import Run, write_json
+
+Format = Literal["timm", "torchvision", "onnx"]
+
+FORMATS: Final[tuple[Format, ...]] = ("timm", "torchvision", "onnx")
+
+TOLERANCE: Final = 1e-4
+"""How far exported features may lie from the encoder's, as a share of the largest of them."""
+
+_TORCHVISION: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_ONNX_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+_ONNX_LIMIT: Final = 2 * 10**9
+"""Bytes of weights that fit into one ONNX file."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    folder: Path
+    files: tuple[str, ...]
+    """Names of the files in it."""
+    differences: dict[Format, float]
+    """For each format written, how far its features lie from the encoder's, as a share of the largest of them."""
+    left_out: dict[Format, str]
+    """Formats that were not asked for by name and cannot be had, and why."""
+
+
+def export(run: Run | str | Path, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
+    """Write a run's dense encoder into a new folder, each format read back and compared before it counts as written.
+
+    The folder holds `README.md` (a model card), `preprocessing.json`, and
+
+    - timm: `model.safetensors` and, where timm can make the architecture by itself, `config.json`: a folder for
+      `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the lines of code.
+    - torchvision: the same `model.safetensors`, checked in torchvision's ResNet of that name.
+    - onnx: `encoder.onnx`, from uint8 images `(N, 3, S, S)` to features `(N, D)`, normalisation inside, any N.
+
+    Args:
+        run: A finished run, or its folder.
+        folder: A folder that does not exist yet, or is empty.
+        formats: What to write; by default all that can be.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: If the folder holds something, or a format asked for does not fit or lacks its packages.
+    """
+    run, folder = run if isinstance(run, Run) else Run.open(run), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty: name a new folder for the export")
+    unknown = sorted(set(formats or ()) - set(FORMATS))
+    if unknown or formats == ():
+        raise InputError(f"no export format {', '.join(unknown) or 'is named'}: choose from {', '.join(FORMATS)}")
+    encoder = run.encoder()
+    architecture = Architecture.of(encoder)
+    left_out = {name: why for name in FORMATS if (why := _obstacle(name, encoder, architecture))}
+    for name in formats or ():
+        if name in left_out:
+            raise InputError(left_out[name])
+    chosen = [name for name in FORMATS if name in (formats or FORMATS) and name not in left_out]
+    aside = folder.with_name(f".{folder.absolute().name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        differences = {name: _checked(name, _WRITERS[name](encoder, architecture, aside, run)) for name in chosen}
+        write_json(aside / "preprocessing.json", preprocessing(encoder))
+        card = model_card(run, encoder, architecture, formats=chosen)
+        write_atomically(aside / "README.md", card.encode("utf-8", "backslashreplace"))
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    files = tuple(sorted(file.name for file in folder.iterdir()))
+    return Exported(folder, files, differences, {} if formats else left_out)
+
+
+def _checked(name: Format, difference: float) -> float:
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"the features of the {name} export differ from the encoder's by {difference:.1e} of the largest: "
+            f"leave {name} out, or install another version of it"
+        )
+    return difference
+
+
+def _obstacle(name: Format, encoder: Encoder, architecture: Architecture) -> str | None:
+    """Why a format cannot be written."""
+    config = encoder.config
+    if name == "torchvision":
+        if architecture.name not in _TORCHVISION:
+            return f"torchvision's names are those of {', '.join(_TORCHVISION)}, not of {config.name!r}: export to timm"
+        if architecture.small_stem or architecture.narrow:
+            what = "a stem for small images" if architecture.small_stem else f"a width of {config.width}"
+            return f"this {config.name!r} has {what}, which torchvision's has not: export to timm or onnx"
+    if name == "onnx":
+        missing = [package for package in _ONNX_PACKAGES if importlib.util.find_spec(package) is None]
+        if missing:
+            return f"ONNX export needs {', '.join(missing)}: pip install 'sdclr[onnx]'"
+        size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
+        if size > _ONNX_LIMIT:
+            return f"an ONNX file holds 2 GB, not the {size / 1e9:.1f} GB of this encoder: export to timm"
+    return None
+
+
+def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, run: Run) -> float:
+    _write_weights(encoder, folder)
+    if not architecture.plain:  # the card's lines of code make what `create_encoder` does
+        weights, kept = encoder.backbone.state_dict(), load_file(folder / "model.safetensors")
+        return float(any(not torch.equal(weights[name].cpu(), kept[name]) for name in weights))
+    size = encoder.image_size
+    small = bool(run.source.get("held_in_memory"))
+    config = {
+        "architecture": architecture.name,
+        "num_classes": 0,
+        "num_features": encoder.num_features,
+        "model_args": architecture.arguments,
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "mean": list(encoder.config.mean),
+            "std": list(encoder.config.std),
+            "interpolation": "bicubic",
+            "crop_mode": "center",
+            "crop_pct": 1.0 if small else 224 / 256,  # small images are seen whole
+            "num_classes": 0,
+        },
+    }
+    write_json(folder / "config.json", config)
+    backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return _difference(encoder, backbone)
+
+
+def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Path, _run: Run) -> float:
+    file = folder / "model.safetensors"
+    if not file.exists():
+        _write_weights(encoder, folder)
+    backbone = torchvision.models.get_model(architecture.name)
+    found = backbone.load_state_dict(load_file(file), strict=False)
+    if set(found.missing_keys) != {"fc.weight", "fc.bias"} or found.unexpected_keys:
+        return float("inf")
+    backbone.fc = nn.Identity()
+    return _difference(encoder, backbone)
+
+
+def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _run: Run) -> float:
+    onnxruntime = importlib.import_module("onnxruntime")  # an extra
+    file = folder / "encoder.onnx"
+    batch = torch.export.Dim("N", min=1)
+    with _quiet():
+        torch.onnx.export(
+            encoder,
+            (_pictures(encoder, 2),),
+            file,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes={"images": {0: batch}},
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def encoded(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    # Another number of images than it was traced with, and a single one.
+    return max(_farthest(encoder, encoded, _pictures(encoder, count)) for count in (5, 1))
+
+
+_Writer = Callable[[Encoder, Architecture, Path, Run], float]
+_WRITERS: Final[dict[Format, _Writer]] = {
+    "timm": _write_timm,
+    "torchvision": _write_torchvision,
+    "onnx": _write_onnx,
+}
+"""Each writes its files and returns how far the features lie apart once they are read back."""
+
+
+def _write_weights(encoder: Encoder, folder: Path) -> None:
+    weights = {name: tensor.detach().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
+    write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+
+
+def _difference(encoder: Encoder, backbone: nn.Module) -> float:
+    backbone = backbone.eval()
+    mean, std = encoder.mean, encoder.std
+    return _farthest(encoder, lambda images: backbone((images / 255 - mean) / std), _pictures(encoder, 4))
+
+
+@torch.no_grad()
+def _farthest(encoder: nn.Module, other: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    expected, found = encoder(images), other(images)
+    if expected.shape != found.shape:
+        return float("inf")
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+def _pictures(encoder: Encoder, count: int) -> Tensor:
+    """Images to compare on, the same ones every time."""
+    generator = torch.Generator().manual_seed(count)
+    size = encoder.image_size
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the ONNX exporter says about itself: whether it worked is checked."""
+    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

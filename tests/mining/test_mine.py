@@ -1,0 +1,148 @@
+"""From a run and a folder of images to a ranking on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+from sdclr.config import from_json, to_json
+from sdclr.data.sources import ArraySource, SubsetSource, open_source
+from sdclr.errors import InputError
+from sdclr.evaluation.features import extract_features
+from sdclr.mining.mine import MineConfig, mine
+from sdclr.mining.scores import Scores
+
+QUICK = MineConfig(k=(5, 2), clusters=4, batch_size=32, amp="none")
+
+
+def test_the_default_ranks_by_neighbour_distance(sdclr_run, collection, damaged, out):
+    scores = mine(sdclr_run, damaged(collection, (3, 40)), QUICK, out=out)
+    assert list(scores.columns) == ["distance_5", "distance_2", "cluster_size", "forgetting_0.5"]
+    good = np.delete(np.arange(120), [3, 40])
+    features = extract_features(sdclr_run.encoder(), collection, image_size=8).values[good]
+    for k in (5, 2):
+        expected = NearestNeighbors(n_neighbors=k, metric="cosine").fit(features).kneighbors()[0].mean(axis=1)
+        np.testing.assert_allclose(scores.columns[f"distance_{k}"][good], expected, atol=1e-5)
+    np.testing.assert_array_equal(scores.rarity, scores.columns["distance_5"])
+    assert scores.order()[0] == np.nanargmax(scores.rarity)
+    assert scores.bad == {collection.ids[3]: "truncated", collection.ids[40]: "truncated"}
+    assert scores.cluster_sizes().sum() == 118
+    np.testing.assert_array_equal(scores.columns["cluster_size"][good], scores.cluster_sizes()[scores.clusters[good]])
+    assert scores.about["normalisation"] == "own"
+
+
+def test_what_is_written_is_what_is_returned(sdclr_run, collection, out):
+    scores = mine(sdclr_run.path, collection, QUICK, out=out)
+    read = Scores.read(out / "scores.parquet")
+    np.testing.assert_array_equal(read.rank, scores.rank)
+    np.testing.assert_array_equal(read.labels, collection.labels)
+    assert read.about == scores.about
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary == scores.summary()
+    assert from_json(MineConfig, summary["config"]) == QUICK
+    assert (summary["run"], summary["source"], summary["images"]) == ("sdclr", "few", 120)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranked_by", "sign"),
+    [
+        ({"score": "distance", "k": (2, 5)}, "distance_2", 1),
+        ({"score": "lof"}, "lof_5", 1),
+        ({"score": "cluster_size"}, "cluster_size", -1),
+        ({"score": "forgetting", "ratios": (0.3, 0.6)}, "forgetting_0.3", 1),
+        ({"score": "loss", "references": 20}, "loss", 1),
+    ],
+)
+def test_every_score_ranks_by_its_column(sdclr_run, collection, out, changes, ranked_by, sign):  # noqa: PLR0917  # fixtures
+    config = from_json(MineConfig, to_json(QUICK) | changes | {k: list(v) for k, v in changes.items() if k == "k"})
+    scores = mine(sdclr_run, collection, config, out=out)
+    assert scores.score == changes["score"]
+    np.testing.assert_array_equal(scores.rarity, sign * scores.columns[ranked_by])
+    assert np.isfinite(scores.rarity).all()
+    assert scores.about["ranked_by"] == ranked_by
+
+
+def test_another_score_needs_no_second_pass(sdclr_run, collection, damaged, out):
+    mine(sdclr_run, collection, QUICK, out=out)
+    again = damaged(collection)
+    mine(sdclr_run, again, MineConfig(score="cluster_size", k=(7,), lof=True, batch_size=32, amp="none"), out=out)
+    assert again.asked == []
+
+
+def test_scores_do_not_depend_on_the_batch_size(sdclr_run, collection, out):
+    many = {"loss": True, "views": 3, "k": (5,), "amp": "none"}
+    large = mine(sdclr_run, collection, MineConfig(batch_size=64, **many), out=out / "64")
+    small = mine(sdclr_run, collection, MineConfig(batch_size=7, **many), out=out / "7")
+    for name in ("loss", "forgetting_0.5", "distance_5"):
+        np.testing.assert_allclose(small.columns[name], large.columns[name], atol=1e-4)
+
+
+def test_labels_play_no_part(sdclr_run, collection, out):
+    images = np.stack([collection.image(i) for i in range(120)])
+    plain = mine(sdclr_run, ArraySource(images, ids=list(collection.ids)), QUICK, out=out / "plain")
+    labelled = mine(sdclr_run, collection, QUICK, out=out / "labelled")
+    assert plain.labels is None
+    np.testing.assert_array_equal(plain.rank, labelled.rank)
+
+
+def test_a_run_without_pruning(simclr_run, collection, out):
+    scores = mine(simclr_run, collection, QUICK, out=out)
+    assert list(scores.columns) == ["distance_5", "distance_2", "cluster_size"]
+    assert scores.about["normalisation"] is None
+    asked = MineConfig(score="forgetting", ratios=(0.5,), k=(5,), amp="none")
+    assert mine(simclr_run, collection, asked, out=out).about["normalisation"] == "shared"
+    with pytest.raises(InputError, match="trained without pruning: give --ratios"):
+        mine(simclr_run, collection, MineConfig(score="forgetting"), out=out)
+
+
+def test_by_default_results_lie_in_the_run(simclr_run, collection, tmp_path):
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for name in ("config.json", "encoder.json", "encoder.safetensors"):
+        (copied / name).write_bytes((simclr_run.path / name).read_bytes())
+    mine(copied, collection, QUICK)
+    assert (copied / "mine" / "scores.parquet").is_file()
+
+
+def test_an_unusual_image_among_its_likes_comes_first(sdclr_run, tmp_path, out):
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 20, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"dark-{number:02d}.png")
+    Image.fromarray(np.eye(8, dtype=np.uint8).repeat(3).reshape(8, 8, 3) * 255).save(tmp_path / "odd.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    scores = mine(sdclr_run, str(tmp_path), MineConfig(k=(3,), amp="none"), out=out)
+    assert scores.ids[scores.order()[0]] == "odd.png"
+    assert list(scores.bad) == ["broken.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": ()}, "--k asks for"),
+        ({"k": (10, 0)}, "--k asks for"),
+        ({"views": 0}, "--views is 1 or more, not 0"),
+        ({"batch_size": 0}, "--batch-size is 1 or more"),
+        ({"clusters": 0}, "--clusters is 1 or more"),
+        ({"ratios": (1.0,)}, "--ratios lie in"),
+        ({"seed": -1}, "--seed is 0 or more"),
+    ],
+)
+def test_settings_outside_their_domain(changes, message):
+    with pytest.raises(InputError, match=message):
+        MineConfig(**changes)
+
+
+def test_too_few_images_for_the_neighbours(sdclr_run, collection, out):
+    with pytest.raises(InputError, match="k=10 neighbours of 4 images"):
+        mine(sdclr_run, SubsetSource(collection, np.arange(5)), out=out)
+
+
+def test_real_images(sdclr_run, cifar10_dir, out):
+    source = SubsetSource(open_source(cifar10_dir), np.arange(600))
+    scores = mine(sdclr_run, source, MineConfig(loss=True, lof=True, batch_size=64), out=out)
+    assert scores.bad == {}
+    assert sorted(scores.rank.tolist()) == list(range(1, 601))
+    assert all(np.isfinite(values).all() for values in scores.columns.values())
+    assert len(scores.cluster_sizes()) == 24

@@ -1,0 +1,165 @@
+"""The pass over the images: its values, and that a stopped one goes on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from sdclr.data.render_cv import render_cv
+from sdclr.data.views import draw_views
+from sdclr.errors import InputError
+from sdclr.evaluation.features import evaluation_view, extract_features
+from sdclr.mining import reading as module
+from sdclr.mining.forgetting import forgetting, load_networks
+from sdclr.mining.reading import Plan, read_collection
+
+BAD = (0, 17, 70, 119)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 64)
+
+
+@pytest.fixture(scope="module")
+def states(sdclr_run):
+    return load_networks(sdclr_run, [0.5])
+
+
+@pytest.fixture(scope="module")
+def plan(sdclr_run):
+    views = sdclr_run.config.views
+    return Plan(views=views, forgetting_views=1, pairs=1, projection=False, batch_size=32, amp="none", seed=3)
+
+
+def read(source, states, plan, folder, **how):
+    encoder = states[0].dense.encoder
+    return read_collection(source, encoder, states, plan, folder, device=torch.device("cpu"), **how)
+
+
+def assert_equal(found, expected):
+    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(found.projections, expected.projections)
+    assert list(found.columns) == list(expected.columns)
+    for name, values in expected.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
+    assert found.bad == expected.bad
+    assert found.usable.tolist() == expected.usable.tolist()
+
+
+def view(collection, plan, position, number):
+    """View `number` of an image, drawn by itself; 0 is the evaluation view."""
+    image = collection.image(position)
+    if number == 0:
+        drawn = evaluation_view(image, 8)
+    else:
+        height, width = image.shape[:2]
+        which = {"epoch": 0, "view": number - 1, "indices": np.array([position]), "height": height, "width": width}
+        drawn = render_cv(image, draw_views(plan.views, seed=3, **which), 8)
+    return torch.from_numpy(drawn.copy()).permute(2, 0, 1)[None]
+
+
+def test_values_are_those_of_the_networks_on_single_images(collection, damaged, sdclr_run, plan, tmp_path):
+    states = load_networks(sdclr_run, [0.5, 0.3], checkpoints=2)
+    plan = dataclasses.replace(plan, forgetting_views=2, projection=True)
+    found = read(damaged(collection, BAD), states, plan, tmp_path)
+    expected = extract_features(states[0].dense.encoder, collection, image_size=8).values
+    np.testing.assert_allclose(found.features[found.usable], expected[found.usable], atol=1e-5)
+    for position in (1, 60, 118):
+        with torch.no_grad():
+            for ratio in (0.5, 0.3):
+                measured = [
+                    [
+                        float(forgetting(state.dense.encoder(x), state.pruned[ratio].encoder(x))),
+                        float(forgetting(state.dense(x), state.pruned[ratio](x))),
+                    ]
+                    for state in states
+                    for x in (view(collection, plan, position, 0), view(collection, plan, position, 1))
+                ]
+                at_encoder, at_head = np.mean(measured, axis=0)
+                assert found.columns[f"forgetting_{ratio}"][position] == pytest.approx(at_encoder, abs=1e-5)
+                assert found.columns[f"forgetting_projection_{ratio}"][position] == pytest.approx(at_head, abs=1e-5)
+            first = states[0].dense(view(collection, plan, position, 1))
+            second = states[0].second(view(collection, plan, position, 2))
+        np.testing.assert_allclose(found.projections[position, 0], torch.cat([first, second]), rtol=1e-4)
+
+
+def test_bad_images_are_flagged_and_leave_no_values(collection, damaged, states, plan, tmp_path):
+    found = read(damaged(collection, BAD), states, plan, tmp_path)
+    assert found.bad == {collection.ids[position]: "truncated" for position in BAD}
+    assert set(range(120)) - set(found.usable.tolist()) == set(BAD)
+    assert np.isnan(found.features[list(BAD)]).all()
+    assert np.isfinite(found.features[found.usable]).all()
+    for values in found.columns.values():
+        assert np.flatnonzero(np.isnan(values)).tolist() == list(BAD)
+
+
+@pytest.mark.parametrize("stop", [5, 64, 100])
+def test_a_stopped_pass_goes_on_and_ends_the_same(  # noqa: PLR0917  # fixtures
+    collection, damaged, states, plan, tmp_path, stop
+):
+    whole = read(damaged(collection, BAD), states, plan, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        read(damaged(collection, BAD, stops_at=stop), states, plan, tmp_path / "stopped")
+    again = damaged(collection, BAD)
+    seen = []
+    resumed = read(again, states, plan, tmp_path / "stopped", progress=lambda *done: seen.append(done))
+    assert again.asked == list(range(stop // 64 * 64, 120))
+    assert seen[0] == (stop // 64 * 64 + 32, 120)
+    assert seen[-1] == (120, 120)
+    assert_equal(resumed, whole)
+
+
+def test_a_finished_reading_is_not_made_again(collection, damaged, states, plan, tmp_path):
+    first = read(damaged(collection, BAD), states, plan, tmp_path)
+    again = damaged(collection)
+    assert_equal(read(again, states, plan, tmp_path), first)
+    assert again.asked == []
+
+
+@pytest.mark.parametrize("what", ["seed", "source", "networks", "guard", "features", "projections"])
+def test_what_was_read_otherwise_is_replaced(  # noqa: PLR0917  # fixtures
+    collection, damaged, states, plan, tmp_path, what
+):
+    read(damaged(collection, BAD), states, plan, tmp_path)
+    source, wanted, networks = damaged(collection), plan, states
+    if what == "seed":
+        wanted = dataclasses.replace(plan, seed=4)
+    elif what == "source":
+        source.ids = [f"other/{i}" for i in range(120)]
+    elif what == "networks":
+        networks = [states[0]._replace(pruned={0.5: states[0].dense})]
+    elif what == "guard":
+        (tmp_path / "reading.json").write_text("{")
+    else:
+        (tmp_path / f"{what}.npy").unlink()
+    found = read(source, networks, wanted, tmp_path)
+    assert source.asked == list(range(120))
+    assert found.bad == {}
+    assert np.isfinite(found.features).all()
+
+
+def test_workers_change_nothing(collection, damaged, states, plan, tmp_path):
+    alone = read(damaged(collection, BAD), states, plan, tmp_path / "0")
+    assert_equal(read(damaged(collection, BAD), states, plan, tmp_path / "2", workers=2), alone)
+
+
+def test_a_chunk_is_whole_batches(plan):
+    assert plan.chunk == 64
+    assert dataclasses.replace(plan, batch_size=20).chunk == 60
+    assert dataclasses.replace(plan, batch_size=500).chunk == 500
+
+
+def test_features_alone_need_no_states(collection, sdclr_run, plan, tmp_path):
+    alone = dataclasses.replace(plan, forgetting_views=1, pairs=0)
+    found = read_collection(collection, sdclr_run.encoder(), [], alone, tmp_path, device=torch.device("cpu"))
+    assert found.columns == {}
+    assert found.projections is None
+    expected = extract_features(sdclr_run.encoder(), collection, image_size=8, batch_size=32).values
+    np.testing.assert_array_equal(found.features, expected)
+
+
+def test_nothing_but_bad_images_is_an_error(collection, damaged, states, plan, tmp_path):
+    with pytest.raises(InputError, match=r"none of 120 images can be decoded; the first: .*: truncated"):
+        read(damaged(collection, tuple(range(120))), states, plan, tmp_path)

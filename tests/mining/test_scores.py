@@ -1,0 +1,144 @@
+"""The ranking, and its files."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sdclr.data.sources import ArraySource
+from sdclr.errors import InputError
+from sdclr.mining.scores import Scores, rank_images
+
+
+def example(ids=("a", "b", "c", "d"), **changes):
+    arguments = {
+        "columns": {"distance_10": [0.1, 0.3, 9.0, 0.2], "forgetting_0.5": [1, 2, 3, 4]},
+        "rarity": [0.1, 0.3, 9.0, 0.2],
+        "clusters": [0, 0, 0, 1],
+        "score": "distance",
+        "bad": {ids[2]: "truncated"},
+        "labels": np.array([0, 1, 1, -1]),
+        "classes": ("cat", "dog"),
+        "about": {"run": "a"},
+    }
+    return rank_images(ids, **(arguments | changes))
+
+
+def assert_equal(found, expected):
+    for name in ("ids", "bad", "classes", "score", "about"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("rarity", "rank", "percentile", "clusters", "labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert getattr(getattr(found, name), "dtype", None) == getattr(getattr(expected, name), "dtype", None)
+    assert list(found.columns) == list(expected.columns)
+    for name, values in expected.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
+
+
+def test_the_largest_rarity_comes_first_and_bad_images_nowhere():
+    scores = example()
+    assert scores.rank.tolist() == [3, 1, 0, 2]
+    assert scores.percentile[[1, 3, 0]].tolist() == [100, 50, 0]
+    assert scores.order().tolist() == [1, 3, 0]
+    assert scores.clusters.tolist() == [0, 0, -1, 1]
+    assert scores.cluster_sizes().tolist() == [2, 1]
+    assert np.isnan([scores.rarity[2], scores.percentile[2], scores.columns["forgetting_0.5"][2]]).all()
+
+
+@given(arrays(np.float32, st.integers(1, 30), elements=st.floats(-100, 100, width=32)))
+def test_ranks_are_a_permutation_that_never_puts_the_smaller_first(rarity):
+    scores = rank_images([str(i) for i in range(len(rarity))], {}, rarity, np.zeros(len(rarity)), score="x")
+    assert sorted(scores.rank.tolist()) == list(range(1, len(rarity) + 1))
+    assert (np.diff(rarity[scores.order()]) <= 0).all()
+    assert scores.percentile[scores.order()[0]] == 100
+
+
+def test_ties_are_broken_as_asked_then_by_position():
+    scores = rank_images("abcd", {}, [1, 1, 1, 2], np.zeros(4), score="x", ties=[0, 5, 0, -1])
+    assert scores.order().tolist() == [3, 1, 0, 2]
+
+
+def test_a_rarity_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match=r"b: its distance is inf"):
+        example(rarity=[0.1, np.inf, np.nan, 0.2])
+
+
+def test_a_file_gives_back_what_was_written(tmp_path):
+    for number, scores in enumerate([example(), example(labels=None, classes=(), bad={})]):
+        assert_equal(Scores.read(scores.write(tmp_path / "new" / f"{number}.parquet")), scores)
+
+
+def test_names_that_are_no_utf8_survive(tmp_path):
+    scores = example(ids=("a", "caf\udce9.png", "naïve \udcff", "日本"))
+    assert_equal(Scores.read(scores.write(tmp_path / "s.parquet")), scores)
+    assert b"caf\xe9.png" in scores.to_csv(tmp_path / "s.csv").read_bytes()
+
+
+def test_the_file_is_plain_parquet(tmp_path):
+    table = pq.read_table(example().write(tmp_path / "s.parquet"))
+    assert table.column_names == [
+        *("id", "score", "rank", "percentile", "cluster", "bad", "label"),
+        *("distance_10", "forgetting_0.5"),
+    ]
+    assert table["bad"].to_pylist() == [None, None, "truncated", None]
+    assert table["rank"].to_pylist() == [3, 1, None, 2]
+    assert table["label"].to_pylist() == [0, 1, 1, None]
+    assert json.loads(table.schema.metadata[b"sdclr"])["about"] == {"run": "a"}
+
+
+def test_other_files_are_refused(tmp_path):
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    for name in ("other.parquet", "text.parquet", "absent.parquet"):
+        with pytest.raises(InputError, match=f"{name} holds no scores"):
+            Scores.read(tmp_path / name)
+
+
+def test_csv_lists_the_rarest_first_and_bad_images_last(tmp_path):
+    with example().to_csv(tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["b", "d", "a", "c"]
+    assert [row["label"] for row in rows] == ["dog", "", "cat", "dog"]
+    assert [row["bad"] for row in rows] == ["", "", "", "truncated"]
+    assert float(rows[0]["distance_10"]) == pytest.approx(0.3)
+    assert rows[3]["rank"] == rows[3]["distance_10"] == ""
+
+
+def test_csv_quotes_what_needs_it(tmp_path):
+    ids = ('say "hi", you', "two\nlines", "c", "d")
+    with example(ids=ids).to_csv(tmp_path / "s.csv").open(newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file)} == set(ids)
+
+
+def test_fiftyone_gets_absolute_files_and_names_without_dots(tmp_path):
+    source = ArraySource(np.zeros((4, 2, 2), dtype=np.uint8), ids=["a", "b", "c", "d"], name="plain")
+    with pytest.raises(InputError, match="plain: its images are no files"):
+        example().to_fiftyone(tmp_path / "labels.csv", source)
+    source.file = ["a.png", "sub/b.png", "c.png", tmp_path / "d.png"].__getitem__
+    path = example().to_fiftyone(tmp_path / "labels.csv", source)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["filepath"].startswith("/")
+    assert rows[0]["filepath"].endswith("/sub/b.png")
+    assert rows[1]["filepath"] == str(tmp_path / "d.png")
+    assert {"sdclr_id", "sdclr_rarity", "sdclr_rank", "sdclr_forgetting_0_5"} < set(rows[0])
+    assert all(name == "filepath" or name.removeprefix("sdclr_").isidentifier() for name in rows[0])
+    assert (rows[0]["sdclr_id"], rows[0]["sdclr_rank"]) == ("b", "1")
+    with pytest.raises(InputError, match="plain holds other images"):
+        example(ids=("a", "b", "d", "c")).to_fiftyone(path, source)
+
+
+def test_summary():
+    summary = json.loads(json.dumps(example().summary(), allow_nan=False))
+    assert (summary["images"], summary["bad"], summary["score"], summary["run"]) == (4, 1, "distance", "a")
+    assert summary["quantiles"]["distance_10"]["50"] == pytest.approx(0.2)
+    assert summary["quantiles"]["rarity"]["100"] == pytest.approx(0.3)
+    assert summary["clusters"] == [2, 1]
+    assert summary["rarest"] == ["b", "d", "a"]
+    assert summary["bad_images"] == {"c": "truncated"}

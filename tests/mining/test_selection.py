@@ -1,0 +1,220 @@
+"""Choosing images to label: what each method promises, against plain formulas and a collection that is known."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import pairwise_distances
+
+from sdclr.errors import InputError
+from sdclr.evaluation.nearest import nearest
+from sdclr.mining import selection
+from sdclr.mining.selection import DEFAULT, select_to_label
+
+METHODS = list(selection._METHODS)
+
+
+def long_tailed(seed=0, sizes=(400, 200, 100, 30, 12, 6), width=16, spread=0.6):
+    """Round clouds of points in random directions, and the cloud of each."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    centres = 4 * np.linalg.qr(rng.normal(size=(width, width)))[0][: len(sizes)]
+    points = centres[labels] + rng.normal(size=(len(labels), width)) * spread
+    order = rng.permutation(len(labels))
+    return points[order].astype(np.float32), labels[order]
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def plain_farthest_first(x, count, first, weights, known=()):
+    """As the paper writes it: all distances, one pick after the other."""
+    apart, picked = pairwise_distances(x), []
+    for _ in range(count):
+        chosen = [*known, *picked]
+        if chosen:
+            reach = weights * apart[:, chosen].min(axis=1)
+            reach[chosen] = -1
+            picked.append(int(reach.argmax()))
+        else:
+            picked.append(first)
+    return picked
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_a_choice_keeps_its_promises(method, data):
+    count = data.draw(st.integers(1, 60))
+    known = data.draw(st.sets(st.integers(0, count - 1), max_size=count - 1))
+    budget = data.draw(st.integers(1, count - len(known)))
+    distinct = data.draw(st.integers(1, count))  # images may be there twice
+    x = np.random.default_rng(count).normal(size=(distinct, 5))[np.arange(count) % distinct]
+    rarity = np.random.default_rng(1).integers(3, size=count)  # with ties
+    options = {"method": method, "labelled": sorted(known), "clusters": 4, "seed": budget}
+    chosen = select_to_label(x, rarity, budget, **options)
+    assert chosen.dtype == np.int64
+    assert chosen.shape == (budget,)
+    assert len(set(chosen.tolist())) == budget
+    assert not set(chosen.tolist()) & known
+    np.testing.assert_array_equal(select_to_label(x, rarity, budget, **options), chosen)
+    if method != "typicality" and budget > 1:
+        np.testing.assert_array_equal(select_to_label(x, rarity, budget - 1, **options), chosen[:-1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_images_can_be_chosen(method):
+    x, _ = long_tailed(sizes=(20, 9))
+    assert set(select_to_label(x, None, 29, method=method)) == set(range(29))
+    assert select_to_label(x[:1], None, 1, method=method).tolist() == [0]
+
+
+def test_the_rarest_come_first():
+    rarity = [0.1, 0.9, -3.0, 0.9, 5.0]
+    assert select_to_label(np.eye(5), rarity, 4, method="rarity").tolist() == [4, 1, 3, 0]
+    assert select_to_label(np.eye(5), rarity, 2, method="rarity", labelled=[4]).tolist() == [1, 3]
+
+
+def test_rarity_is_the_distance_to_ten_neighbours_by_default():
+    x, _ = long_tailed()
+    apart = pairwise_distances(x, metric="cosine")
+    mean = np.sort(apart, axis=1)[:, 1:11].mean(axis=1)
+    assert select_to_label(x, None, 20, method="rarity").tolist() == np.argsort(-mean)[:20].tolist()
+
+
+@pytest.mark.parametrize("known", [[], [3, 500]])
+@pytest.mark.parametrize("active", [1, 20, 4096])
+def test_farthest_first_is_the_plain_algorithm(known, active, monkeypatch):
+    x, _ = long_tailed()
+    monkeypatch.setattr(selection.farthest_first, "__kwdefaults__", {"weights": None, "centres": (), "active": active})
+    chosen = select_to_label(x, None, 40, method="k_center", labelled=known, seed=5)
+    expected = plain_farthest_first(unit(x), 40, chosen[0], np.ones(len(x)), known)
+    assert chosen.tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [0.5, 4])
+def test_weights_multiply_distance_and_percentile(alpha):
+    x, _ = long_tailed()
+    rarity = nearest(x, 10).distances.mean(dim=1).numpy()
+    weights = ((rarity.argsort().argsort() + 1) / len(x)) ** alpha
+    expected = plain_farthest_first(unit(x), 40, int(rarity.argmax()), weights)
+    assert select_to_label(x, rarity, 40, method="weighted", alpha=alpha).tolist() == expected
+    # Only the order of scores counts.
+    assert select_to_label(x, np.exp(9 * rarity) - 5, 40, method="weighted", alpha=alpha).tolist() == expected
+
+
+def test_without_alpha_weights_leave_variety_alone():
+    x, _ = long_tailed()
+    rarity = np.arange(len(x))
+    chosen = select_to_label(x, rarity, 30, method="weighted", alpha=0)
+    assert chosen.tolist() == plain_farthest_first(unit(x), 30, len(x) - 1, np.ones(len(x)))
+
+
+def test_both_takes_variety_and_rarity_in_turn():
+    x, _ = long_tailed()
+    far, rare = (select_to_label(x, None, 30, method=method).tolist() for method in ("k_center", "rarity"))
+    expected = list(dict.fromkeys(one for pair in zip(far, rare, strict=True) for one in pair))[:30]
+    assert select_to_label(x, None, 30, method="both").tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+def test_draws_are_in_proportion_to_the_power_of_the_percentile(alpha):
+    count, draws = 5, 6000
+    rarity = np.array([3, 1, 5, 2, 4])
+    first = [
+        int(select_to_label(np.eye(count), rarity, 1, method="sampled", alpha=alpha, seed=seed)[0])
+        for seed in range(draws)
+    ]
+    share = (rarity / count) ** alpha
+    share /= share.sum()
+    sigma = np.sqrt(share * (1 - share) / draws)
+    assert (np.abs(np.bincount(first, minlength=count) / draws - share) < 4 * sigma + 1e-9).all()
+
+
+def test_random_choices_have_the_base_rate():
+    x, labels = long_tailed()
+    chosen = [select_to_label(x, None, 75, method="random", seed=seed) for seed in range(300)]
+    share = np.mean([(labels[one] >= 3).mean() for one in chosen])
+    base = (labels >= 3).mean()
+    assert abs(share - base) < 4 * np.sqrt(base * (1 - base) / (300 * 75))
+
+
+def test_clusters_give_their_rarest_in_turn():
+    x, labels = long_tailed(spread=0.05)
+    rarity = np.random.default_rng(0).normal(size=len(x))
+    chosen = select_to_label(x, rarity, 18, method="clusters", clusters=6)
+    for turn, part in enumerate(chosen.reshape(3, 6)):
+        assert sorted(labels[part]) == list(range(6))
+        assert (np.diff(rarity[part]) <= 0).all()
+        for one in part:
+            same = np.sort(rarity[labels == labels[one]])[::-1]
+            assert rarity[one] == same[turn]
+
+
+def test_clusters_with_labels_wait_for_the_others():
+    x, labels = long_tailed(spread=0.05)
+    known = np.concatenate([np.flatnonzero(labels == kind)[:2] for kind in (0, 4)])
+    chosen = select_to_label(x, None, 8, method="clusters", clusters=6, labelled=known)
+    assert sorted(labels[chosen]) == [1, 1, 2, 2, 3, 3, 5, 5]
+
+
+def test_typicality_takes_the_middle_of_the_largest_clusters():
+    x, labels = long_tailed(spread=0.05)
+    chosen = select_to_label(x, None, 6, method="typicality")
+    assert labels[chosen].tolist() == [0, 1, 2, 3, 4, 5]
+    apart = np.sort(pairwise_distances(unit(x)), axis=1)[:, 1:21].mean(axis=1)
+    for one in chosen:
+        assert apart[one] == pytest.approx(apart[labels == labels[one]].min())
+
+
+def test_typicality_goes_to_clusters_without_labels():
+    x, labels = long_tailed(spread=0.05)
+    known = [int(np.flatnonzero(labels == kind)[0]) for kind in (0, 2, 3)]
+    chosen = select_to_label(x, None, 3, method="typicality", labelled=known)
+    assert labels[chosen].tolist() == [1, 4, 5]
+
+
+def test_the_default_finds_more_of_the_tail_than_chance():
+    found = []
+    for seed in range(5):
+        x, labels = long_tailed(seed)
+        tail = labels >= 3
+        chosen = select_to_label(x, None, 37)
+        found.append(tail[chosen].sum() / tail.sum())
+        assert len(np.unique(labels[chosen])) == 6
+    assert np.mean(found) > 3 * 37 / len(x)
+    assert DEFAULT in METHODS
+
+
+def test_tensors_serve_as_well():
+    x, _ = long_tailed()
+    np.testing.assert_array_equal(select_to_label(torch.from_numpy(x), None, 9), select_to_label(x, None, 9))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": 0}, "budget=0: 4 of 6 images are not labelled yet"),
+        ({"budget": 5}, "budget=5: 4 of 6"),
+        ({"method": "rarest"}, "method='rarest' is not known: choose from random, rarity"),
+        ({"alpha": -1.0}, "alpha=-1.0 must be 0 or more"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"clusters": 0}, "clusters=0 1 or more"),
+        ({"rarity": [1, 2]}, "rarity has shape (2,) for 6 images"),
+        ({"rarity": [1, 2, np.nan, 4, 5, 6]}, "rarity row 2 is not finite: leave bad images out"),
+        ({"labelled": [6]}, "labelled holds 6: positions of 6 images go from 0 to 5"),
+        ({"labelled": [-1]}, "labelled holds -1"),
+        ({"labelled": [0.5]}, "give a list of positions"),
+        ({"features": np.zeros(6)}, "features must be an (N, D) table"),
+        ({"features": np.full((6, 2), np.nan)}, "features row 0 is not finite"),
+    ],
+)
+def test_what_cannot_be_used_is_named(change, message):
+    given = {"features": np.eye(6), "rarity": np.arange(6), "budget": 2, "labelled": [0, 1]} | change
+    positional = [given.pop(name) for name in ("features", "rarity", "budget")]
+    with pytest.raises(InputError, match=re.escape(message)):
+        select_to_label(*positional, **given)
