@@ -206,6 +206,10 @@ SHOWN = ("distance_10", "distance_10, mean over neighbours", "cluster_size, √N
          "distance + cluster size", "forgetting_0.5", "forgetting_0.9", "loss", "random")  # fmt: skip
 
 
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+
+
 def _mean_std(values: Sequence[float]) -> str:
     deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{deviation}"
@@ -230,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row for cases in sources for row in contest(cases())]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "rarity.json").write_text(json.dumps({"commit": commit.strip(), "rows": rows}, indent=0) + "\n")
+    lines = ",\n".join(json.dumps(_rounded(row), ensure_ascii=False) for row in rows)
+    (options.out / "rarity.json").write_text(f'{{"commit": "{commit.strip()}", "rows": [\n{lines}\n]}}\n')
     (options.out / "rarity_tables.md").write_text(tables(rows))
 
 

@@ -18,7 +18,7 @@ from sdclr.mining.k_center import farthest_first
 
 Method = Literal["random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality"]
 
-DEFAULT: Final[Method] = "both"
+DEFAULT: Final[Method] = "k_center"
 """Of the methods whose labels train no worse a classifier than random ones, the one that finds most of the rare classes
 (docs/results/selection.md). Where the features do not set rare classes apart, no method finds them, and `k_center` is
 the one that costs nothing."""
