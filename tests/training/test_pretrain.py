@@ -22,6 +22,7 @@ from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
 from sdclr.training import pretrain as loop
 from sdclr.training import run as runs
+from sdclr.training.checkpoint import snapshot_epochs
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
@@ -364,3 +365,22 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_is(
         train(checkpoint_minutes=0)
     assert (tmp_path / "run" / "nonfinite-step-2.json").exists()
     assert max((tmp_path / "run" / "checkpoints").glob("*.pt")).name == "step-000000002.pt"
+
+
+def test_snapshots_are_the_networks_of_their_epochs(finished: Run, train: Train, after_step: AfterStep) -> None:
+    # Interrupted at the end of an epoch that is to be kept.
+    after_step(6, sigterm)
+    with pytest.raises(Interrupted):
+        train(folder="kept", snapshot_epochs=2)
+    run = train(folder="kept", snapshot_epochs=2)
+    assert snapshot_epochs(run.snapshots) == [2, 4]
+    assert not finished.snapshots.exists()
+    last, final = run.objective(4).state_dict(), finished.objective().state_dict()
+    assert [key for key in final if not torch.equal(last[key], final[key])] == []
+    early = run.objective(2).state_dict()
+    assert [key for key in early if not torch.equal(early[key], final[key])]
+    with pytest.raises(InputError, match=r"epoch-00003\.pt .* epochs: 2, 4"):
+        run.objective(3)
+    (run.snapshots / "epoch-00002.pt").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no snapshot that can be read"):
+        run.objective(2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,33 @@ def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
         if ours and file not in kept and file not in map(_sum_of, kept):
             file.unlink()
     return path
+
+
+def save_snapshot(folder: Path, state: dict[str, Any], epoch: int) -> None:
+    """Write the state of network and competitor after `epoch` epochs; what others wrote before stays."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(folder / f"epoch-{epoch:05d}.pt", buffer.getbuffer())
+
+
+def load_snapshot(folder: Path, epoch: int) -> dict[str, Any]:
+    """The state after `epoch` epochs.
+
+    Raises:
+        InputError: If it is not there or cannot be read.
+    """
+    path = folder / f"epoch-{epoch:05d}.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        there = ", ".join(str(number) for number in snapshot_epochs(folder)) or "none"
+        raise InputError(f"{path} is no snapshot that can be read; there are those of epochs: {there}") from error
+    return state
+
+
+def snapshot_epochs(folder: Path) -> list[int]:
+    """The epochs of which there is a snapshot, rising."""
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in folder.glob("epoch-*.pt"))
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:

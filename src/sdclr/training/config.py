@@ -92,6 +92,8 @@ class Runtime:
     """Keep the input of each block alone and compute the rest again: less memory for a third more computation."""
     checkpoint_minutes: float = 5.0
     """Save the whole state at least this often; 0 saves at every step."""
+    snapshot_epochs: int = 0
+    """Keep network and masks as they are after every so many epochs, to look back on; 0 keeps none."""
     log_steps: int = 50
     """Write metrics every so many steps, and at the end of every epoch."""
     max_bad_fraction: float = 0.01
@@ -102,6 +104,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
+        if self.snapshot_epochs < 0:
+            raise InputError(f"--snapshot-epochs is a number of epochs, or 0 for none, not {self.snapshot_epochs}")
         if self.cuda_graphs and not self.compile:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:

@@ -24,7 +24,7 @@ from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.method import Objective
 from sdclr.training.activations import checkpoint_activations
-from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
+from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, create_feed
@@ -185,6 +185,7 @@ class Trainer:
                 for batch in self.feed.loader.epoch(epoch, start):
                     self._take_step(batch)
                     self._log(log, epoch)
+                    self._keep_snapshot()
                     if not self._compare_notes():
                         continue
                     # All processes save at the same step, though their clocks and signals differ.
@@ -306,6 +307,13 @@ class Trainer:
             self._write_checkpoint()
         self.saved_step = self.step
         self.place.barrier()  # a process that ends while the first still writes would make torchrun end that too
+
+    def _keep_snapshot(self) -> None:
+        """After every so many whole epochs, if asked."""
+        every = self.runtime.snapshot_epochs
+        epochs, begun = divmod(self.step, self.steps_per_epoch)
+        if every and not begun and not epochs % every and self.place.first:
+            save_snapshot(self.run.snapshots, self.objective.state_dict(), epochs)
 
     def _write_checkpoint(self) -> None:
         state = {

@@ -16,7 +16,7 @@ from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.method import Objective, SelfCompetitor, SimCLR, magnitude_masks
 from sdclr.method.competitor import Criterion
-from sdclr.training.checkpoint import load_checkpoint
+from sdclr.training.checkpoint import load_checkpoint, load_snapshot
 from sdclr.training.config import PretrainConfig
 from sdclr.version import __version__
 
@@ -76,6 +76,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """The folder of networks as they were after some epochs, if the run was asked to keep them."""
+        return self.path / "snapshots"
+
+    @property
     def results(self) -> Path:
         """The folder of evaluations."""
         return self.path / "results"
@@ -105,21 +110,30 @@ class Run:
         """The trained encoder, in eval mode on the CPU."""
         return load_encoder(self.path)
 
-    def objective(self) -> Objective:
-        """Network and competitor as the newest checkpoint has them, in eval mode on the CPU.
+    def objective(self, epoch: int | None = None) -> Objective:
+        """Network and competitor in eval mode on the CPU.
+
+        Args:
+            epoch: As they were after so many epochs, of which there is a snapshot; by default as the newest checkpoint
+                has them.
 
         Raises:
-            InputError: If no checkpoint is whole.
+            InputError: If no checkpoint is whole, or there is no such snapshot.
         """
+        state = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
+        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+            objective = create_objective(self.config)
+        objective.load_state_dict(state)
+        return objective.eval()
+
+    def _newest(self) -> dict[str, Any]:
         loaded = load_checkpoint(self.checkpoints)
         if loaded is None:
             raise InputError(
                 f"{self.checkpoints} holds no whole checkpoint: run `sdclr pretrain` again with the same --run"
             )
-        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
-            objective = create_objective(self.config)
-        objective.load_state_dict(loaded[0]["objective"])
-        return objective.eval()
+        state: dict[str, Any] = loaded[0]["objective"]
+        return state
 
 
 def create_objective(config: PretrainConfig) -> Objective:
