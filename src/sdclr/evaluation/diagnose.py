@@ -1,6 +1,5 @@
 """Diagnose a collection and its encoder without labels: how long-tailed it seems, how evenly it is served."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
 from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
+from sdclr.evaluation.evaluate import without_nan
 from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.nearest import Neighbours, nearest
 from sdclr.training.run import Run
@@ -128,9 +128,9 @@ class Diagnosis:
         """As plain JSON; what is unknown is null."""
         return {
             "summary": self.summary,
-            "indices": _without_nan(self.indices),
-            "context": _without_nan(self.context),
-            "clusters": [_without_nan(cluster) for cluster in self.clusters],
+            "indices": without_nan(self.indices),
+            "context": without_nan(self.context),
+            "clusters": without_nan(self.clusters),
             "duplicates": [list(pair) for pair in self.duplicates],
             "bad": self.bad,
             "description": self.description,
@@ -294,7 +294,3 @@ def _scale_sentence(value: float, few: str) -> str:
 def _mean_distance(clusters: list[dict[str, float]]) -> float:
     images = sum(cluster["images"] for cluster in clusters)
     return sum(cluster["images"] * cluster["distance"] for cluster in clusters) / images
-
-
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}

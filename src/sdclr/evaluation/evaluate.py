@@ -91,7 +91,7 @@ class Result:
             name: {"balance": score.balance._asdict(), "per_class": score.per_class, **score.details}
             for name, score in (("linear", self.linear), ("few_shot", self.few_shot), ("knn", self.knn))
         }
-        plain: dict[str, Any] = _without_nan({**scores, **self.description})
+        plain: dict[str, Any] = without_nan({**scores, **self.description})
         return plain
 
 
@@ -287,9 +287,10 @@ def _described(used: _Labelled) -> dict[str, Any]:
     }
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain JSON with null where a number is unknown."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
