@@ -90,12 +90,24 @@ def test_the_digest_changes_with_every_field() -> None:
         PretrainConfig(head=HeadConfig(layers=3)),
         PretrainConfig(views=ViewConfig(blur_sigma=(0.1, 1.0))),
         PretrainConfig(damage=DamageConfig(kind="none")),
+        PretrainConfig(rebalance=("focal",)),
         PretrainConfig(optim=OptimConfig(final_lr=0)),
         PretrainConfig(temperature=0.3),
         PretrainConfig(accumulate=2),
         PretrainConfig(seed=1),
     ]
     assert len({digest(config) for config in changed}) == len(changed)
+
+
+def test_the_digest_stays_when_a_field_is_added() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Grown(Outer):
+        added: tuple[int, ...] = (1, 2)
+        nested: Inner = field(default_factory=lambda: Inner(number=5))
+
+    assert digest(Grown(name="x", inner=Inner(number=2))) == digest(Outer(name="x", inner=Inner(number=2)))
+    assert digest(Grown(name="x", added=(1,))) != digest(Outer(name="x"))
+    assert digest(Grown(name="x", nested=Inner())) != digest(Outer(name="x"))
 
 
 def test_a_whole_number_given_for_a_float_is_that_float() -> None:

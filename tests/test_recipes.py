@@ -1,12 +1,14 @@
 """Recipes: the paper's settings, and a start that fits the images at hand."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from sdclr.config import from_json, to_json
+from sdclr.config import differences, from_json, to_json
 from sdclr.data.sources import ArraySource, digits
 from sdclr.errors import InputError
-from sdclr.recipes import RECIPES, cifar_lt, for_images, imagenet100_lt
+from sdclr.recipes import RECIPES, Method, cifar_lt, for_images, imagenet100_lt, imagenet_lt
 from sdclr.training.config import PretrainConfig
 
 
@@ -31,6 +33,25 @@ def test_imagenet100_lt_is_the_papers():
     assert (config.encoder.name, config.damage.ratio, config.temperature) == ("resnet50", 0.3, 0.3)
     assert (config.batch_size, config.epochs, config.views.image_size) == (256, 500, 224)
     assert (config.views.crop_scale, config.views.blur, config.views.blur_sigma) == ((0.08, 1.0), 0.5, (0.1, 2.0))
+
+
+def test_methods_differ_in_what_they_are_and_in_nothing_else():
+    simclr, sdclr, moco = cifar_lt("simclr"), cifar_lt("sdclr"), cifar_lt("moco")
+    assert differences(simclr, sdclr) == ["damage.kind: none → prune"]
+    assert differences(simclr, cifar_lt("focal")) == ["rebalance: [] → ['focal']"]
+    assert cifar_lt("dropout").damage.kind == "dropout"
+    assert cifar_lt("random_pruning").damage.kind == "random"
+    assert (moco.framework, moco.moco.queue, moco.moco.momentum, moco.temperature) == ("moco", 4096, 0.99, 0.1)
+
+
+def test_heads_are_equal_unless_the_references_are_asked_for():
+    assert {cifar_lt(method).head.layers for method in get_args(Method)} == {2}
+    assert (cifar_lt("simclr", "reference").head.layers, cifar_lt("sdclr", "reference").head.layers) == (2, 3)
+    assert imagenet100_lt("sdclr", "reference").head.layers == 3
+
+
+def test_imagenet_has_its_own_temperature_for_each_method():
+    assert (imagenet_lt("simclr").temperature, imagenet_lt("sdclr").temperature) == (0.2, 0.3)
 
 
 def test_small_images_keep_their_size():

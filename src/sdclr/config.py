@@ -41,9 +41,24 @@ def from_json(cls: type[Config], values: dict[str, Any]) -> Config:
 
 
 def digest(config: Any) -> str:
-    """Eight hexadecimal digits, equal for equal configurations, that change with any value."""
+    """Eight hexadecimal digits, equal for equal configurations, that change with any value.
+
+    Only what differs from the defaults counts, so that they stay when a version adds a field.
+    """
     exact = from_json(type(config), to_json(config))  # a whole number given for a float is that float
-    return hashlib.sha256(json.dumps(to_json(exact), sort_keys=True).encode()).hexdigest()[:8]
+    usual = _flat(_defaults(type(config)))
+    values = {key: value for key, value in _flat(to_json(exact)).items() if key not in usual or usual[key] != value}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """The fields of a dataclass that have one, as plain JSON."""
+    made = {}
+    for field in dataclasses.fields(cls):
+        value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if value is not dataclasses.MISSING:
+            made[field.name] = to_json(value) if dataclasses.is_dataclass(value) else json.loads(json.dumps(value))
+    return made
 
 
 def differences(old: Any, new: Any) -> list[str]:

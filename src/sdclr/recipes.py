@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -10,13 +12,24 @@ from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import BadImageError, InputError
-from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.config import DamageConfig, DamageKind, MoCoConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 
+Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
+"""What is compared in the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""
 
-def cifar_lt() -> PretrainConfig:
-    """CIFAR-10-LT and CIFAR-100-LT as in Jiang et al. (ICML 2021): ResNet-18, 2000 epochs, nine in ten pruned."""
-    return PretrainConfig(
+HeadKind = Literal["matched", "reference"]
+"""Matched: two layers for every method. Reference: three for what is damaged and two for the others, as in the paper's
+reference implementation, which mixes the effect of the damage with that of the head."""
+
+
+def cifar_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
+    """CIFAR-10-LT and CIFAR-100-LT as in Jiang et al. (ICML 2021): ResNet-18, 2000 epochs, nine in ten pruned.
+
+    For the full, balanced sets the paper trains 1000 epochs. MoCo has the queue, momentum and temperature that its
+    authors take on CIFAR-10.
+    """
+    config = PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small"),
         views=ViewConfig(image_size=32),
         damage=DamageConfig(ratio=0.9),
@@ -25,18 +38,42 @@ def cifar_lt() -> PretrainConfig:
         batch_size=512,
         epochs=2000,
     )
+    config = with_method(config, method, head)
+    if method == "moco":
+        return replace(config, moco=MoCoConfig(queue=4096, momentum=0.99), temperature=0.1)
+    return config
 
 
-def imagenet100_lt() -> PretrainConfig:
+def imagenet100_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
     """ImageNet-100-LT as in Jiang et al. (ICML 2021): ResNet-50 at 224 px, 500 epochs, three weights in ten pruned."""
-    return PretrainConfig(
+    config = PretrainConfig(
         encoder=EncoderConfig(name="resnet50", stem="default"),
         views=ViewConfig(image_size=224, crop_scale=(0.08, 1.0), blur=0.5),
         damage=DamageConfig(ratio=0.3),
         optim=OptimConfig(lr=0.5, weight_decay=1e-4, warmup_epochs=10),
-        temperature=0.3,
+        temperature=0.3 if method == "sdclr" else 0.2,
         batch_size=256,
         epochs=500,
+    )
+    return with_method(config, method, head)
+
+
+def imagenet_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
+    """ImageNet-LT and ImageNet-LT-exp as in Jiang et al. (ICML 2021): all as on ImageNet-100-LT."""
+    return imagenet100_lt(method, head)
+
+
+def with_method(config: PretrainConfig, method: Method, head: HeadKind = "matched") -> PretrainConfig:
+    """The same run by another method: its damage at the ratio that is there, its framework, and its head."""
+    kind: dict[Method, DamageKind] = {"sdclr": "prune", "random_pruning": "random", "dropout": "dropout"}
+    damage = replace(config.damage, kind=kind.get(method, "none"))
+    layers: Literal[2, 3] = 3 if head == "reference" and damage.kind != "none" else 2
+    return replace(
+        config,
+        damage=damage,
+        head=replace(config.head, layers=layers),
+        framework="moco" if method == "moco" else "simclr",
+        rebalance=("focal",) if method == "focal" else (),
     )
 
 
@@ -56,6 +93,7 @@ def digits_demo() -> PretrainConfig:
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {
     "cifar_lt": cifar_lt,
     "imagenet100_lt": imagenet100_lt,
+    "imagenet_lt": imagenet_lt,
     "digits_demo": digits_demo,
 }
 """Recipes that fit one data set, by name."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
-from sdclr.method import SimCLR, nt_xent
+from sdclr.method import SimCLR, focal_loss, nt_xent
 
 
 def plainly(a: torch.Tensor, b: torch.Tensor, temperature: float) -> list[float]:
@@ -131,3 +131,41 @@ def test_two_ranks_equal_one(tmp_path):
     torch.testing.assert_close(grad0, layer.weight.grad)
     torch.testing.assert_close(grad1, grad0)
     assert F.cosine_similarity(loss0, loss1, dim=0) < 1  # the ranks hold different samples
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 9), st.floats(0.1, 4), st.integers(0, 2**16), st.booleans())
+def test_focal_equals_the_formula(n, gamma, seed, tiled):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, n, 4, generator=generator, dtype=torch.float64)
+
+    def anchor(i: int) -> float:
+        rows = F.normalize(torch.cat([a, b]))
+        s = (rows @ rows[i] / 0.3).exp()
+        p = float(s[(i + n) % (2 * n)] / (s.sum() - s[i]))
+        return (1 - p) ** gamma * -math.log(p)
+
+    expected = [(anchor(i) + anchor(i + n)) / 2 for i in range(n)]
+    found = nt_xent(a, b, 0.3, reduction="none", focal=gamma, tiled=tiled)
+    assert found.tolist() == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_has_the_gradient_of_finite_differences(gamma):
+    a, b = torch.randn(2, 4, 3, dtype=torch.float64)
+    a.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: nt_xent(x, b, 0.3, reduction="none", focal=gamma), (a,))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_is_finite_where_nothing_is_left_to_learn(gamma):
+    loss = torch.tensor([0.0, 1e-30, 1e-8, -1e-9, 50.0], requires_grad=True)
+    found = focal_loss(loss, gamma)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert loss.grad.isfinite().all()
+
+
+def test_a_negative_gamma_is_refused():
+    with pytest.raises(ValueError, match="gamma"):
+        nt_xent(torch.randn(2, 3), torch.randn(2, 3), focal=-1.0)

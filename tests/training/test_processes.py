@@ -20,7 +20,7 @@ import torch
 
 from sdclr.data.sources import ArraySource, SubsetSource
 from sdclr.encoders import EncoderConfig, HeadConfig
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, MoCoConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run, create_objective
@@ -114,15 +114,25 @@ def newest_step(run: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("*.pt")), default=0)
 
 
+MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)}], ids=["plain", "parts"]
+    "changes",
+    [
+        {},
+        {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)},
+        {"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)},
+        {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
+    ],
+    ids=["plain", "parts", "dropout", "moco"],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     launch: Launch, tiny: PretrainConfig, few_digits: SubsetSource, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = dataclasses.replace(tiny, epochs=6, **changes)
     whole = launch(few_digits, config, tmp_path / "whole")
-    moments, kills = random.Random(len(changes)), 0  # noqa: S311  # moments, not secrets
+    moments, kills = random.Random(str(changes)), 0  # noqa: S311  # moments, not secrets
     while not Run(tmp_path / "killed").finished:
         child = launch(few_digits, config, tmp_path / "killed", checkpoint_minutes=0)
         if kills < 5:
@@ -170,10 +180,18 @@ def without_batch_norm() -> PretrainConfig:
     )
 
 
-def test_two_processes_train_as_one_does(
-    launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+@pytest.mark.parametrize(
+    "changes", [{}, {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO}], ids=["simclr", "moco"]
+)
+def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
+    launch: Launch,
+    without_batch_norm: PretrainConfig,
+    few_digits: SubsetSource,
+    runtime: Runtime,
+    tmp_path: Path,
+    changes: dict[str, Any],
 ) -> None:
-    config, run = without_batch_norm, tmp_path / "two"
+    config, run = dataclasses.replace(without_batch_norm, **changes), tmp_path / "two"
     port = free_port()
     # Only the second process is asked to stop: both do, after the same step.
     pair = [

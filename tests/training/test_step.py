@@ -9,7 +9,7 @@ import torch
 
 from sdclr.errors import InputError
 from sdclr.training import precision
-from sdclr.training.config import DamageConfig, Runtime
+from sdclr.training.config import DamageConfig, MoCoConfig, Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
@@ -21,10 +21,26 @@ def losses(run: Run) -> list[float]:
     return [row["loss"] for row in run.metrics()]
 
 
-@pytest.mark.parametrize("damage", ["prune", "none"])
-@pytest.mark.parametrize("how", [{"amp": "none"}, {"amp": "bf16"}, {"checkpoint_activations": True}])
+MOCO = {"framework": "moco", "moco": MoCoConfig(queue=64)}
+PRUNED, PLAIN = {"damage": DamageConfig(ratio=0.3)}, {"damage": DamageConfig(kind="none")}
+DROPPED_MOCO = {"damage": DamageConfig(kind="dropout", ratio=0.3), **MOCO}
+SAVING = {"checkpoint_activations": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        *((changes, {"amp": amp}) for changes in (PRUNED, PLAIN, DROPPED_MOCO) for amp in ("none", "bf16")),
+        (PRUNED, SAVING),
+        (PLAIN, SAVING),
+    ],
+)
 def test_a_step_never_makes_the_host_wait_for_the_device(
-    train: Train, no_synchronisation: Any, monkeypatch: pytest.MonkeyPatch, damage: Any, how: dict[str, Any]
+    train: Train,
+    no_synchronisation: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    how: dict[str, Any],
 ) -> None:
     take_step, found, watched_steps = Trainer._take_step, list[str](), list[int]()
 
@@ -37,9 +53,14 @@ def test_a_step_never_makes_the_host_wait_for_the_device(
             watched_steps.append(self.step)
 
     monkeypatch.setattr(Trainer, "_take_step", watched)
-    train(changes={"epochs": 2, "damage": DamageConfig(kind=damage, ratio=0.3)}, **how)
+    train(changes={"epochs": 2, **changes}, **how)
     assert watched_steps == [2, 3, 5, 6]
     assert found == []
+
+
+def test_checkpointed_activations_are_refused_with_dropout(train: Train) -> None:
+    with pytest.raises(InputError, match="dropout"):
+        train(changes={"damage": DamageConfig(kind="dropout")}, checkpoint_activations=True)
 
 
 def test_checkpointed_activations_change_nothing(train: Train) -> None:

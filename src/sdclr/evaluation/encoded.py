@@ -62,7 +62,7 @@ def encode(
     """
     config = run.config
     dense = run.encoder()
-    sparse = branch_encoder(run, "sparse") if config.damage.kind == "prune" else None
+    sparse = branch_encoder(run, "sparse") if config.damage.prunes else None
     size = config.views.image_size
     found = extract_features(
         _Together(dense, sparse, views),

@@ -18,6 +18,7 @@ def nt_xent(
     temperature: float = 0.5,
     *,
     reduction: Reduction = "mean",
+    focal: float = 0.0,
     tiled: bool | None = None,
 ) -> Tensor:
     """NT-Xent, the loss of SimCLR and SDCLR (Chen et al., ICML 2020, eq. 1; Jiang et al., ICML 2021, eq. 1-2).
@@ -33,6 +34,7 @@ def nt_xent(
         b: Outputs of the other branch for the same samples in the same order, `(N, D)`.
         temperature: τ > 0.
         reduction: `"none"` for one loss a sample, `(N,)`; `"mean"` or `"sum"` of these.
+        focal: γ >= 0 of the focal loss: each anchor's loss `-log p` becomes `(1 - p)^γ · -log p`. See `focal_loss`.
         tiled: Whether to work in tiles of the matrix of logits, so that memory grows with N and not with N². Both ways
             give the same loss; the tiled one can be differentiated only once. By default tiles are used from N = 256
             on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix outgrows one tile.
@@ -41,7 +43,7 @@ def nt_xent(
         The loss in nats: `(N,)` for `"none"`, else a scalar.
 
     Raises:
-        ValueError: If shapes differ or are not `(N, D)`, τ is not positive, or the reduction is unknown.
+        ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative, or the reduction is unknown.
     """
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(
@@ -53,15 +55,31 @@ def nt_xent(
     with torch.autocast(a.device.type, enabled=False):
         a, b = _normalised(a), _normalised(b)
         anchors = torch.cat([a, b])  # (2n, D): this process's
-        candidates, own = _gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
+        candidates, own = gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
         if tiled is None:
             tiled = len(anchors) * len(candidates) >= tiling(a.device).worthwhile
         if tiled:
             positive = (a * b).sum(1) / temperature  # log s(v,v⁺), the same for both anchors
-            loss = log_sum_exp(anchors, candidates, own, temperature).view(2, -1).mean(0) - positive
+            loss = log_sum_exp(anchors, candidates, own, temperature).view(2, -1) - positive
         else:
-            loss = _dense(anchors, candidates, own, temperature).view(2, -1).mean(0)
+            loss = _dense(anchors, candidates, own, temperature).view(2, -1)
+        loss = focal_loss(loss, focal).mean(0)
     return _reduced(loss, reduction)
+
+
+def focal_loss(loss: Tensor, gamma: float) -> Tensor:
+    """`(1 - p)^γ · -log p` of losses `-log p >= 0` of any shape (Lin et al., ICCV 2017; Jiang et al., §4.8).
+
+    Raises:
+        ValueError: If γ is negative.
+    """
+    if gamma < 0:
+        raise ValueError(f"the focal loss takes a gamma of 0 or more, not {gamma!r}")
+    if gamma == 0:
+        return loss
+    # -expm1(-loss) is 1 - p without the cancellation that 1 - exp(-loss) has where p is almost 1. Rounding may leave
+    # a loss a little below 0; and at 0 the power of a gamma below 1 has no finite slope.
+    return (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny).pow(gamma) * loss
 
 
 def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float) -> Tensor:
@@ -88,7 +106,7 @@ def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
     raise ValueError(f"unknown reduction {reduction!r}: choose one of mean, sum, none")
 
 
-def _gather(rows: Tensor) -> tuple[Tensor, int]:
+def gather(rows: Tensor) -> tuple[Tensor, int]:
     """Rows `(n, D)` of all processes in the order of ranks, and where this process's begin."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, 0

@@ -1,12 +1,22 @@
 """Framework, network and competitor as one module with one forward pass."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from sdclr.method.competitor import SelfCompetitor
 
 Framework = Callable[[nn.Module, nn.Module, Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A framework with something that follows the network, such as a momentum network."""
+
+    def after_step(self, network: nn.Module) -> None:
+        """Called after every step of the optimiser with the dense network."""
+        ...
 
 
 class Objective(nn.Module):
@@ -35,3 +45,8 @@ class Objective(nn.Module):
     def forward(self, view1: Tensor, view2: Tensor) -> Tensor:
         """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images."""
         return self.framework(self.network, self.competitor or self.network, view1, view2)
+
+    def after_step(self) -> None:
+        """Let what follows the network follow it. Call it after every step of the optimiser."""
+        if isinstance(self.framework, Follows):
+            self.framework.after_step(self.network)

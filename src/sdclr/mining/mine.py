@@ -140,7 +140,7 @@ def mine(
 
 def _ratios(run: Run, config: MineConfig) -> tuple[float, ...]:
     damage = run.config.damage
-    own = (damage.ratio,) if damage.kind == "prune" else ()
+    own = (damage.ratio,) if damage.prunes else ()
     ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
     if config.score == "forgetting" and not ratios:
         raise InputError(f"{run.path} was trained without pruning: give --ratios, or another --score than forgetting")

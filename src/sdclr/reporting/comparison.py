@@ -143,11 +143,6 @@ def _indices(values: Mapping[str, Json], title: str) -> Table | None:
     return Table(title, ("Index", *values), rows) if rows else None
 
 
-def _method(run: Run) -> str:
-    damage = run.config.damage
-    return "SimCLR" if damage.kind == "none" else f"SDCLR, {damage.ratio:.0%} pruned"
-
-
 def _collection(run: Run) -> str:
     return str(run.source["name"]) if run.source_file.is_file() else UNKNOWN
 
@@ -175,7 +170,7 @@ def _precision(run: Run) -> str:
 
 
 _TOLD: Final = {
-    "Method": _method,
+    "Method": lambda run: run.config.method,
     "Collection": _collection,
     "Images": _images,
     "Epochs": _epochs,
@@ -195,6 +190,10 @@ def _listed(texts: Iterator[str]) -> str:
 def _setting(config: PretrainConfig, field: str) -> str:
     if config.damage.kind == "none" and field.startswith("damage.") and field != "damage.kind":
         return UNKNOWN  # has no meaning without damage
+    if (field.startswith("moco.") and config.framework != "moco") or (
+        field.startswith("focal.") and "focal" not in config.rebalance
+    ):
+        return UNKNOWN
     value = attrgetter(field)(config)
     return value if isinstance(value, str) else json.dumps(value)
 

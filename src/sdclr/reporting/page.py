@@ -357,7 +357,7 @@ def _pruned(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: E
 def _sparsity(runs: Sequence[Run]) -> dict[str, float]:
     """The sparsity by layer of the first run that prunes and has a checkpoint."""
     for run in runs:
-        if run.config.damage.kind == "prune":
+        if run.config.damage.prunes:
             try:
                 competitor = run.objective().competitor
             except InputError:  # no whole checkpoint: there is nothing to show

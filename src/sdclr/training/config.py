@@ -9,13 +9,16 @@ from sdclr.errors import InputError
 from sdclr.training.optim import OptimConfig
 from sdclr.training.precision import Amp
 
+DamageKind = Literal["prune", "random", "dropout", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DamageConfig:
     """The self-competitor: what the second branch loses."""
 
-    kind: Literal["prune", "none"] = "prune"
-    """Prune contrasts the network with its pruned self (SDCLR); none, with itself (plain SimCLR)."""
+    kind: DamageKind = "prune"
+    """Prune contrasts the network with its pruned self (SDCLR); none, with itself (plain SimCLR). Two controls: random
+    removes weights at random; dropout removes none, but drops a share of the activations anew at every step."""
     ratio: float = 0.9
     """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small."""
     scope: Literal["global", "layer"] = "global"
@@ -31,6 +34,41 @@ class DamageConfig:
         if self.refresh_steps is not None and self.refresh_steps < 1:
             raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
 
+    @property
+    def prunes(self) -> bool:
+        """Whether the second branch lacks weights."""
+        return self.kind in {"prune", "random"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig:
+    """The queue and the momentum network of MoCo v2, as its authors have them on ImageNet."""
+
+    queue: int = 65536
+    """Keys that wait as negatives; 4096 for CIFAR."""
+    momentum: float = 0.999
+    """Of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
+    symmetric: bool = True
+    """Take both views as queries. False takes the first alone, as first published, and has no branch to damage."""
+
+    def __post_init__(self) -> None:
+        if self.queue < 1 or not 0 <= self.momentum <= 1:
+            raise InputError(
+                f"MoCo takes a queue of 1 or more keys and a momentum in [0, 1], not {self.queue} and {self.momentum}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalConfig:
+    """The focal loss: samples that are told apart already count less."""
+
+    gamma: float = 2.0
+    """Power of (1 - p); 0 changes nothing."""
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise InputError(f"the focal loss takes a gamma of 0 or more, not {self.gamma}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -41,8 +79,14 @@ class PretrainConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     damage: DamageConfig = field(default_factory=DamageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    framework: Literal["simclr", "moco"] = "simclr"
+    """What the two branches are compared by."""
+    moco: MoCoConfig = field(default_factory=MoCoConfig)
+    rebalance: tuple[Literal["focal"], ...] = ()
+    """What else turns the loss towards rare images."""
+    focal: FocalConfig = field(default_factory=FocalConfig)
     temperature: float = 0.2
-    """Temperature of NT-Xent."""
+    """Temperature of the contrast."""
     epochs: int = 500
     """Passes over the images."""
     batch_size: int = 512
@@ -70,6 +114,24 @@ class PretrainConfig:
             raise InputError(f"the seed lies between 0 and 2^63 - 1, not {self.seed}")
         if not self.temperature > 0:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
+        if self.framework == "moco" and not self.moco.symmetric and self.damage.kind != "none":
+            raise InputError(
+                "MoCo with one direction has no second branch to damage: leave out --no-moco.symmetric, or add "
+                "--damage.kind none"
+            )
+
+    @property
+    def method(self) -> str:
+        """Its name in tables and figures, such as "SimCLR", "SDCLR, 50% pruned" or "MoCo + dropout, 90%"."""
+        plain = {"simclr": "SimCLR", "moco": "MoCo"}[self.framework]
+        share = f"{self.damage.ratio:.0%}"
+        damaged = {
+            "none": plain,
+            "prune": f"SDCLR, {share} pruned" if plain == "SimCLR" else f"self-damaging {plain}, {share} pruned",
+            "random": f"{plain} + random pruning, {share}",
+            "dropout": f"{plain} + dropout, {share}",
+        }[self.damage.kind]
+        return f"{damaged} + focal, γ {self.focal.gamma:g}" if "focal" in self.rebalance else damaged
 
 
 @dataclass(frozen=True, kw_only=True)

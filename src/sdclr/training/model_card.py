@@ -114,14 +114,21 @@ _LIMITS = """\
 - It knows images of the size above; at another size features change."""
 
 
+_FRAMEWORKS = {"simclr": "SimCLR (Chen et al., ICML 2020)", "moco": "MoCo v2 (Chen et al., 2020)"}
+_LOSSES = {"simclr": "NT-Xent", "moco": "InfoNCE over a queue"}
+
+
 def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str:
-    damage = run.config.damage
-    method = (
-        "self-damaging contrastive learning (SDCLR; Jiang et al., ICML 2021), contrasted with a copy of itself that "
-        f"lacks {damage.ratio:.0%} of its weights"
-        if damage.kind == "prune"
-        else "SimCLR (Chen et al., ICML 2020)"
-    )
+    damage, framework = run.config.damage, _FRAMEWORKS[run.config.framework]
+    method = {
+        "none": framework,
+        "prune": "self-damaging contrastive learning (SDCLR; Jiang et al., ICML 2021), contrasted with a copy of "
+        f"itself that lacks {damage.ratio:.0%} of its weights"
+        + ("" if run.config.framework == "simclr" else f", in the framework of {framework}"),
+        "random": f"{framework}, contrasted with a copy of itself that lacks {damage.ratio:.0%} of its weights, chosen "
+        "at random",
+        "dropout": f"{framework}, contrasted with itself under dropout of {damage.ratio:.0%}",
+    }[damage.kind]
     shape = [f"`{architecture.name}`"]
     if architecture.narrow is not None:
         shape.append(f"{architecture.narrow} channels in the first stage")
@@ -155,10 +162,17 @@ def _training(run: Run) -> str:
     config = run.config
     damage, optim = config.damage, config.optim
     norm = "normalisation of its own" if damage.independent_norm else "shared normalisation"
-    pruned = f"{damage.ratio:.0%} of the encoder's weights pruned ({damage.scope} threshold), {norm}"
+    share = f"{damage.ratio:.0%}"
+    second = {
+        "none": "the network itself",
+        "prune": f"{share} of the encoder's weights pruned ({damage.scope} threshold), {norm}",
+        "random": f"{share} of the encoder's weights pruned at random, {norm}",
+        "dropout": f"{share} of the encoder's activations dropped, {norm}",
+    }[damage.kind]
+    focal = f", focal with gamma {config.focal.gamma:g}" if "focal" in config.rebalance else ""
     rows = [
-        ("second branch", pruned if damage.kind == "prune" else "the network itself"),
-        ("loss", f"NT-Xent, temperature {config.temperature:g}"),
+        ("second branch", second),
+        ("loss", f"{_LOSSES[config.framework]}, temperature {config.temperature:g}{focal}"),
         ("epochs", f"{config.epochs:,}"),
         ("images a step", f"{config.batch_size:,}"),
         ("optimiser", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),

@@ -151,6 +151,8 @@ class Trainer:
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         if runtime.checkpoint_activations:
+            if config.damage.kind == "dropout":  # the twin's layers drop nothing in the second pass
+                raise InputError("--checkpoint-activations cannot repeat what dropout drops: leave it out")
             checkpoint_activations(objective.network)
         self.objective = objective
         self.optimizer = create_optimizer(objective, config.optim)
@@ -209,8 +211,9 @@ class Trainer:
         """Refresh the masks if it is time, then one optimiser step."""
         competitor, every = self.objective.competitor, self.config.damage.refresh_steps or self.steps_per_epoch
         if competitor is not None and self.step % every == 0:
+            _seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
             competitor.refresh()
-        _seed(self._step_seed(), self.place.device)
+        _seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
         )
@@ -226,6 +229,7 @@ class Trainer:
             total += loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.objective.after_step()
         self.window.append((self.step, total, batch.indices))
         self.step += 1
 
@@ -342,9 +346,9 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.logged_losses = list(state["logged_losses"])
 
-    def _step_seed(self) -> int:
+    def _step_seed(self, rank: int) -> int:
         """Decides what a step draws beyond the views, such as dropout; each process draws its own."""
-        key = f"{self.config.seed} {self.step} {self.place.rank}".encode()
+        key = f"{self.config.seed} {self.step} {rank}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
 
     def _wrapped(self) -> nn.Module:

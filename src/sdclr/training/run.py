@@ -1,7 +1,7 @@
 """A run on disk: where its files lie, and how to read them back."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,23 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from sdclr.config import from_json, to_json
 from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
-from sdclr.method import Objective, SelfCompetitor, SimCLR, magnitude_masks
-from sdclr.method.competitor import Criterion
+from sdclr.method import (
+    DropoutCompetitor,
+    MoCo,
+    Objective,
+    SelfCompetitor,
+    SimCLR,
+    magnitude_masks,
+    random_masks,
+)
 from sdclr.training.checkpoint import load_checkpoint, load_snapshot
-from sdclr.training.config import PretrainConfig
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.version import __version__
 
 
@@ -139,14 +147,41 @@ class Run:
 def create_objective(config: PretrainConfig) -> Objective:
     """Network, competitor and framework with random weights; `torch.manual_seed` decides which."""
     network = create_network(config.encoder, config.head, config.views.image_size)
-    damage = config.damage
-    competitor = None
-    if damage.kind == "prune":
-        criterion: Criterion = lambda weights, ratio: magnitude_masks(weights, ratio, scope=damage.scope)  # noqa: E731
-        competitor = SelfCompetitor(
-            network, damage.ratio, independent_norm=damage.independent_norm, criterion=criterion
-        )
-    return Objective(SimCLR(config.temperature), network, competitor)
+    return Objective(_framework(config, network), network, _competitor(config.damage, network))
+
+
+def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | None:
+    """The damaged twin, if there is to be one."""
+    if damage.kind == "none":
+        return None
+    if damage.kind == "dropout":
+        return DropoutCompetitor(network, damage.ratio, independent_norm=damage.independent_norm)
+
+    def by_magnitude(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+        return magnitude_masks(weights, ratio, scope=damage.scope)
+
+    def at_random(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+        # Drawn from the global generator, which the trainer seeds alike on all processes before masks are chosen.
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        return random_masks(weights, ratio, generator=generator, scope=damage.scope)
+
+    criterion = at_random if damage.kind == "random" else by_magnitude
+    return SelfCompetitor(network, damage.ratio, independent_norm=damage.independent_norm, criterion=criterion)
+
+
+def _framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
+    focal = config.focal.gamma if "focal" in config.rebalance else 0.0
+    if config.framework == "simclr":
+        return SimCLR(config.temperature, focal=focal)
+    return MoCo(
+        network,
+        dim=config.head.dim,
+        temperature=config.temperature,
+        queue=config.moco.queue,
+        momentum=config.moco.momentum,
+        symmetric=config.moco.symmetric,
+        focal=focal,
+    )
 
 
 def save_encoder(folder: Path, encoder: Encoder) -> None:

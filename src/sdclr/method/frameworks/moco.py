@@ -1,0 +1,107 @@
+"""MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a queue of keys from a slowly moving network as negatives."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdclr.method.losses import focal_loss, gather
+from sdclr.method.momentum import MomentumNetwork
+
+
+class MoCo(nn.Module):
+    """Contrast queries of two branches with keys of a momentum network; negatives wait in a queue.
+
+    `-log( exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σ exp(q·k⁻/τ)) )`, k⁻ over the queue (He et al., eq. 1), outputs normalised.
+    Both views serve as query once, so that the second branch takes part: `MoCo(network)(network, network, …)` is MoCo
+    with the symmetric loss, `MoCo(network)(network, competitor, …)` its self-damaged form. With `symmetric=False` the
+    first view alone is a query, as first published, and there is no second branch to damage.
+
+    The queue is filled in training mode. Every process queues the keys of all. Batches are not shuffled among
+    processes: their normalisation is to be synchronised instead.
+
+    Args:
+        network: Encoder and projection head, from which the momentum network starts.
+        dim: Length of its outputs.
+        temperature: τ.
+        queue: K, the number of keys that wait.
+        momentum: m of the moving average.
+        symmetric: Take both views as queries.
+        focal: γ of the focal loss, 0 for none.
+
+    Raises:
+        ValueError: If τ or K is not positive, or m is outside [0, 1].
+    """
+
+    keys: Tensor
+    position: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        dim: int,
+        temperature: float = 0.2,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        symmetric: bool = True,
+        focal: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0 or queue < 1:
+            raise ValueError(f"temperature and queue must be positive, not {temperature!r} and {queue!r}")
+        self.temperature, self.symmetric, self.focal = temperature, symmetric, focal
+        self.target = MomentumNetwork(network, momentum)
+        self.register_buffer("keys", F.normalize(torch.randn(queue, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    def forward(
+        self, a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], view1: Tensor, view2: Tensor
+    ) -> Tensor:
+        """Loss of each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images.
+
+        Raises:
+            ValueError: If the loss has one direction only, and yet the second branch is another than the first.
+        """
+        key2 = self._key(view2)
+        negatives = self.keys.clone()  # the queue changes in place before the backward pass reads it
+        if not self.symmetric:
+            if b is not a:
+                raise ValueError("a second branch takes part in the symmetric loss only: leave symmetric=True")
+            loss = self._contrast(a(view1), key2, negatives)
+            self._enqueue(key2)
+            return loss
+        key1 = self._key(view1)
+        loss = (self._contrast(a(view1), key2, negatives) + self._contrast(b(view2), key1, negatives)) / 2
+        self._enqueue(key1)
+        self._enqueue(key2)
+        return loss
+
+    def after_step(self, network: nn.Module) -> None:
+        """Let the momentum network follow, once the optimiser has moved the weights."""
+        self.target.follow(network)
+
+    def _key(self, view: Tensor) -> Tensor:
+        key: Tensor = F.normalize(self.target(view).float(), dim=1)
+        return key
+
+    def _contrast(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):  # it would take half precision for the products below
+            query = F.normalize(query.float(), dim=1)
+            positive = (query * key).sum(1, keepdim=True)
+            logits = torch.cat([positive, query @ negatives.T], dim=1) / self.temperature
+            loss = logits.logsumexp(1) - logits[:, 0]
+        return focal_loss(loss, self.focal)
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Tensor) -> None:
+        """Put the keys of all processes in the place of the oldest."""
+        if not self.training:
+            return
+        keys, _ = gather(keys)
+        size = len(self.keys)
+        keys = keys[-size:]
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % size
+        self.keys[places] = keys
+        self.position.copy_((self.position + len(keys)) % size)

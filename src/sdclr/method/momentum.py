@@ -1,0 +1,40 @@
+"""A network that follows another as a moving average: the target of MoCo, BYOL and their kin."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MomentumNetwork(nn.Module):
+    """The moving average of a network's weights, `θ' ← m · θ' + (1 - m) · θ` (He et al., CVPR 2020, eq. 2).
+
+    It follows the *dense* weights, however the branches of a framework are damaged. Its normalisation statistics are
+    its own, of the images that it sees itself. Nothing here has a gradient.
+
+    Args:
+        network: What is followed; copied as it is.
+        momentum: m in [0, 1].
+
+    Raises:
+        ValueError: If m is outside [0, 1].
+    """
+
+    def __init__(self, network: nn.Module, momentum: float) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"the momentum of a moving average lies in [0, 1], not {momentum!r}")
+        self.momentum = momentum
+        self.network = copy.deepcopy(network).requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        """Move towards the weights that `network` has now."""
+        own, others = list(self.network.parameters()), list(network.parameters())
+        torch._foreach_lerp_(own, others, 1 - self.momentum)  # as torch's own optimisers do
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the followed copy, without gradient."""
+        return self.network(*args, **kwargs)
