@@ -130,6 +130,7 @@ def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
         views=views,
         damage=DamageConfig(ratio=0.2),
         optim=OptimConfig(lr=0.5 * batch / 512, warmup_epochs=10),
+        moco=_moco_for(len(source), batch),
         temperature=0.2,
         batch_size=batch,
         epochs=200,
@@ -142,3 +143,9 @@ def _side(source: Source) -> int:
         with suppress(BadImageError):
             return int(max(source.image(index).shape[:2]))
     raise InputError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
+
+
+def _moco_for(images: int, batch: int) -> MoCoConfig:
+    """A queue of half the images at most, so that few keys are of the query's own image; momentum by their number."""
+    queue = min(65536, batch * max(1, images // (2 * batch)))
+    return MoCoConfig(queue=queue, momentum=0.999 if images >= 200_000 else 0.99)

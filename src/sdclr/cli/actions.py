@@ -26,6 +26,7 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.recipe import Recipe, print_recipe
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -209,6 +210,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Evaluate: _evaluate,
     Report: _report,
     Export: _export,
+    Recipe: print_recipe,
     Demo: _demo,
 }
 

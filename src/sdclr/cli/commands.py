@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sdclr.cli.recipe import Recipe
 from sdclr.data.subset import SubsetConfig
 from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
@@ -26,7 +27,7 @@ Source = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Folder of a run.")]
-RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "digits_demo"]
+RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digits_demo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,4 +263,4 @@ class Demo:
     """Class orders to average over."""
 
 
-Command = Pretrain | Evaluate | Embed | Mine | Select | Diagnose | Neighbours | Export | Report | Demo
+Command = Pretrain | Evaluate | Embed | Mine | Select | Diagnose | Neighbours | Export | Report | Recipe | Demo

@@ -17,6 +17,7 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.recipe import Recipe
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -55,6 +56,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Recipe, tyro.conf.subcommand("recipe")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]
     )
     command: Command = tyro.cli(

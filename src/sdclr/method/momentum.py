@@ -31,7 +31,8 @@ class MomentumNetwork(nn.Module):
     @torch.no_grad()
     def follow(self, network: nn.Module) -> None:
         """Move towards the weights that `network` has now."""
-        own, others = list(self.network.parameters()), list(network.parameters())
+        own: list[torch.Tensor] = list(self.network.parameters())
+        others: list[torch.Tensor] = list(network.parameters())
         torch._foreach_lerp_(own, others, 1 - self.momentum)  # as torch's own optimisers do
 
     @torch.no_grad()

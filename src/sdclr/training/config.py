@@ -116,7 +116,7 @@ class PretrainConfig:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
         if self.framework == "moco" and not self.moco.symmetric and self.damage.kind != "none":
             raise InputError(
-                "MoCo with one direction has no second branch to damage: leave out --no-moco.symmetric, or add "
+                "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
                 "--damage.kind none"
             )
 

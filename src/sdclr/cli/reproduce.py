@@ -1,0 +1,190 @@
+"""`sdclr reproduce`: the runs behind a table or figure of the paper, and the paper's own numbers beside ours."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from sdclr.errors import InputError
+from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
+from sdclr.paper.figures import draw
+from sdclr.paper.plan import State, look, plan_table
+from sdclr.paper.results import FAILED_FILE, Row, collect, is_finished, write_results
+from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, run_queue
+from sdclr.paper.tables import compared_table, contrast_table
+from sdclr.paper.tasks import Scale, Task, merged
+from sdclr.recipes import HeadKind
+from sdclr.training.config import Runtime
+from sdclr.training.precision import Amp
+from sdclr.training.run import Run
+from sdclr.version import __version__
+
+What = Annotated[
+    ExperimentName | Literal["all"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="WHAT", help=f"{', '.join(EXPERIMENTS)}, or all of them."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Do what stands behind a table or figure of the paper, and print it beside the paper's own numbers.
+
+    Trains what is missing, evaluates it, and writes tables, figures and tidy results. Stopped, it goes on where it was;
+    what is finished is not done again, and runs that several tables share are trained once.
+
+    For example:
+        sdclr reproduce table4 --data ./data --dry-run
+        sdclr reproduce table4 --data ./data --jobs 2
+        sdclr reproduce all --data ./data --lists ./splits --scale paper
+    """
+
+    what: What
+    data: Path
+    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
+    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    lists: Path | None = None
+    """A folder of the published lists, for the first split; by default all splits are drawn."""
+    scale: Scale = "cpu"
+    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
+    splits: int | None = None
+    """Sub-samplings of CIFAR to average over; by default 3 at the small scale and 5 at the paper's."""
+    head: HeadKind = "matched"
+    """Projection heads: equal ones, or those of the reference implementation, which gives SDCLR a deeper one."""
+    epochs: int | None = None
+    """Length of every run instead of the scale's, for a trial."""
+    jobs: int = 1
+    """Runs at the same time, each in a process of its own."""
+    folder: Path = Path("runs/paper")
+    """Folder of the runs."""
+    out: Path | None = None
+    """Folder of tables, figures and tidy results; by default results/ in the folder of the runs."""
+    dry_run: bool = False
+    """List the runs with their state and cost, and do nothing."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU if there is one."""
+    workers: int | None = None
+    """Processes that decode large images, for each run."""
+    amp: Amp = "auto"
+    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise InputError(f"--jobs is 1 or more, not {self.jobs}")
+
+
+def reproduce_command(command: Reproduce, console: Console) -> None:
+    """Carry out `sdclr reproduce`.
+
+    Raises:
+        InputError: No run can be done.
+        Interrupted: On Ctrl-C or SIGTERM; the same command goes on.
+        SystemExit: With 1, after everything else is done, if a run failed.
+    """
+    setting = Setting(
+        scale=command.scale,
+        splits=command.splits,
+        head=command.head,
+        lists=command.lists is not None,
+        epochs=command.epochs,
+    )
+    names = EXPERIMENTS if command.what == "all" else (command.what,)
+    experiments = [experiment(name, setting) for name in names]
+    runtime = Runtime(device=command.device, workers=command.workers, amp=command.amp)
+    queue = Queue(
+        folder=command.folder, data=Data(root=command.data, lists=command.lists), runtime=runtime, jobs=command.jobs
+    )
+    states = look(queue, merged(job for one in experiments for job in one.jobs))
+    console.print(plan_table(states).markdown(), markup=False)
+    possible = [state for state in states if state.status != "no data"]
+    if not possible:
+        reasons = "; ".join(dict.fromkeys(state.reason for state in states))
+        raise InputError(f"{command.what}: there are no images for any of its runs ({reasons})")
+    if command.dry_run:
+        return
+    ended = run_queue(queue, [state.job for state in possible], lambda text: console.print(text, markup=False))
+    rows = collect(command.folder)
+    out = command.out or command.folder / "results"
+    for file in write_results(rows, out):
+        console.print(f"results: {file}", markup=False)
+    for one in experiments:
+        text = page(one, rows, states, command)
+        console.print(text, markup=False)
+        (out / f"{one.name}-{command.scale}.md").write_text(text)
+        for file in _figures(one, queue, rows, out):
+            console.print(f"figure: {file}", markup=False)
+    _tell_failures(ended, command.folder)
+
+
+def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
+    """A table of the paper beside our numbers, as Markdown, with what it takes to read it."""
+    missing = {state.job.name: f"no data ({state.reason})" for state in states if state.status == "no data"}
+    tables = [compared_table(one, rows, missing), contrast_table(one, rows)]
+    head = f"# {one.title}\n\n{_header(one, command)}\n"
+    return "\n".join([head, *(table.markdown() for table in tables if table is not None)])
+
+
+def _header(one: Experiment, command: Reproduce) -> str:
+    """At which size, on which images, by which version."""
+    data = Data(root=command.data, lists=command.lists)
+    scale = {
+        "cpu": "Scale cpu: SMALL. A quarter-width ResNet-18 at 16 px, a fiftieth of the paper's epochs, half its batch "
+        "and half of the weights pruned. Beside the paper's numbers this shows a direction only.",
+        "paper": "Scale paper: network, images, batch and length as in the paper.",
+    }[command.scale]
+    trial = f" A trial of {command.epochs} epochs." if command.epochs else ""
+    sets = {job.dataset: DATA_NAMES[job.dataset] for job in one.jobs}
+    copies = "; ".join(f"{name}: {data.copy(dataset)}" for dataset, name in sets.items())
+    splits = max(job.split for job in one.jobs)
+    drawn = "as published (the first) and drawn" if command.lists is not None else "drawn"
+    lines = (
+        f"{scale}{trial}",
+        f"Data: {copies}. Splits: {splits}, {drawn}. Projection heads: {command.head}.",
+        f"Made by sdclr {__version__}: `{_spelled(command)}`",
+    )
+    return "\n\n".join(lines)
+
+
+def _spelled(command: Reproduce) -> str:
+    """The command that makes the table again; where data lies is the reader's."""
+    options = {"--scale": command.scale, "--splits": command.splits, "--epochs": command.epochs}
+    told = [f"{name} {value}" for name, value in options.items() if value is not None]
+    head = [] if command.head == "matched" else [f"--head {command.head}"]
+    return " ".join(("sdclr reproduce", command.what, "--data DIR", *told, *head))
+
+
+def _figures(one: Experiment, queue: Queue, rows: Sequence[Row], out: Path) -> list[Path]:
+    """Draw a figure of what is finished; a table has none."""
+    if one.figure is None:
+        return []
+    tasks = [
+        FinishedTask(task=job, run=Run(queue.place(job)), split=queue.data(job))
+        for job in one.jobs
+        if isinstance(job, Task) and queue.finished(job)
+    ]
+    if not tasks:
+        return []
+    return draw(one.figure, tasks, [row for row in rows if is_finished(row)], out)
+
+
+def _tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:
+    """Name what failed or is in work elsewhere.
+
+    Raises:
+        SystemExit: With 1, if something failed.
+    """
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    for name, outcome in ended.items():
+        if outcome == "busy":
+            errors.print(f"in work by another process: {folder / name}; call again when it is done", markup=False)
+    failed = [name for name, outcome in ended.items() if outcome == "failed"]
+    for name in failed:
+        trace = folder / name / FAILED_FILE
+        last = trace.read_text().strip().splitlines()[-1] if trace.is_file() else "the run it starts from failed"
+        errors.print(f"failed: {name}: {last} (all of it in {trace})", markup=False)
+    if failed:
+        sys.exit(1)
