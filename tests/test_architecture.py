@@ -17,7 +17,7 @@ LAYERS = [
     {"downstream", "reporting"},
     {"mining"},
     {"recipes"},
-    {"demo"},
+    {"paper", "demo"},
     {"cli"},
     {"__main__"},
 ]

@@ -6,16 +6,30 @@ the rare images, `diagnose` the collection, `choose_to_label` what comes next, `
 """
 
 from sdclr.data.longtail import class_groups, long_tail_counts, long_tail_split
+from sdclr.data.published import paper_split
 from sdclr.data.sources import open_source
 from sdclr.data.views import ViewConfig
+from sdclr.downstream.config import FinetuneConfig
+from sdclr.downstream.finetune import finetune
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import BadImageError, InputError
+from sdclr.evaluation.attributes import AttributeConfig, evaluate_attributes
 from sdclr.evaluation.balance import balance
 from sdclr.evaluation.diagnose import DiagnoseConfig, diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
 from sdclr.evaluation.neighbours import neighbours
-from sdclr.method import Objective, SelfCompetitor, SimCLR, layer_sparsity, magnitude_masks, nt_xent, random_masks
+from sdclr.method import (
+    DropoutCompetitor,
+    MoCo,
+    Objective,
+    SelfCompetitor,
+    SimCLR,
+    layer_sparsity,
+    magnitude_masks,
+    nt_xent,
+    random_masks,
+)
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.mining.page import write_page
@@ -32,15 +46,19 @@ from sdclr.training.run import Run, load_encoder
 from sdclr.version import __version__
 
 __all__ = [
+    "AttributeConfig",
     "BadImageError",
     "DamageConfig",
     "DiagnoseConfig",
+    "DropoutCompetitor",
     "EncoderConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "HeadConfig",
     "InputError",
     "Interrupted",
     "MineConfig",
+    "MoCo",
     "Objective",
     "OptimConfig",
     "PretrainConfig",
@@ -57,7 +75,9 @@ __all__ = [
     "diagnose",
     "embed",
     "evaluate",
+    "evaluate_attributes",
     "export",
+    "finetune",
     "layer_sparsity",
     "load_encoder",
     "long_tail_counts",
@@ -67,6 +87,7 @@ __all__ = [
     "neighbours",
     "nt_xent",
     "open_source",
+    "paper_split",
     "pretrain",
     "random_masks",
     "report",

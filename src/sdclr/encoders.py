@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.models.resnet import ResNet, make_blocks
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.models.resnet import BasicBlock, ResNet, make_blocks
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sdclr.errors import InputError
 
@@ -15,17 +17,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL_IMAGE = 64  # px; below it a ResNet's stem would throw most of the picture away
 
+CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet56": 9}
+"""The ResNets for CIFAR, which timm does not have, and how many blocks each of their three stages holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Which backbone, and how it is fitted to the images."""
 
     name: str = "resnet18"
-    """Any timm model by name."""
+    """Any timm model by name, or a ResNet for CIFAR: resnet20, resnet32, resnet56."""
     stem: Literal["auto", "small", "default"] = "auto"
     """Stem of a ResNet: small is one 3x3 convolution of stride 1 without max-pooling; auto takes it under 64 px."""
     width: int | None = None
-    """Channels of a ResNet's first stage, 64 by design; 16 makes a quarter-width network for CPUs."""
+    """Channels of a ResNet's first stage, 64 by design (16 in those for CIFAR); 16 makes a quarter-width network for
+    CPUs."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of the red, green and blue values in [0, 1], subtracted inside the encoder."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -84,6 +90,55 @@ class Encoder(nn.Module):
         return features
 
 
+class CifarResNet(nn.Module):
+    """A ResNet for images of 32 px: three stages on a 3x3 stem, with shortcuts that have no weights.
+
+    He et al., *Deep Residual Learning for Image Recognition* (CVPR 2016), section 4.2 (shortcuts of type A).
+    Modules and weights are named as in timm's ResNets.
+
+    Args:
+        blocks: Blocks of two convolutions in each stage.
+        width: Channels of the first stage; the second has twice, the third four times as many.
+    """
+
+    def __init__(self, blocks: int, width: int = 16) -> None:
+        super().__init__()
+        self.num_features = 4 * width
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = nn.ReLU(inplace=True)
+        channels = (width, 2 * width, 4 * width)
+        stages, _ = make_blocks((BasicBlock,) * 3, channels, (blocks,) * 3, width)
+        for (name, stage), out in zip(stages, channels, strict=True):
+            first: Any = next(stage.children())
+            if first.downsample is not None:
+                first.downsample = _PaddedShortcut(out)
+            self.add_module(name, stage)
+        self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `(N, 4 width)` of normalised images `(N, 3, H, W)`."""
+        x = images
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+class _PaddedShortcut(nn.Module):
+    """Every second pixel, with channels of zeros added: into a stage of half the size without a weight (type A)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = self.channels - x.shape[1]
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
+
+
 class Network(nn.Module):
     """What is trained: an encoder and its projection head."""
 
@@ -109,8 +164,10 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         InputError: If timm does not know the name, stem or width are asked of what is no plain ResNet, or the model
             cannot take images of this size.
     """
+    if config.name in CIFAR_RESNETS:
+        return Encoder(_cifar_resnet(config), config, image_size)
     if not timm.is_model(config.name):
-        near = difflib.get_close_matches(config.name, timm.list_models(), n=4)
+        near = difflib.get_close_matches(config.name, [*CIFAR_RESNETS, *timm.list_models()], n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` names them"
         raise InputError(f"timm has no model called {config.name!r}{hint}")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
@@ -151,6 +208,12 @@ def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def _cifar_resnet(config: EncoderConfig) -> CifarResNet:
+    if config.stem == "default":
+        raise InputError(f"{config.name!r} has the small stem always: leave out the stem, or take resnet18")
+    return CifarResNet(CIFAR_RESNETS[config.name], *([] if config.width is None else [config.width]))
 
 
 def _is_resnet(name: str) -> bool:

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from sdclr.data.longtail import (
     PAPER_SEEDS,
+    PARETO_CUT,
     class_groups,
     load_index_list,
     long_tail_counts,
@@ -61,6 +63,86 @@ def test_counts_keep_whole_numbers_whole(base, steps):
 def test_counts_of_one_class_and_of_a_step():
     assert long_tail_counts(1, 7, 50).tolist() == [7]
     assert long_tail_counts(5, 100, 8, profile="step").tolist() == [100, 100, 100, 12, 12]
+
+
+def pareto(num_classes, most, least, cut):
+    """The formula of `long_tail_counts`, written plainly."""
+    quantiles = []
+    for k in range(num_classes):
+        survival = cut + (1 - cut) * k / max(num_classes - 1, 1)
+        quantiles.append(least + (most - least) * (survival ** (-1 / 6) - 1) / (cut ** (-1 / 6) - 1))
+    return np.array(quantiles)
+
+
+@given(
+    num_classes=st.integers(3, 60),
+    most=st.integers(2, 3000),
+    imbalance=st.floats(1, 3000),
+    share=st.floats(0, 1),
+)
+def test_pareto_counts_are_exact_at_both_ends_and_in_total(num_classes, most, imbalance, share):
+    imbalance = min(imbalance, most)
+    least = round(most / imbalance)
+    lowest = most + (num_classes - 1) * least
+    highest = int(pareto(num_classes, most, least, 1 - 1e-6).sum())  # almost a straight line
+    total = lowest + int(share * (highest - lowest))
+    counts = long_tail_counts(num_classes, most, imbalance, profile="pareto", total=total)
+    assert (counts[0], counts[-1], counts.sum(), counts.dtype) == (most, least, total, np.int64)
+    assert (np.diff(counts) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "least", "total", "survivors"),
+    [(1000, 5, 115_846, 1261), (100, 6, 12_205, 1317)],  # ImageNet-LT and ImageNet-100-LT
+)
+def test_pareto_counts_are_the_rounded_quantiles(num_classes, least, total, survivors):
+    cut = brentq(lambda cut: pareto(num_classes, 1280, least, cut).sum() - total, 1e-9, 0.5, xtol=1e-15)
+    assert round(1 / cut) == survivors
+    counts = long_tail_counts(num_classes, 1280, 1280 / least, profile="pareto", total=total)
+    exact = pareto(num_classes, 1280, least, cut)
+    assert (np.abs(counts - exact) < 1).all()
+    # The largest remainders were rounded up.
+    up = counts > exact
+    assert (exact % 1)[up].min() >= (exact % 1)[~up & (np.abs(counts - exact) > 1e-6)].max()
+
+
+def test_pareto_counts_without_a_total_keep_the_shape_of_imagenet_lt():
+    assert abs(long_tail_counts(1000, 1280, 256, profile="pareto").sum() - 115_846) < 5
+    counts = long_tail_counts(20, 400, 80, profile="pareto")
+    exact = pareto(20, 400, 5, PARETO_CUT)
+    assert (np.abs(counts - exact) < 1).all()
+    assert counts.sum() == round(exact.sum())
+    assert long_tail_counts(1, 7, 7, profile="pareto").tolist() == [7]
+    assert long_tail_counts(2, 9, 3, profile="pareto").tolist() == [9, 3]
+    assert long_tail_counts(3, 9, 1, profile="pareto").tolist() == [9, 9, 9]
+
+
+def test_pareto_profile_is_near_the_published_list(shared_data: Path):
+    lines = (shared_data / "splits" / "imagenet-100" / "imageNet_100_LT_train.txt").read_text().splitlines()
+    published = np.sort(np.bincount([int(line.split()[1]) for line in lines]))[::-1]
+    ours = long_tail_counts(100, 1280, 1280 / 6, profile="pareto", total=12_205)
+    assert (published[0], published[-1], published.sum()) == (ours[0], ours[-1], ours.sum()) == (1280, 6, 12_205)
+    # Class by class: within 8 % and one image, 2.5 images on average. The widest gap is 679 to 626, at rank 2.
+    apart = np.abs(ours - published)
+    assert (apart <= 1 + 0.08 * published).all()
+    assert apart.mean() < 2.6
+    assert apart.argmax() == 1
+    # An exponential tail with these ends is nowhere near: its total is 24,123.
+    assert np.abs(long_tail_counts(100, 1280, 213) - published).mean() > 50
+
+
+@pytest.mark.parametrize(
+    ("profile", "total", "message"),
+    [
+        ("pareto", 1299, "total is 1299; a Pareto tail of 21 classes from 1000 down to 15 images has between 1300 and"),
+        ("pareto", 10_700, "total is 10700; .* between 1300 and 10657"),
+        ("exponential", 5000, "the exponential profile has the total it has; leave it out"),
+        ("step", 5000, "the step profile has the total"),
+    ],
+)
+def test_totals_out_of_reach_are_refused(profile, total, message):
+    with pytest.raises(InputError, match=message):
+        long_tail_counts(21, 1000, 1000 / 15, profile=profile, total=total)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +213,41 @@ def test_every_class_comes_first_about_equally_often():
     first = [long_tail_split(TEN_CLASSES, max_count=10, imbalance=2, seed=seed).class_order[0] for seed in range(500)]
     counts = np.bincount(first, minlength=10)
     assert ((counts - 50) ** 2 / 50).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=10), seed=st.integers(0, 1000))
+def test_fitting_order_gives_every_class_a_rank_that_it_can_hold(sizes, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+
+    def draw(*, fit_order):
+        return long_tail_split(
+            labels, max_count=20, imbalance=10, seed=seed, few_shot_fraction=0, profile="step", fit_order=fit_order
+        )
+
+    by_rank = long_tail_counts(len(sizes), 20, 10, profile="step")
+    possible = (np.sort(sizes)[::-1] >= by_rank).all() and min(sizes) >= by_rank.sum() // len(sizes)
+    if not possible:
+        with pytest.raises(InputError, match="lower max_count"):
+            draw(fit_order=True)
+        return
+    split = draw(fit_order=True)
+    assert split.counts[split.class_order].tolist() == by_rank.tolist()
+    assert (np.bincount(labels[split.long_tail], minlength=len(sizes)) == split.counts).all()
+    try:
+        usual = draw(fit_order=False)
+    except InputError:
+        return
+    assert usual.long_tail.tolist() == split.long_tail.tolist()
+
+
+def test_fitting_order_counts_the_classes_that_are_too_small():
+    with pytest.raises(InputError, match="asks for 3 classes of 60 images or more and the pool has 2; lower max_count"):
+        long_tail_split(np.repeat([0, 1, 2, 3], [70, 59, 60, 59]), max_count=60, imbalance=1, seed=0, fit_order=True)
+
+
+def test_split_draws_a_pareto_tail():
+    split = long_tail_split(TEN_CLASSES, max_count=50, imbalance=10, seed=0, profile="pareto", total=150)
+    assert (len(split.long_tail), split.counts.max(), split.counts.min()) == (150, 50, 5)
 
 
 def test_split_keeps_to_the_pool():

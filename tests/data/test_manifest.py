@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from sdclr.data.manifest import ManifestSource
+from sdclr.data.sources import SubsetSource, attributes_of
 from sdclr.errors import BadImageError, InputError
 
 
@@ -54,6 +55,31 @@ def test_parquet_manifest(folder):
     assert list(source.ids) == ["pictures/1.png", "pictures/0.png"]
 
 
+def test_several_labels_an_image_listed_in_csv(folder):
+    text = "path,attributes,label\npictures/2.png,hat; dog,4\npictures/0.png,,1\npictures/1.png,cat|dog,\n"
+    found = attributes_of(ManifestSource(manifest(folder, text)))
+    assert found.names == ("cat", "dog", "hat")
+    assert found.values.tolist() == [[0, 1, 1], [0, 0, 0], [1, 1, 0]]
+
+
+def test_indicator_columns_of_csv(folder):
+    text = "attr:Hat,path,attr:Young\n1,pictures/2.png,-1\n,pictures/0.png,1\n-1,pictures/1.png\n"
+    source = ManifestSource(manifest(folder, text))
+    assert attributes_of(source).names == ("Hat", "Young")
+    assert attributes_of(source).values.tolist() == [[1, 0], [-1, 1], [0, -1]]
+    assert attributes_of(SubsetSource(source, [2])).values.tolist() == [[0, -1]]
+    assert attributes_of(ManifestSource(manifest(folder, "path\npictures/2.png\n"))) is None
+
+
+def test_attributes_of_parquet_manifests(folder):
+    paths = pa.array(["pictures/1.png", "pictures/0.png", "pictures/2.png"])
+    columns = {"attr:hat": pa.array([True, None, False]), "attr:dog": pa.array([0, 1, None], pa.int8())}
+    pq.write_table(pa.table({"path": paths, **columns}), folder / "list.parquet")
+    assert attributes_of(ManifestSource(folder / "list.parquet")).values.tolist() == [[1, 0], [-1, 1], [0, -1]]
+    pq.write_table(pa.table({"path": paths, "attributes": [["b", "a"], None, []]}), folder / "list.parquet")
+    assert attributes_of(ManifestSource(folder / "list.parquet")).values.tolist() == [[1, 1], [-1, -1], [0, 0]]
+
+
 def test_text_lists_with_and_without_classes(folder):
     text = "pictures/1.png 26\npictures/0.png 3\n\n"
     source = ManifestSource(manifest(folder, text, "LT_train.txt"))
@@ -94,6 +120,9 @@ def test_root_and_absolute_paths(folder, tmp_path_factory):
         ("path\na.png\n./a.png\n", "two images named 'a.png'; remove the repetition"),
         ("path,id\na.png,1\nb.png,1\n", "two images named '1'"),
         ("path,label\na.png,-5\n", "label -5"),
+        ("path,attr:hat\na.png,1\nb.png,maybe\n", "row 2 of column `attr:hat` holds 'maybe'; write 1"),
+        ("path,attributes,attr:hat\na.png,hat,1\n", "both a column `attributes` and indicators such as `attr:hat`"),
+        ("path,attr:hat,attr: hat\na.png,1,0\n", "the column `attr: hat` twice"),
         ("path\n" + "a" * 200_000 + "\n", "is not a CSV table"),
     ],
 )

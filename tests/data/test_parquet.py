@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from sdclr.data import parquet
 from sdclr.data.parquet import ParquetSource, holds_images
+from sdclr.data.sources import SubsetSource, attributes_of
 from sdclr.errors import BadImageError, InputError
 
 
@@ -92,6 +93,68 @@ def test_other_layouts(tmp_path):
 def test_labels_that_are_lists_are_no_classes(tmp_path):
     path = write(tmp_path / "a.parquet", [1, 2], [[0], [1, 2]])
     assert ParquetSource(path).labels is None
+
+
+def write_columns(path, columns, metadata=None):
+    count = len(next(iter(columns.values())))
+    table = pa.table({"image": pa.array([png(value) for value in range(count)]), **columns})
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=2)
+    return path
+
+
+def attributes(*paths):
+    found = attributes_of(ParquetSource(paths))
+    return found and (found.names, found.values.tolist())
+
+
+def test_indicator_columns(tmp_path):
+    first = {"attr:hat": pa.array([1, None, 0], pa.int8()), "label": [0, 1, 2], "attr:dog": [True, False, None]}
+    second = {"attr:dog": ["true", "", "0"], "attr:hat": [0.0, 1.0, None], "label": [3, 4, 5]}
+    paths = [write_columns(tmp_path / f"train-{number}.parquet", part) for number, part in enumerate([first, second])]
+    assert attributes(*paths) == (("hat", "dog"), [[1, 1], [-1, 0], [0, -1], [0, 1], [1, -1], [-1, 0]])
+    source = ParquetSource(paths)
+    assert source.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert attributes_of(SubsetSource(source, [4, 0])).values.tolist() == [[1, -1], [1, 1]]
+    assert reds(source) == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_a_column_of_lists(tmp_path, kind):
+    names = {"attributes": pa.array([["hat", "dog"], None, []], kind(pa.string()))}
+    assert attributes(write_columns(tmp_path / "a.parquet", names)) == (("dog", "hat"), [[1, 1], [-1, -1], [0, 0]])
+    numbers = {"attributes": pa.array([[10], [], [9, 10]], kind(pa.int32()))}
+    path = write_columns(tmp_path / "a.parquet", numbers)
+    assert attributes(path) == (("9", "10"), [[0, 1], [0, 0], [1, 1]])
+    text = {"attributes": ["hat;dog", None, "dog"]}
+    assert attributes(write_columns(tmp_path / "a.parquet", text)) == (("dog", "hat"), [[1, 1], [0, 0], [1, 0]])
+
+
+def test_lists_of_numbers_take_their_names_from_the_metadata(tmp_path):
+    feature = {"attributes": {"feature": {"names": ["zebra", "ape"], "_type": "ClassLabel"}, "_type": "Sequence"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
+    path = write_columns(tmp_path / "a.parquet", {"attributes": [[1], [], [0, 1]]}, metadata)
+    assert attributes(path) == (("zebra", "ape"), [[0, 1], [0, 0], [1, 1]])
+
+
+def test_columns_that_only_sound_like_attributes_are_left_alone(tmp_path):
+    structs = {"attributes": [{"colour": "red"}, {"colour": None}]}
+    assert attributes(write_columns(tmp_path / "a.parquet", structs)) is None
+    nested = {"attributes": [[{"colour": "red"}], []]}
+    assert attributes(write_columns(tmp_path / "a.parquet", nested)) is None
+    assert attributes(write(tmp_path / "a.parquet", [1, 2], [0, 1])) is None
+
+
+def test_errors_of_attributes(tmp_path):
+    one = write_columns(tmp_path / "x-0.parquet", {"attr:hat": [1, 0]})
+    two = write_columns(tmp_path / "x-1.parquet", {"attr:dog": [1, 0]})
+    with pytest.raises(InputError, match=r"x-1\.parquet: and .*x-0\.parquet do not both have the column `attr:dog`"):
+        ParquetSource([one, two])
+    three = write_columns(tmp_path / "x-2.parquet", {"attr:hat": [1, 5]})
+    with pytest.raises(InputError, match=r"x-0\.parquet and 1 more, .*: row 4 of column `attr:hat` holds 5; write 1"):
+        ParquetSource([one, three])
+    both = write_columns(tmp_path / "y.parquet", {"attr:hat": [1, 0], "attributes": [["a"], []]})
+    with pytest.raises(InputError, match=r"y\.parquet: has both a column `attributes` and indicators"):
+        ParquetSource(both)
 
 
 def test_missing_bytes_are_a_bad_image(tmp_path):

@@ -16,6 +16,7 @@ from sdclr.data.sources import (
     ManifestSource,
     Source,
     SubsetSource,
+    attributes_of,
     cifar,
     digits,
     fingerprint,
@@ -91,6 +92,15 @@ def test_subset_source():
     assert (nested.name, list(nested.ids)) == ("one", ["a"])
     np.testing.assert_array_equal(nested.image(0), RGB[0])
     assert SubsetSource(ArraySource(RGB), [1]).labels is None
+
+
+def test_attributes_come_with_what_is_opened_and_with_its_parts(tmp_path, birds):
+    (tmp_path / "list.csv").write_text("path,attr:red\na.png,1\nb.png,0\n")
+    source = open_source(tmp_path / "list.csv")
+    assert attributes_of(source).values.tolist() == [[1], [0]]
+    assert attributes_of(SubsetSource(source, [1])).values.tolist() == [[0]]
+    assert attributes_of(open_source(birds)) is None
+    assert attributes_of(open_source("digits")) is None
 
 
 @pytest.mark.parametrize(("indices", "message"), [([5], "index 5"), ([-1], "index -1"), ([1, 1], "repeats index 1")])

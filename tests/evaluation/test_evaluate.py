@@ -10,9 +10,9 @@ import torch
 
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.evaluation.evaluate import EvaluateConfig, branch_encoder, draw_shots, evaluate
+from sdclr.evaluation.evaluate import EvaluateConfig, Score, branch_encoder, draw_shots, evaluate
 from sdclr.evaluation.features import extract_features
-from sdclr.evaluation.probes import ProbeConfig, linear_probe, stratified_holdout
+from sdclr.evaluation.probes import FEW_SHOT, LINEAR, ProbeConfig, linear_probe, stratified_holdout
 
 TINY = sdclr.PretrainConfig(
     encoder=sdclr.EncoderConfig(width=4),
@@ -105,6 +105,42 @@ def test_augmented_probes_see_images_anew(run, branch, monkeypatch):
     assert found.linear.balance.all > 5
     assert seen == [1] * 22  # 1 px of 8; ten batches in each of two epochs, and one in each for the few
     assert found.description["config"]["augment"] is True
+
+
+def test_given_sets_take_the_place_of_drawn_ones(run):
+    train, test = digits("train"), digits("test")
+    taught, held = SubsetSource(train, np.arange(300)), SubsetSource(train, np.arange(900, 1297))
+    few = SubsetSource(train, np.arange(300, 340))
+    found = evaluate(run, taught, test, EvaluateConfig(k=5), validation=held, few_shot=few)
+    encoder = sdclr.load_encoder(run.path)
+    x = {source.name: extract_features(encoder, source, image_size=8).values for source in (taught, held, few, test)}
+    for score, source, protocol in ((found.linear, taught, LINEAR), (found.few_shot, few, FEW_SHOT)):
+        probe = linear_probe(x[source.name], source.labels, x[held.name], held.labels, 10, protocol)
+        hits = probe.predict(x[test.name]) == test.labels
+        assert score.per_class == pytest.approx([100 * hits[test.labels == label].mean() for label in range(10)])
+    assert found.few_shot.details["images"] == 40
+    assert found.few_shot.details["shots"] == np.bincount(few.labels).max()
+    assert found.knn.details["images"] == found.linear.details["images"] == 300
+    assert found.description["validation"]["images"] == 397
+    assert found.description["few_shot_set"]["images"] == 40
+    assert found.to_json()["few_shot"]["images"] == 40
+
+
+def test_a_given_few_shot_set_is_not_drawn(run):
+    few = SubsetSource(digits("train"), np.arange(50))
+    with pytest.raises(sdclr.InputError, match="leave out shots and draws"):
+        evaluate(run, digits("train"), digits("test"), QUICK, few_shot=few)
+    unlabelled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
+    with pytest.raises(sdclr.InputError, match="plain has no labels"):
+        evaluate(run, digits("train"), digits("test"), validation=unlabelled)
+
+
+def test_the_spread_over_classes_is_that_of_the_known_ones(result):
+    written = result.to_json()
+    for name in ("linear", "few_shot", "knn"):
+        assert written[name]["std_classes"] == pytest.approx(np.std(written[name]["per_class"]))
+    assert Score(result.linear.balance, [10.0, math.nan, 30.0], {}).std_classes == 10.0
+    assert math.isnan(Score(result.linear.balance, [math.nan], {}).std_classes)
 
 
 def test_labels_are_needed_and_must_match(run):

@@ -110,7 +110,7 @@ class TestOptimum:
         (x, y), validation = _clusters(300), _clusters(100, seed=1)
         config = LogisticConfig(penalties=(1e-2,), tolerance=1e-7)
         assert logistic_probe(x, y, *validation, 5, config).converged
-        monkeypatch.setattr("sdclr.evaluation.logistic._Problem.precise", lambda _problem: None)
+        monkeypatch.setattr("sdclr.evaluation.logistic.Problem.precise", lambda _problem: None)
         assert not logistic_probe(x, y, *validation, 5, config).converged
 
 
@@ -159,7 +159,7 @@ class TestChoice:
         x, validation = x.astype(np.float32), (x[:100], y[:100])
         config = LogisticConfig(penalties=(1e-3,), tolerance=1e-6)
         scaled = logistic_probe(x, y, *validation, 5, config)
-        monkeypatch.setattr("sdclr.evaluation.logistic._Problem._scale", lambda *_: torch.ones(65, dtype=torch.float64))
+        monkeypatch.setattr("sdclr.evaluation.logistic.Problem._scale", lambda *_: torch.ones(65, dtype=torch.float64))
         plain = logistic_probe(x, y, *validation, 5, config)
         assert scaled.converged
         assert plain.converged

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sdclr.cli.attributes import AttributesCommand, attributes_command
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -26,7 +27,9 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.finetune import Finetune, finetune_command
 from sdclr.cli.recipe import Recipe, print_recipe
+from sdclr.cli.reproduce import Reproduce, reproduce_command
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -210,6 +213,9 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Evaluate: _evaluate,
     Report: _report,
     Export: _export,
+    AttributesCommand: attributes_command,
+    Finetune: finetune_command,
+    Reproduce: reproduce_command,
     Recipe: print_recipe,
     Demo: _demo,
 }

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sdclr.cli.attributes import AttributesCommand
+from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
+from sdclr.cli.reproduce import Reproduce
 from sdclr.data.subset import SubsetConfig
 from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
@@ -263,4 +266,19 @@ class Demo:
     """Class orders to average over."""
 
 
-Command = Pretrain | Evaluate | Embed | Mine | Select | Diagnose | Neighbours | Export | Report | Recipe | Demo
+Command = (
+    Pretrain
+    | Evaluate
+    | AttributesCommand
+    | Embed
+    | Mine
+    | Select
+    | Diagnose
+    | Neighbours
+    | Export
+    | Report
+    | Finetune
+    | Reproduce
+    | Recipe
+    | Demo
+)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import tyro
 
+from sdclr.cli.attributes import AttributesCommand
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -17,7 +18,9 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
+from sdclr.cli.reproduce import Reproduce
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -56,6 +59,9 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[AttributesCommand, tyro.conf.subcommand("attributes")]
+        | Annotated[Finetune, tyro.conf.subcommand("finetune")]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Recipe, tyro.conf.subcommand("recipe")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]
     )

@@ -14,11 +14,12 @@ from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, Experim
 from sdclr.paper.figures import draw
 from sdclr.paper.plan import State, look, plan_table
 from sdclr.paper.results import FAILED_FILE, Row, collect, is_finished, write_results
-from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, run_queue
+from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
 from sdclr.paper.tasks import Scale, Task, merged
 from sdclr.recipes import HeadKind
 from sdclr.training.config import Runtime
+from sdclr.training.distributed import resolve_device
 from sdclr.training.precision import Amp
 from sdclr.training.run import Run
 from sdclr.version import __version__
@@ -115,8 +116,11 @@ def reproduce_command(command: Reproduce, console: Console) -> None:
         text = page(one, rows, states, command)
         console.print(text, markup=False)
         (out / f"{one.name}-{command.scale}.md").write_text(text)
-        for file in _figures(one, queue, rows, out):
-            console.print(f"figure: {file}", markup=False)
+        try:
+            for file in _figures(one, queue, rows, out):
+                console.print(f"figure: {file}", markup=False)
+        except InputError as error:
+            console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
     _tell_failures(ended, command.folder)
 
 
@@ -168,7 +172,9 @@ def _figures(one: Experiment, queue: Queue, rows: Sequence[Row], out: Path) -> l
     ]
     if not tasks:
         return []
-    return draw(one.figure, tasks, [row for row in rows if is_finished(row)], out)
+    finished = [row for row in rows if is_finished(row)]
+    place = resolve_device(queue.runtime.device)
+    return draw(one.figure, tasks, finished, out, device=place, workers=decoders(queue.runtime))
 
 
 def _tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:

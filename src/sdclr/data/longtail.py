@@ -9,23 +9,45 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdclr.data.index_lists import check_indices, load_index_list
 from sdclr.errors import InputError
 
-Profile = Literal["exponential", "step"]
+__all__ = [
+    "PAPER_SEEDS",
+    "GroupRule",
+    "LongTailSplit",
+    "Profile",
+    "check_indices",
+    "class_groups",
+    "load_index_list",
+    "long_tail_counts",
+    "long_tail_split",
+    "train_validation_split",
+]
+
+Profile = Literal["exponential", "step", "pareto"]
 GroupRule = Literal["thirds", "shots"]
 
 PAPER_SEEDS = (1, 2, 3, 4, 5)
 """The seeds of the five sub-samplings over which the paper's CIFAR numbers are averaged."""
 
+PARETO_CUT = 1 / 1261
+"""Survival at which the Pareto profile is cut where no total is given: the one that gives 1,000 classes from 1280 to 5
+images the 115,846 of ImageNet-LT. The published ImageNet-100-LT, solved on its own, gives 1 / 1317."""
+
 
 def long_tail_counts(
-    num_classes: int, max_count: int, imbalance: float, *, profile: Profile = "exponential"
+    num_classes: int,
+    max_count: int,
+    imbalance: float,
+    *,
+    profile: Profile = "exponential",
+    total: int | None = None,
 ) -> NDArray[np.int64]:
     """Numbers of images from the most to the least frequent class.
 
@@ -34,11 +56,20 @@ def long_tail_counts(
     first half of the classes, rounded up, `max_count` images and the others `floor(max_count / imbalance)` (Buda et
     al., 2018).
 
+    "pareto" is the shape of ImageNet-LT (Liu et al., CVPR 2019): quantiles of a Pareto distribution with exponent 6,
+
+        n_k = n_min + (max_count - n_min) * (s_k^(-1/6) - 1) / (s_0^(-1/6) - 1),   s_k = s_0 + (1 - s_0) * k / (K - 1),
+
+    with `n_min = round(max_count / imbalance)`. The survival s_0 at which the distribution is cut decides how heavy the
+    tail is; it is solved for the `total`. What rounding down leaves over goes to the largest remainders, so that both
+    ends and the total are exact.
+
     Args:
         num_classes: K, at least 1.
         max_count: Images of the most frequent class.
         imbalance: Most frequent over least frequent, at least 1.
         profile: The shape of the tail.
+        total: Images of all classes, for the Pareto profile alone; by default what a cut at `PARETO_CUT` gives.
 
     Returns:
         Counts by rank, `(K,)`, never increasing.
@@ -57,13 +88,17 @@ def long_tail_counts(
             f"imbalance {imbalance:g} leaves the rarest of {num_classes} classes without images when the most frequent "
             f"has {max_count}; lower imbalance to at most {max_count} or raise max_count"
         )
+    if total is not None and profile != "pareto":
+        raise InputError(f"total is {total}, but the {profile} profile has the total it has; leave it out")
     if profile == "exponential":
         counts = [_exponential_count(rank, num_classes, max_count, imbalance) for rank in range(num_classes)]
+    elif profile == "pareto":
+        return _pareto_counts(num_classes, max_count, round(max_count / imbalance), total)
     elif profile == "step":
         head = (num_classes + 1) // 2
         counts = [max_count] * head + [math.floor(Fraction(max_count) / Fraction(imbalance))] * (num_classes - head)
     else:
-        raise InputError(f'profile is {profile!r}; give "exponential" or "step"')
+        raise InputError(f'profile is {profile!r}; give "exponential", "step" or "pareto"')
     return np.array(counts, dtype=np.int64)
 
 
@@ -73,6 +108,46 @@ def _exponential_count(rank: int, num_classes: int, max_count: int, imbalance: f
     # candidate <= max_count * imbalance^(-rank/steps), raised to the power `steps`, so that both sides are rational.
     fits = candidate**steps * Fraction(imbalance) ** rank <= max_count**steps
     return candidate if fits else candidate - 1
+
+
+def _pareto_counts(num_classes: int, most: int, least: int, total: int | None) -> NDArray[np.int64]:
+    if num_classes == 1:
+        least = most
+    if total is None:
+        exact = _pareto_quantiles(num_classes, most, least, PARETO_CUT)
+        total = round(float(exact.sum()))
+    else:
+        lowest = most + (num_classes - 1) * least
+        highest = math.floor(_pareto_quantiles(num_classes, most, least, 1 - 1e-6).sum() + 1e-6)
+        if not lowest <= total <= highest:
+            raise InputError(
+                f"total is {total}; a Pareto tail of {num_classes} classes from {most} down to {least} images has "
+                f"between {lowest} and {highest}"
+            )
+        exact = _pareto_quantiles(num_classes, most, least, _pareto_cut(num_classes, most, least, total))
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    counts[0], counts[-1] = most, least
+    by_remainder = 1 + np.argsort(counts[1:-1] - exact[1:-1], kind="stable")
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return counts
+
+
+def _pareto_quantiles(num_classes: int, most: int, least: int, cut: float) -> NDArray[np.float64]:
+    survival = np.linspace(cut, 1.0, num_classes)
+    excess = survival ** (-1 / 6) - 1
+    quantiles: NDArray[np.float64] = least + (most - least) * (excess / excess[0])
+    return quantiles
+
+
+def _pareto_cut(num_classes: int, most: int, least: int, total: int) -> float:
+    """The cut that gives this total: the later the cut, the flatter the profile and the larger the total."""
+    low, high = -300.0, math.log10(1 - 1e-6)
+    for _ in range(100):
+        middle = (low + high) / 2
+        reached = _pareto_quantiles(num_classes, most, least, 10**middle).sum()
+        low, high = (middle, high) if reached < total else (low, middle)
+    cut: float = 10**high
+    return cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +179,8 @@ def long_tail_split(
     pool: ArrayLike | None = None,
     few_shot_fraction: float = 0.01,
     profile: Profile = "exponential",
+    total: int | None = None,
+    fit_order: bool = False,
 ) -> LongTailSplit:
     """Draw a long tail over a random class order, its balanced control and its few-shot set.
 
@@ -115,6 +192,9 @@ def long_tail_split(
         pool: Indices that may be drawn (say, the training part); by default all with a known label.
         few_shot_fraction: Size of the few-shot set as a fraction of the pool.
         profile: See `long_tail_counts`.
+        total: See `long_tail_counts`.
+        fit_order: Where a class is too small for its rank, let the next of the random order that is large enough have
+            the rank, instead of raising. Small classes then tend towards the tail.
 
     Returns:
         The three subsets, the class order, and the counts per class.
@@ -125,7 +205,7 @@ def long_tail_split(
     known = _class_ids(labels)
     drawable = np.arange(len(known)) if pool is None else np.sort(check_indices(pool, len(known), "pool"))
     drawable = drawable[known[drawable] >= 0]
-    classes = np.unique(known[drawable])
+    classes, sizes = np.unique(known[drawable], return_counts=True)
     if len(classes) == 0:
         raise InputError("no label is known in the pool; a long tail can only be drawn from labelled images")
     if not 0 <= few_shot_fraction <= 1:
@@ -133,7 +213,9 @@ def long_tail_split(
 
     random = np.random.PCG64(seed)
     order = classes[_permutation(random, len(classes))]
-    by_rank = long_tail_counts(len(classes), max_count, imbalance, profile=profile)
+    by_rank = long_tail_counts(len(classes), max_count, imbalance, profile=profile, total=total)
+    if fit_order:
+        order = _fitting_order(order, by_rank, np.bincount(known[drawable]))
     counts = np.zeros(int(classes.max()) + 1, dtype=np.int64)
     counts[order] = by_rank
     equal_share = int(by_rank.sum()) // len(classes)
@@ -143,8 +225,7 @@ def long_tail_split(
         has = f"the rarest class has {by_rank[-1]}; lower few_shot_fraction or imbalance"
         raise InputError(f"few_shot_fraction {few_shot_fraction:g} asks for {shots} images of each class, but {has}")
     shuffled = {}
-    for class_id in classes.tolist():
-        members = drawable[known[drawable] == class_id]
+    for class_id, members in zip(classes.tolist(), _by_class(drawable, known[drawable], sizes), strict=True):
         _check_enough(class_id, len(members), max(int(counts[class_id]), equal_share), max_count)
         shuffled[class_id] = members[_permutation(random, len(members))]
     return LongTailSplit(
@@ -154,6 +235,24 @@ def long_tail_split(
         class_order=order,
         counts=counts,
     )
+
+
+def _fitting_order(
+    order: NDArray[np.int64], by_rank: NDArray[np.int64], available: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The order, less what must change for every class to hold the images of its rank."""
+    waiting = order.tolist()
+    fitting = []
+    for rank, count in enumerate(by_rank.tolist()):
+        # A later rank asks for no more than this one, so whoever is large enough may take it: none is left stranded.
+        place = next((place for place, class_id in enumerate(waiting) if available[class_id] >= count), None)
+        if place is None:
+            raise InputError(
+                f"the profile asks for {rank + 1} classes of {count} images or more and the pool has "
+                f"{int((available >= count).sum())}; lower max_count ({by_rank[0]})"
+            )
+        fitting.append(waiting.pop(place))
+    return np.array(fitting, dtype=np.int64)
 
 
 def _check_enough(class_id: int, available: int, needed: int, max_count: int) -> None:
@@ -208,8 +307,7 @@ def train_validation_split(
         by_need = np.lexsort((taken - exact, taken + 1 >= sizes))
         taken[by_need[: validation - taken.sum()]] += 1
     held_out = []
-    for class_id, count in zip(classes, taken, strict=True):
-        members = np.flatnonzero(known == class_id)
+    for members, count in zip(_by_class(np.arange(len(known)), known, sizes), taken, strict=True):
         held_out.append(members[_permutation(random, len(members))[:count]])
     chosen = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(known)), chosen), chosen
@@ -247,71 +345,18 @@ def class_groups(train_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict
     return {"many": np.sort(many), "medium": np.sort(medium), "few": np.sort(few)}
 
 
-def load_index_list(path: Path | str, *, size: int | None = None) -> NDArray[np.int64]:
-    """Read a published index list: a `.npy` vector of positions in a set, kept in its own order.
-
-    The published CIFAR lists count in the order of the original batches (the order of torchvision's data sets). Another
-    copy of the same images, such as a parquet file, may be ordered differently, and then they do not fit it.
-
-    Args:
-        path: The `.npy` file.
-        size: Images in the set; by default only negative indices are refused.
-
-    Returns:
-        The indices, `(M,)`.
-
-    Raises:
-        InputError: The file is missing, not a vector of whole numbers, repeats an index or leaves the range.
-    """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as an index list ({reason}); give a file by numpy.save") from error
-    if not isinstance(values, np.ndarray):
-        values.close()
-        raise InputError(f"{path}: is an archive, not one array; save the index vector alone with numpy.save")
-    return check_indices(values, size, str(path))
-
-
-def check_indices(values: ArrayLike, size: int | None, name: str) -> NDArray[np.int64]:
-    """Check a list of positions in a set.
-
-    Args:
-        values: The positions, `(M,)`.
-        size: Images in the set; None allows any position from 0.
-        name: What the list is called in errors.
-
-    Returns:
-        The positions as int64.
-
-    Raises:
-        InputError: Not a vector of whole numbers, out of range, or a position is repeated.
-    """
-    indices = np.asarray(values)
-    if indices.size == 0 and indices.ndim == 1:
-        return np.zeros(0, dtype=np.int64)
-    if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise InputError(
-            f"{name}: has shape {indices.shape} and type {indices.dtype}; give a one-dimensional list of whole numbers"
-        )
-    low, high = int(indices.min()), int(indices.max())
-    if low < 0 or (size is not None and high >= size):
-        allowed = "0 or more" if size is None else f"0 to {size - 1}"
-        raise InputError(
-            f"{name}: holds index {low if low < 0 else high}; give indices from {allowed}, of the same data set"
-        )
-    unique, times = np.unique(indices, return_counts=True)
-    if len(unique) < len(indices):
-        raise InputError(f"{name}: repeats index {unique[times > 1][0]}; give each index once")
-    return indices.astype(np.int64)
-
-
 def _class_ids(labels: ArrayLike) -> NDArray[np.int64]:
     ids = np.asarray(labels)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise InputError(f"labels have shape {ids.shape} and type {ids.dtype}; give one whole number for each image")
     return ids.astype(np.int64)
+
+
+def _by_class(
+    indices: NDArray[np.int64], labels: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """The indices of each class in turn, in their own order; one sort, where a thousand masks would take long."""
+    return np.split(indices[np.argsort(labels, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 def _permutation(random: np.random.PCG64, length: int) -> NDArray[np.int64]:

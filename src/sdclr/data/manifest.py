@@ -4,13 +4,15 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import LABEL_COLUMNS, check_unique, encode_labels
+from sdclr.data.attributes import Attributes, attribute_columns, read_attributes
 from sdclr.data.decode import decode_image
-from sdclr.data.parquet import open_parquet
+from sdclr.data.parquet import open_parquet, parquet_attributes
 from sdclr.errors import InputError
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name")
@@ -24,31 +26,42 @@ class ManifestSource:
     and `id` are optional, other columns are ignored. An empty label is unknown. A text file is what the published
     ImageNet lists are: a path and, after the last blank, an optional class number.
 
+    Several labels an image are attributes, written in one of two ways. A column `attributes` lists those that the image
+    shows, `hat;dog` or `hat|dog`, nothing for none of them; parquet may also hold lists of names or numbers, and a null
+    list is unknown. Or there is a column for each, named `attr:hat`, `attr:dog`: 1 or true where the image shows it, 0,
+    false or -1 where it does not, and nothing where that is unknown. In pandas, `frame.add_prefix("attr:")` names them.
+
     Args:
         path: The manifest.
         root: The folder that relative paths start from; by default the manifest's own.
 
     Raises:
-        InputError: The manifest is missing, unreadable or empty, lacks the column, or names an image twice.
+        InputError: The manifest is missing, unreadable or empty, lacks the column, names an image twice, or has a value
+            that is no indicator.
     """
 
     def __init__(self, path: Path | str, *, root: Path | str | None = None) -> None:
         manifest = Path(path)
         self.name = manifest.stem
         self._root = Path(root) if root is not None else manifest.parent
-        paths, labels, ids = _read_manifest(manifest)
+        rows = _read_manifest(manifest)
+        paths = rows.paths
         if not paths:
             raise InputError(f"{manifest}: lists no images; give one row for each image")
         for row, entry in enumerate(paths):
             if not entry:
                 raise InputError(f"{manifest}: image {row + 1} has an empty path; fill it in or remove the row")
         self._paths = paths
-        self.ids: Sequence[str] = [str(i) for i in ids] if ids is not None else [self._relative(p) for p in paths]
+        self.ids: Sequence[str] = (
+            [self._relative(path) for path in paths] if rows.ids is None else [str(image_id) for image_id in rows.ids]
+        )
         check_unique(self.ids, str(manifest), "remove the repetition, or add a column `id` with unique values")
         self.labels: NDArray[np.int64] | None = None
         self.classes: tuple[str, ...] = ()
-        if labels is not None:
-            self.labels, self.classes = encode_labels(labels, str(manifest))
+        if rows.labels is not None:
+            self.labels, self.classes = encode_labels(rows.labels, str(manifest))
+        self.attributes = None if rows.attributes is None else rows.attributes.values
+        self.attribute_names = () if rows.attributes is None else rows.attributes.names
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -68,11 +81,16 @@ class ManifestSource:
         return path.as_posix()
 
 
-_Manifest = tuple[list[str], list[object] | None, list[object] | None]
+class _Manifest(NamedTuple):
+    """The columns of a manifest; None for those it does not have."""
+
+    paths: list[str]
+    labels: list[object] | None = None
+    ids: list[object] | None = None
+    attributes: Attributes | None = None
 
 
 def _read_manifest(path: Path) -> _Manifest:
-    """Paths, labels and ids, the latter two None where the manifest has no such column."""
     if not path.is_file():
         raise InputError(f"{path}: is no file; check the path of the manifest")
     try:
@@ -99,7 +117,8 @@ def _read_parquet_manifest(path: Path) -> _Manifest:
     table = file.read(columns=wanted, use_threads=False)
     paths = ["" if value is None else str(value) for value in table.column(column).to_pylist()]
     labels = table.column(label).to_pylist() if label is not None else None
-    return paths, labels, table.column("id").to_pylist() if "id" in names else None
+    ids = table.column("id").to_pylist() if "id" in names else None
+    return _Manifest(paths, labels, ids, parquet_attributes([(path, file)]))
 
 
 def _read_csv_manifest(path: Path) -> _Manifest:
@@ -112,15 +131,17 @@ def _read_csv_manifest(path: Path) -> _Manifest:
         table = list(rows)
     paths = [(row[column] or "").strip() for row in table]
     labels: list[object] | None = [row[label] for row in table] if label is not None else None
-    return paths, labels, [row["id"] for row in table] if "id" in names else None
+    ids: list[object] | None = [row["id"] for row in table] if "id" in names else None
+    columns = {name: [row[name] or "" for row in table] for name in attribute_columns(names, str(path))}
+    return _Manifest(paths, labels, ids, read_attributes(columns, str(path)))
 
 
 def _read_text_manifest(path: Path) -> _Manifest:
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     parts = [re.fullmatch(r"(.*\S)\s+(-?\d+)", line, flags=re.ASCII) for line in lines]
     if all(part is not None for part in parts):
-        return [part[1] for part in parts if part], [part[2] for part in parts if part], None
-    return lines, None, None
+        return _Manifest([part[1] for part in parts if part], [part[2] for part in parts if part])
+    return _Manifest(lines)
 
 
 def _path_column(names: Sequence[str], path: Path) -> str:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
+from sdclr.data.attributes import ATTRIBUTE_LIST, Attributes, attribute_columns, read_attributes
 from sdclr.data.decode import decode_image
 from sdclr.errors import BadImageError, InputError
 
@@ -31,6 +32,9 @@ class ParquetSource:
     The image column is a struct with `bytes`, or plain binary. The files are memory-mapped and read by row group; every
     process keeps the row groups it used last, up to `CACHE_BYTES`. Reading a larger set in random order decodes a row
     group for almost every image, so there row groups should be small (about a hundred images, as is usual).
+
+    `label` holds the class. Several labels an image stand in a column `attributes` or in columns named `attr:NAME`, as
+    `ManifestSource` says.
 
     Args:
         files: One or several parquet files, taken in the given order; or a folder of them.
@@ -71,6 +75,9 @@ class ParquetSource:
             raise InputError(f"{self._files[0]}: holds no rows; give a parquet file with images")
         self.ids: Sequence[str] = NumberedIds(beginning or folder, len(self))
         self.labels, self.classes = self._read_labels(schemas[0])
+        attributes = parquet_attributes([(file, self._file(number)) for number, file in enumerate(self._files)])
+        self.attributes = None if attributes is None else attributes.values
+        self.attribute_names = () if attributes is None else attributes.names
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -164,6 +171,40 @@ def parquet_files(folder: Path) -> list[Path]:
     return []
 
 
+def parquet_attributes(files: Sequence[tuple[Path, pq.ParquetFile]]) -> Attributes | None:
+    """The attributes of the rows of one or several files; None where they have no column of them.
+
+    Raises:
+        InputError: As `read_attributes`, or the files have different columns.
+    """
+    first, opened = files[0]
+    columns: dict[str, list[object]] = {name: [] for name in _attribute_columns(first, opened)}
+    for path, file in files:
+        if different := set(columns).symmetric_difference(_attribute_columns(path, file)):
+            raise InputError(
+                f"{path}: and {first} do not both have the column `{min(different)}`; give files of one set"
+            )
+        for name, values in columns.items():
+            column = file.read(columns=[name], use_threads=False).column(0)
+            text = not pa.types.is_nested(column.type)
+            values += ["" if value is None and text else value for value in column.to_pylist()]
+    where = str(first) if len(files) == 1 else f"{first} and {len(files) - 1} more, rows counted through"
+    return read_attributes(columns, where, names=_class_names(opened.schema_arrow, ATTRIBUTE_LIST))
+
+
+def _attribute_columns(path: Path, file: pq.ParquetFile) -> list[str]:
+    """Indicators, and texts or lists of names or numbers; structs and the like mean something else."""
+    schema, found = file.schema_arrow, []
+    for name in attribute_columns(schema.names, str(path)):
+        kind = schema.field(name).type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not pa.types.is_nested(kind) or (
+            name == ATTRIBUTE_LIST and lists and not pa.types.is_nested(kind.value_type)
+        ):
+            found.append(name)
+    return found
+
+
 def _image_column(schema: pa.Schema) -> str | None:
     for name in IMAGE_COLUMNS:
         if name in schema.names:
@@ -177,9 +218,9 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"])
-    except (KeyError, TypeError, ValueError):
+        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        return tuple(str(name) for name in feature.get("feature", feature)["names"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         return ()
 
 

@@ -4,7 +4,6 @@ Labels that a source carries serve evaluation and reports alone; nothing here ha
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.annotations import NumberedIds, check_unique, encode_labels
-from sdclr.data.decode import SUFFIXES, BadImage, decode_image
+from sdclr.data.attributes import Attributes
+from sdclr.data.folder import FolderSource
 from sdclr.data.longtail import check_indices, train_validation_split
 from sdclr.data.manifest import ManifestSource
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
@@ -27,6 +27,7 @@ __all__ = [
     "ParquetSource",
     "Source",
     "SubsetSource",
+    "attributes_of",
     "cifar",
     "digits",
     "fingerprint",
@@ -79,6 +80,30 @@ def image_file(source: Source, index: int) -> Path | None:
     return None if file is None else file(index)
 
 
+def attributes_of(source: Source) -> Attributes | None:
+    """Several labels an image, or None where a source has none.
+
+    A source carries them as `attributes` `(N, A)`, booleans or 1 (shown), 0 (not shown) and -1 (unknown), and
+    `attribute_names`; without names they are numbered.
+
+    Raises:
+        InputError: They do not fit the images or each other.
+    """
+    values: ArrayLike | None = getattr(source, "attributes", None)
+    if values is None:
+        return None
+    array = np.asarray(values)
+    names: Sequence[str] | None = getattr(source, "attribute_names", None)
+    if not names:
+        names = [str(number) for number in range(array.shape[1] if array.ndim == 2 else 0)]
+    if len(array) != len(source):
+        raise InputError(f"{source.name}: has attributes of {len(array)} images, but {len(source)} images; give all")
+    try:
+        return Attributes(values=array, names=tuple(names))
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
+
+
 class ArraySource:
     """Images that are already decoded.
 
@@ -88,6 +113,8 @@ class ArraySource:
         ids: Unique ids; by default "NAME/00000", …
         name: Short name, for reports.
         classes: Class names.
+        attributes: Several labels an image, `(N, A)`; see `attributes_of`.
+        attribute_names: Their names; by default "0", "1", …
 
     Raises:
         InputError: Wrong type or shape, or ids that repeat.
@@ -100,6 +127,9 @@ class ArraySource:
         ids: Sequence[str] | None = None,
         name: str = "array",
         classes: Sequence[str] = (),
+        *,
+        attributes: ArrayLike | None = None,
+        attribute_names: Sequence[str] = (),
     ) -> None:
         grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
         if images.dtype != np.uint8 or not grey_or_rgb or images.size == 0:
@@ -119,6 +149,9 @@ class ArraySource:
             check_unique(ids, name, "give unique ids")
         self.labels = None if labels is None else encode_labels(np.asarray(labels).tolist(), name)[0]
         self.classes = tuple(classes)
+        self.attributes = None if attributes is None else np.asarray(attributes)
+        self.attribute_names = tuple(attribute_names)
+        attributes_of(self)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -148,6 +181,9 @@ class SubsetSource:
         self.ids: Sequence[str] = [source.ids[index] for index in self.indices.tolist()]
         self.labels = None if source.labels is None else source.labels[self.indices]
         self.classes = source.classes
+        attributes = attributes_of(source)
+        self.attributes = None if attributes is None else attributes.values[self.indices]
+        self.attribute_names = () if attributes is None else attributes.names
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -159,51 +195,6 @@ class SubsetSource:
     def file(self, index: int) -> Path | None:
         """The file of an image; see `image_file`."""
         return image_file(self.source, int(self.indices[index]))
-
-
-class FolderSource:
-    """Every image below a folder, in the order of their paths.
-
-    Files are recognised by suffix; the others are listed in `skipped` and never opened. Hidden files and folders are
-    left out, links are followed but no folder is entered twice. Where every image lies in a sub-folder, and there are
-    at least two of them, the first sub-folder on its path is its class.
-
-    Args:
-        root: The folder.
-
-    Raises:
-        InputError: The folder is missing or holds no images.
-    """
-
-    def __init__(self, root: Path | str) -> None:
-        self._root = Path(root)
-        if not self._root.is_dir():
-            raise InputError(f"{root}: is no folder; check the path")
-        self.name = self._root.absolute().name
-        files, self.skipped = _walk(self._root)
-        self.ids: Sequence[str] = files
-        if not files:
-            hint = f"{len(self.skipped)} other files are there; " if self.skipped else ""
-            known = " ".join(sorted(SUFFIXES))
-            raise InputError(f"{root}: holds no images; {hint}give a folder with files that end in one of {known}")
-        self.labels: NDArray[np.int64] | None = None
-        self.classes: tuple[str, ...] = ()
-        folders = {file.partition("/")[0] for file in files}
-        if len(folders) > 1 and all("/" in file for file in files):
-            self.classes = tuple(sorted(folders))
-            number_of = {name: number for number, name in enumerate(self.classes)}
-            self.labels = np.array([number_of[file.partition("/")[0]] for file in files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        return decode_image(self.file(index), image_id=self.ids[index], min_side=min_side)
-
-    def file(self, index: int) -> Path:
-        """The file of an image."""
-        return self._root / self.ids[index]
 
 
 def digits(split: str = "train") -> ArraySource:
@@ -354,31 +345,3 @@ def _open_folder(path: Path, split: str | None) -> Source:
     if split not in folders:
         raise InputError(f"{path}: holds no split {split!r}; it has the folders {', '.join(folders) or '(none)'}")
     return _open_folder(path / split, None)
-
-
-def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
-    """Relative paths of the images below a folder, sorted, and what was passed over."""
-    images, skipped = [], []
-    entered: set[tuple[int, int]] = set()
-
-    def unreadable(error: OSError) -> None:
-        skipped.append(
-            BadImage(Path(error.filename).relative_to(root).as_posix(), "folder cannot be read", counted=False)
-        )
-
-    for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root)
-        for name in files:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in SUFFIXES:
-                images.append((below / name).as_posix())
-            else:
-                skipped.append(BadImage((below / name).as_posix(), "no image by its suffix", counted=False))
-    return sorted(images), sorted(skipped)

@@ -75,6 +75,12 @@ class Score:
     details: dict[str, Any]
     """Learning rate and epoch of a probe, neighbours of kNN."""
 
+    @property
+    def std_classes(self) -> float:
+        """Population standard deviation over the classes that have test images: the paper's Std of balanced sets."""
+        known = np.array([accuracy for accuracy in self.per_class if not math.isnan(accuracy)])
+        return float(known.std()) if known.size else math.nan
+
 
 @dataclass(frozen=True)
 class Result:
@@ -88,7 +94,12 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON; what is unknown is null."""
         scores = {
-            name: {"balance": score.balance._asdict(), "per_class": score.per_class, **score.details}
+            name: {
+                "balance": score.balance._asdict(),
+                "per_class": score.per_class,
+                "std_classes": score.std_classes,
+                **score.details,
+            }
             for name, score in (("linear", self.linear), ("few_shot", self.few_shot), ("knn", self.knn))
         }
         plain: dict[str, Any] = without_nan({**scores, **self.description})
@@ -102,6 +113,8 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     class_counts: ArrayLike | None = None,
+    validation: ImageSource | None = None,
+    few_shot: ImageSource | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Result:
@@ -117,6 +130,8 @@ def evaluate(
         config: What is measured; `EvaluateConfig()` by default.
         class_counts: Images of each class that the encoder was trained on, which decide Many, Medium and Few; by
             default as the run recorded them. Without any, only the mean over classes is reported.
+        validation: Labelled images that choose learning rate and epoch; by default some are held out of `train`.
+        few_shot: The labelled images of the few-shot probe; by default drawn from `train`.
         device: Where the encoder runs.
         workers: Processes that decode images.
 
@@ -124,24 +139,29 @@ def evaluate(
         The scores.
 
     Raises:
-        InputError: If a source has no labels, classes do not match, or the run has no such branch.
+        InputError: If a source has no labels, classes do not match, the run has no such branch, or few-shot sets are
+            both given and to be drawn.
     """
     config = config or EvaluateConfig()
+    if few_shot is not None and (config.shots is not None or config.draws > 1):
+        raise InputError("the few-shot set is given: leave out shots and draws, which draw one")
     run = run if isinstance(run, Run) else Run.open(run)
-    train, test = open_source(train), open_source(test)
-    _check_sources(train, test)
+    given = {"train": train, "test": test, "validation": validation, "few_shot_set": few_shot}
+    sources = {name: open_source(source) for name, source in given.items() if source is not None}
+    _check_sources(*sources.values())
     encoder = branch_encoder(run, config.branch)
     size = run.config.views.image_size
-    fit, judge = (
-        _labelled(
+    seen = {
+        name: _labelled(
             extract_features(
                 encoder, source, image_size=size, batch_size=config.batch_size, device=device, workers=workers
             ),
             source,
         )
-        for source in (train, test)
-    )
-    classes = max(len(train.classes), int(fit.y.max()) + 1, int(judge.y.max()) + 1)
+        for name, source in sources.items()
+    }
+    judge = seen["test"]
+    classes = max(len(sources["train"].classes), *(int(labelled.y.max()) + 1 for labelled in seen.values()))
     counts = run.source.get("class_counts") if class_counts is None else np.asarray(class_counts).tolist()
     groups = _groups(counts, classes, config)
 
@@ -149,29 +169,23 @@ def evaluate(
         per_class = 100 * np.mean([per_class_accuracy(p, judge.y, classes) for p in predictions], axis=0)
         return Score(_balance(per_class, groups), per_class.tolist(), details)
 
-    kept, held = stratified_holdout(fit.y, config.validation, config.seed)
-    if config.augment:
-        views = load_views(SubsetSource(train, fit.positions), image_size=size, workers=workers).images
-        probe = _augmented(encoder, views, fit.y, held, classes)
-    else:
-        probe = _cached(fit, held, classes)
-    full = probe(kept, config.linear)
-    shots = config.shots or max(1, round(0.01 * len(kept) / classes))
-    sets = [kept[draw_shots(fit.y[kept], shots, config.seed + draw)] for draw in range(config.draws)]
+    taught, held = _taught_and_held(seen, config)
+    probe = _augmented(encoder, held, classes, size, workers) if config.augment else _cached(held, classes)
+    full = probe(taught, config.linear)
+    shots, sets = _few_shot_sets(seen, taught, config, classes)
     few = [probe(chosen, config.few_shot) for chosen in sets]
-    voted = knn_predict(fit.x[kept], fit.y[kept], judge.x, classes, k=config.k)
+    voted = knn_predict(taught.x, taught.y, judge.x, classes, k=config.k)
     result = Result(
-        linear=score([full.predict(judge.x)], _details([full]) | {"images": len(kept)}),
-        few_shot=score([p.predict(judge.x) for p in few], _details(few) | {"images": len(sets[0]), "shots": shots}),
-        knn=score([voted], {"k": min(config.k, len(kept)), "images": len(kept)}),
+        linear=score([full.predict(judge.x)], _details([full]) | {"images": len(taught.y)}),
+        few_shot=score([p.predict(judge.x) for p in few], _details(few) | {"images": len(sets[0].y), "shots": shots}),
+        knn=score([voted], {"k": min(config.k, len(taught.y)), "images": len(taught.y)}),
         description={
             "run": run.path.name,
             "branch": config.branch,
             "groups": {name: ids.tolist() for name, ids in groups.items()} if groups else None,
             "class_counts": counts,
             "config": to_json(config),
-            "train": _described(fit),
-            "test": _described(judge),
+            **{name: _described(labelled) for name, labelled in seen.items()},
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -211,6 +225,10 @@ class _Labelled:
     positions: NDArray[np.int64]
     bad: int
 
+    def part(self, chosen: NDArray[np.int64]) -> "_Labelled":
+        """Some of its rows."""
+        return _Labelled(self.source, self.x[chosen], self.y[chosen], self.positions[chosen], self.bad)
+
 
 def _labelled(features: Features, source: Source) -> _Labelled:
     labels = np.asarray(source.labels)[features.kept]
@@ -220,36 +238,57 @@ def _labelled(features: Features, source: Source) -> _Labelled:
     return _Labelled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
 
 
-def _check_sources(train: Source, test: Source) -> None:
-    for source in (train, test):
+def _check_sources(train: Source, *others: Source) -> None:
+    for source in (train, *others):
         if source.labels is None:
             raise InputError(
                 f"{source.name} has no labels: probes need labelled images (class folders or a label column)"
             )
-    if train.classes and test.classes and tuple(train.classes) != tuple(test.classes):
-        raise InputError(
-            f"{train.name} and {test.name} have different classes: their folders or class names must match"
-        )
+        if train.classes and source.classes and tuple(train.classes) != tuple(source.classes):
+            raise InputError(
+                f"{train.name} and {source.name} have different classes: their folders or class names must match"
+            )
 
 
-_Prober = Callable[[NDArray[np.int64], ProbeConfig], Probe]
-"""Trains a probe on some of the training images, validated on those that are held out."""
+def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tuple[_Labelled, _Labelled]:
+    """What trains the probes, and what chooses their learning rate and epoch."""
+    fit = seen["train"]
+    if "validation" in seen:
+        return fit, seen["validation"]
+    kept, held = stratified_holdout(fit.y, config.validation, config.seed)
+    return fit.part(kept), fit.part(held)
 
 
-def _cached(fit: _Labelled, held: NDArray[np.int64], classes: int) -> _Prober:
-    def probe(chosen: NDArray[np.int64], protocol: ProbeConfig) -> Probe:
-        return linear_probe(fit.x[chosen], fit.y[chosen], fit.x[held], fit.y[held], classes, protocol)
+def _few_shot_sets(
+    seen: dict[str, _Labelled], taught: _Labelled, config: EvaluateConfig, classes: int
+) -> tuple[int, list[_Labelled]]:
+    """Labelled images a class at the most, and the sets."""
+    if "few_shot_set" in seen:
+        return int(np.bincount(seen["few_shot_set"].y).max()), [seen["few_shot_set"]]
+    shots = config.shots or max(1, round(0.01 * len(taught.y) / classes))
+    return shots, [taught.part(draw_shots(taught.y, shots, config.seed + draw)) for draw in range(config.draws)]
+
+
+_Prober = Callable[[_Labelled, ProbeConfig], Probe]
+"""Trains a probe on some labelled images, validated on those that are held out."""
+
+
+def _cached(held: _Labelled, classes: int) -> _Prober:
+    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+        return linear_probe(chosen.x, chosen.y, held.x, held.y, classes, protocol)
 
     return probe
 
 
-def _augmented(
-    encoder: nn.Module, views: Tensor, labels: NDArray[np.int64], held: NDArray[np.int64], classes: int
-) -> _Prober:
-    def probe(chosen: NDArray[np.int64], protocol: ProbeConfig) -> Probe:
-        sets = (views[chosen], labels[chosen], views[held], labels[held])
-        pad = views.shape[-1] // 8  # 4 px of 32, as in the paper
-        return linear_probe_augmented(encoder, *sets, classes, protocol, pad=pad)
+def _augmented(encoder: nn.Module, held: _Labelled, classes: int, size: int, workers: int) -> _Prober:
+    def views(labelled: _Labelled) -> Tensor:
+        return load_views(SubsetSource(labelled.source, labelled.positions), image_size=size, workers=workers).images
+
+    judged = views(held)
+
+    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+        pad = size // 8  # 4 px of 32, as in the paper
+        return linear_probe_augmented(encoder, views(chosen), chosen.y, judged, held.y, classes, protocol, pad=pad)
 
     return probe
 

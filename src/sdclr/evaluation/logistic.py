@@ -116,7 +116,7 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
         return float((torch.addmm(layer[1], validation, layer[0].T).argmax(dim=1) == val_labels).double().mean())
 
     with torch.no_grad():
-        problem = _Problem(train, labels, num_classes)
+        problem = Problem(train, labels, num_classes)
         state = torch.zeros(num_classes, train.shape[1] + 1, dtype=torch.float64, device=train.device)
         states, by_penalty = {}, {}
         for penalty in sorted(config.penalties, reverse=True):
@@ -141,7 +141,7 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
         )
 
 
-class _Problem:
+class Problem:
     """The objective in coordinates in which it is well conditioned.
 
     Features are standardised and turned into the eigenbasis of their covariance, which leaves the norm of the weights

@@ -15,7 +15,7 @@ from torch import Tensor
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.sources import Source, SubsetSource, fingerprint
+from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import InputError
 from sdclr.training.config import PretrainConfig, Runtime
@@ -182,6 +182,7 @@ def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[s
     counts = None
     if source.labels is not None:
         counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)).tolist()
+    shown = attributes_of(source)
     left_out = np.setdiff1d(np.arange(len(source)), usable.kept)
     return {
         "name": source.name,
@@ -190,6 +191,9 @@ def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[s
         "fingerprint": fingerprint(source),
         "classes": list(source.classes),
         "class_counts": counts,
+        "attribute_counts": None
+        if shown is None
+        else dict(zip(shown.names, shown.positive_counts().tolist(), strict=True)),
         "held_in_memory": usable.images is not None,
         "left_out": [source.ids[index] for index in left_out.tolist()],
     }

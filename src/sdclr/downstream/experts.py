@@ -1,0 +1,219 @@
+"""Networks that classify: an encoder with one linear layer, and several experts on a shared stem with a router."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdclr.encoders import CifarResNet, Encoder
+from sdclr.errors import InputError
+
+OWN_STAGES = 2
+"""How many of a ResNet's last stages each expert has for itself."""
+
+
+class CosineClassifier(nn.Module):
+    """A linear layer on normalised features with normalised weights: `s cos(w_k, x)` (LDAM: Cao et al. 2019, eq. 12).
+
+    Args:
+        features: D.
+        num_classes: K.
+        scale: s.
+    """
+
+    def __init__(self, features: int, num_classes: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, features))
+        self.scale = scale
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the directions anew, uniformly."""
+        nn.init.normal_(self.weight)
+        with torch.no_grad():
+            self.weight.copy_(F.normalize(self.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, D)."""
+        return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class Classifier(nn.Module):
+    """An encoder and one linear layer.
+
+    Args:
+        encoder: Images to features `(N, D)`.
+        head: Features to logits `(N, K)`.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Linear | CosineClassifier) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, 3, H, W), float in [0, 1]."""
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+
+class Router(nn.Module):
+    """Decides from what the experts so far say whether to ask another (RIDE: Wang et al., ICLR 2021, section 3).
+
+    `W2 (ReLU(W1 x / ||x||) ⊕ v)`, with x the features of the last expert asked, and v the largest logits of the mean of
+    all experts asked, falling, taken as log-probabilities so that their scale is that of every method.
+
+    Args:
+        features: D.
+        num_classes: K.
+        hidden: What the features are reduced to.
+        top: How many of the logits are looked at.
+    """
+
+    def __init__(self, features: int, num_classes: int, hidden: int = 16, top: int = 30) -> None:
+        super().__init__()
+        self.top = min(top, num_classes)
+        self.reduce = nn.Linear(features, hidden)
+        self.decide = nn.Linear(hidden + self.top, 1)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Logits `(N,)`, above 0 for another expert, from features (N, D) and mean logits (N, K)."""
+        seen = logits.log_softmax(dim=1).topk(self.top, dim=1).values
+        decision: Tensor = self.decide(torch.cat([self.reduce(F.normalize(features)).relu(), seen], dim=1))
+        return decision.squeeze(1)
+
+
+class Experts(nn.Module):
+    """Several classifiers that share the stem and the early stages of a ResNet, and own its last two (RIDE).
+
+    Each has its late stages and its classifier from one of the encoders, the first of which also gives what is shared.
+    Copies of one pre-trained encoder start with equal stages; the initial weights of their classifiers differ, and from
+    the first step on so do their gradients, which the diversity loss drives further apart.
+
+    Args:
+        encoders: One for each expert, equal in build; a ResNet.
+        num_classes: K.
+        scale: Scale s of cosine classifiers; None gives plain linear layers.
+
+    Raises:
+        InputError: The encoder is not a ResNet in stages.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoders: Sequence[Encoder], num_classes: int, *, scale: float | None) -> None:
+        super().__init__()
+        first = encoders[0]
+        features = first.num_features
+        self.shared, _ = split_backbone(first)
+        self.experts = nn.ModuleList(split_backbone(encoder)[1] for encoder in encoders)
+        self.heads = nn.ModuleList(linear_head(features, num_classes, scale) for _ in encoders)
+        self.routers = nn.ModuleList(Router(features, num_classes) for _ in encoders[1:])
+        self.register_buffer("mean", first.mean.clone(), persistent=False)
+        self.register_buffer("std", first.std.clone(), persistent=False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Features (N, D) of each expert, of images (N, 3, H, W), float in [0, 1]."""
+        shared = self.shared((images - self.mean) / self.std)
+        return [expert(shared) for expert in self.experts]
+
+    def logits(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits (E, N, K), each expert's of its own features, in float32."""
+        return torch.stack([head(x).float() for head, x in zip(self.heads, features, strict=True)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (E, N, K)."""
+        return self.logits(self.features(images))
+
+    def decisions(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
+        """Logits (E - 1, N) of the routers, after expert 1, 2, …: above 0 where the next one is wanted."""
+        so_far = running_mean(logits)
+        pairs = zip(self.routers, features[:-1], so_far[:-1], strict=True)
+        return torch.stack([router(x.float(), mean) for router, x, mean in pairs])
+
+
+def linear_head(
+    features: int, num_classes: int, scale: float | None, *, bias: bool = True
+) -> nn.Linear | CosineClassifier:
+    """A new classifier: normalised if a scale is given."""
+    if scale is not None:
+        return CosineClassifier(features, num_classes, scale)
+    return nn.Linear(features, num_classes, bias=bias)
+
+
+def split_backbone(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
+    """The modules of a ResNet, not copies of them: stem and early stages, and its last two stages with the pooling.
+
+    Raises:
+        InputError: The encoder is not a ResNet in stages.
+    """
+    backbone = encoder.backbone
+    if not isinstance(backbone, (ResNet, CifarResNet)):
+        raise InputError(f"experts need a ResNet (resnet18, resnet32, resnet50, …), not {encoder.config.name!r}")
+    parts = {name: module for name, module in backbone.named_children() if name != "fc"}
+    stages = [name for name in parts if name.startswith("layer")]
+    names = list(parts)
+    border = names.index(stages[-OWN_STAGES])
+    early, late = (nn.Sequential(*(parts[name] for name in chosen)) for chosen in (names[:border], names[border:]))
+    return early, late
+
+
+def copies(encoder: Encoder, number: int) -> list[Encoder]:
+    """The encoder itself and copies of it."""
+    return [encoder, *(copy.deepcopy(encoder) for _ in range(number - 1))]
+
+
+def running_mean(logits: Tensor) -> Tensor:
+    """(E, N, K): mean logits of the first, the first two, … experts."""
+    asked = torch.arange(1, len(logits) + 1, device=logits.device, dtype=logits.dtype)
+    return logits.cumsum(dim=0) / asked[:, None, None]
+
+
+def router_targets(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where another expert helps: those asked so far are wrong together, and a later one is right.
+
+    Args:
+        logits: (E, N, K).
+        labels: (N,) class ids.
+
+    Returns:
+        (E - 1, N) of 0 and 1, for the decision after expert 1, 2, …
+    """
+    right = logits.argmax(dim=-1) == labels
+    wrong_so_far = running_mean(logits).argmax(dim=-1) != labels
+    later = torch.stack([right[asked:].any(dim=0) for asked in range(1, len(logits))])
+    return (wrong_so_far[:-1] & later).to(logits.dtype)
+
+
+def router_loss(decisions: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """Binary cross-entropy in which images that another expert helps count ω_on times (RIDE: Wang et al. 2021, sec. 3).
+
+    `-(ω_on y log σ(r) + (1 - y) log(1 - σ(r)))`, as a mean with these weights: a large ω_on then makes no large steps.
+
+    Args:
+        decisions: (E - 1, N) logits r.
+        targets: (E - 1, N) y, 0 or 1.
+        weight: ω_on.
+    """
+    weights = 1 + (weight - 1) * targets
+    losses = F.binary_cross_entropy_with_logits(decisions, targets, reduction="none")
+    return (weights * losses).sum() / weights.sum()
+
+
+def route(logits: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+    """What the experts say that the routers ask: an image goes on as long as they say so.
+
+    Args:
+        logits: (E, N, K).
+        decisions: (E - 1, N); above 0 asks the next expert.
+
+    Returns:
+        Mean logits (N, K) of the experts asked, and their number (N,).
+    """
+    asked = 1 + (decisions > 0).long().cumprod(dim=0).sum(dim=0)
+    means = running_mean(logits)
+    return means[asked - 1, torch.arange(logits.shape[1], device=logits.device)], asked

@@ -1,0 +1,245 @@
+"""Make a classifier of a pre-trained encoder, or from scratch, on labelled long-tailed images, and test it.
+
+Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et al., ICML 2021), section 4.5, which
+starts RIDE from its encoders.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdclr.config import differences, from_json, to_json
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.data.views import ViewConfig
+from sdclr.downstream.config import FinetuneConfig
+from sdclr.downstream.experts import Classifier
+from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
+from sdclr.downstream.loop import Trainer, seed_torch
+from sdclr.downstream.methods import create_model, stages
+from sdclr.downstream.scoring import Look, choose_tau, predict, score
+from sdclr.encoders import Encoder
+from sdclr.errors import InputError
+from sdclr.evaluation.balance import Balance
+from sdclr.evaluation.evaluate import Score, without_nan
+from sdclr.evaluation.probes import stratified_holdout
+from sdclr.training.distributed import resolve_device
+from sdclr.training.interrupts import listening
+from sdclr.training.precision import Amp, autocast_dtype
+from sdclr.training.run import Run, load_encoder, read_json, write_json
+from sdclr.version import __version__
+
+LARGE_SIZE = 224
+"""Side of the views of large images from scratch, in pixels."""
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """How well a classifier does on the test images, and what it takes to repeat it."""
+
+    score: Score
+    """By group; with RIDE, of the experts that the routers ask. Its details hold what the method adds: `tau`; or the
+    mean number of experts asked, the balance of all experts together, and the accuracy of each."""
+    description: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what is unknown is null."""
+        score = self.score
+        plain: dict[str, Any] = without_nan(
+            {
+                "balance": score.balance._asdict(),
+                "per_class": score.per_class,
+                "details": score.details,
+                **self.description,
+            }
+        )
+        return plain
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FinetuneResult":
+        """The inverse of `to_json`; null becomes nan where a figure of accuracy is unknown."""
+
+        def known(value: float | None) -> float:
+            return float("nan") if value is None else value
+
+        rest = {key: value for key, value in values.items() if key not in {"balance", "per_class", "details"}}
+        figures = Balance(**{name: known(value) for name, value in values["balance"].items()})
+        return cls(Score(figures, [known(value) for value in values["per_class"]], values["details"]), rest)
+
+
+def finetune(
+    init: Run | Path | str | None,
+    train: ImageSource,
+    test: ImageSource,
+    config: FinetuneConfig | None = None,
+    *,
+    out: Path | str,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: bool = False,
+    amp: Amp = "auto",
+    checkpoint_minutes: float = 5.0,
+) -> FinetuneResult:
+    """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
+
+    Args:
+        init: A finished run, or its folder, whose dense encoder is the start, with its input size and normalisation;
+            None starts from scratch.
+        train: Labelled images, long-tailed; their counts decide weights, margins, and Many, Medium and Few.
+        test: Labelled images of the same classes, balanced.
+        config: The method; `FinetuneConfig()`, which is RIDE, by default.
+        out: Folder for checkpoints, metrics and the result.
+        device: Where it is trained.
+        workers: Processes that decode images.
+        progress: Show a bar on standard error.
+        amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
+        checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
+
+    Returns:
+        The score on the test images.
+
+    Raises:
+        InputError: Images, labels or configuration cannot be used, or the folder holds another training.
+        FloatingPointError: The loss is not finite.
+        Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
+    """
+    config, out = config or FinetuneConfig(), Path(out)
+    if amp == "fp16":
+        raise InputError("fine-tuning has no loss scaling for fp16: give bf16, none or auto")
+    train_set, test_set = open_source(train), open_source(test)
+    num_classes = _num_classes(train_set, test_set)
+    folder = init.path if isinstance(init, Run) else None if init is None else Path(init)
+    encoder = None if folder is None else load_encoder(folder)
+    identity = _identity(config, folder, train_set, test_set)
+    finished = _claimed(out, identity)
+    if finished is not None:
+        return finished
+    place = resolve_device(str(device))
+    with _own_randomness(place), listening() as interrupts:
+        images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
+        look = Look(image_size=_image_size(config, encoder, images), device=place, amp=amp, workers=workers)
+        fit, held = _held_out(images, config)
+        trainer = _trainer(config, encoder, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
+        write_json(out / "config.json", identity)  # from now on the folder is this training's
+        trainer.train(interrupts, progress=progress)
+        model, details = trainer.model, {"images": len(fit)}
+        if isinstance(model, Classifier) and config.method == "tau_norm":
+            details |= choose_tau(model, held, config.tau, look)
+        predictions = predict(model, test_set, look)
+    counts = np.bincount(images.labels, minlength=num_classes)
+    description = {
+        **identity,
+        "class_counts": counts.tolist(),
+        "image_size": look.image_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "test_images": len(predictions.labels),
+        "seconds": round(trainer.seconds, 1),
+        "sdclr": __version__,
+        "torch": torch.__version__,
+    }
+    result = FinetuneResult(score(predictions, counts, config.groups, details), description)
+    write_json(out / "result.json", result.to_json())
+    return result
+
+
+def _trainer(
+    config: FinetuneConfig,
+    encoder: Encoder | None,
+    images: LabelledImages,
+    look: Look,
+    num_classes: int,
+    *,
+    out: Path,
+    checkpoint_minutes: float,
+) -> Trainer:
+    views = ViewConfig(
+        image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
+    )
+    seed_torch(config.seed, "weights", look.device)
+    model = create_model(config, encoder, look.image_size, num_classes)
+    return Trainer(
+        model.to(look.device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks it
+        stages(config, np.bincount(images.labels, minlength=num_classes)),
+        Batches(images, views, config.seed, config.batch_size, look.device, look.workers),
+        config,
+        folder=out,
+        dtype=autocast_dtype(look.amp, look.device),
+        checkpoint_minutes=checkpoint_minutes,
+    )
+
+
+def _num_classes(train: Source, test: Source) -> int:
+    """Classes of the training images, among which those of the test images must be."""
+    number = max(len(train.classes), int(known_labels(train).max()) + 1)
+    beyond = int(known_labels(test).max())
+    if (train.classes and test.classes and tuple(train.classes) != tuple(test.classes)) or beyond >= number:
+        raise InputError(
+            f"{train.name} and {test.name} have different classes: their folders or class names must match"
+        )
+    return number
+
+
+def _identity(config: FinetuneConfig, init: Path | None, train: Source, test: Source) -> dict[str, Any]:
+    """What decides a result: the start, the images and the configuration."""
+    start = None
+    if init is not None:
+        weights = (init / "encoder.safetensors").read_bytes()
+        start = {"run": init.name, "encoder": hashlib.sha256(weights).hexdigest()}
+    images = {
+        part: {"name": source.name, "images": len(source), "fingerprint": fingerprint(source)}
+        for part, source in (("train", train), ("test", test))
+    }
+    return {"method": config.method, "init": start, **images, "config": to_json(config)}
+
+
+def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
+    """The result that a folder holds already, if any.
+
+    Raises:
+        InputError: It holds another training.
+    """
+    if not (out / "config.json").exists():
+        return None
+    before = read_json(out / "config.json")
+    changed = [key for key in identity if key != "config" and before.get(key) != identity[key]]
+    old = from_json(FinetuneConfig, before.get("config", {}))
+    changed += differences(old, from_json(FinetuneConfig, identity["config"]))
+    if changed:
+        raise InputError(
+            f"{out} holds a training with other settings or images ({'; '.join(changed)}): name another folder"
+        )
+    result = out / "result.json"
+    return FinetuneResult.from_json(read_json(result)) if result.exists() else None
+
+
+def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabelledImages) -> int:
+    if encoder is not None:
+        if config.image_size not in {None, encoder.image_size}:
+            raise InputError(
+                f"image_size is {config.image_size}, but the run's encoder was made for {encoder.image_size} px: leave "
+                "it out"
+            )
+        return encoder.image_size
+    if config.image_size is not None:
+        return config.image_size
+    return LARGE_SIZE if images.pixels is None else int(images.pixels.shape[-1])
+
+
+def _held_out(images: LabelledImages, config: FinetuneConfig) -> tuple[LabelledImages, LabelledImages]:
+    """What is trained on, and what chooses tau."""
+    if config.method != "tau_norm" or config.tau is not None:
+        return images, images.subset(np.array([], dtype=np.int64))
+    kept, held = stratified_holdout(images.labels, config.validation, config.seed)
+    return images.subset(kept), images.subset(held)
+
+
+@contextlib.contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

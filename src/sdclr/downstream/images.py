@@ -1,0 +1,184 @@
+"""Labelled training images and their batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdclr.data.decode import BadImage
+from sdclr.data.loading import Loader, ResidentLoader
+from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
+from sdclr.data.sources import Source
+from sdclr.data.streaming import StreamLoader
+from sdclr.data.views import ViewConfig
+from sdclr.errors import InputError
+
+_BALANCED = 0xBA1  # keeps the draw of balanced epochs apart from all others of the same seed
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The images of a source that have a label and can be decoded.
+
+    Args:
+        source: All images.
+        positions: `(M,)` in the source.
+        labels: `(M,)` class ids.
+        pixels: `(M, 3, H, W)` uint8 if they are small enough to be held in memory.
+    """
+
+    source: Source
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    pixels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def subset(self, which: NDArray[np.int64]) -> "LabelledImages":
+        """Some of them, each as often as `which` names it."""
+        pixels = None if self.pixels is None else self.pixels[torch.from_numpy(which).to(self.pixels.device)]
+        return LabelledImages(self.source, self.positions[which], self.labels[which], pixels)
+
+
+def labelled_images(source: Source, *, device: torch.device, workers: int = 0, listed_in: Path) -> LabelledImages:
+    """Look at every image of a source.
+
+    Args:
+        source: Labelled images.
+        device: Where small images are held.
+        workers: Processes that decode; 0 decodes in this one.
+        listed_in: Where bad images are listed.
+
+    Raises:
+        InputError: There are no labels, or more than one image in a hundred is bad.
+    """
+    labels = known_labels(source)
+    kept, pixels, bad = _usable(source, workers)
+    write_bad_images(listed_in, bad)
+    check_bad_fraction(bad, len(source), listed_in=listed_in)
+    labelled = labels[kept] >= 0
+    if pixels is not None:
+        pixels = (pixels if labelled.all() else pixels[torch.from_numpy(labelled)]).to(device)
+    return LabelledImages(source, kept[labelled], labels[kept[labelled]], pixels)
+
+
+def known_labels(source: Source) -> NDArray[np.int64]:
+    """The labels (N,) of a source, -1 where unknown.
+
+    Raises:
+        InputError: There is none.
+    """
+    labels = source.labels
+    if labels is None or not (labels >= 0).any():
+        raise InputError(f"{source.name} has no labels: a classifier needs class folders or a label column")
+    return np.asarray(labels)
+
+
+def class_balanced(labels: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Positions of as many images as there are, each drawn as a class by even chance and then one of its images.
+
+    Class-balanced sampling (Kang et al., *Decoupling Representation and Classifier*, ICLR 2020, eq. 1 with q = 0): a
+    pure function of seed and epoch.
+
+    Args:
+        labels: (M,) class ids.
+        seed: The run's.
+        epoch: Counted from 0.
+
+    Returns:
+        (M,) positions; those of frequent classes seldom, those of rare ones often.
+    """
+    generator = np.random.default_rng([seed, epoch, _BALANCED])
+    order = np.argsort(labels, kind="stable").astype(np.int64)
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    classes = generator.integers(len(sizes), size=len(labels))
+    within = (generator.random(len(labels)) * sizes[classes]).astype(np.int64)
+    drawn: NDArray[np.int64] = order[starts[classes] + within]
+    return drawn
+
+
+class Batches:
+    """Views of labelled images with their labels; order and views are functions of (seed, epoch, sample).
+
+    Args:
+        images: The images.
+        views: What the views are like.
+        seed: The run's.
+        batch_size: Images in a batch.
+        device: Where the views go.
+        workers: Processes that decode large images.
+    """
+
+    def __init__(  # noqa: PLR0917  the parts of a loader
+        self,
+        images: LabelledImages,
+        views: ViewConfig,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self.images, self.views, self.seed = images, views, seed
+        self.batch_size, self.device, self.workers = batch_size, device, workers
+        self._natural = self._loader(images)
+        self.steps_per_epoch = self._natural.steps_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0, *, balanced: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views (N, 3, S, S) and labels (N,) of the batches of an epoch, from step `start` on.
+
+        Args:
+            epoch: Counted from 0.
+            start: The first step.
+            balanced: Draw classes evenly, instead of every image once.
+        """
+        images, loader = self.images, self._natural
+        if balanced:
+            images = images.subset(class_balanced(images.labels, seed=self.seed, epoch=epoch))
+            loader = self._loader(images)
+        for batch in loader.epoch(epoch, start):
+            # The loaders draw pairs, of which a classifier takes one.
+            yield batch.view1, torch.from_numpy(images.labels[batch.indices]).to(self.device)
+
+    def _loader(self, images: LabelledImages) -> Loader:
+        if images.pixels is not None:
+            return ResidentLoader(
+                images.pixels, self.views, seed=self.seed, batch_size=self.batch_size, channels_last=True
+            )
+        chosen = _Chosen(images.source, images.positions)
+        return StreamLoader(
+            chosen, self.views, seed=self.seed, batch_size=self.batch_size, workers=self.workers, device=self.device
+        )
+
+
+class _Chosen:
+    """Images of a source at positions that may come more than once."""
+
+    def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
+        self.name = source.name
+        self.labels: NDArray[np.int64] | None = None
+        self.classes: tuple[str, ...] = ()
+        self.ids: Sequence[str] = [source.ids[position] for position in positions.tolist()]
+        self._source, self._positions = source, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
+        return self._source.image(int(self._positions[index]), min_side=min_side)
+
+
+def _usable(source: Source, workers: int) -> tuple[NDArray[np.int64], Tensor | None, list[BadImage]]:
+    """Positions (M,) of the images that can be decoded, their pixels if they are small, and what is left out."""
+    if is_small(source):
+        loaded = load_images(source, workers=workers)
+        if not loaded.sizes_differ:
+            return loaded.kept, loaded.images, loaded.bad
+    bad = scan(source, workers=workers)
+    left_out = {image.id for image in bad}
+    kept = np.array([index for index, name in enumerate(source.ids) if name not in left_out], dtype=np.int64)
+    return kept, None, bad

@@ -1,0 +1,153 @@
+"""What a trained classifier says of images, and how evenly it is right."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sdclr.data.longtail import class_groups
+from sdclr.data.sources import Source, SubsetSource
+from sdclr.downstream.experts import Classifier, route
+from sdclr.downstream.images import LabelledImages
+from sdclr.downstream.losses import tau_normalised
+from sdclr.downstream.methods import Model
+from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
+from sdclr.evaluation.evaluate import Score
+from sdclr.evaluation.features import extract_features
+from sdclr.training.precision import Amp
+
+TAUS = tuple(tenth / 10 for tenth in range(11))
+"""The exponents of tau-norm that are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a classifier looks at images."""
+
+    image_size: int
+    device: torch.device
+    amp: Amp
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a classifier says of the images of a source that can be decoded and have a label.
+
+    Attributes:
+        labels: (M,) what they are.
+        classes: (M,) what it says; with experts, those that the routers ask.
+        together: (M,) what all experts say together; equal to `classes` without experts.
+        each: What each expert says, (M,) each; empty without experts.
+        asked: (M,) experts asked; None without experts.
+    """
+
+    labels: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    together: NDArray[np.int64]
+    each: list[NDArray[np.int64]]
+    asked: NDArray[np.int64] | None
+
+
+def predict(model: Model, source: Source, look: Look) -> Predictions:
+    """Run a classifier over a source; images without a label are left out."""
+    values, labels = _outputs(_Flat(model), source, look)
+    if isinstance(model, Classifier):
+        classes = values.argmax(dim=1).numpy()
+        return Predictions(labels=labels, classes=classes, together=classes, each=[], asked=None)
+    experts = len(model.experts)
+    logits = values[:, : 1 - experts].reshape(len(values), experts, -1).transpose(0, 1)
+    routed, asked = route(logits, values[:, 1 - experts :].T)
+    return Predictions(
+        labels=labels,
+        classes=routed.argmax(dim=1).numpy(),
+        together=logits.mean(dim=0).argmax(dim=1).numpy(),
+        each=[each.argmax(dim=1).numpy() for each in logits],
+        asked=asked.numpy(),
+    )
+
+
+def score(
+    predictions: Predictions, counts: NDArray[np.int64], rule: Literal["thirds", "shots"], details: dict[str, Any]
+) -> Score:
+    """Accuracy by class and group, in percent.
+
+    Args:
+        predictions: On the test images.
+        counts: (K,) training images of each class, which decide the groups; none if they are equal.
+        rule: Of the groups.
+        details: What to keep beside the figures.
+    """
+    groups = {name: np.array([], dtype=np.int64) for name in GROUPS}
+    if len(set(counts.tolist())) > 1:
+        groups = class_groups(counts, rule=rule)
+
+    def judged(predicted: NDArray[np.int64]) -> tuple[Balance, list[float]]:
+        per_class = 100 * per_class_accuracy(predicted, predictions.labels, len(counts))
+        return balance(per_class, groups), per_class.tolist()
+
+    figures, per_class = judged(predictions.classes)
+    if predictions.asked is not None:
+        details = details | {
+            "experts_asked": float(predictions.asked.mean()),
+            "all_experts": judged(predictions.together)[0]._asdict(),
+            "each_expert": [judged(each)[0].all for each in predictions.each],
+        }
+    return Score(figures, per_class, details)
+
+
+def choose_tau(model: Classifier, held: LabelledImages, given: float | None, look: Look) -> dict[str, Any]:
+    """Normalise a classifier's weights by the best exponent, in place.
+
+    Best is the highest mean accuracy over the classes of held-out images, and the smallest of equals.
+
+    Args:
+        model: The classifier.
+        held: Images that it was not trained on; not looked at if the exponent is given.
+        given: The exponent, or None to choose it.
+        look: How it looks at images.
+
+    Returns:
+        `tau`, and `tau_validation`: the accuracies in percent by exponent, if it was chosen.
+    """
+    weight = model.head.weight
+    details: dict[str, Any] = {"tau": given}
+    if given is None:
+        features, labels = _outputs(model.encoder, SubsetSource(held.source, held.positions), look)
+        accuracies = {}
+        for tau in TAUS:
+            said = (features @ tau_normalised(weight.detach(), tau).cpu().T).argmax(dim=1).numpy()
+            accuracies[tau] = 100 * float(np.nanmean(per_class_accuracy(said, labels, len(weight))))
+        given = max(accuracies, key=lambda tau: accuracies[tau])
+        details = {"tau": given, "tau_validation": {str(tau): value for tau, value in accuracies.items()}}
+    with torch.no_grad():
+        weight.copy_(tau_normalised(weight, given))
+    return details
+
+
+class _Flat(nn.Module):
+    """A classifier whose output is one row for each image: the logits, of all experts, and the routers' decisions."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        if isinstance(self.model, Classifier):
+            plain: Tensor = self.model(images)
+            return plain.float()
+        features = self.model.features(images)
+        logits = self.model.logits(features)
+        return torch.cat([logits.transpose(0, 1).flatten(1), self.model.decisions(features, logits).T.float()], dim=1)
+
+
+def _outputs(network: nn.Module, source: Source, look: Look) -> tuple[Tensor, NDArray[np.int64]]:
+    """One row for each labelled image that can be decoded, on the CPU, and the labels."""
+    found = extract_features(
+        network, source, image_size=look.image_size, device=look.device, amp=look.amp, workers=look.workers
+    )
+    labels = np.asarray(source.labels)[found.kept]
+    return torch.from_numpy(found.values[labels >= 0]), labels[labels >= 0]

@@ -1,0 +1,355 @@
+"""How evenly an encoder serves frequent and rare attributes, where an image has several labels.
+
+Jiang et al. (ICML 2021, section 3.3) name collections whose *attributes* are long-tailed. A linear layer on frozen
+features tells each attribute from its absence; average precision says how well, and Many, Medium and Few are groups of
+attributes by the number of images that show them in the collection the encoder was trained on.
+
+Ranking at random gives an average precision of the attribute's share of the test images, its base rate, so a rare
+attribute has a low one on a test set as long-tailed as the training set, whatever the encoder does. Base rates are
+therefore reported beside it, and the area under the ROC curve, which is 50 % at random for every attribute.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from sdclr.config import to_json
+from sdclr.data.attributes import Attributes
+from sdclr.data.longtail import GroupRule, class_groups
+from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
+from sdclr.errors import InputError
+from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
+from sdclr.evaluation.balance import GROUPS, Balance, balance
+from sdclr.evaluation.evaluate import branch_encoder, without_nan
+from sdclr.evaluation.features import extract_features
+from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig
+from sdclr.training.run import Run, write_json
+from sdclr.version import __version__
+
+__all__ = [
+    "AttributeConfig",
+    "AttributeProbe",
+    "AttributeResult",
+    "AttributeScore",
+    "attribute_balance",
+    "attribute_groups",
+    "attribute_holdout",
+    "attribute_probe",
+    "auroc",
+    "average_precision",
+    "evaluate_attributes",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeConfig:
+    """What is measured and how."""
+
+    branch: Literal["dense", "sparse"] = "dense"
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    validation: float = 0.1
+    """Share of the labelled training images, taken from each attribute, that chooses the penalties."""
+    few_shot: float = 0.01
+    """Share of the remaining training images that the few-shot probe sees, at least one that shows each attribute."""
+    draws: int = 1
+    """How many few-shot sets are drawn; their figures are averaged."""
+    groups: GroupRule = "thirds"
+    """Many, Medium and Few: thirds of the attributes by size, or more than 100, 20 to 100 and fewer than 20 images."""
+    logistic: LogisticConfig = field(default_factory=lambda: LOGISTIC)
+    seed: int = 0
+    """Decides what is held out and which few-shot sets are drawn."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "few_shot"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        if self.draws < 1:
+            raise InputError(f"draws is 1 or more, not {self.draws}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeScore:
+    """One probe on the test images; figures in percent, nan for attributes that are untrained or untested."""
+
+    balance: Balance
+    """Average precision by group."""
+    average_precision: list[float]
+    """`(A,)`"""
+    auroc_balance: Balance
+    """Area under the ROC curve by group."""
+    auroc: list[float]
+    """`(A,)`"""
+    untrained: list[str]
+    """Attributes that no training image of the probe shows, or that all show."""
+    details: dict[str, Any]
+    """Images seen, penalties chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeResult:
+    """Everything that an evaluation by attributes found, and what it takes to repeat it."""
+
+    names: tuple[str, ...]
+    """`(A,)`"""
+    linear: AttributeScore
+    few_shot: AttributeScore
+    base_rate: Balance
+    """Share of the test images that show an attribute, in percent: the average precision of a random ranking."""
+    description: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what is unknown is null."""
+        scores = {
+            kind: {
+                "balance": score.balance._asdict(),
+                "average_precision": score.average_precision,
+                "auroc_balance": score.auroc_balance._asdict(),
+                "auroc": score.auroc,
+                "untrained": score.untrained,
+                **score.details,
+            }
+            for kind, score in (("linear", self.linear), ("few_shot", self.few_shot))
+        }
+        plain: dict[str, Any] = without_nan(
+            {"attributes": list(self.names), **scores, "base_rate": self.base_rate._asdict(), **self.description}
+        )
+        return plain
+
+
+def attribute_groups(positive_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict[str, NDArray[np.int64]]:
+    """Many, Medium and Few attributes by the number of training images that show them; see `class_groups`."""
+    return class_groups(positive_counts, rule=rule)
+
+
+def average_precision(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
+    """Average precision of each attribute over the images of which it is known.
+
+    Args:
+        scores: (N, A), higher where the attribute is likelier.
+        values: (N, A) 1 shown, 0 not shown, -1 unknown.
+
+    Returns:
+        (A,) in [0, 1]; nan where no image is known to show the attribute.
+    """
+    return _per_attribute(scores, values, average_precision_score, negatives=False)
+
+
+def auroc(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
+    """Area under the ROC curve of each attribute; as `average_precision`, nan also where all images show it."""
+    return _per_attribute(scores, values, roc_auc_score, negatives=True)
+
+
+def attribute_balance(
+    per_attribute: ArrayLike, positive_counts: ArrayLike | None, *, rule: GroupRule = "thirds"
+) -> Balance:
+    """Many / Medium / Few / All and Std of a figure, by how many training images show each attribute.
+
+    Args:
+        per_attribute: (A,) average precision or another figure; nan is left out.
+        positive_counts: (A,) images that show each attribute in the set the encoder was trained on.
+        rule: How to group; see `class_groups`.
+
+    Returns:
+        The five figures, in the unit of `per_attribute`; only `all` without counts, or if all counts are equal.
+
+    Raises:
+        InputError: Not one count for each attribute.
+    """
+    figures = np.asarray(per_attribute, dtype=np.float64)
+    nothing: dict[str, NDArray[np.int64]] = {name: np.empty(0, dtype=np.int64) for name in GROUPS}
+    if positive_counts is None:
+        return balance(figures, nothing)
+    counts = np.asarray(positive_counts)
+    if counts.shape != figures.shape:
+        raise InputError(f"there are counts {counts.shape} for figures {figures.shape}: give one of each per attribute")
+    return balance(figures, attribute_groups(counts, rule=rule) if len(np.unique(counts)) > 1 else nothing)
+
+
+def evaluate_attributes(
+    run: Run | str | Path,
+    train: ImageSource,
+    test: ImageSource,
+    config: AttributeConfig | None = None,
+    *,
+    attribute_counts: Mapping[str, int] | None = None,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+) -> AttributeResult:
+    """Probe a run's frozen encoder attribute by attribute and write `results/attributes.json` into the run.
+
+    The sparse branch goes to `results/attributes-sparse.json`.
+
+    Args:
+        run: A finished run, or its folder.
+        train: Images with attributes (see `sdclr.data.sources.attributes_of`), for the probes.
+        test: Others, with attributes of the same names.
+        config: What is measured; `AttributeConfig()` by default.
+        attribute_counts: Images that show each attribute, by name, in the set the encoder was trained on, which decide
+            Many, Medium and Few; by default as the run recorded them, else those of `train`.
+        device: Where the encoder runs.
+        workers: Processes that decode images.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: If a source has no attributes, they share no name, or the run has no such branch.
+    """
+    config = config or AttributeConfig()
+    run = run if isinstance(run, Run) else Run.open(run)
+    train, test = open_source(train), open_source(test)
+    labelled, asked = _known(train), _known(test)
+    if not set(labelled.names) & set(asked.names):
+        raise InputError(f"{train.name} and {test.name} have no attribute in common: their names must match")
+    names = labelled.names + tuple(name for name in asked.names if name not in labelled.names)
+    counts, origin = _counts(run, labelled, names, attribute_counts)
+    encoder, size = branch_encoder(run, config.branch), run.config.views.image_size
+
+    def encoded(source: Source, attributes: Attributes) -> _Encoded:
+        found = extract_features(
+            encoder, source, image_size=size, batch_size=config.batch_size, device=device, workers=workers
+        )
+        values = attributes.named(names).take(found.kept).values
+        known = (values >= 0).any(axis=1)
+        return _Encoded(source, found.values[known], values[known], len(found.bad))
+
+    fit, judge = encoded(train, labelled), encoded(test, asked)
+    kept, held = attribute_holdout(fit.values, config.validation, config.seed)
+
+    def score(sets: list[NDArray[np.int64]]) -> AttributeScore:
+        x, values = fit.x, fit.values
+        probes = [attribute_probe(x[part], values[part], x[held], values[held], config.logistic) for part in sets]
+        return _score(probes, judge, names, counts=counts, rule=config.groups, images=len(sets[0]))
+
+    shots = [
+        kept[attribute_holdout(fit.values[kept], config.few_shot, config.seed + n)[1]] for n in range(config.draws)
+    ]
+    rates = _base_rates(judge.values)
+    result = AttributeResult(
+        names=names,
+        linear=score([kept]),
+        few_shot=score(shots),
+        base_rate=attribute_balance(100 * rates, counts, rule=config.groups),
+        description={
+            "run": run.path.name,
+            "branch": config.branch,
+            "attribute_counts": dict(zip(names, counts.tolist(), strict=True)),
+            "counted_in": origin,
+            "base_rates": (100 * rates).tolist(),
+            "untested": [name for name, rate in zip(names, rates, strict=True) if not rate > 0],
+            "config": to_json(config),
+            "train": fit.described(),
+            "test": judge.described(),
+            "sdclr": __version__,
+            "torch": torch.__version__,
+        },
+    )
+    file = "attributes.json" if config.branch == "dense" else f"attributes-{config.branch}.json"
+    write_json(run.results / file, result.to_json())
+    return result
+
+
+class _Encoded(NamedTuple):
+    """The images of a source that have both features `x` `(N, D)` and some known attribute, `values` `(N, A)`."""
+
+    source: Source
+    x: NDArray[np.float32]
+    values: NDArray[np.int8]
+    bad: int
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "name": self.source.name,
+            "images": len(self.source),
+            "bad_images": self.bad,
+            "fingerprint": fingerprint(self.source),
+        }
+
+
+def _base_rates(values: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Share of the images that show each attribute, of those of which it is known, `(A,)`; nan where of none."""
+    known = (values >= 0).sum(axis=0)
+    rates: NDArray[np.float64] = np.divide(
+        (values == 1).sum(axis=0), known, out=np.full(values.shape[1], np.nan), where=known > 0
+    )
+    return rates
+
+
+def _score(
+    probes: list[AttributeProbe],
+    judge: _Encoded,
+    names: tuple[str, ...],
+    *,
+    counts: NDArray[np.int64],
+    rule: GroupRule,
+    images: int,
+) -> AttributeScore:
+    """The mean over the probes, by attribute and by group."""
+
+    def mean(figure: Callable[[ArrayLike, ArrayLike], NDArray[np.float64]]) -> NDArray[np.float64]:
+        figures = [np.where(probe.trained, figure(probe.scores(judge.x), judge.values), np.nan) for probe in probes]
+        average: NDArray[np.float64] = 100 * np.mean(figures, axis=0)
+        return average
+
+    precision, area = mean(average_precision), mean(auroc)
+    trained = np.all([probe.trained for probe in probes], axis=0)
+    return AttributeScore(
+        balance=attribute_balance(precision, counts, rule=rule),
+        average_precision=precision.tolist(),
+        auroc_balance=attribute_balance(area, counts, rule=rule),
+        auroc=area.tolist(),
+        untrained=[name for name, known in zip(names, trained, strict=True) if not known],
+        details={
+            "images": images,
+            "penalty": [probe.penalty.tolist() for probe in probes],
+            "converged": all(probe.converged for probe in probes),
+        },
+    )
+
+
+def _per_attribute(
+    scores: ArrayLike, values: ArrayLike, figure: Callable[..., float], *, negatives: bool
+) -> NDArray[np.float64]:
+    """`figure(truth, scores)` of every attribute that has the images it takes."""
+    ranked, truth = np.asarray(scores), np.asarray(values)
+    if ranked.shape != truth.shape or ranked.ndim != 2:
+        raise InputError(f"scores {ranked.shape} and values {truth.shape} differ: give (images, attributes) of each")
+    found = np.full(truth.shape[1], np.nan)
+    for attribute, column in enumerate(truth.T):
+        known = column >= 0
+        if (column == 1).any() and ((column == 0).any() or not negatives):
+            found[attribute] = figure(column[known], ranked[known, attribute])
+    return found
+
+
+def _known(source: Source) -> Attributes:
+    attributes = attributes_of(source)
+    if attributes is None or not (attributes.values >= 0).any():
+        raise InputError(
+            f"{source.name} has no attributes: give a table with a column `attributes`, or columns named attr:NAME"
+        )
+    return attributes
+
+
+def _counts(
+    run: Run, train: Attributes, names: tuple[str, ...], given: Mapping[str, int] | None
+) -> tuple[NDArray[np.int64], str]:
+    """Images that show each attribute, 0 for one that is not counted, and where they were counted."""
+    recorded = run.source.get("attribute_counts")
+    for counts, origin in ((given, "given"), (recorded, "run")):
+        if counts:
+            if not set(counts) & set(names):
+                raise InputError(
+                    f"the counts name no attribute of the images, only {', '.join(list(counts)[:3])}, …: give "
+                    "attribute_counts by their names"
+                )
+            return np.array([counts.get(name, 0) for name in names], dtype=np.int64), origin
+    return train.named(names).positive_counts(), "train"

@@ -1,0 +1,264 @@
+"""The paper's figures from finished runs: each as SVG and PNG, with its data as CSV (Jiang et al., ICML 2021)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sdclr.data.longtail import class_groups
+from sdclr.errors import InputError
+from sdclr.paper.cams import Cams, draw_cams, rarest_first, tail_cams
+from sdclr.paper.forgotten import draw_forgotten, forgotten_shares
+from sdclr.paper.panels import MARKERS, Row, Spread, legend, number, panels, spread_line, spread_of, write_rows
+from sdclr.paper.runner import FinishedTask
+from sdclr.reporting.figures import INK, PALETTE, layer_sparsity_lines, save_figure
+from sdclr.training.checkpoint import snapshot_epochs
+
+FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]
+
+PROBES = {"linear": "Linear", "few_shot": "Few-shot"}
+
+Drawn = tuple[Figure, list[dict[str, Any]]]
+"""A figure and its data."""
+
+
+class Where(NamedTuple):
+    """What encoders run on."""
+
+    device: torch.device | str = "cpu"
+    workers: int = 0
+
+
+def draw(
+    figure: FigureName,
+    tasks: Sequence[FinishedTask],
+    results: Sequence[Row],
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> list[Path]:
+    """Draw one of the paper's figures from runs on long-tailed data, once for each data set.
+
+    Args:
+        figure: Which.
+        tasks: Finished runs: Figures 2, 5 and 6 look at them.
+        results: Rows of the tidy table of results: Figures 3 and 4 draw those of the same runs.
+        out: The folder to write into.
+        device: Where encoders run, for Figures 2 and 5.
+        workers: Processes that decode images for them.
+
+    Returns:
+        The files: `FIGURE.svg`, `FIGURE.png` and `FIGURE.csv`, or `FIGURE-DATASET.*` where there are several data sets.
+
+    Raises:
+        InputError: If what the figure shows is not among the runs.
+    """
+    tailed = [done for done in tasks if done.task.subset == "long_tail"]
+    datasets = list(dict.fromkeys(done.task.dataset for done in tailed))
+    if not datasets:
+        raise InputError(f"{figure} shows runs on long-tailed data, of which none is finished")
+    files: list[Path] = []
+    for dataset in datasets:
+        chosen = [done for done in tailed if done.task.dataset == dataset]
+        names = {done.task.name for done in chosen}
+        drawn, rows = _DRAWERS[figure](chosen, [row for row in results if row["task"] in names], Where(device, workers))
+        stem = figure if len(datasets) == 1 else f"{figure}-{dataset}"
+        files += [*save_figure(drawn, out / stem), write_rows(out / f"{stem}.csv", rows)]
+    return files
+
+
+def ratio_sweep(results: Sequence[Row]) -> Drawn:
+    """Figure 3: accuracy over the pruning ratio, with normalisation of its own for the pruned branch and without.
+
+    Args:
+        results: Rows of the tidy table, of one data set.
+
+    Returns:
+        Linear and few-shot accuracy (All) side by side, mean over splits with their deviation, SimCLR as a horizontal
+        line; and the same as rows.
+
+    Raises:
+        InputError: If there is no result of SDCLR.
+    """
+    own, shared, level = "SDCLR, own normalisation", "SDCLR, shared normalisation", "SimCLR"
+    dense = [row for row in results if row["branch"] == "dense"]
+    sdclr = [row for row in dense if row["method"] == "SDCLR"]
+    kept: dict[str, list[Row]] = {
+        own: [row for row in sdclr if row["independent_norm"]],
+        shared: [row for row in sdclr if not row["independent_norm"]],
+        # It has no ratio, whatever its configuration says.
+        level: [{**row, "ratio": 0.0} for row in dense if row["method"] == "SimCLR"],
+    }
+    rows = [row for probe in PROBES for line, found in kept.items() for row in _over_ratios(found, probe, line)]
+    return _ratio_panels(rows, [own, shared], level), rows
+
+
+def branches(results: Sequence[Row]) -> Drawn:
+    """Figure 4: accuracy of the dense and of the pruned branch over the pruning ratio.
+
+    Args:
+        results: Rows of the tidy table, of one data set.
+
+    Returns:
+        As `ratio_sweep`.
+
+    Raises:
+        InputError: If there is no result of SDCLR with normalisation of its own.
+    """
+    lines = {"dense": "Dense branch", "sparse": "Pruned branch"}
+    sdclr = [row for row in results if row["method"] == "SDCLR" and row["independent_norm"]]
+    kept = {line: [row for row in sdclr if row["branch"] == branch] for branch, line in lines.items()}
+    rows = [row for probe in PROBES for line, found in kept.items() for row in _over_ratios(found, probe, line)]
+    return _ratio_panels(rows, list(kept), None), rows
+
+
+def pruned_layers(sparsity: Mapping[float, Sequence[Mapping[str, float]]]) -> Drawn:
+    """Figure 6: share of removed weights in each layer, in the network's order; dashed, the ratio over all layers.
+
+    Args:
+        sparsity: For each pruning ratio what `SelfCompetitor.sparsity()` gives, for each split.
+
+    Returns:
+        The figure, means over splits; and the same as rows, with their deviation.
+
+    Raises:
+        InputError: If there is no layer, or networks differ in their layers.
+    """
+    layers = [list(found) for splits in sparsity.values() for found in splits]
+    if not layers or any(names != layers[0] for names in layers):
+        raise InputError("no layers in common to draw: give runs of SDCLR with one encoder")
+    spreads = {
+        ratio: {layer: spread_of([found[layer] for found in splits]) for layer in layers[0]}
+        for ratio, splits in sorted(sparsity.items())
+    }
+    means = {f"{100 * ratio:g} % over all": {k: s.mean for k, s in found.items()} for ratio, found in spreads.items()}
+    figure = layer_sparsity_lines(means)
+    (axes,) = figure.axes
+    for ratio, line in zip(spreads, list(axes.lines), strict=True):
+        axes.axhline(100 * ratio, color=line.get_color(), linestyle="--", linewidth=1)
+    rows = [
+        {"ratio": ratio, "position": position, "layer": layer, "removed": s.mean, **_deviation(s)}
+        for ratio, found in spreads.items()
+        for position, (layer, s) in enumerate(found.items())
+    ]
+    return figure, rows
+
+
+def _figure2(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> Drawn:
+    compared = _compared(tasks)
+    ratio = compared["SDCLR"][0].task.config.damage.ratio
+    rows: list[dict[str, Any]] = []
+    for method, found in compared.items():
+        # Not every split need keep snapshots; where none does, the error says so.
+        for done in [one for one in found if snapshot_epochs(one.run.snapshots)] or found[:1]:
+            shares = forgotten_shares(
+                done.run, done.split.test, _groups(done), ratio, device=where.device, workers=where.workers
+            )
+            rows += [_about(done, method) | row for row in shares]
+    return draw_forgotten(rows), rows
+
+
+def _figure5(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> Drawn:
+    sheet: dict[str, Cams] = {}
+    rows: list[dict[str, Any]] = []
+    for method, found in _compared(tasks).items():
+        for done in found:
+            classes, size = rarest_first(done.split.counts, _groups(done)), done.run.config.views.image_size
+            encoder = done.run.encoder().to(where.device)
+            cams = tail_cams(
+                encoder, done.split.few_shot, done.split.test, classes, image_size=size, workers=where.workers
+            )
+            sheet.setdefault(method, cams)  # of the first split; the figures beside it are over all
+            rows += [_about(done, method) | row for row in cams.rows]
+    by_method = {method: [row for row in rows if row["method"] == method] for method in sheet}
+    return draw_cams(sheet, rows=by_method), rows
+
+
+def _figure6(tasks: Sequence[FinishedTask], _: Sequence[Row], __: Where) -> Drawn:
+    sparsity: dict[float, list[dict[str, float]]] = {}
+    for done in tasks:
+        damage = done.task.config.damage
+        if done.task.method == "SDCLR" and damage.independent_norm:
+            competitor = done.run.objective().competitor
+            sparsity.setdefault(damage.ratio, []).append({} if competitor is None else competitor.sparsity())
+    return pruned_layers(sparsity)
+
+
+def _compared(tasks: Sequence[FinishedTask]) -> dict[str, list[FinishedTask]]:
+    """The runs of SimCLR, and those of SDCLR at the ratio of its first, each by split."""
+    found = {
+        method: sorted((done for done in tasks if done.task.method == method), key=lambda done: done.task.split)
+        for method in ("SimCLR", "SDCLR")
+    }
+    absent = [method for method, runs in found.items() if not runs]
+    if absent:
+        raise InputError(f"the figure compares SimCLR with SDCLR, but no run of {' and '.join(absent)} is finished")
+    damage = found["SDCLR"][0].task.config.damage
+    found["SDCLR"] = [done for done in found["SDCLR"] if done.task.config.damage == damage]
+    return found
+
+
+def _groups(done: FinishedTask) -> dict[str, NDArray[np.int64]]:
+    return class_groups(done.split.counts, rule=done.split.rule)
+
+
+def _about(done: FinishedTask, method: str) -> dict[str, Any]:
+    return {"dataset": done.task.dataset, "split": done.task.split, "method": method}
+
+
+def _over_ratios(results: Sequence[Row], probe: str, label: str) -> list[dict[str, Any]]:
+    """Mean accuracy at each ratio, those without a result left out."""
+    chosen = [row for row in results if row["probe"] == probe and not math.isnan(number(row["all"]))]
+    by_ratio: dict[float, list[float]] = {}
+    for row in chosen:
+        by_ratio.setdefault(number(row["ratio"]), []).append(number(row["all"]))
+    return [
+        {"probe": probe, "line": label, "ratio": ratio, "all": spread.mean, **_deviation(spread)}
+        for ratio, spread in sorted((ratio, spread_of(values)) for ratio, values in by_ratio.items())
+    ]
+
+
+def _deviation(spread: Spread) -> dict[str, Any]:
+    return {"deviation": spread.deviation, "splits": spread.splits}
+
+
+def _ratio_panels(rows: Sequence[Row], lines: Sequence[str], level: str | None) -> Figure:
+    """A panel for each probe: lines over the ratio, and one horizontal line for what has no ratio."""
+    if not any(row["line"] in lines for row in rows):
+        raise InputError(f"no accuracy of {' or '.join(lines)} to draw: no such run of SDCLR is finished")
+    with panels(list(PROBES.values()), one_scale=False) as (figure, (axes,)):
+        handles: dict[str, Any] = {}
+        for panel, probe in zip(axes, PROBES, strict=True):
+            panel.set_xlabel("Pruning ratio")
+            here = [row for row in rows if row["probe"] == probe]
+            for rank, line in enumerate(lines):
+                points = [row for row in here if row["line"] == line]
+                spreads = [Spread(row["all"], row["deviation"], row["splits"]) for row in points]
+                places = [row["ratio"] for row in points]
+                if points:
+                    colour, marker = PALETTE[rank], MARKERS[rank]
+                    handles[line] = spread_line(panel, places, spreads, colour=colour, marker=marker)
+            for row in here:
+                if row["line"] == level:
+                    handles[row["line"]] = panel.axhline(row["all"], color=INK, linestyle="--", linewidth=1.2)
+                    if not math.isnan(row["deviation"]):
+                        low, high = row["all"] - row["deviation"], row["all"] + row["deviation"]
+                        panel.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
+        axes[0].set_ylabel("Accuracy / %")
+        legend(figure, list(handles.values()), list(handles))
+    return figure
+
+
+_DRAWERS: dict[FigureName, Callable[[Sequence[FinishedTask], Sequence[Row], Where], Drawn]] = {
+    "figure2": _figure2,
+    "figure3": lambda _, results, __: ratio_sweep(results),
+    "figure4": lambda _, results, __: branches(results),
+    "figure5": _figure5,
+    "figure6": _figure6,
+}

@@ -1,0 +1,119 @@
+"""What the paper's figures share: panels side by side, means over splits, their data as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+from sdclr.reporting.figures import INK, _drawing, _legend
+
+MARKERS: Final = ("o", "^", "s", "D")
+
+Row = Mapping[str, Any]
+
+
+class Spread(NamedTuple):
+    """A figure over several splits."""
+
+    mean: float
+    deviation: float
+    """Of the sample (`ddof=1`); nan for a single split."""
+    splits: int
+
+
+@contextmanager
+def panels(
+    titles: Sequence[str],
+    *,
+    rows: int = 1,
+    width: float = 3.4,
+    height: float = 3.1,
+    plots: bool = True,
+    one_scale: bool = True,
+) -> Iterator[tuple[Figure, list[list[Axes]]]]:
+    """A figure in the style of the reports, with panels in rows and columns.
+
+    Args:
+        titles: One for each column.
+        rows: Panels below each title.
+        width: Of a panel, in inches.
+        height: Of the figure, in inches.
+        plots: Panels with axes, of which they share the horizontal one; otherwise they are pictures, and have none.
+        one_scale: Share the vertical axis, too.
+
+    Yields:
+        The figure, and its panels by row and column.
+    """
+    with _drawing():
+        figure = Figure(figsize=(width * len(titles), height), layout="constrained")
+        axes = figure.subplots(rows, len(titles), sharex=plots, sharey=plots and one_scale, squeeze=False)
+        for panel, title in zip(axes[0], titles, strict=True):
+            panel.set_title(title, fontsize=10 if plots else 8)
+        for panel in axes.flat:
+            if plots:
+                panel.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
+            else:
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set_visible(False)
+        yield figure, axes.tolist()
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend above all panels."""
+    _legend(figure, handles, labels)
+
+
+def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, colour: str, marker: str) -> Any:
+    """A line through means, with a band of one deviation either way where there are several splits."""
+    means = np.array([spread.mean for spread in spreads])
+    deviations = np.array([spread.deviation for spread in spreads])
+    (line,) = axes.plot(places, means, color=colour, marker=marker, markersize=4, linewidth=1.6)
+    if not np.isnan(deviations).all():
+        low, high = means - deviations, means + deviations
+        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+    return line
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and deviation of those values that are known."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not known.size:
+        return Spread(math.nan, math.nan, 0)
+    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else math.nan, int(known.size))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> Path:
+    """Rows as CSV; what is unknown is empty.
+
+    Raises:
+        InputError: If there is no row.
+    """
+    if not rows:
+        raise InputError(f"{path.name}: there is nothing to write")
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
+    return path
+
+
+def number(value: object) -> float:
+    """A cell of a table as a number; nan where it is empty."""
+    return math.nan if value is None or value == "" else float(str(value))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value

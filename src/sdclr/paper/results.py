@@ -1,0 +1,190 @@
+"""What the paper's runs gave, as one tidy table: a row for each run, branch and probe."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+from sdclr.paper.numbers import Probe
+from sdclr.paper.tasks import Branch, Job, Task
+from sdclr.training.run import Run, read_json, write_json
+
+_TEXT, _NUMBER = pa.string(), pa.float64()
+SCHEMA: Final = pa.schema(
+    [
+        ("task", _TEXT),
+        ("dataset", _TEXT),
+        ("split", pa.int64()),
+        ("subset", _TEXT),
+        ("method", _TEXT),
+        ("ratio", _NUMBER),
+        ("independent_norm", pa.bool_()),
+        ("scale", _TEXT),
+        ("branch", _TEXT),
+        ("probe", _TEXT),
+        *((name, _NUMBER) for name in ("many", "medium", "few", "std", "all", "std_classes")),
+        ("seconds", _NUMBER),
+        ("sdclr", _TEXT),
+        ("status", _TEXT),
+    ]
+)
+"""Columns of the tidy table. Accuracies in percent; `seconds` is the time of training; what is unknown is null."""
+
+TASK_FILE: Final = "task.json"
+"""Says in each folder what is done there."""
+FAILED_FILE: Final = "failed.txt"
+"""The trace of the error that ended the last attempt."""
+
+Row = dict[str, Any]
+
+
+def evaluation_file(folder: Path, branch: Branch) -> Path:
+    """Where a task's evaluation is kept: what it finds is not computed again."""
+    return folder / f"paper-{branch}.json"
+
+
+def describe(job: Job, folder: Path) -> None:
+    """Write down what is done in a folder, for `collect`."""
+    damage = job.config.damage if isinstance(job, Task) else None
+    prunes = damage is not None and damage.kind != "none"
+    row = {
+        "task": job.name,
+        "dataset": job.dataset,
+        "split": job.split,
+        "subset": job.subset,
+        "method": job.method,
+        "ratio": damage.ratio if damage is not None and prunes else None,
+        "independent_norm": damage.independent_norm if damage is not None and prunes else None,
+        "scale": job.scale,
+    }
+    branches = list(job.branches) if isinstance(job, Task) else []
+    write_json(folder / TASK_FILE, {"row": row, "branches": branches})
+
+
+def collect(folder: Path) -> list[Row]:
+    """The tidy table of every task that was begun in a folder.
+
+    Args:
+        folder: The folder of `sdclr reproduce`.
+
+    Returns:
+        Rows sorted by task, branch and probe. What is not finished has no figures and says so under "status":
+        "finished", "unfinished" or "failed".
+    """
+    rows = []
+    for file in sorted(folder.glob(f"*/{TASK_FILE}")):
+        task = read_json(file)
+        found = _tuned(file.parent) if not task["branches"] else _evaluated(file.parent, task["branches"])
+        rows += [dict.fromkeys(SCHEMA.names) | task["row"] | figures for figures in found]
+    return rows
+
+
+def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> list[Path]:
+    """Write the tidy table as Parquet and CSV.
+
+    Args:
+        rows: As `collect` gives them.
+        folder: Where.
+        name: Of the files, without suffix.
+
+    Returns:
+        The files.
+    """
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    files = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    for file, write in zip(files, (pq.write_table, pa_csv.write_csv), strict=True):
+        sink = pa.BufferOutputStream()
+        write(table, sink)
+        write_atomically(file, sink.getvalue().to_pybytes())
+    return files
+
+
+def read_results(path: Path | str) -> list[Row]:
+    """Read a tidy table back.
+
+    Args:
+        path: A .parquet or .csv file that `write_results` wrote, or the folder that holds one.
+
+    Raises:
+        InputError: It is not there, or no such table.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= "results.parquet"
+    try:
+        if file.suffix == ".csv":
+            options = pa_csv.ConvertOptions(column_types=SCHEMA, strings_can_be_null=True)
+            table = pa_csv.read_csv(file, convert_options=options)
+        else:
+            table = pq.read_table(file)
+        rows: list[Row] = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{file}: is no table of results ({error}); give what `sdclr reproduce` wrote") from error
+    return rows
+
+
+def training_seconds(run: Run) -> float | None:
+    """How long a run was trained, all sittings together, by the speed it logged; None where it logged nothing."""
+    spent = [(steps * run.config.batch_size) / speed for steps, speed in _speeds(run)]
+    return sum(spent) if spent else None
+
+
+def speed(run: Run) -> float | None:
+    """Images a second over all of a run's training; None where nothing was logged."""
+    taken, seconds = sum(steps for steps, _ in _speeds(run)), training_seconds(run)
+    return taken * run.config.batch_size / seconds if seconds else None
+
+
+def _speeds(run: Run) -> list[tuple[int, float]]:
+    """Steps between two lines of the log and their speed in images a second."""
+    lines = [line for line in run.metrics() if line.get("images_per_second")]
+    steps = [0, *(int(line["step"]) for line in lines)]
+    taken = [after - before for before, after in pairwise(steps)]
+    return [(count, float(line["images_per_second"])) for count, line in zip(taken, lines, strict=True)]
+
+
+def _evaluated(folder: Path, branches: Iterable[Branch]) -> list[Row]:
+    """The rows of a run: each branch by each probe."""
+    run, rows = Run(folder), []
+    seconds = training_seconds(run) if run.finished else None
+    for branch in branches:
+        file = evaluation_file(folder, branch)
+        result = read_json(file) if file.is_file() else None
+        for probe in get_args(Probe)[:3]:
+            row = {"branch": branch, "probe": probe, "seconds": seconds}
+            if result is None:
+                rows.append(row | {"status": _unfinished(folder)})
+                continue
+            figures = result[probe]["balance"] | {"std_classes": result[probe]["std_classes"]}
+            rows.append(row | figures | {"sdclr": result["sdclr"], "status": "finished"})
+    return rows
+
+
+def _tuned(folder: Path) -> list[Row]:
+    """The row of a fine-tuned classifier."""
+    row: Row = {"branch": "dense", "probe": "fine_tuned"}
+    file = folder / "result.json"
+    if not file.is_file():
+        return [row | {"status": _unfinished(folder)}]
+    result = read_json(file)
+    known = [value for value in result["per_class"] if value is not None]
+    mean = sum(known) / len(known)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
+    told = {"seconds": result["seconds"], "sdclr": result["sdclr"], "status": "finished"}
+    return [row | result["balance"] | {"std_classes": deviation} | told]
+
+
+def _unfinished(folder: Path) -> str:
+    return "failed" if (folder / FAILED_FILE).exists() else "unfinished"
+
+
+def is_finished(row: Row) -> bool:
+    """Whether a row has figures."""
+    return bool(row["status"] == "finished")

@@ -1,0 +1,335 @@
+"""A queue of runs: trains and evaluates what is missing, keeps failures apart, goes on where it was stopped."""
+
+import fcntl
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow.parquet as pq
+import torch
+
+from sdclr.config import to_json
+from sdclr.data.parquet import parquet_files
+from sdclr.data.published import DatasetName, PaperSplit, paper_split
+from sdclr.data.sources import Source
+from sdclr.downstream.finetune import finetune
+from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
+from sdclr.evaluation.probes import LINEAR
+from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
+from sdclr.paper.tasks import Branch, Job, Task, Tuning
+from sdclr.training.config import Runtime
+from sdclr.training.distributed import resolve_device
+from sdclr.training.feed import default_workers
+from sdclr.training.interrupts import Interrupted, listening
+from sdclr.training.pretrain import pretrain
+from sdclr.training.run import Run, read_json, write_json
+
+Outcome = Literal["finished", "failed", "busy"]
+Opener = Callable[[Job], PaperSplit]
+Told = Callable[[str], None]
+
+_EXIT_CODES: Final[dict[int, Outcome]] = {0: "finished", 3: "failed", 4: "busy"}
+_JPEG: Final = b"\xff\xd8"
+_PATIENCE: Final = 0.5
+"""Seconds between two looks at whether the queue was asked to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedTask:
+    """A run with everything done, and the images that it was trained on and judged with."""
+
+    task: Task
+    run: Run
+    split: PaperSplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the data sets lie; called with a job, it opens that job's images.
+
+    Args:
+        root: A folder with one folder for each data set (cifar10, cifar100, imagenet, imagenet100), or one of these.
+        lists: A folder of published lists.
+    """
+
+    root: Path
+    lists: Path | None = None
+
+    def __call__(self, job: Job) -> PaperSplit:
+        """The images of a job.
+
+        Raises:
+            InputError: They are not there, or not what they should be.
+        """
+        return _opened(job.dataset, job.split, self.place(job.dataset), self.lists if job.lists else None)
+
+    def place(self, dataset: DatasetName) -> Path:
+        """The folder of a data set."""
+        own = dataset.removesuffix("_exp").removesuffix("_lt")
+        names = [own, "imagenet"] if own == "imagenet100" else [own]
+        return next((self.root / name for name in names if (self.root / name).is_dir()), self.root)
+
+    def copy(self, dataset: DatasetName) -> str:
+        """What kind of copy of a data set there is, in words: JPEG changes what a network sees."""
+        if not self.place(dataset).is_dir():
+            return "not there"
+        tables = parquet_files(self.place(dataset))
+        if not tables:
+            return "files as published"
+        first = next(pq.ParquetFile(tables[0]).iter_batches(batch_size=1)).to_pylist()[0]
+        images = [value.get("bytes") if isinstance(value, dict) else value for value in first.values()]
+        jpeg = any(isinstance(image, bytes) and image.startswith(_JPEG) for image in images)
+        return "a JPEG copy in Parquet, not the original pixels" if jpeg else "a lossless copy in Parquet"
+
+
+@lru_cache(maxsize=2)  # the images of a split can fill much memory
+def _opened(dataset: DatasetName, split: int, place: Path, lists: Path | None) -> PaperSplit:
+    return paper_split(dataset, place, split=split, lists=lists)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """How jobs are carried out.
+
+    Args:
+        folder: Each job has a folder of its name in it.
+        data: Opens the images of a job.
+        runtime: Of pre-training; its device and its precision serve the rest, too.
+        jobs: Processes side by side.
+    """
+
+    folder: Path
+    data: Opener
+    runtime: Runtime = field(default_factory=Runtime)
+    jobs: int = 1
+
+    def place(self, job: Job) -> Path:
+        """A job's folder."""
+        return self.folder / job.name
+
+    def finished(self, job: Job) -> bool:
+        """Whether nothing is left to do for a job."""
+        place = self.place(job)
+        if isinstance(job, Tuning):
+            return (place / "result.json").is_file()
+        return Run(place).finished and all(self.evaluated(job, branch) is not None for branch in job.branches)
+
+    def evaluated(self, task: Task, branch: Branch) -> dict[str, Any] | None:
+        """What an evaluation found; None if it is not done, or was done in another way."""
+        file = evaluation_file(self.place(task), branch)
+        found = read_json(file) if file.is_file() else None
+        return found if found is not None and found["config"] == to_json(evaluation(task, branch)) else None
+
+
+def evaluation(task: Task, branch: Branch) -> EvaluateConfig:
+    """How a task's run is evaluated (§4.2).
+
+    At the paper's scale on CIFAR with images that are cropped and flipped anew every epoch, as in the paper; else on
+    features computed once: at the small scale for speed, and because views of all of ImageNet fit into no memory.
+    """
+    imagenet = task.dataset.startswith("imagenet")
+    return EvaluateConfig(
+        branch=branch,
+        seed=task.split,
+        groups="shots" if imagenet else "thirds",
+        augment=task.scale == "paper" and not imagenet,
+        linear=replace(LINEAR, batch_size=512) if imagenet else LINEAR,
+    )
+
+
+def trained_on(job: Job, split: PaperSplit) -> Source:
+    """The images that a job trains on."""
+    return split.balanced if job.subset == "balanced" else split.long_tail  # of full sets it is the whole
+
+
+def run_queue(queue: Queue, jobs: Sequence[Job], told: Told = lambda _: None) -> dict[str, Outcome]:
+    """Do what is missing of some jobs. A failure ends its job alone.
+
+    Args:
+        queue: How.
+        jobs: What, in an order in which runs come before the fine-tuning that starts from them.
+        told: Is told what begins and ends.
+
+    Returns:
+        How each job ended that was not finished before: "failed" has its trace in `failed.txt`; "busy" is in work by
+        another process.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM; what is trained is saved.
+    """
+    missing = [job for job in jobs if not queue.finished(job)]
+    ended: dict[str, Outcome] = {}
+    for kind in (Task, Tuning):
+        batch = [job for job in missing if isinstance(job, kind) and _startable(queue, job, ended)]
+        ended |= _side_by_side(queue, batch, told) if queue.jobs > 1 else _one_by_one(queue, batch, told)
+    return ended
+
+
+def _startable(queue: Queue, job: Job, ended: dict[str, Outcome]) -> bool:
+    """Whether the run that a job starts from is there; if not, the job ends as that did."""
+    if isinstance(job, Tuning) and job.init is not None and not Run(queue.place(job.init)).finished:
+        ended[job.name] = ended.get(job.init.name, "failed")
+        return False
+    return True
+
+
+def perform(queue: Queue, job: Job) -> Outcome:
+    """Do what is missing of one job, unless another process does.
+
+    Returns:
+        "failed" after any error, which `failed.txt` in the job's folder then tells.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM.
+    """
+    place = queue.place(job)
+    with claimed(place) as free:
+        if not free:
+            return "busy"
+        try:
+            describe(job, place)
+            if isinstance(job, Tuning):
+                _tune(queue, job)
+            else:
+                _train_and_evaluate(queue, job)
+        except Exception:  # noqa: BLE001  # whatever it is, the other jobs go on
+            (place / FAILED_FILE).write_text(traceback.format_exc())
+            return "failed"
+        (place / FAILED_FILE).unlink(missing_ok=True)
+    return "finished"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether nobody else works in a folder; until it is left, nobody else does.
+
+    The lock is the kernel's, which lets go of it when its holder ends, however it ends: none is ever stale. The file
+    holds the number of the process that has it, for people.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield True
+
+
+def _train_and_evaluate(queue: Queue, task: Task) -> None:
+    place, split = queue.place(task), queue.data(task)
+    runtime = replace(queue.runtime, snapshot_epochs=task.snapshot_epochs, log_steps=10**6)  # at the end of each epoch
+    run = pretrain(trained_on(task, split), task.config, run=place, runtime=runtime)
+    for branch in task.branches:
+        if queue.evaluated(task, branch) is not None:
+            continue
+        result = evaluate(
+            run,
+            split.full,
+            split.test,
+            evaluation(task, branch),
+            class_counts=split.counts,
+            validation=split.validation,
+            few_shot=split.few_shot,
+            device=resolve_device(runtime.device),
+            workers=decoders(runtime),
+        )
+        write_json(evaluation_file(place, branch), result.to_json())
+
+
+def _tune(queue: Queue, job: Tuning) -> None:
+    split, runtime = queue.data(job), queue.runtime
+    init = None if job.init is None else Run.open(queue.place(job.init))
+    finetune(
+        init,
+        split.long_tail,
+        split.test,
+        replace(job.config, groups=split.rule),
+        out=queue.place(job),
+        device=resolve_device(runtime.device),
+        workers=decoders(runtime),
+        progress=runtime.progress,
+        amp=runtime.amp,
+    )
+
+
+def decoders(runtime: Runtime) -> int:
+    """How many processes decode images for what comes after training."""
+    return default_workers() if runtime.workers is None else runtime.workers
+
+
+def _one_by_one(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Outcome]:
+    ended: dict[str, Outcome] = {}
+    for number, job in enumerate(jobs, start=1):
+        told(f"{number} of {len(jobs)}: {job.name}")
+        ended[job.name] = perform(queue, job)
+        told(f"{ended[job.name]}: {job.name}")
+    return ended
+
+
+def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Outcome]:
+    """Each job in a process of its own, `queue.jobs` at a time."""
+    alone = replace(queue, jobs=1, runtime=replace(queue.runtime, progress=False))
+    threads = max(1, (os.cpu_count() or 1) // queue.jobs)
+    ended: dict[str, Outcome] = {}
+    waiting = list(enumerate(jobs, start=1))
+    active: dict[str, BaseProcess] = {}
+    with listening() as interrupts:
+        try:
+            while waiting or active:
+                while waiting and len(active) < queue.jobs:
+                    number, job = waiting.pop(0)
+                    told(f"{number} of {len(jobs)}: {job.name}")
+                    # Spawned, not forked: a forked process would have the threads of torch as they happen to stand.
+                    context = multiprocessing.get_context("spawn")
+                    active[job.name] = context.Process(target=_work, args=(alone, job, threads))
+                    active[job.name].start()
+                wait([process.sentinel for process in active.values()], timeout=_PATIENCE)
+                if interrupts.signum:
+                    raise Interrupted(interrupts.signum, f"stopped; what was trained is saved in {queue.folder}")
+                for name in [name for name, process in active.items() if process.exitcode is not None]:
+                    ended[name] = _ended(queue.folder / name, active.pop(name).exitcode)
+                    told(f"{ended[name]}: {name}")
+        finally:
+            _end(list(active.values()))
+    return ended
+
+
+def _ended(place: Path, exitcode: int | None) -> Outcome:
+    """What a process's exit code says; one that was killed from outside has not told itself."""
+    if exitcode in _EXIT_CODES:
+        return _EXIT_CODES[exitcode]
+    (place / FAILED_FILE).write_text(f"the process ended with exit code {exitcode}\n")
+    return "failed"
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Ask processes to stop, and wait until they have saved."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def _work(queue: Queue, job: Job, threads: int) -> None:
+    """One job, in a process of its own."""
+    torch.set_num_threads(threads)
+    codes = {outcome: code for code, outcome in _EXIT_CODES.items()}
+    try:
+        code = codes[perform(queue, job)]
+    except Interrupted as stop:
+        code = stop.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    raise SystemExit(code)

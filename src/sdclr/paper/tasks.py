@@ -1,0 +1,111 @@
+"""What is to be done for a table or figure: runs and what is measured of them, by names that tell it all."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, TypeAlias, get_args
+
+from sdclr.config import digest
+from sdclr.data.published import DatasetName
+from sdclr.downstream.config import FinetuneConfig
+from sdclr.paper.numbers import Subset
+from sdclr.training.config import PretrainConfig
+
+Scale = Literal["cpu", "paper"]
+Branch = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One pre-training run and what is measured of it. Equal tasks of different tables have one name and one run."""
+
+    dataset: DatasetName
+    split: int
+    subset: Subset
+    config: PretrainConfig
+    scale: Scale
+    lists: bool = False
+    """Images as in the published lists, rather than drawn."""
+    branches: tuple[Branch, ...] = ("dense",)
+    """What is evaluated."""
+    snapshot_epochs: int = 0
+    """Keep the network as it is after every so many epochs."""
+
+    @property
+    def method(self) -> str:
+        """Its name in tables."""
+        return method_name(self.config)
+
+    @cached_property
+    def name(self) -> str:
+        """What the run's folder is called: it names all that decides the result."""
+        return _name(self, self.method, digest(self.config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A classifier that is trained on the labelled long tail, from a run's encoder or from scratch (§4.5)."""
+
+    dataset: DatasetName
+    split: int
+    config: FinetuneConfig
+    scale: Scale
+    init: Task | None = None
+    """The run whose encoder it starts from."""
+    lists: bool = False
+    """Images as in the published lists, rather than drawn."""
+
+    @property
+    def subset(self) -> Subset:
+        """What it is trained on."""
+        return "long_tail"
+
+    @property
+    def method(self) -> str:
+        """Its name in tables."""
+        return f"{self.config.method.upper()} from {'scratch' if self.init is None else self.init.method}"
+
+    @cached_property
+    def name(self) -> str:
+        """What its folder is called: it names all that decides the result."""
+        start = [] if self.init is None else [digest(self.init.config)]
+        return _name(self, self.method, "-".join([*start, digest(self.config)]))
+
+
+Job: TypeAlias = Task | Tuning
+
+
+def method_name(config: PretrainConfig) -> str:
+    """What tables call a method. Its pruning ratio has a column of its own."""
+    if config.framework == "moco":
+        return "MoCo v2"
+    if "focal" in config.rebalance:
+        return f"Focal γ={config.focal.gamma:g}"
+    return {"none": "SimCLR", "prune": "SDCLR", "random": "Random pruning", "dropout": "Dropout"}[config.damage.kind]
+
+
+def merged(jobs: Iterable[Job]) -> list[Job]:
+    """Each job once, with all that is asked of it anywhere, and after the one that it starts from."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        if isinstance(job, Tuning):
+            if job.init is not None:
+                found[job.init.name] = _both(found.get(job.init.name), job.init)
+            found[job.name] = job
+        else:
+            found[job.name] = _both(found.get(job.name), job)
+    return list(found.values())
+
+
+def _both(known: Job | None, task: Task) -> Task:
+    """One task that asks for what two equal ones ask for."""
+    if not isinstance(known, Task):
+        return task
+    branches = tuple(branch for branch in get_args(Branch) if branch in known.branches + task.branches)
+    return replace(known, branches=branches, snapshot_epochs=max(known.snapshot_epochs, task.snapshot_epochs))
+
+
+def _name(job: Job, method: str, digests: str) -> str:
+    slug = method.lower().replace("γ=", "").replace(" ", "-")
+    parts = (job.dataset, job.subset.replace("_", "-"), f"split{job.split}", slug, digests)
+    return "-".join((*parts, *(["lists"] if job.lists else [])))
