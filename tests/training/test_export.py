@@ -226,3 +226,14 @@ def test_features_that_differ_are_not_written(tmp_path, monkeypatch):
 
 def test_the_view_of_the_card_is_the_evaluations():
     assert model_card.SMALL_SIDE == SMALL_SIDE
+
+
+@needs_onnx
+def test_a_resnet_that_timm_lacks_goes_to_onnx_alone(tmp_path):
+    run = made_run(tmp_path / "run", EncoderConfig(name="resnet20", width=4), 16)
+    written = export(run, tmp_path / "out")
+    assert set(written.differences) == {"onnx"}
+    assert set(written.left_out) == {"timm", "torchvision"}
+    assert "resnet20" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(InputError, match="onnx"):
+        export(run, tmp_path / "other", ["timm"])

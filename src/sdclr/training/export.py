@@ -17,7 +17,7 @@ import torchvision
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sdclr.encoders import Encoder
+from sdclr.encoders import CIFAR_RESNETS, Encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.training.model_card import Architecture, model_card, preprocessing
@@ -110,6 +110,8 @@ def _checked(name: Format, difference: float) -> float:
 def _obstacle(name: Format, encoder: Encoder, architecture: Architecture) -> str | None:
     """Why a format cannot be written."""
     config = encoder.config
+    if name != "onnx" and config.name in CIFAR_RESNETS:
+        return f"{name} has no {config.name!r} for small images: export to onnx"
     if name == "torchvision":
         if architecture.name not in _TORCHVISION:
             return f"torchvision's names are those of {', '.join(_TORCHVISION)}, not of {config.name!r}: export to timm"
