@@ -58,7 +58,7 @@ def test_a_table_from_real_images(cifar10_dir, tmp_path, called):
     assert "SMALL" in told
     assert "shows a direction only" in told
     assert "JPEG copy" in told
-    assert "CIFAR-100-LT, SDCLR: no data (cifar10-train: has 10 classes" in told
+    assert "No data for CIFAR-100-LT: cifar10-train: has 10 classes" in told
     assert (tmp_path / "results" / "table4-cpu.md").read_text() in told
     rows = [row for row in read_results(tmp_path / "results") if row["probe"] == "linear"]
     assert [row["method"] for row in rows] == ["SDCLR", "SimCLR"] * 2

@@ -43,6 +43,8 @@ from sdclr.files import write_atomically
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.mine import mine
 from sdclr.mining.page import write_page
+from sdclr.paper.numbers import Probe
+from sdclr.paper.tables import tidy_table
 from sdclr.reporting.page import report, run_report
 from sdclr.reporting.tables import balance_table
 from sdclr.training.distributed import resolve_device
@@ -192,7 +194,9 @@ def _export(command: Export, console: Console) -> None:
 
 
 def _report(command: Report, console: Console) -> None:
-    page = report(command.runs, source=command.source, out=command.out, figures=command.figures)
+    probes: tuple[Probe, ...] = ("linear", "few_shot")
+    tables = [] if command.results is None else [tidy_table(command.results, probe=probe) for probe in probes]
+    page = report(command.runs, source=command.source, out=command.out, figures=command.figures, tables=tables)
     console.print(f"report: {page}")
 
 

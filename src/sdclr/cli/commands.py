@@ -251,6 +251,8 @@ class Report:
     """The HTML file; by default report.html in the run, or here if there are several."""
     figures: Path | None = None
     """A folder for the figures as SVG and PNG files."""
+    results: Path | None = None
+    """Results that `sdclr reproduce` wrote, to be shown as tables."""
 
 
 @dataclass(frozen=True, kw_only=True)

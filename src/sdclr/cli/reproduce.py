@@ -126,7 +126,7 @@ def reproduce_command(command: Reproduce, console: Console) -> None:
 
 def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
     """A table of the paper beside our numbers, as Markdown, with what it takes to read it."""
-    missing = {state.job.name: f"no data ({state.reason})" for state in states if state.status == "no data"}
+    missing = {state.job.name: "no data" for state in states if state.status == "no data"}  # why, the plan has told
     tables = [compared_table(one, rows, missing), contrast_table(one, rows)]
     head = f"# {one.title}\n\n{_header(one, command)}\n"
     return "\n".join([head, *(table.markdown() for table in tables if table is not None)])

@@ -131,6 +131,7 @@ def report(
     source: ImageSource | None = None,
     out: str | Path | None = None,
     figures: str | Path | None = None,
+    tables: Sequence[Table] = (),
     commands: Sequence[str] = (),
     summary: str = "",
 ) -> Path:
@@ -143,6 +144,7 @@ def report(
         source: The images, to show examples, views, and the rarest and most forgotten; labels are not needed.
         out: The HTML file; by default `report.html`, of one run in its folder, of several in the current one.
         figures: A folder that gets every figure as SVG and as PNG, too, and the sheets of mined images.
+        tables: Shown before those of the runs' evaluations.
         commands: What to type to obtain it again.
         summary: What the reader should take away, in the author's words.
 
@@ -167,6 +169,7 @@ def report(
         runs=dict(named),
         results=results,
         source=None if source is None else open_source(source),
+        tables=[*tables, *_tables(_plain(results))],
         commands=commands,
         summary=summary,
         figures=figures,
