@@ -51,7 +51,7 @@ The most frequent class has as many images at every imbalance, so totals differ;
 table above comes with the number of images: that is why `sdclr diagnose` computes its indices on parts of one size."""
 OWN = """## Encoders trained at the imbalance they are shown
 
-{n} encoders, {orders} class order(s), {total:,} images of what each was trained on: a lead, no proof. Compare the two
+{n} encoders, {orders} class order(s), {total:,} images of what each was trained on. Compare the two
 trainings, of 40 and of 10 epochs: how long an encoder was trained moves most indices as much as the imbalance does.
 Between encoders, nothing here is a scale."""
 ERRS = """## Where does the encoder err?
