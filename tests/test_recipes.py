@@ -1,15 +1,28 @@
 """Recipes: the paper's settings, and a start that fits the images at hand."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.sources import ArraySource, digits
+from sdclr.encoders import HeadConfig
 from sdclr.errors import InputError
-from sdclr.recipes import RECIPES, Method, cifar_lt, for_images, imagenet100_lt, imagenet_lt
-from sdclr.training.config import PretrainConfig
+from sdclr.recipes import (
+    RECIPES,
+    Method,
+    cifar_lt,
+    digits_demo,
+    for_images,
+    imagenet100_lt,
+    imagenet_lt,
+    with_framework,
+)
+from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
+from sdclr.training.run import create_objective
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,3 +84,25 @@ def test_large_images_and_machines():
 def test_too_few_images_are_an_error():
     with pytest.raises(InputError, match="has 7 images"):
         for_images(ArraySource(np.zeros((7, 8, 8, 3), dtype=np.uint8)))
+
+
+@pytest.mark.parametrize("framework", get_args(FrameworkName))
+@pytest.mark.parametrize("damage", ["none", "prune"])
+def test_every_framework_fits_the_encoder(framework, damage):
+    config = with_framework(replace(digits_demo(), damage=DamageConfig(kind=damage, ratio=0.5)), framework)
+    objective = create_objective(config)
+    view1, view2 = torch.rand(2, 8, 3, 8, 8)
+    loss = objective(view1, view2)
+    assert loss.shape == (8,)
+    assert loss.isfinite().all()
+    assert config.damage.kind == damage
+    assert from_json(PretrainConfig, to_json(config)) == config
+
+
+def test_heads_scale_with_the_features():
+    base = cifar_lt("simclr")  # 512 features
+    assert with_framework(base, "byol").head == HeadConfig(layers=2, hidden=1024, dim=256, last="none")
+    assert with_framework(base, "simsiam").simsiam.hidden == 128
+    assert with_framework(base, "barlow_twins").head.dim == 2048
+    assert with_framework(base, "moco").temperature == 0.1
+    assert with_framework(base, "simclr") == base

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import timm
@@ -52,12 +53,16 @@ class HeadConfig:
     """Linear layers, with batch normalisation after each and ReLU between."""
     dim: int = 128
     """Length of the projected vectors."""
+    hidden: int | None = None
+    """Length between the layers; by default that of the features."""
     norm: Literal["batch", "none"] = "batch"
     """Normalisation after each linear layer."""
+    last: Literal["norm", "plain", "none"] = "norm"
+    """Normalisation of the output: with weight and bias, without them (SimSiam), or none (BYOL and others)."""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise InputError(f"the head's dimension must be positive, not {self.dim}")
+        if self.dim < 1 or (self.hidden is not None and self.hidden < 1):
+            raise InputError(f"the head's dimensions must be positive, not {self.hidden} and {self.dim}")
 
 
 class Encoder(nn.Module):
@@ -197,14 +202,15 @@ def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) ->
 
 
 def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
-    """Linear layers `features → features → … → dim`, normalised after each, with ReLU between (SimCLR, App. B.9)."""
+    """Linear layers `features → hidden → … → dim`, normalised after each, with ReLU between (SimCLR, App. B.9)."""
     layers: list[nn.Module] = []
-    for layer in range(config.layers):
-        last = layer == config.layers - 1
-        out = config.dim if last else features
-        layers.append(nn.Linear(features, out, bias=config.norm == "none"))
-        if config.norm == "batch":
-            layers.append(nn.BatchNorm1d(out))
+    sizes = [features, *[config.hidden or features] * (config.layers - 1), config.dim]
+    for layer, (given, out) in enumerate(pairwise(sizes), start=1):
+        last = layer == config.layers
+        normalised = config.norm == "batch" and not (last and config.last == "none")
+        layers.append(nn.Linear(given, out, bias=not normalised))
+        if normalised:
+            layers.append(nn.BatchNorm1d(out, affine=not (last and config.last == "plain")))
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

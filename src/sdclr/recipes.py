@@ -10,9 +10,10 @@ import torch
 from sdclr.data.scan import is_small
 from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig
+from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig, create_encoder
 from sdclr.errors import BadImageError, InputError
-from sdclr.training.config import DamageConfig, DamageKind, MoCoConfig, PretrainConfig
+from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config, SimSiamConfig
+from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig
 from sdclr.training.optim import OptimConfig
 
 Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
@@ -87,6 +88,41 @@ def digits_demo() -> PretrainConfig:
         temperature=0.2,
         batch_size=128,
         epochs=120,
+    )
+
+
+def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfig:
+    """The same run in another framework, with the heads and numbers of its paper, fitted to the encoder.
+
+    The papers train a ResNet-50 of 2,048 features on large batches; lengths of heads are scaled with the features, and
+    the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets.
+
+    Args:
+        config: A run; its damage stays.
+        name: The framework. SimCLR's is what `config` has.
+    """
+    if name == "simclr":
+        return replace(config, framework=name)
+    if name == "moco":
+        return replace(config, framework=name, temperature=0.1 if config.views.image_size <= SMALL_IMAGE else 0.2)
+    with torch.random.fork_rng(devices=[]):
+        features = create_encoder(config.encoder, config.views.image_size).num_features
+    heads = {
+        "moco_v3": HeadConfig(layers=3, hidden=2 * features, dim=256, last="plain"),
+        "byol": HeadConfig(layers=2, hidden=2 * features, dim=256, last="none"),
+        "simsiam": HeadConfig(layers=3, hidden=features, dim=features, last="plain"),
+        "barlow_twins": HeadConfig(layers=3, hidden=4 * features, dim=4 * features, last="none"),
+        "vicreg": HeadConfig(layers=3, hidden=4 * features, dim=4 * features, last="none"),
+    }
+    return replace(
+        config,
+        framework=name,
+        head=heads[name],
+        optim=replace(config.optim, lr=0.06 * config.batch_size / 128),
+        moco_v3=MoCoV3Config(hidden=2 * features),
+        byol=BYOLConfig(hidden=2 * features),
+        simsiam=SimSiamConfig(hidden=max(1, features // 4)),
+        temperature=1.0 if name == "moco_v3" else config.temperature,
     )
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdclr.method import MoCo, MomentumNetwork, Objective, SelfCompetitor
+from sdclr.method.frameworks import MoCoConfig
 
 
 def small() -> nn.Module:
@@ -33,7 +34,7 @@ def plainly(queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temp
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_equals_the_formula(symmetric):
     network = small()
-    moco = MoCo(network, dim=8, temperature=0.3, queue=7, symmetric=symmetric)
+    moco = MoCo(network, dim=8, temperature=0.3, config=MoCoConfig(queue=7, symmetric=symmetric))
     with torch.no_grad():
         network[1].weight.mul_(1.5)  # so that queries and keys come from different weights
     queue, (view1, view2) = moco.keys.clone(), views()
@@ -48,7 +49,9 @@ def test_equals_the_formula(symmetric):
 def test_focal_weighs_each_direction():
     network = small()
     view1, view2 = views()
-    plain, focal = (MoCo(network, dim=8, queue=7, symmetric=False, focal=gamma).eval() for gamma in (0.0, 2.0))
+    plain, focal = (
+        MoCo(network, dim=8, config=MoCoConfig(queue=7, symmetric=False), focal=gamma).eval() for gamma in (0.0, 2.0)
+    )
     focal.keys.copy_(plain.keys)
     loss = plain(network, network, view1, view2)
     torch.testing.assert_close(focal(network, network, view1, view2), (1 - (-loss).exp()) ** 2 * loss)
@@ -57,7 +60,7 @@ def test_focal_weighs_each_direction():
 def test_the_second_branch_sees_the_second_view_and_keys_come_from_the_dense_weights():
     network = small()
     competitor = SelfCompetitor(network, 0.5)
-    moco = MoCo(network, dim=8, queue=7)
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=7))
     queue, (view1, view2) = moco.keys.clone(), views()
     target = moco.target.network
     first = plainly(network(view1), target(view2), queue, 0.2)
@@ -68,7 +71,7 @@ def test_the_second_branch_sees_the_second_view_and_keys_come_from_the_dense_wei
 
 def test_gradients_reach_the_network_and_not_the_momentum_network():
     network = small()
-    moco = MoCo(network, dim=8, queue=7)
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=7))
     moco(network, network, *views()).mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in moco.parameters())
@@ -76,7 +79,7 @@ def test_gradients_reach_the_network_and_not_the_momentum_network():
 
 def test_the_oldest_keys_give_way():
     network = small()
-    moco = MoCo(network, dim=8, queue=8)
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=8))
     before, (view1, view2) = moco.keys.clone(), views(3)
     moco(network, network, view1, view2)
     with torch.no_grad():
@@ -91,7 +94,7 @@ def test_the_oldest_keys_give_way():
 
 def test_a_batch_longer_than_the_queue_leaves_its_last_keys():
     network = small()
-    moco = MoCo(network, dim=8, queue=2, symmetric=False)
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=2, symmetric=False))
     view1, view2 = views(5)
     moco(network, network, view1, view2)
     with torch.no_grad():
@@ -100,7 +103,7 @@ def test_a_batch_longer_than_the_queue_leaves_its_last_keys():
 
 def test_evaluation_leaves_the_queue_alone():
     network = small()
-    moco = MoCo(network, dim=8, queue=8).eval()
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=8)).eval()
     before = moco.keys.clone()
     moco(network, network, *views())
     assert torch.equal(moco.keys, before)
@@ -108,20 +111,20 @@ def test_evaluation_leaves_the_queue_alone():
 
 def test_the_momentum_network_follows():
     network = small()
-    objective = Objective(MoCo(network, dim=8, queue=8, momentum=0.9), network)
+    objective = Objective(MoCo(network, dim=8, config=MoCoConfig(queue=8, momentum=0.9)), network)
     before = network[1].weight.detach().clone()
     with torch.no_grad():
         network[1].weight.add_(1.0)
-    objective.after_step()
+    objective.after_step(0.5)
     torch.testing.assert_close(objective.framework.target.network[1].weight, before + 0.1)
     assert objective.framework.target.network[1].weight.data_ptr() != network[1].weight.data_ptr()
 
 
 def test_the_state_comes_back():
     network = small()
-    moco = MoCo(network, dim=8, queue=8)
+    moco = MoCo(network, dim=8, config=MoCoConfig(queue=8))
     moco(network, network, *views(3))
-    again = MoCo(small(), dim=8, queue=8)
+    again = MoCo(small(), dim=8, config=MoCoConfig(queue=8))
     again.load_state_dict(moco.state_dict())
     pair = views()
     assert torch.equal(moco(network, network, *pair), again(network, network, *pair))
@@ -131,8 +134,10 @@ def test_the_state_comes_back():
 def test_what_makes_no_sense_is_refused():
     network = small()
     with pytest.raises(ValueError, match="symmetric"):
-        MoCo(network, dim=8, queue=8, symmetric=False)(network, SelfCompetitor(network, 0.5), *views())
+        MoCo(network, dim=8, config=MoCoConfig(queue=8, symmetric=False))(
+            network, SelfCompetitor(network, 0.5), *views()
+        )
     with pytest.raises(ValueError, match="positive"):
-        MoCo(network, dim=8, queue=0)
+        MoCo(network, dim=8, config=MoCoConfig(queue=0))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         MomentumNetwork(network, 1.5)

@@ -20,7 +20,8 @@ import torch
 
 from sdclr.data.sources import ArraySource, SubsetSource
 from sdclr.encoders import EncoderConfig, HeadConfig
-from sdclr.training.config import DamageConfig, MoCoConfig, PretrainConfig, Runtime
+from sdclr.method.frameworks import MoCoConfig
+from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run, create_objective

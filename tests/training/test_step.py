@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sdclr.errors import InputError
+from sdclr.method.frameworks import MoCoConfig
 from sdclr.training import precision
-from sdclr.training.config import DamageConfig, MoCoConfig, Runtime
+from sdclr.training.config import DamageConfig, Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run

@@ -24,7 +24,7 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
-from sdclr.recipes import RECIPES, for_images
+from sdclr.recipes import RECIPES, for_images, with_framework
 from sdclr.training.config import PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.run import read_json
@@ -45,6 +45,8 @@ def parse(argv: list[str]) -> Command:
         base = RECIPES[command.recipe]()
     else:
         base = for_images(select(open_source(command.source), command.subset))
+    if command.settings is None:
+        base = with_framework(base, command.config.framework)
     return _read(argv, Pretrain(source=tyro.MISSING, config=base))
 
 

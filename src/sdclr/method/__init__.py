@@ -2,19 +2,24 @@
 
 from sdclr.method.competitor import SelfCompetitor
 from sdclr.method.dropout import DropoutCompetitor
-from sdclr.method.frameworks import MoCo, SimCLR
+from sdclr.method.frameworks import BYOL, BarlowTwins, MoCo, MoCoV3, SimCLR, SimSiam, VICReg
 from sdclr.method.losses import focal_loss, nt_xent
 from sdclr.method.momentum import MomentumNetwork
 from sdclr.method.objective import Objective
 from sdclr.method.pruning import layer_sparsity, magnitude_masks, random_masks
 
 __all__ = [
+    "BYOL",
+    "BarlowTwins",
     "DropoutCompetitor",
     "MoCo",
+    "MoCoV3",
     "MomentumNetwork",
     "Objective",
     "SelfCompetitor",
     "SimCLR",
+    "SimSiam",
+    "VICReg",
     "focal_loss",
     "layer_sparsity",
     "magnitude_masks",

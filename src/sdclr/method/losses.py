@@ -19,6 +19,7 @@ def nt_xent(
     *,
     reduction: Reduction = "mean",
     focal: float = 0.0,
+    decoupled: bool = False,
     tiled: bool | None = None,
 ) -> Tensor:
     """NT-Xent, the loss of SimCLR and SDCLR (Chen et al., ICML 2020, eq. 1; Jiang et al., ICML 2021, eq. 1-2).
@@ -35,6 +36,8 @@ def nt_xent(
         temperature: τ > 0.
         reduction: `"none"` for one loss a sample, `(N,)`; `"mean"` or `"sum"` of these.
         focal: γ >= 0 of the focal loss: each anchor's loss `-log p` becomes `(1 - p)^γ · -log p`. See `focal_loss`.
+        decoupled: Leave the positive out of the denominator, `-log( s(v,v⁺) / Σ s(v,v⁻) )`: DCL (Yeh et al., ECCV 2022,
+            eq. 5). It works on the whole matrix of logits and may be negative.
         tiled: Whether to work in tiles of the matrix of logits, so that memory grows with N and not with N². Both ways
             give the same loss; the tiled one can be differentiated only once. By default tiles are used from N = 256
             on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix outgrows one tile.
@@ -43,7 +46,8 @@ def nt_xent(
         The loss in nats: `(N,)` for `"none"`, else a scalar.
 
     Raises:
-        ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative, or the reduction is unknown.
+        ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative or comes with `decoupled`,
+            or the reduction is unknown.
     """
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(
@@ -51,18 +55,22 @@ def nt_xent(
         )
     if not temperature > 0:
         raise ValueError(f"the temperature must be positive, not {temperature!r}")
+    if decoupled and focal:
+        raise ValueError("the decoupled loss is no -log p, which the focal loss is made of: give one of them")
     # Autocast would run the products below in half precision, whatever the type of their inputs.
     with torch.autocast(a.device.type, enabled=False):
         a, b = _normalised(a), _normalised(b)
         anchors = torch.cat([a, b])  # (2n, D): this process's
         candidates, own = gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
-        if tiled is None:
+        if decoupled:
+            tiled = False
+        elif tiled is None:
             tiled = len(anchors) * len(candidates) >= tiling(a.device).worthwhile
         if tiled:
             positive = (a * b).sum(1) / temperature  # log s(v,v⁺), the same for both anchors
             loss = log_sum_exp(anchors, candidates, own, temperature).view(2, -1) - positive
         else:
-            loss = _dense(anchors, candidates, own, temperature).view(2, -1)
+            loss = _dense(anchors, candidates, own, temperature, decoupled=decoupled).view(2, -1)
         loss = focal_loss(loss, focal).mean(0)
     return _reduced(loss, reduction)
 
@@ -82,13 +90,16 @@ def focal_loss(loss: Tensor, gamma: float) -> Tensor:
     return (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny).pow(gamma) * loss
 
 
-def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float) -> Tensor:
+def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float, *, decoupled: bool) -> Tensor:
     """Loss of each anchor, `(2n,)`, from the whole matrix of logits."""
     logits = (anchors / temperature) @ candidates.T  # (2n, 2N)
     itself = own + torch.arange(len(anchors), device=anchors.device)
     with torch.no_grad():  # the softmax of -inf is zero, and so is its gradient: nothing to record
         logits.scatter_(1, itself[:, None], -torch.inf)
     positive = itself.roll(len(anchors) // 2)
+    if decoupled:
+        negatives = logits.scatter(1, positive[:, None], -torch.inf)
+        return negatives.logsumexp(1) - logits.gather(1, positive[:, None]).squeeze(1)
     return F.cross_entropy(logits, positive, reduction="none")
 
 

@@ -14,8 +14,13 @@ Framework = Callable[[nn.Module, nn.Module, Tensor, Tensor], Tensor]
 class Follows(Protocol):
     """A framework with something that follows the network, such as a momentum network."""
 
-    def after_step(self, network: nn.Module) -> None:
-        """Called after every step of the optimiser with the dense network."""
+    def after_step(self, network: nn.Module, progress: float) -> None:
+        """Called after every step of the optimiser.
+
+        Args:
+            network: The dense network.
+            progress: Share of the run's steps that are taken, in (0, 1].
+        """
         ...
 
 
@@ -46,7 +51,11 @@ class Objective(nn.Module):
         """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images."""
         return self.framework(self.network, self.competitor or self.network, view1, view2)
 
-    def after_step(self) -> None:
-        """Let what follows the network follow it. Call it after every step of the optimiser."""
+    def after_step(self, progress: float) -> None:
+        """Let what follows the network follow it. Call it after every step of the optimiser.
+
+        Args:
+            progress: Share of the run's steps that are taken, in (0, 1].
+        """
         if isinstance(self.framework, Follows):
-            self.framework.after_step(self.network)
+            self.framework.after_step(self.network, progress)

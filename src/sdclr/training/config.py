@@ -1,13 +1,36 @@
 """Everything that decides a pre-training run, composed of the configurations of its parts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
+from sdclr.method.frameworks import (
+    BarlowTwinsConfig,
+    BYOLConfig,
+    MoCoConfig,
+    MoCoV3Config,
+    SimSiamConfig,
+    VICRegConfig,
+)
 from sdclr.training.optim import OptimConfig
 from sdclr.training.precision import Amp
+
+FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
+FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
+    "simclr": "SimCLR",
+    "moco": "MoCo",
+    "moco_v3": "MoCo v3",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "barlow_twins": "Barlow Twins",
+    "vicreg": "VICReg",
+}
+"""What tables call them."""
+BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
+"""Frameworks whose loss does not decompose over samples."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
@@ -41,24 +64,6 @@ class DamageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig:
-    """The queue and the momentum network of MoCo v2, as its authors have them on ImageNet."""
-
-    queue: int = 65536
-    """Keys that wait as negatives; 4096 for CIFAR."""
-    momentum: float = 0.999
-    """Of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
-    symmetric: bool = True
-    """Take both views as queries. False takes the first alone, as first published, and has no branch to damage."""
-
-    def __post_init__(self) -> None:
-        if self.queue < 1 or not 0 <= self.momentum <= 1:
-            raise InputError(
-                f"MoCo takes a queue of 1 or more keys and a momentum in [0, 1], not {self.queue} and {self.momentum}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class FocalConfig:
     """The focal loss: samples that are told apart already count less."""
 
@@ -79,9 +84,16 @@ class PretrainConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     damage: DamageConfig = field(default_factory=DamageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    framework: Literal["simclr", "moco"] = "simclr"
+    framework: FrameworkName = "simclr"
     """What the two branches are compared by."""
     moco: MoCoConfig = field(default_factory=MoCoConfig)
+    moco_v3: MoCoV3Config = field(default_factory=MoCoV3Config)
+    byol: BYOLConfig = field(default_factory=BYOLConfig)
+    simsiam: SimSiamConfig = field(default_factory=SimSiamConfig)
+    barlow_twins: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
+    decoupled: bool = False
+    """Leave the positive out of SimCLR's denominator (DCL)."""
     rebalance: tuple[Literal["focal"], ...] = ()
     """What else turns the loss towards rare images."""
     focal: FocalConfig = field(default_factory=FocalConfig)
@@ -114,6 +126,18 @@ class PretrainConfig:
             raise InputError(f"the seed lies between 0 and 2^63 - 1, not {self.seed}")
         if not self.temperature > 0:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
+        if self.decoupled and (self.framework != "simclr" or "focal" in self.rebalance):
+            raise InputError("--decoupled is a form of SimCLR's loss, and no focal one: leave it out")
+        if self.rebalance and self.framework in BATCH_LOSSES:
+            raise InputError(
+                f"{FRAMEWORK_NAMES[self.framework]}'s loss is one of the batch and does not decompose over images, so "
+                f"that {', '.join(self.rebalance)} cannot weigh them: leave out --rebalance, or take another framework"
+            )
+        if self.framework in {"byol", "simsiam"} and "focal" in self.rebalance:
+            raise InputError(
+                f"{FRAMEWORK_NAMES[self.framework]} has no probability that focal could weigh images by: leave out "
+                "--rebalance focal, or take another framework"
+            )
         if self.framework == "moco" and not self.moco.symmetric and self.damage.kind != "none":
             raise InputError(
                 "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
@@ -123,7 +147,7 @@ class PretrainConfig:
     @property
     def method(self) -> str:
         """Its name in tables and figures, such as "SimCLR", "SDCLR, 50% pruned" or "MoCo + dropout, 90%"."""
-        plain = {"simclr": "SimCLR", "moco": "MoCo"}[self.framework]
+        plain = FRAMEWORK_NAMES[self.framework] + (" (decoupled)" if self.decoupled else "")
         share = f"{self.damage.ratio:.0%}"
         damaged = {
             "none": plain,

@@ -25,6 +25,7 @@ from sdclr.errors import InputError
 from sdclr.method import Objective
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
+from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, create_feed
@@ -155,6 +156,8 @@ class Trainer:
                 raise InputError("--checkpoint-activations cannot repeat what dropout drops: leave it out")
             checkpoint_activations(objective.network)
         self.objective = objective
+        # A compiled pass would break at its hook.
+        self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
         self.dtype = autocast_dtype(runtime.amp, place.device)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
@@ -203,6 +206,8 @@ class Trainer:
             self.save()
         finally:
             log.close()
+            if self.watch:
+                self.watch.close()
         if self.place.first:
             save_encoder(self.run.path, cast("Network", self.objective.network).encoder)
         self.place.barrier()
@@ -229,7 +234,7 @@ class Trainer:
             total += loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.objective.after_step()
+        self.objective.after_step((self.step + 1) / self.total)
         self.window.append((self.step, total, batch.indices))
         self.step += 1
 
@@ -266,7 +271,10 @@ class Trainer:
         self._check_losses()
         if due:
             lr = float(self.optimizer.param_groups[0]["lr"])
-            log.write(step=self.step, epoch=epoch, loss=sum(self.logged_losses) / len(self.logged_losses), lr=lr)
+            loss = sum(self.logged_losses) / len(self.logged_losses)
+            spread = self.watch.spread() if self.watch else None
+            watched = {} if spread is None else {"feature_std": spread}
+            log.write(step=self.step, epoch=epoch, loss=loss, lr=lr, **watched)
             self.logged_losses.clear()
         else:
             log.advance(self.step)

@@ -1,7 +1,7 @@
 """A run on disk: where its files lie, and how to read them back."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,21 @@ from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_networ
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.method import (
+    BYOL,
+    BarlowTwins,
     DropoutCompetitor,
     MoCo,
+    MoCoV3,
     Objective,
     SelfCompetitor,
     SimCLR,
+    SimSiam,
+    VICReg,
     magnitude_masks,
     random_masks,
 )
 from sdclr.training.checkpoint import load_checkpoint, load_snapshot
-from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
 from sdclr.version import __version__
 
 
@@ -170,18 +175,30 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
 
 
 def _framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
-    focal = config.focal.gamma if "focal" in config.rebalance else 0.0
-    if config.framework == "simclr":
-        return SimCLR(config.temperature, focal=focal)
-    return MoCo(
-        network,
-        dim=config.head.dim,
-        temperature=config.temperature,
-        queue=config.moco.queue,
-        momentum=config.moco.momentum,
-        symmetric=config.moco.symmetric,
-        focal=focal,
-    )
+    """What compares the branches.
+
+    Raises:
+        InputError: If a number in its configuration makes no sense.
+    """
+    damaged = config.damage.kind != "none"
+    contrast: dict[str, Any] = {
+        "temperature": config.temperature,
+        "focal": config.focal.gamma if "focal" in config.rebalance else 0.0,
+    }
+    target: dict[str, Any] = {"network": network, "dim": config.head.dim}
+    makers: dict[FrameworkName, Callable[[], nn.Module]] = {
+        "simclr": lambda: SimCLR(decoupled=config.decoupled, **contrast),
+        "moco": lambda: MoCo(config=config.moco, **target, **contrast),
+        "moco_v3": lambda: MoCoV3(config=config.moco_v3, damaged=damaged, **target, **contrast),
+        "byol": lambda: BYOL(config=config.byol, damaged=damaged, **target),
+        "simsiam": lambda: SimSiam(config=config.simsiam, dim=config.head.dim, damaged=damaged),
+        "barlow_twins": lambda: BarlowTwins(config=config.barlow_twins),
+        "vicreg": lambda: VICReg(config=config.vicreg),
+    }
+    try:
+        return makers[config.framework]()
+    except ValueError as error:
+        raise InputError(f"{config.framework}: {error}") from error
 
 
 def save_encoder(folder: Path, encoder: Encoder) -> None:

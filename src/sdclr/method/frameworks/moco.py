@@ -1,6 +1,7 @@
 """MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a queue of keys from a slowly moving network as negatives."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,18 @@ from torch import Tensor, nn
 
 from sdclr.method.losses import focal_loss, gather
 from sdclr.method.momentum import MomentumNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig:
+    """The queue and the momentum network of MoCo v2, as its authors have them on ImageNet."""
+
+    queue: int = 65536
+    """Keys that wait as negatives; 4096 for CIFAR."""
+    momentum: float = 0.999
+    """Of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
+    symmetric: bool = True
+    """Take both views as queries. False takes the first alone, as first published, and has no branch to damage."""
 
 
 class MoCo(nn.Module):
@@ -25,9 +38,7 @@ class MoCo(nn.Module):
         network: Encoder and projection head, from which the momentum network starts.
         dim: Length of its outputs.
         temperature: τ.
-        queue: K, the number of keys that wait.
-        momentum: m of the moving average.
-        symmetric: Take both views as queries.
+        config: Queue (of K keys) and momentum (m).
         focal: γ of the focal loss, 0 for none.
 
     Raises:
@@ -43,17 +54,16 @@ class MoCo(nn.Module):
         *,
         dim: int,
         temperature: float = 0.2,
-        queue: int = 65536,
-        momentum: float = 0.999,
-        symmetric: bool = True,
+        config: MoCoConfig | None = None,
         focal: float = 0.0,
     ) -> None:
         super().__init__()
-        if not temperature > 0 or queue < 1:
-            raise ValueError(f"temperature and queue must be positive, not {temperature!r} and {queue!r}")
-        self.temperature, self.symmetric, self.focal = temperature, symmetric, focal
-        self.target = MomentumNetwork(network, momentum)
-        self.register_buffer("keys", F.normalize(torch.randn(queue, dim), dim=1))
+        config = config or MoCoConfig()
+        if not temperature > 0 or config.queue < 1:
+            raise ValueError(f"temperature and queue must be positive, not {temperature!r} and {config.queue!r}")
+        self.temperature, self.symmetric, self.focal = temperature, config.symmetric, focal
+        self.target = MomentumNetwork(network, config.momentum)
+        self.register_buffer("keys", F.normalize(torch.randn(config.queue, dim), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     def forward(
@@ -78,7 +88,7 @@ class MoCo(nn.Module):
         self._enqueue(key2)
         return loss
 
-    def after_step(self, network: nn.Module) -> None:
+    def after_step(self, network: nn.Module, progress: float) -> None:  # noqa: ARG002  # the momentum is constant
         """Let the momentum network follow, once the optimiser has moved the weights."""
         self.target.follow(network)
 

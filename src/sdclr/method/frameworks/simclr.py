@@ -15,15 +15,19 @@ class SimCLR(nn.Module):
     Args:
         temperature: τ of NT-Xent. The paper on self-damage takes 0.2 on CIFAR.
         focal: γ of the focal loss, 0 for none.
+        decoupled: Leave the positive out of the denominator (DCL).
     """
 
-    def __init__(self, temperature: float = 0.2, *, focal: float = 0.0) -> None:
+    def __init__(self, temperature: float = 0.2, *, focal: float = 0.0, decoupled: bool = False) -> None:
         super().__init__()
         self.temperature = temperature
         self.focal = focal
+        self.decoupled = decoupled
 
     def forward(
         self, a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], view1: Tensor, view2: Tensor
     ) -> Tensor:
         """Loss of each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images."""
-        return nt_xent(a(view1), b(view2), self.temperature, reduction="none", focal=self.focal)
+        return nt_xent(
+            a(view1), b(view2), self.temperature, reduction="none", focal=self.focal, decoupled=self.decoupled
+        )
