@@ -9,8 +9,8 @@ READY := $(VENV)/ready
 demo: $(READY)  ## train SimCLR and SDCLR on embedded digits; ends with a table and a report
 	$(BIN)/sdclr demo --run runs/demo
 
-test: $(READY)  ## the whole suite; it runs the examples too
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole suite, a process for each core; it runs the examples too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: lint types test  ## everything a change must pass
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,18 @@ def test_two_ranks_together_see_the_batches_of_one(make):
         assert np.array_equal(np.concatenate([one.indices, two.indices]), batch.indices)
         torch.testing.assert_close(torch.cat([one.view1, two.view1]), batch.view1, atol=1e-6, rtol=0)
         torch.testing.assert_close(torch.cat([one.view2, two.view2]), batch.view2, atol=1e-6, rtol=0)
+
+
+def test_weights_decide_how_often_samples_come_and_copies_have_views_of_their_own():
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
+    loader = ResidentLoader(images, ViewConfig(image_size=8), seed=0, batch_size=4)
+    plain = np.concatenate([batch.indices for batch in loader.epoch(0)])
+    assert sorted(plain) == list(range(12))
+    loader.weights = np.where(np.arange(12) == 5, 6.0, 1.0)
+    batches = list(loader.epoch(1))
+    found = np.concatenate([batch.indices for batch in batches])
+    assert 4 <= (found == 5).sum() <= 5  # 12 · 6 / 17
+    views = torch.cat([batch.view1 for batch in batches])[found == 5]
+    assert all(not torch.equal(one, other) for one, other in pairwise(views))
+    again = list(loader.epoch(1, 2))
+    torch.testing.assert_close(again[0].view1, batches[2].view1)

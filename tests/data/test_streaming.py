@@ -185,3 +185,14 @@ def test_images_are_decoded_no_larger_than_asked():
     source = Pictures(8)
     next(stream(source, decode_side=100).epoch(0))
     assert sorted(source.asked) == [(index, 100) for index in range(8)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_reach_the_workers_with_the_next_epoch(workers):
+    loader = stream(Pictures(10), batch_size=5, workers=workers)
+    list(loader.epoch(0))
+    loader.weights = np.where(np.arange(10) == 3, 1.0, 0.0)
+    batches = list(loader.epoch(1))
+    assert (np.concatenate([batch.indices for batch in batches]) == 3).all()
+    views = torch.cat([batch.view1 for batch in batches])
+    assert len({view.numpy().tobytes() for view in views}) == len(views)

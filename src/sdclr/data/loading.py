@@ -15,6 +15,7 @@ from torch import Tensor
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render_pair, to_device
 from sdclr.data.views import ViewConfig, ViewParameters, draw_views
+from sdclr.data.weighting import weighted_order
 from sdclr.errors import InputError
 
 
@@ -30,12 +31,19 @@ class Batch(NamedTuple):
 
 
 def epoch_batches(
-    n: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
+    n: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """One rank's share of the batches of an epoch: a permutation of the samples, cut into batches.
 
-    What is left over after the last whole batch is dropped. All ranks cut the same permutation, and each takes its
-    slice of every batch.
+    With weights, samples come more or less often; see `weighted_order`. What is left over after the last whole batch is
+    dropped. All ranks cut the same order, and each takes its slice of every batch.
 
     Args:
         n: Samples in the set.
@@ -44,16 +52,19 @@ def epoch_batches(
         epoch: The epoch, 0 or more.
         rank: This process among `world`.
         world: Processes that share each batch.
+        weights: (n,) how often each sample is to come, up to a factor; by default all once.
 
     Returns:
-        (steps, batch_size // world) sample indices, steps = n // batch_size.
+        (steps, batch_size // world) keys, steps = n // batch_size: sample indices, and `index + j n` for copy j of a
+        sample that comes more than once.
 
     Raises:
         InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
     """
     check_batch_size(n, batch_size, world)
     key = np.array([seed, epoch], dtype=np.uint64)
-    order = np.random.Generator(np.random.Philox(key=key)).permutation(n)
+    random = np.random.Generator(np.random.Philox(key=key))
+    order = random.permutation(n) if weights is None else weighted_order(weights, random)
     steps = n // batch_size
     shares = order[: steps * batch_size].reshape(steps, world, batch_size // world)
     return shares[:, rank].astype(np.int64)
@@ -73,6 +84,9 @@ def check_batch_size(n: int, batch_size: int, world: int) -> None:
 
 class Loader(Protocol):
     """What training needs of a loader."""
+
+    weights: NDArray[np.float64] | None
+    """How often each sample is to come, up to a factor; None for all once. A change holds from the next epoch on."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,6 +143,7 @@ class ResidentLoader:
         self._rank = rank
         self._world = world
         self._render = partial(render_pair, image_size=config.image_size, channels_last=channels_last, compile=compile)
+        self.weights: NDArray[np.float64] | None = None
         self.bad: Sequence[BadImage] = ()
 
     @property
@@ -139,14 +154,20 @@ class ResidentLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from step `start` on. See `Loader.epoch`."""
         size = (self._images.shape[2], self._images.shape[3])
-        batches = epoch_batches(
-            len(self._images), self._batch_size, seed=self._seed, epoch=epoch, rank=self._rank, world=self._world
+        keys = epoch_batches(
+            len(self._images),
+            self._batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            rank=self._rank,
+            world=self._world,
+            weights=self.weights,
         )
+        batches = keys % len(self._images)
         chosen = to_device(batches, self._images.device)  # one copy an epoch instead of one a step
         for step in range(start, len(batches)):
-            indices = batches[step]
-            pair = draw_pair(self._config, indices, size, seed=self._seed, epoch=epoch)
-            yield Batch(indices, *self._render(self._images.index_select(0, chosen[step]), *pair))
+            pair = draw_pair(self._config, keys[step], size, seed=self._seed, epoch=epoch)
+            yield Batch(batches[step], *self._render(self._images.index_select(0, chosen[step]), *pair))
 
 
 def draw_pair(

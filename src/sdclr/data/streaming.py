@@ -81,6 +81,15 @@ class StreamLoader:
         self._bad: dict[str, BadImage] = {}
 
     @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """How often each sample is to come. See `Loader.weights`."""
+        return self._schedule.weights
+
+    @weights.setter
+    def weights(self, values: NDArray[np.float64] | None) -> None:
+        self._schedule.weights = values
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch."""
         return len(self._schedule)
@@ -132,7 +141,7 @@ class _Floats:
 
 
 class _Schedule:
-    """The batches of one epoch as lists of (epoch, sample index), which is all that a worker needs to know."""
+    """The batches of one epoch as lists of (epoch, key of the sample), which is all that a worker needs to know."""
 
     def __init__(self, n: int, batch_size: int, *, seed: int, rank: int, world: int) -> None:
         self._n = n
@@ -142,6 +151,7 @@ class _Schedule:
         self._world = world
         self.epoch = 0
         self.start = 0
+        self.weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return self._n // self._batch_size
@@ -149,10 +159,16 @@ class _Schedule:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         batches = epoch_batches(
-            self._n, self._batch_size, seed=self._seed, epoch=epoch, rank=self._rank, world=self._world
+            self._n,
+            self._batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            rank=self._rank,
+            world=self._world,
+            weights=self.weights,
         )
-        for indices in batches[self.start :].tolist():
-            yield [(epoch, index) for index in indices]
+        for keys in batches[self.start :].tolist():
+            yield [(epoch, key) for key in keys]
 
 
 class _Decoded(NamedTuple):
@@ -181,8 +197,8 @@ class _Pairs(Dataset[_Decoded]):
         for begin in range(0, len(keys), _TOGETHER):
             part = keys[begin : begin + _TOGETHER]
             images = []
-            for place, (_, index) in enumerate(part, start=begin):
-                found = self._first_good(index, bad)
+            for place, (_, key) in enumerate(part, start=begin):
+                found = self._first_good(key % len(self._source), bad)
                 if found is None:
                     return _Decoded(indices[:0], None, bad)
                 indices[place], image = found
@@ -192,7 +208,7 @@ class _Pairs(Dataset[_Decoded]):
 
     def _draw(self, keys: list[tuple[int, int]], images: list[NDArray[np.uint8]], views: NDArray[np.uint8]) -> None:
         """Both views of the samples into `views`: a sample's are the same, whichever are drawn beside it."""
-        indices = np.array([index for _, index in keys])
+        indices = np.array([key for _, key in keys])
         heights, widths = np.array([image.shape[:2] for image in images]).T
         for view, out in enumerate(views):
             params = draw_views(
