@@ -16,6 +16,7 @@ from torch import nn
 from sdclr.cli.parsing import parse
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
+from sdclr.paper.experiments import Setting, experiment
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUEUE = BENCHMARKS / "gpu" / "QUEUE.md"
@@ -295,36 +296,28 @@ def test_without_a_gpu_it_says_how_to_rehearse(speed, tmp_path, capsys):
 
 
 def queued(start: str) -> list[str]:
-    """The queue's commands of one program, as a shell would see them with CIFAR10, ARM and SEED set."""
+    """The queue's commands of one program, as a shell would see them with CIFAR10 set."""
     blocks = re.findall(r"```sh\n(.*?)```", QUEUE.read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if start in line]
-    values = {"$CIFAR10": "cifar10", "$SEED": "2", "$ARM": "sdclr"}
-    for name, value in values.items():
-        lines = [line.replace(name, value) for line in lines]
-    return lines
+    return [line.replace("$CIFAR10", "cifar10") for line in lines]
 
 
-def test_the_queue_pretrains_as_it_says():
-    for line in queued("sdclr pretrain"):
+def test_the_queue_reproduces_the_papers_setting():
+    for line in queued("sdclr reproduce"):
+        assert line.startswith("timeout -s TERM 570 sdclr ")
         command = parse(shlex.split(line.partition("sdclr ")[2]))
-        name = command.run.name
-        assert command.source == "cifar10:train"
-        assert command.subset.kind == ("balanced" if name.startswith("balanced") else "long-tail")
-        assert (command.subset.max_count, command.subset.imbalance, command.subset.holdout) == (4500, 100, 5000)
-        assert command.subset.seed == command.config.seed == 2
-        assert command.config.damage.kind == ("prune" if name.startswith("sdclr") else "none")
-        assert command.config.head.layers == (3 if "deep" in name else 2)
-        assert (command.config.epochs, command.config.batch_size, command.config.damage.ratio) == (2000, 512, 0.9)
-        assert (command.runtime.amp, command.runtime.device) == ("bf16", "cuda")
-    assert len(queued("sdclr pretrain")) == 5
-
-
-def test_the_queue_evaluates_what_it_trained():
-    (line,) = queued("sdclr evaluate")
-    command = parse(shlex.split(line.partition("sdclr ")[2]))
-    trained = {parse(shlex.split(line.partition("sdclr ")[2])).run for line in queued("sdclr pretrain")}
-    assert command.run in trained
-    assert (command.train, command.test, command.config.seed) == ("cifar10:train", "cifar10:test", 2)
+        assert (command.data, command.scale, command.folder) == (Path("cifar10"), "paper", Path("runs/gpu/paper"))
+        assert (command.device, command.amp, command.epochs, command.jobs) == ("cuda", "bf16", None, 1)
+        setting = Setting(scale=command.scale, splits=command.splits, head=command.head)
+        tasks = [job for job in experiment(command.what, setting).jobs if job.dataset.startswith("cifar10")]
+        wanted = [task for task in tasks if task.dataset in {"cifar10", "cifar10_lt"}]
+        assert wanted
+        for task in wanted:
+            full = task.dataset == "cifar10"
+            assert (task.config.epochs, task.config.batch_size) == (1000 if full else 2000, 512)
+            assert task.config.damage.ratio == 0.9
+            assert task.config.head.layers == (3 if command.head == "reference" and task.method == "SDCLR" else 2)
+    assert len(queued("sdclr reproduce")) == 6
 
 
 def test_the_queue_measures_with_this_script(speed, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sdclr.cli.attributes import AttributesCommand, attributes_command
+from sdclr.cli.attributes import Attributes, attributes_command
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -217,7 +217,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Evaluate: _evaluate,
     Report: _report,
     Export: _export,
-    AttributesCommand: attributes_command,
+    Attributes: attributes_command,
     Finetune: finetune_command,
     Reproduce: reproduce_command,
     Recipe: print_recipe,

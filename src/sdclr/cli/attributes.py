@@ -15,7 +15,7 @@ from sdclr.training.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttributesCommand:
+class Attributes:
     """Measure how well, and how evenly, a run's encoder tells attributes, where images have several labels.
 
     For each attribute a linear layer on the frozen features and its average precision; for attributes that many, some
@@ -38,7 +38,7 @@ class AttributesCommand:
     """Processes that decode images; by default one for each core but one, 16 at the most."""
 
 
-def attributes_command(command: AttributesCommand, console: Console) -> None:
+def attributes_command(command: Attributes, console: Console) -> None:
     """Measure, and tell the figures."""
     run = Run.open(command.run)
     workers = default_workers() if command.workers is None else command.workers

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sdclr.cli.attributes import AttributesCommand
+from sdclr.cli.attributes import Attributes
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -271,7 +271,7 @@ class Demo:
 Command = (
     Pretrain
     | Evaluate
-    | AttributesCommand
+    | Attributes
     | Embed
     | Mine
     | Select

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from sdclr.cli.attributes import AttributesCommand
+from sdclr.cli.attributes import Attributes
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -61,7 +61,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[AttributesCommand, tyro.conf.subcommand("attributes")]
+        | Annotated[Attributes, tyro.conf.subcommand("attributes")]
         | Annotated[Finetune, tyro.conf.subcommand("finetune")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Recipe, tyro.conf.subcommand("recipe")]

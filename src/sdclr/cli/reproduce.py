@@ -16,7 +16,7 @@ from sdclr.paper.plan import State, look, plan_table
 from sdclr.paper.results import FAILED_FILE, Row, collect, is_finished, write_results
 from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
-from sdclr.paper.tasks import Scale, Task, merged
+from sdclr.paper.tasks import Job, Scale, Task, merged
 from sdclr.recipes import HeadKind
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
@@ -128,11 +128,12 @@ def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command:
     """A table of the paper beside our numbers, as Markdown, with what it takes to read it."""
     missing = {state.job.name: "no data" for state in states if state.status == "no data"}  # why, the plan has told
     tables = [compared_table(one, rows, missing), contrast_table(one, rows)]
-    head = f"# {one.title}\n\n{_header(one, command)}\n"
+    there = {state.job.name for state in states if state.status != "no data"}
+    head = f"# {one.title}\n\n{_header([job for job in one.jobs if job.name in there], command)}\n"
     return "\n".join([head, *(table.markdown() for table in tables if table is not None)])
 
 
-def _header(one: Experiment, command: Reproduce) -> str:
+def _header(jobs: Sequence[Job], command: Reproduce) -> str:
     """At which size, on which images, by which version."""
     data = Data(root=command.data, lists=command.lists)
     scale = {
@@ -141,9 +142,9 @@ def _header(one: Experiment, command: Reproduce) -> str:
         "paper": "Scale paper: network, images, batch and length as in the paper.",
     }[command.scale]
     trial = f" A trial of {command.epochs} epochs." if command.epochs else ""
-    sets = {job.dataset: DATA_NAMES[job.dataset] for job in one.jobs}
-    copies = "; ".join(f"{name}: {data.copy(dataset)}" for dataset, name in sets.items())
-    splits = max(job.split for job in one.jobs)
+    sets = {job.dataset: DATA_NAMES[job.dataset] for job in jobs}
+    copies = "; ".join(f"{name}: {data.copy(dataset)}" for dataset, name in sets.items()) or "none"
+    splits = max((job.split for job in jobs), default=0)
     drawn = "as published (the first) and drawn" if command.lists is not None else "drawn"
     lines = (
         f"{scale}{trial}",
