@@ -54,7 +54,7 @@ def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table
         for method, damage in methods.items():
             console.print(f"class order {split} of {splits}: {method} on {len(source)} images", highlight=False)
             chosen = replace(config, damage=damage, seed=split)
-            # In full precision, which ends in the same figures on every machine.
+            # In full precision, so that figures do not depend on whether a machine has units for bfloat16.
             runtime = Runtime(device="cpu", amp="none")
             run = pretrain(source, chosen, run=folder / f"{method.lower()}-{split}", runtime=runtime)
             runs[method].append(run)
