@@ -40,9 +40,7 @@ def cifar_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainCo
         epochs=2000,
     )
     config = with_method(config, method, head)
-    if method == "moco":
-        return replace(config, moco=MoCoConfig(queue=4096, momentum=0.99), temperature=0.1)
-    return config
+    return with_framework(config, "moco") if method == "moco" else config
 
 
 def imagenet100_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
@@ -104,7 +102,10 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
     if name == "simclr":
         return replace(config, framework=name)
     if name == "moco":
-        return replace(config, framework=name, temperature=0.1 if config.views.image_size <= SMALL_IMAGE else 0.2)
+        small = config.views.image_size <= SMALL_IMAGE
+        # As its authors have it on CIFAR, where the queue of ImageNet would hold every image several times.
+        moco = MoCoConfig(queue=4096, momentum=0.99) if small and config.moco == MoCoConfig() else config.moco
+        return replace(config, framework=name, moco=moco, temperature=0.1 if small else 0.2)
     with torch.random.fork_rng(devices=[]):
         features = create_encoder(config.encoder, config.views.image_size).num_features
     heads = {

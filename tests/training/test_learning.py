@@ -1,4 +1,4 @@
-"""Every method learns: its encoder tells digits apart clearly better than random weights do."""
+"""Methods learn: their encoders tell digits apart clearly better than random weights do."""
 
 from dataclasses import replace
 from pathlib import Path

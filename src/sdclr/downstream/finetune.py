@@ -4,9 +4,7 @@ Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et
 starts RIDE from its encoders.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from sdclr.evaluation.probes import stratified_holdout
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.precision import Amp, autocast_dtype
+from sdclr.training.randomness import own_randomness
 from sdclr.training.run import Run, load_encoder, read_json, write_json
 from sdclr.version import __version__
 
@@ -120,7 +119,7 @@ def finetune(
     if finished is not None:
         return finished
     place = resolve_device(str(device))
-    with _own_randomness(place), listening() as interrupts:
+    with own_randomness(place), listening() as interrupts:
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, encoder, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
@@ -236,10 +235,3 @@ def _held_out(images: LabelledImages, config: FinetuneConfig) -> tuple[LabelledI
         return images, images.subset(np.array([], dtype=np.int64))
     kept, held = stratified_holdout(images.labels, config.validation, config.seed)
     return images.subset(kept), images.subset(held)
-
-
-@contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

@@ -12,6 +12,7 @@ from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.images import Batches
 from sdclr.downstream.methods import Model, Stage
 from sdclr.errors import InputError
+from sdclr.training import randomness
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
 from sdclr.training.logs import Log
@@ -191,8 +192,4 @@ class Trainer:
 
 def seed_torch(seed: int, moment: str, device: torch.device) -> None:
     """Seed the CPU's generator and the device's for one moment of a training; those of other GPUs stay as they are."""
-    number = int.from_bytes(hashlib.sha256(f"{seed} {moment}".encode()).digest()[:4])
-    torch.default_generator.manual_seed(number)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(number)
+    randomness.seed(int.from_bytes(hashlib.sha256(f"{seed} {moment}".encode()).digest()[:4]), device)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -33,6 +32,7 @@ from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.precision import autocast_dtype, device_name
+from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
 from sdclr.version import __version__
 
@@ -64,11 +64,11 @@ def pretrain(
     config = config or PretrainConfig()
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
-    with processes(runtime.device) as place, _own_randomness(place.device):
+    with processes(runtime.device) as place, own_randomness(place.device):
         opened = _open_run(folder, images, config, place)
         if opened.finished:
             return opened
-        _seed(config.seed, place.device)
+        seed(config.seed, place.device)
         objective = create_objective(config)  # what is wrong with the settings comes out before images are looked at
         feed = create_feed(images, opened, config, runtime, place)
         if place.first and not opened.config_file.exists():
@@ -77,21 +77,6 @@ def pretrain(
             trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
-
-
-@contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """Seed the CPU's generator and the device's: `torch.manual_seed` would seed those of all other GPUs too."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
 
 
 def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Processes) -> Run:
@@ -216,9 +201,9 @@ class Trainer:
         """Refresh the masks if it is time, then one optimiser step."""
         competitor, every = self.objective.competitor, self.config.damage.refresh_steps or self.steps_per_epoch
         if competitor is not None and self.step % every == 0:
-            _seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
+            seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
             competitor.refresh()
-        _seed(self._step_seed(self.place.rank), self.place.device)
+        seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
         )
