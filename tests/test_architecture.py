@@ -10,8 +10,9 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "files", "version"},
+    {"errors", "config", "files", "version", "precision"},
     {"method", "data", "encoders"},
+    {"features"},
     {"training"},
     {"evaluation"},
     {"downstream", "reporting"},

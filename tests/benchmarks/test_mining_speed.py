@@ -8,7 +8,7 @@ import torch
 
 from sdclr.data.sources import ArraySource, FolderSource
 from sdclr.encoders import EncoderConfig, create_encoder
-from sdclr.evaluation.features import extract_features
+from sdclr.features.extract import extract_features
 
 # Newer Pythons warn when a process with threads forks; torch starts threads, and its DataLoader forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

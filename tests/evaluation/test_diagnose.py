@@ -13,9 +13,9 @@ from sdclr.evaluation.clusters import find_clusters
 from sdclr.evaluation.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.evaluation.encoded import encode
 from sdclr.evaluation.evaluate import branch_encoder
-from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.label_free import forgetting, gini
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.extract import extract_features
+from sdclr.features.nearest import nearest
 
 QUICK = DiagnoseConfig(part=100, images=400, clusters=6)
 

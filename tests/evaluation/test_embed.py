@@ -17,7 +17,7 @@ from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation import embed as embed_module
 from sdclr.evaluation.embed import embed, embedding_files, read_embeddings
-from sdclr.evaluation.features import extract_features, feature_batches
+from sdclr.features.extract import extract_features, feature_batches
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run, save_encoder, write_json
 

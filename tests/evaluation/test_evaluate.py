@@ -11,8 +11,8 @@ import torch
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.evaluation.evaluate import EvaluateConfig, Score, branch_encoder, draw_shots, evaluate
-from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.probes import FEW_SHOT, LINEAR, ProbeConfig, linear_probe, stratified_holdout
+from sdclr.features.extract import extract_features
 
 TINY = sdclr.PretrainConfig(
     encoder=sdclr.EncoderConfig(width=4),

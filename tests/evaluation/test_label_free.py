@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 
 SIZES = st.lists(st.integers(0, 500), min_size=1, max_size=12).filter(any)
 

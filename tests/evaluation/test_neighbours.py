@@ -15,8 +15,8 @@ from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
-from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.neighbours import Found, Row, neighbours
+from sdclr.features.extract import extract_features
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run, save_encoder, write_json
 

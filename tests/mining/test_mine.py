@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sdclr.config import from_json, to_json
 from sdclr.data.sources import ArraySource, SubsetSource, open_source
 from sdclr.errors import InputError
-from sdclr.evaluation.features import extract_features
+from sdclr.features.extract import extract_features
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.mining.scores import Scores
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 
 

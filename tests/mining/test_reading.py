@@ -9,7 +9,7 @@ import torch
 from sdclr.data.render_cv import render_cv
 from sdclr.data.views import draw_views
 from sdclr.errors import InputError
-from sdclr.evaluation.features import evaluation_view, extract_features
+from sdclr.features.extract import evaluation_view, extract_features
 from sdclr.mining import reading as module
 from sdclr.mining.forgetting import forgetting, load_networks
 from sdclr.mining.reading import Plan, read_collection

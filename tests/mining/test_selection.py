@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances
 
 from sdclr.errors import InputError
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 from sdclr.mining import selection
 from sdclr.mining.selection import DEFAULT, select_to_label
 

@@ -16,7 +16,7 @@ from sdclr.data.decode import decode_image
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.errors import InputError
-from sdclr.evaluation.features import SMALL_SIDE, evaluation_view
+from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.training import export as export_module
 from sdclr.training import model_card
 from sdclr.training.config import PretrainConfig

@@ -11,8 +11,8 @@ from torch import nn
 
 from sdclr.data.sources import digits
 from sdclr.encoders import EncoderConfig
-from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.knn import knn_predict
+from sdclr.features.extract import extract_features
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.recipes import digits_demo
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime

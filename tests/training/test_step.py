@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from sdclr import precision
 from sdclr.errors import InputError
 from sdclr.method.frameworks import MoCoConfig
-from sdclr.training import precision
 from sdclr.training.config import DamageConfig, Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer

@@ -13,12 +13,12 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.data.subset import SubsetConfig
 from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
-from sdclr.evaluation.nearest import Metric
+from sdclr.features.nearest import Metric
 from sdclr.mining.mine import MineConfig
 from sdclr.mining.selection import DEFAULT, Method
+from sdclr.precision import Amp
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.export import Format
-from sdclr.training.precision import Amp
 
 Source = Annotated[
     str,

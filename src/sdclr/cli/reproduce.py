@@ -17,10 +17,10 @@ from sdclr.paper.results import FAILED_FILE, Row, collect, is_finished, write_re
 from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
 from sdclr.paper.tasks import Job, Scale, Task, merged
+from sdclr.precision import Amp
 from sdclr.recipes import HeadKind
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
-from sdclr.training.precision import Amp
 from sdclr.training.run import Run
 from sdclr.version import __version__
 

@@ -26,9 +26,9 @@ from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
+from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
-from sdclr.training.precision import Amp, autocast_dtype
 from sdclr.training.randomness import own_randomness
 from sdclr.training.run import Run, load_encoder, read_json, write_json
 from sdclr.version import __version__

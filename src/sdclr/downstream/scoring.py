@@ -16,8 +16,8 @@ from sdclr.downstream.losses import tau_normalised
 from sdclr.downstream.methods import Model
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
-from sdclr.evaluation.features import extract_features
-from sdclr.training.precision import Amp
+from sdclr.features.extract import extract_features
+from sdclr.precision import Amp
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
 """The exponents of tau-norm that are tried."""

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from sdclr.data.attributes import Attributes
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features
 from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig, Problem
+from sdclr.features.extract import checked_features
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

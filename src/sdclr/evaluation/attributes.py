@@ -27,8 +27,8 @@ from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
 from sdclr.evaluation.balance import GROUPS, Balance, balance
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
-from sdclr.evaluation.features import extract_features
 from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig
+from sdclr.features.extract import extract_features
 from sdclr.training.run import Run, write_json
 from sdclr.version import __version__
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features
+from sdclr.features.extract import checked_features
 
 _FITTED: Final = 50_000
 """Rows that the centres are fitted to; the rest are only assigned to them."""

@@ -16,8 +16,8 @@ from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
 from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
-from sdclr.evaluation.features import extract_features
-from sdclr.evaluation.nearest import Neighbours, nearest
+from sdclr.features.extract import extract_features
+from sdclr.features.nearest import Neighbours, nearest
 from sdclr.training.run import Run
 from sdclr.version import __version__
 

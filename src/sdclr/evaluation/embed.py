@@ -20,9 +20,9 @@ from sdclr.data.scan import Progress, write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
-from sdclr.evaluation.features import FeatureBatch, encode_batch, evaluating, feature_batches
+from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
+from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.distributed import Processes, processes
-from sdclr.training.precision import Amp, autocast_dtype
 from sdclr.training.run import Run
 
 CHUNK: Final = 8192

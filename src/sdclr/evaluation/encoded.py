@@ -14,7 +14,7 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig, draw_views
 from sdclr.evaluation.evaluate import branch_encoder
-from sdclr.evaluation.features import extract_features
+from sdclr.features.extract import extract_features
 from sdclr.training.run import Run
 
 

@@ -16,7 +16,6 @@ from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
-from sdclr.evaluation.features import Features, extract_features, load_views
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import (
     FEW_SHOT,
@@ -27,6 +26,7 @@ from sdclr.evaluation.probes import (
     linear_probe_augmented,
     stratified_holdout,
 )
+from sdclr.features.extract import Features, extract_features, load_views
 from sdclr.training.run import Run, write_json
 from sdclr.version import __version__
 

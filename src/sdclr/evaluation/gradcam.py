@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features, checked_labels, evaluating
 from sdclr.evaluation.probes import LinearClassifier
+from sdclr.features.extract import checked_features, checked_labels, evaluating
 
 Target = Callable[[Tensor], Tensor]
 """Scores `(N,)` of features `(N, D)`, differentiable."""

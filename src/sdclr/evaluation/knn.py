@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features, checked_labels
-from sdclr.evaluation.nearest import GROUP, largest
+from sdclr.features.extract import checked_features, checked_labels
+from sdclr.features.nearest import GROUP, largest
 
 
 def knn_predict(

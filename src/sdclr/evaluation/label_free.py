@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features
+from sdclr.features.extract import checked_features
 
 _BLOCK: Final = 2048
 

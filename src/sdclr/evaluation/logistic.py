@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features, checked_labels
 from sdclr.evaluation.probes import LinearClassifier, edge_of_grid
+from sdclr.features.extract import checked_features, checked_labels
 
 _SCALE = 1e4
 """What the objective is multiplied by: torch's L-BFGS forgets curvature below an absolute 1e-10, which near the optimum

@@ -18,10 +18,10 @@ from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.sources import ImageSource, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.embed import Embeddings, embedding_files, encoder_digest, read_embeddings
-from sdclr.evaluation.features import extract_features, feature_batches
-from sdclr.evaluation.nearest import Metric, nearest
+from sdclr.features.extract import extract_features, feature_batches
+from sdclr.features.nearest import Metric, nearest
 from sdclr.files import write_atomically
-from sdclr.training.precision import Amp
+from sdclr.precision import Amp
 from sdclr.training.run import Run
 
 _MANY = 50_000

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
-from sdclr.evaluation.features import checked_features, checked_labels, encode_batch, encode_images, evaluating
+from sdclr.features.extract import checked_features, checked_labels, encode_batch, encode_images, evaluating
 
 DECAY = 0.1
 """What every milestone multiplies the learning rate by."""

@@ -13,14 +13,14 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 from sdclr.mining.cluster_size import cluster_size, default_clusters
 from sdclr.mining.forgetting import load_networks, own_normalisation
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 from sdclr.mining.reading import Plan, Reading, read_collection
 from sdclr.mining.scores import Scores, rank_images
-from sdclr.training.precision import Amp
+from sdclr.precision import Amp
 from sdclr.training.run import Run, write_json
 from sdclr.version import __version__
 

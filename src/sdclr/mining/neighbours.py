@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sdclr.evaluation.nearest import Neighbours
+from sdclr.features.nearest import Neighbours
 
 
 def neighbour_distance(neighbours: Neighbours, k: int) -> Tensor:

@@ -26,10 +26,10 @@ from sdclr.data.sources import Source, fingerprint
 from sdclr.data.views import ViewConfig, draw_views
 from sdclr.encoders import Encoder
 from sdclr.errors import BadImageError, InputError
-from sdclr.evaluation.view import decode_side, evaluation_view
+from sdclr.features.view import decode_side, evaluation_view
 from sdclr.files import write_atomically
 from sdclr.mining.forgetting import Networks, forgetting
-from sdclr.training.precision import Amp, autocast_dtype
+from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.run import read_json, write_json
 
 _CHUNK: Final = 4096

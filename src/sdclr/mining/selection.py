@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.evaluation.features import checked_features
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.extract import checked_features
+from sdclr.features.nearest import nearest
 from sdclr.mining.k_center import farthest_first
 
 Method = Literal["random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality"]

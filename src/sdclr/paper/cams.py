@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.errors import InputError
-from sdclr.evaluation.features import evaluating, extract_features, load_views
 from sdclr.evaluation.gradcam import Target, class_prototypes, gradcam, last_map, similarity_target
+from sdclr.features.extract import evaluating, extract_features, load_views
 from sdclr.paper.panels import Row, panels, spread_of
 
 SHOWN: Final = 6

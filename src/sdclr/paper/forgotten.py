@@ -13,7 +13,7 @@ from sdclr.data.sources import Source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS
-from sdclr.evaluation.features import extract_features
+from sdclr.features.extract import extract_features
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
 from sdclr.paper.panels import MARKERS, Row, legend, panels, spread_line, spread_of

@@ -15,8 +15,8 @@ from sdclr.method.frameworks import (
     SimSiamConfig,
     VICRegConfig,
 )
+from sdclr.precision import Amp
 from sdclr.training.optim import OptimConfig
-from sdclr.training.precision import Amp
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {

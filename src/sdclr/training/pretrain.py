@@ -22,6 +22,7 @@ from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.method import Objective
+from sdclr.precision import autocast_dtype, device_name
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
@@ -31,7 +32,6 @@ from sdclr.training.feed import Feed, create_feed
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
-from sdclr.training.precision import autocast_dtype, device_name
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
 from sdclr.version import __version__

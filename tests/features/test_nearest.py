@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from sdclr.errors import InputError
-from sdclr.evaluation.nearest import GROUP, largest, nearest
+from sdclr.features.nearest import GROUP, largest, nearest
 
 
 @settings(max_examples=30, deadline=None)

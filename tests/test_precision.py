@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sdclr.training import precision
-from sdclr.training.precision import autocast_dtype, device_name, multiplies_bfloat16
+from sdclr import precision
+from sdclr.precision import autocast_dtype, device_name, multiplies_bfloat16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from sdclr.data.scan import BadImage
 from sdclr.data.sources import open_source
 from sdclr.errors import BadImageError, InputError
-from sdclr.evaluation.features import encode_images, evaluation_view, extract_features
+from sdclr.features.extract import encode_images, evaluation_view, extract_features
 
 
 class _Source:

@@ -16,8 +16,8 @@ from sdclr.data.decode import BadImage
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.errors import InputError
-from sdclr.evaluation.view import SMALL_SIDE, evaluation_view, view_loader
-from sdclr.training.precision import Amp, autocast_dtype
+from sdclr.features.view import SMALL_SIDE, evaluation_view, view_loader
+from sdclr.precision import Amp, autocast_dtype
 
 __all__ = [
     "SMALL_SIDE",

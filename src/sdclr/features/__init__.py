@@ -1,0 +1,1 @@
+"""Features of images under a frozen encoder, and their nearest neighbours."""
