@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     """(N, 3, S, S) float32 in [0, 1]."""
     view2: Tensor
     """(N, 3, S, S) float32 in [0, 1]."""
+    keys: NDArray[np.int64]
+    """(N,) what views were drawn by: copy j (from 0) of a sample in an epoch has its index + j times their number."""
 
 
 def epoch_batches(
@@ -167,7 +169,8 @@ class ResidentLoader:
         chosen = to_device(batches, self._images.device)  # one copy an epoch instead of one a step
         for step in range(start, len(batches)):
             pair = draw_pair(self._config, keys[step], size, seed=self._seed, epoch=epoch)
-            yield Batch(batches[step], *self._render(self._images.index_select(0, chosen[step]), *pair))
+            views = self._render(self._images.index_select(0, chosen[step]), *pair)
+            yield Batch(batches[step], *views, keys[step])
 
 
 def draw_pair(

@@ -111,7 +111,7 @@ class StreamLoader:
             if decoded.views is None:
                 raise InputError(f"{self._source.name}: none of its {len(self._source)} images can be decoded any more")
             view1, view2 = self._to_floats(decoded.views).permute(0, 1, 4, 2, 3)
-            yield Batch(decoded.indices, view1, view2)
+            yield Batch(decoded.indices, view1, view2, decoded.keys)
 
 
 class _Floats:
@@ -175,6 +175,7 @@ class _Decoded(NamedTuple):
     """A batch on its way from a worker."""
 
     indices: NDArray[np.int64]
+    keys: NDArray[np.int64]
     views: Tensor | None
     """(2, N, S, S, 3) uint8; None if no image of the set can be decoded."""
     bad: list[BadImage]
@@ -200,11 +201,11 @@ class _Pairs(Dataset[_Decoded]):
             for place, (_, key) in enumerate(part, start=begin):
                 found = self._first_good(key % len(self._source), bad)
                 if found is None:
-                    return _Decoded(indices[:0], None, bad)
+                    return _Decoded(indices[:0], indices[:0], None, bad)
                 indices[place], image = found
                 images.append(image)
             self._draw(part, images, views[:, begin : begin + len(part)].numpy())
-        return _Decoded(indices, views, bad)
+        return _Decoded(indices, np.array([key for _, key in keys], dtype=np.int64), views, bad)
 
     def _draw(self, keys: list[tuple[int, int]], images: list[NDArray[np.uint8]], views: NDArray[np.uint8]) -> None:
         """Both views of the samples into `views`: a sample's are the same, whichever are drawn beside it."""

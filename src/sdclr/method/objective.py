@@ -1,13 +1,15 @@
 """Framework, network and competitor as one module with one forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from sdclr.method.competitor import SelfCompetitor
+from sdclr.method.rebalancing.rebalancer import Rebalancer
 
-Framework = Callable[[nn.Module, nn.Module, Tensor, Tensor], Tensor]
+Branch = Callable[[Tensor], Tensor]
+Framework = Callable[[Branch, Branch, Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -34,22 +36,72 @@ class Objective(nn.Module):
         framework: `framework(a, b, view1, view2)` returning losses `(N,)`, such as `frameworks.SimCLR()`.
         network: Encoder and projection head.
         competitor: The network's pruned twin, or None.
+        rebalancers: What else turns the training towards rare images, in the order in which they see the losses.
 
     Raises:
         ValueError: If the competitor is not a twin of this very network.
     """
 
-    def __init__(self, framework: Framework, network: nn.Module, competitor: SelfCompetitor | None = None) -> None:
+    def __init__(
+        self,
+        framework: Framework,
+        network: nn.Module,
+        competitor: SelfCompetitor | None = None,
+        rebalancers: Iterable[Rebalancer] = (),
+    ) -> None:
         super().__init__()
         if competitor is not None and competitor.network is not network:
             raise ValueError("the competitor must be a twin of the same network object, or no weight is shared")
         self.framework = framework
         self.network = network
         self.competitor = competitor
+        self.rebalancers = nn.ModuleList(rebalancers)
 
-    def forward(self, view1: Tensor, view2: Tensor) -> Tensor:
-        """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images."""
-        return self.framework(self.network, self.competitor or self.network, view1, view2)
+    def forward(self, view1: Tensor, view2: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images.
+
+        Args:
+            view1: What the network sees.
+            view2: What the competitor sees.
+            samples: `(N,)` int64, which samples of the set these are: what rebalancers know them by. Without it they
+                leave the losses alone.
+        """
+        a, b = self.network, self.competitor or self.network
+        if samples is None or not self.rebalancers:
+            return self.framework(a, b, view1, view2)
+        heard1 = _Heard(a)
+        heard2 = heard1 if b is a else _Heard(b)  # frameworks ask whether both branches are one
+        losses = self.framework(heard1, heard2, view1, view2)
+        for rebalancer in self.rebalancers:
+            losses = rebalancer(losses, (heard1.outputs[0], heard2.outputs[-1]), samples)
+        return losses
+
+    def enter_epoch(self, epoch: int, *, begins: bool) -> None:
+        """Let rebalancers settle what holds in an epoch. Call it before training goes on in one.
+
+        Args:
+            epoch: From 0.
+            begins: Whether its first step comes next, and not one in the middle.
+        """
+        for rebalancer in self._rebalancers():
+            rebalancer.enter_epoch(epoch)
+            if begins:
+                rebalancer.begin_epoch(epoch)
+            if rebalancer.temperature is not None:
+                setattr(self.framework, "temperature", rebalancer.temperature)  # noqa: B010  # not every framework has one
+
+    @property
+    def strength(self) -> Tensor | None:
+        """How strongly each sample's views are to be changed, `(N,)` in [0, 1]; None for not at all."""
+        return next((each.strength for each in self._rebalancers() if each.strength is not None), None)
+
+    @property
+    def sampling(self) -> Tensor | None:
+        """How often each sample is to come, `(N,)` up to a factor; None for all alike."""
+        return next((each.sampling for each in self._rebalancers() if each.sampling is not None), None)
+
+    def _rebalancers(self) -> list[Rebalancer]:
+        return [each for each in self.rebalancers if isinstance(each, Rebalancer)]
 
     def after_step(self, progress: float) -> None:
         """Let what follows the network follow it. Call it after every step of the optimiser.
@@ -59,3 +111,16 @@ class Objective(nn.Module):
         """
         if isinstance(self.framework, Follows):
             self.framework.after_step(self.network, progress)
+
+
+class _Heard:
+    """A branch whose outputs are heard by others than the framework, in the order of its calls."""
+
+    def __init__(self, branch: Branch) -> None:
+        self._branch = branch
+        self.outputs: list[Tensor] = []
+
+    def __call__(self, view: Tensor) -> Tensor:
+        output = self._branch(view)
+        self.outputs.append(output)
+        return output

@@ -15,6 +15,7 @@ from sdclr.method.frameworks import (
     SimSiamConfig,
     VICRegConfig,
 )
+from sdclr.method.rebalancing import TemperatureConfig
 from sdclr.precision import Amp
 from sdclr.training.optim import OptimConfig
 
@@ -31,6 +32,17 @@ FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
 """What tables call them."""
 BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
 """Frameworks whose loss does not decompose over samples."""
+
+RebalancerName = Literal["focal", "temperature"]
+REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
+    "focal": "focal",
+    "temperature": "TS",
+}
+"""What tables call them."""
+PER_SAMPLE: Final = frozenset[RebalancerName]({"focal"})
+"""Rebalancers that go by the loss of each sample."""
+CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
+"""Frameworks with a temperature, and a probability that images are told apart."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
@@ -94,9 +106,10 @@ class PretrainConfig:
     vicreg: VICRegConfig = field(default_factory=VICRegConfig)
     decoupled: bool = False
     """Leave the positive out of SimCLR's denominator (DCL)."""
-    rebalance: tuple[Literal["focal"], ...] = ()
-    """What else turns the loss towards rare images."""
+    rebalance: tuple[RebalancerName, ...] = ()
+    """What else turns the training towards rare images; any of them may be combined."""
     focal: FocalConfig = field(default_factory=FocalConfig)
+    temperature_schedule: TemperatureConfig = field(default_factory=TemperatureConfig)
     temperature: float = 0.2
     """Temperature of the contrast."""
     epochs: int = 500
@@ -128,20 +141,28 @@ class PretrainConfig:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
         if self.decoupled and (self.framework != "simclr" or "focal" in self.rebalance):
             raise InputError("--decoupled is a form of SimCLR's loss, and no focal one: leave it out")
-        if self.rebalance and self.framework in BATCH_LOSSES:
-            raise InputError(
-                f"{FRAMEWORK_NAMES[self.framework]}'s loss is one of the batch and does not decompose over images, so "
-                f"that {', '.join(self.rebalance)} cannot weigh them: leave out --rebalance, or take another framework"
-            )
-        if self.framework in {"byol", "simsiam"} and "focal" in self.rebalance:
-            raise InputError(
-                f"{FRAMEWORK_NAMES[self.framework]} has no probability that focal could weigh images by: leave out "
-                "--rebalance focal, or take another framework"
-            )
+        self._check_rebalancers()
         if self.framework == "moco" and not self.moco.symmetric and self.damage.kind != "none":
             raise InputError(
                 "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
                 "--damage.kind none"
+            )
+
+    def _check_rebalancers(self) -> None:
+        name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
+        if len(chosen) < len(self.rebalance):
+            raise InputError(f"--rebalance names one twice: {', '.join(self.rebalance)}")
+        weighing = sorted(chosen & PER_SAMPLE)
+        if weighing and self.framework in BATCH_LOSSES:
+            raise InputError(
+                f"{name}'s loss is one of the batch and does not decompose over images, so that {', '.join(weighing)} "
+                "cannot weigh them: leave that out of --rebalance, or take another framework"
+            )
+        contrasting = sorted(chosen & {"focal", "temperature"})
+        if contrasting and self.framework not in CONTRASTIVE:
+            raise InputError(
+                f"{name} contrasts nothing, so that there is no temperature and no probability for "
+                f"{', '.join(contrasting)}: leave that out of --rebalance, or take another framework"
             )
 
     @property
@@ -155,7 +176,8 @@ class PretrainConfig:
             "random": f"{plain} + random pruning, {share}",
             "dropout": f"{plain} + dropout, {share}",
         }[self.damage.kind]
-        return f"{damaged} + focal, γ {self.focal.gamma:g}" if "focal" in self.rebalance else damaged
+        added = {"focal": f"focal, γ {self.focal.gamma:g}"}
+        return " + ".join([damaged, *(added.get(name, REBALANCER_NAMES[name]) for name in self.rebalance)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import differences, digest, from_json, to_json
 from sdclr.data.loading import Batch
+from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network
 from sdclr.errors import InputError
@@ -33,6 +34,7 @@ from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
+from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
 from sdclr.version import __version__
 
@@ -71,6 +73,7 @@ def pretrain(
         seed(config.seed, place.device)
         objective = create_objective(config)  # what is wrong with the settings comes out before images are looked at
         feed = create_feed(images, opened, config, runtime, place)
+        objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
         if place.first and not opened.config_file.exists():
             write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
         with listening() as interrupts:
@@ -172,6 +175,7 @@ class Trainer:
         try:
             while self.step < self.total:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
+                self._enter_epoch(epoch, begins=start == 0)
                 for batch in self.feed.loader.epoch(epoch, start):
                     self._take_step(batch)
                     self._log(log, epoch)
@@ -197,6 +201,13 @@ class Trainer:
             save_encoder(self.run.path, cast("Network", self.objective.network).encoder)
         self.place.barrier()
 
+    def _enter_epoch(self, epoch: int, *, begins: bool) -> None:
+        """Settle what rebalancers decide for a whole epoch."""
+        self.objective.enter_epoch(epoch, begins=begins)
+        sampling = self.objective.sampling
+        if sampling is not None:
+            self.feed.loader.weights = sampling.double().cpu().numpy()
+
     def _take_step(self, batch: Batch) -> None:
         """Refresh the masks if it is time, then one optimiser step."""
         competitor, every = self.objective.competitor, self.config.damage.refresh_steps or self.steps_per_epoch
@@ -211,10 +222,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.place.device)
         parts = self.config.accumulate
-        pairs = list(zip(batch.view1.chunk(parts), batch.view2.chunk(parts), strict=True))
-        for number, (view1, view2) in enumerate(pairs, start=1):
+        samples = to_device(batch.indices, self.place.device) if len(self.objective.rebalancers) else None
+        pairs = zip(batch.view1.chunk(parts), batch.view2.chunk(parts), strict=True)
+        of_part = [None] * parts if samples is None else samples.chunk(parts)
+        for number, (views, which) in enumerate(zip(pairs, of_part, strict=True), start=1):
             with self._gradients_shared(last=number == parts), self._precision():
-                loss = self.model(self._laid_out(view1), self._laid_out(view2)).mean() / parts
+                known = () if which is None else (which,)
+                loss = self.model(*map(self._laid_out, views), *known).mean() / parts
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.step(self.optimizer)

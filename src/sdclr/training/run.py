@@ -124,7 +124,7 @@ class Run:
         return load_encoder(self.path)
 
     def objective(self, epoch: int | None = None) -> Objective:
-        """Network and competitor in eval mode on the CPU.
+        """Network and competitor in eval mode on the CPU, without rebalancers.
 
         Args:
             epoch: As they were after so many epochs, of which there is a snapshot; by default as the newest checkpoint
@@ -136,7 +136,7 @@ class Run:
         state = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             objective = create_objective(self.config)
-        objective.load_state_dict(state)
+        objective.load_state_dict({name: value for name, value in state.items() if not name.startswith("rebalancers.")})
         return objective.eval()
 
     def _newest(self) -> dict[str, Any]:
