@@ -1,6 +1,4 @@
-"""Temperature schedules (Kukleva et al., *Temperature Schedules for Self-Supervised Contrastive Methods on Long-Tail
-Data*, ICLR 2023).
-"""
+"""A temperature that swings over the run (Kukleva et al., *Temperature Schedules for …*, ICLR 2023)."""
 
 import math
 from dataclasses import dataclass
