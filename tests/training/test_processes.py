@@ -125,8 +125,9 @@ MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
         {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)},
         {"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)},
         {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
+        {"damage": DamageConfig(ratio="adaptive", forgetting=0.2)},
     ],
-    ids=["plain", "parts", "dropout", "moco"],
+    ids=["plain", "parts", "dropout", "moco", "adaptive"],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     launch: Launch, tiny: PretrainConfig, few_digits: SubsetSource, tmp_path: Path, changes: dict[str, Any]
@@ -181,8 +182,16 @@ def without_batch_norm() -> PretrainConfig:
     )
 
 
+# So few steps without batch normalisation leave all outputs nearly alike, damaged or not.
+@pytest.mark.filterwarnings("ignore:the network has collapsed")
 @pytest.mark.parametrize(
-    "changes", [{}, {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO}], ids=["simclr", "moco"]
+    "changes",
+    [
+        {},
+        {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
+        {"damage": DamageConfig(ratio="adaptive", forgetting=0.2)},
+    ],
+    ids=["simclr", "moco", "adaptive"],
 )
 def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
     launch: Launch,

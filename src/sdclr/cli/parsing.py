@@ -35,6 +35,7 @@ PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(l
 
 def parse(argv: list[str]) -> Command:
     """Read the arguments; those of `pretrain` twice, since the defaults depend on the images they name."""
+    argv = _spelt_out(argv)
     wants_help = not {"-h", "--help"}.isdisjoint(argv)
     command = _read(argv, Pretrain(source=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
     if not isinstance(command, Pretrain):
@@ -48,6 +49,22 @@ def parse(argv: list[str]) -> Command:
     if command.settings is None:
         base = with_framework(base, command.config.framework)
     return _read(argv, Pretrain(source=tyro.MISSING, config=base))
+
+
+def _spelt_out(argv: list[str]) -> list[str]:
+    """The arguments with two short forms in full: `--damage KIND`, and `--rebalance` with commas between names."""
+    full: list[str] = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if name == "--damage":
+            full.append("--damage.kind" + equals + value)
+        elif name == "--rebalance" and equals:
+            full += [name, *value.split(",")]
+        elif full and full[-1] == "--rebalance":
+            full += argument.split(",")
+        else:
+            full.append(argument)
+    return full
 
 
 def _read(argv: list[str], defaults: Pretrain) -> Command:

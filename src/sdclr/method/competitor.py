@@ -85,6 +85,11 @@ class SelfCompetitor(nn.Module):
         """Share of removed weights in each layer, in [0, 1]."""
         return layer_sparsity(self.masks)
 
+    def removed(self) -> float:
+        """Share of the prunable weights that is removed now, in [0, 1)."""
+        masks = self.masks.values()
+        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pruned twin; arguments and result are the network's own."""
         return functional_call(self.network, self.twin(), args, kwargs)

@@ -82,7 +82,7 @@ def _states(run: Run, checkpoints: int) -> list[Objective]:
     for path in _older(run, checkpoints - 1):
         objective = run.objective()  # for its structure, whose weights are replaced
         try:
-            objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["objective"])
+            run.restored(objective, torch.load(path, map_location="cpu", weights_only=True)["objective"])
         except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}): ask for one checkpoint") from error
         states.append(objective)

@@ -139,8 +139,7 @@ def mine(
 
 
 def _ratios(run: Run, config: MineConfig) -> tuple[float, ...]:
-    damage = run.config.damage
-    own = (damage.ratio,) if damage.prunes else ()
+    own = () if run.pruned is None else (run.pruned,)
     ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
     if config.score == "forgetting" and not ratios:
         raise InputError(f"{run.path} was trained without pruning: give --ratios, or another --score than forgetting")

@@ -152,7 +152,7 @@ def pruned_layers(sparsity: Mapping[float, Sequence[Mapping[str, float]]]) -> Dr
 
 def _figure2(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> Drawn:
     compared = _compared(tasks)
-    ratio = compared["SDCLR"][0].task.config.damage.ratio
+    ratio = compared["SDCLR"][0].task.config.damage.highest
     rows: list[dict[str, Any]] = []
     for method, found in compared.items():
         # Not every split need keep snapshots; where none does, the error says so.
@@ -186,7 +186,7 @@ def _figure6(tasks: Sequence[FinishedTask], _: Sequence[Row], __: Where) -> Draw
         damage = done.task.config.damage
         if done.task.method == "SDCLR" and damage.independent_norm:
             competitor = done.run.objective().competitor
-            sparsity.setdefault(damage.ratio, []).append({} if competitor is None else competitor.sparsity())
+            sparsity.setdefault(damage.highest, []).append({} if competitor is None else competitor.sparsity())
     return pruned_layers(sparsity)
 
 

@@ -148,7 +148,7 @@ def _forgetting(columns: Sequence[str], run: Run) -> str | None:
     """The column of forgetting at the encoder's output: at the run's own ratio if there is one, or else the first."""
     ratios = {name: _number(name.removeprefix(_FORGETTING)) for name in columns if name.startswith(_FORGETTING)}
     known = [name for name, ratio in ratios.items() if ratio is not None]
-    return next((name for name in known if ratios[name] == run.config.damage.ratio), known[0] if known else None)
+    return next((name for name in known if ratios[name] == run.pruned), known[0] if known else None)
 
 
 def _number(text: str) -> float | None:

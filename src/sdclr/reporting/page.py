@@ -341,7 +341,7 @@ def _pictures(source: Source | None, run: Run | None, elements: Elements) -> dic
 def _pruned(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: Elements) -> list[Plot]:
     """The sparsity by layer of each method that prunes; of several with the same layers, in one figure."""
     found = {label: sparsity for label, several in runs.items() if (sparsity := _sparsity(several))}
-    told = {label: f"{label}: {next(iter(runs[label])).config.damage.ratio:.0%}" for label in found}
+    told = {label: f"{label}: {next(iter(runs[label])).config.damage.share}" for label in found}
     if len(found) > 1 and len({tuple(sparsity) for sparsity in found.values()}) == 1:
         caption = f"Removed of the encoder's weights: {'; '.join(told.values())}."
         figure = layer_sparsity_lines(found, order=order)

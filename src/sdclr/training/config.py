@@ -7,6 +7,7 @@ from typing import Final, Literal
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
+from sdclr.method.damage import Schedule
 from sdclr.method.frameworks import (
     BarlowTwinsConfig,
     BYOLConfig,
@@ -54,8 +55,18 @@ class DamageConfig:
     kind: DamageKind = "prune"
     """Prune contrasts the network with its pruned self (SDCLR); none, with itself (plain SimCLR). Two controls: random
     removes weights at random; dropout removes none, but drops a share of the activations anew at every step."""
-    ratio: float = 0.9
-    """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small."""
+    ratio: float | Literal["adaptive"] = 0.9
+    """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small. Adaptive
+    finds it anew at every refresh, by what pruning makes the network forget."""
+    forgetting: float = 0.1
+    """What an adaptive ratio holds: how far pruning moves an image, as a share of the distance between two images (the
+    median over a batch)."""
+    schedule: Schedule = "constant"
+    """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
+    cycles: float = 5.0
+    """Swings of a cyclic schedule."""
+    also: tuple[float, ...] = ()
+    """Ratios of further competitors, with which the first shares each batch."""
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
     independent_norm: bool = True
@@ -64,15 +75,50 @@ class DamageConfig:
     """Choose the masks anew every so many steps; by default at the start of every epoch."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise InputError(f"the pruning ratio lies in [0, 1), not {self.ratio}: 0.9 removes nine weights in ten")
+        for ratio in (self.ratio, *self.also):
+            if ratio != "adaptive" and not 0 <= ratio < 1:
+                raise InputError(f"a pruning ratio lies in [0, 1), not {ratio}: 0.9 removes nine weights in ten")
+        self._check_changes()
         if self.refresh_steps is not None and self.refresh_steps < 1:
             raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
+
+    def _check_changes(self) -> None:
+        if not 0 < self.forgetting < 1:
+            raise InputError(f"the forgetting to hold lies between 0 and 1, not {self.forgetting}")
+        if not self.cycles > 0:
+            raise InputError(f"a schedule has more than 0 cycles, not {self.cycles}")
+        changing = self.ratio == "adaptive" or self.schedule != "constant"
+        if changing and self.kind not in {"prune", "none"}:
+            raise InputError(f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give a number")
+        if changing and self.also:
+            raise InputError("several competitors have constant ratios: leave out --damage.also, or give a number")
+        if self.ratio == "adaptive" and self.schedule != "constant":
+            raise InputError("an adaptive ratio makes its own schedule: leave out --damage.schedule, or give a number")
+        if self.also and self.kind == "dropout":
+            raise InputError("dropout has one competitor: leave out --damage.also")
 
     @property
     def prunes(self) -> bool:
         """Whether the second branch lacks weights."""
         return self.kind in {"prune", "random"}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the ratio changes in the course of a run."""
+        return self.prunes and (self.ratio == "adaptive" or self.schedule != "constant")
+
+    @property
+    def highest(self) -> float:
+        """The largest ratio that it may come to."""
+        return 0.9 if self.ratio == "adaptive" else self.ratio
+
+    @property
+    def share(self) -> str:
+        """How much goes, such as "50%", "0-80%" (a ramp) or "adaptively"."""
+        if self.ratio == "adaptive":
+            return "adaptively"
+        shares = [f"{ratio:.0%}" for ratio in (self.ratio, *self.also)]
+        return f"{self.schedule} to {shares[0]}" if self.schedule != "constant" else ", ".join(shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +215,7 @@ class PretrainConfig:
     def method(self) -> str:
         """Its name in tables and figures, such as "SimCLR", "SDCLR, 50% pruned" or "MoCo + dropout, 90%"."""
         plain = FRAMEWORK_NAMES[self.framework] + (" (decoupled)" if self.decoupled else "")
-        share = f"{self.damage.ratio:.0%}"
+        share = self.damage.share
         damaged = {
             "none": plain,
             "prune": f"SDCLR, {share} pruned" if plain == "SimCLR" else f"self-damaging {plain}, {share} pruned",

@@ -123,11 +123,11 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
     method = {
         "none": framework,
         "prune": "self-damaging contrastive learning (SDCLR; Jiang et al., ICML 2021), contrasted with a copy of "
-        f"itself that lacks {damage.ratio:.0%} of its weights"
+        f"itself that lacks {damage.share} of its weights"
         + ("" if run.config.framework == "simclr" else f", in the framework of {framework}"),
-        "random": f"{framework}, contrasted with a copy of itself that lacks {damage.ratio:.0%} of its weights, chosen "
+        "random": f"{framework}, contrasted with a copy of itself that lacks {damage.share} of its weights, chosen "
         "at random",
-        "dropout": f"{framework}, contrasted with itself under dropout of {damage.ratio:.0%}",
+        "dropout": f"{framework}, contrasted with itself under dropout of {damage.share}",
     }[damage.kind]
     shape = [f"`{architecture.name}`"]
     if architecture.narrow is not None:
@@ -162,7 +162,7 @@ def _training(run: Run) -> str:
     config = run.config
     damage, optim = config.damage, config.optim
     norm = "normalisation of its own" if damage.independent_norm else "shared normalisation"
-    share = f"{damage.ratio:.0%}"
+    share = damage.share
     second = {
         "none": "the network itself",
         "prune": f"{share} of the encoder's weights pruned ({damage.scope} threshold), {norm}",

@@ -32,6 +32,7 @@ from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, create_feed
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
+from sdclr.training.masks import refresh_masks
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
@@ -210,10 +211,7 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> None:
         """Refresh the masks if it is time, then one optimiser step."""
-        competitor, every = self.objective.competitor, self.config.damage.refresh_steps or self.steps_per_epoch
-        if competitor is not None and self.step % every == 0:
-            seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
-            competitor.refresh()
+        self._refresh_masks(batch.view1)
         seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
@@ -236,6 +234,14 @@ class Trainer:
         self.objective.after_step((self.step + 1) / self.total)
         self.window.append((self.step, total, batch.indices))
         self.step += 1
+
+    def _refresh_masks(self, images: Tensor) -> None:
+        """Choose the competitor's masks anew if it is time."""
+        damage, competitor = self.config.damage, self.objective.competitor
+        if competitor is not None and not self.step % (damage.refresh_steps or self.steps_per_epoch):
+            seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
+            with self._precision():
+                refresh_masks(competitor, damage, self._laid_out(images), self.step / self.total)
 
     def _note_sitting(self) -> None:
         """How this sitting is carried out: what the configuration leaves open, and what may differ from the last."""
@@ -273,6 +279,8 @@ class Trainer:
             loss = sum(self.logged_losses) / len(self.logged_losses)
             spread = self.watch.spread() if self.watch else None
             watched = {} if spread is None else {"feature_std": spread}
+            if self.objective.competitor is not None and self.config.damage.changes:
+                watched["pruned"] = self.objective.competitor.removed()
             log.write(step=self.step, epoch=epoch, loss=loss, lr=lr, **watched)
             self.logged_losses.clear()
         else:

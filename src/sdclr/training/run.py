@@ -23,6 +23,7 @@ from sdclr.method import (
     MoCoV3,
     Objective,
     SelfCompetitor,
+    SelfCompetitors,
     SimCLR,
     SimSiam,
     VICReg,
@@ -136,8 +137,23 @@ class Run:
         state = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             objective = create_objective(self.config)
+        return self.restored(objective, state)
+
+    def restored(self, objective: Objective, state: Mapping[str, Any]) -> Objective:
+        """An objective of this run, without rebalancers, in a state that was saved; in eval mode."""
         objective.load_state_dict({name: value for name, value in state.items() if not name.startswith("rebalancers.")})
+        if objective.competitor is not None and self.config.damage.changes:
+            objective.competitor.ratio = round(objective.competitor.removed(), 4)
         return objective.eval()
+
+    @property
+    def pruned(self) -> float | None:
+        """Share of the encoder's weights that the second branch lacks at the end; None if it lacks none."""
+        damage = self.config.damage
+        if not damage.prunes:
+            return None
+        competitor = self.objective().competitor if damage.changes else None
+        return damage.highest if competitor is None else competitor.ratio
 
     def _newest(self) -> dict[str, Any]:
         loaded = load_checkpoint(self.checkpoints)
@@ -160,7 +176,7 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
     if damage.kind == "none":
         return None
     if damage.kind == "dropout":
-        return DropoutCompetitor(network, damage.ratio, independent_norm=damage.independent_norm)
+        return DropoutCompetitor(network, damage.highest, independent_norm=damage.independent_norm)
 
     def by_magnitude(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
         return magnitude_masks(weights, ratio, scope=damage.scope)
@@ -171,7 +187,10 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
         return random_masks(weights, ratio, generator=generator, scope=damage.scope)
 
     criterion = at_random if damage.kind == "random" else by_magnitude
-    return SelfCompetitor(network, damage.ratio, independent_norm=damage.independent_norm, criterion=criterion)
+    how: dict[str, Any] = {"independent_norm": damage.independent_norm, "criterion": criterion}
+    if damage.also:
+        return SelfCompetitors(network, (damage.highest, *damage.also), **how)
+    return SelfCompetitor(network, damage.highest, **how)
 
 
 def _framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
