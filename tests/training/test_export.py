@@ -19,9 +19,9 @@ from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.training import export as export_module
 from sdclr.training import model_card
-from sdclr.training.config import PretrainConfig
+from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
-from sdclr.training.run import Run, save_encoder, write_json
+from sdclr.training.run import Run, read_json, save_encoder, write_json
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not has_onnx, reason="onnx is not installed")
@@ -173,6 +173,17 @@ def test_the_card_tells_where_the_encoder_comes_from(tmp_path):
     assert "<script>" not in card
     assert card.startswith("---\npipeline_tag")
     assert "library_name" not in card.partition("# run")[0]  # timm alone cannot make it
+
+
+@pytest.mark.parametrize("framework", FRAMEWORK_NAMES)
+def test_the_card_knows_every_framework(framework, tmp_path):
+    run = made_run(tmp_path / "run", EncoderConfig(width=4), 8)
+    values = read_json(run.config_file) | {"framework": framework, "damage": {"ratio": "adaptive"}}
+    write_json(run.config_file, values)
+    card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
+    assert framework == "simclr" or f"in the framework of {FRAMEWORK_NAMES[framework]} (" in card
+    assert "lacks an adaptive share of its weights" in card
+    assert ("temperature" in card) == (framework in CONTRASTIVE)
 
 
 def test_a_format_asked_for_that_does_not_fit_is_an_error(tmp_path):

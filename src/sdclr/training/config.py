@@ -114,11 +114,11 @@ class DamageConfig:
 
     @property
     def share(self) -> str:
-        """How much goes, such as "50%", "0-80%" (a ramp) or "adaptively"."""
+        """How much goes, such as "50%", "up to 80% (ramp)" or "an adaptive share"."""
         if self.ratio == "adaptive":
-            return "adaptively"
+            return "an adaptive share"
         shares = [f"{ratio:.0%}" for ratio in (self.ratio, *self.also)]
-        return f"{self.schedule} to {shares[0]}" if self.schedule != "constant" else ", ".join(shares)
+        return f"up to {shares[0]} ({self.schedule})" if self.schedule != "constant" else ", ".join(shares)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The card of an exported encoder: what it is, what it was trained on, how to use it, what it is not."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from sdclr.encoders import Encoder
+from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.run import Run, read_json
 from sdclr.version import __version__
 
@@ -114,12 +115,21 @@ _LIMITS = """\
 - It knows images of the size above; at another size features change."""
 
 
-_FRAMEWORKS = {"simclr": "SimCLR (Chen et al., ICML 2020)", "moco": "MoCo v2 (Chen et al., 2020)"}
-_LOSSES = {"simclr": "NT-Xent", "moco": "InfoNCE over a queue"}
+_FRAMEWORKS: Mapping[FrameworkName, tuple[str, str]] = {
+    "simclr": ("Chen et al., ICML 2020", "NT-Xent"),
+    "moco": ("Chen et al., 2020", "InfoNCE over a queue"),
+    "moco_v3": ("Chen et al., ICCV 2021", "InfoNCE within a batch, keys of a momentum network"),
+    "byol": ("Grill et al., NeurIPS 2020", "cosine distance to what a momentum network gives"),
+    "simsiam": ("Chen and He, CVPR 2021", "cosine distance with a stopped gradient"),
+    "barlow_twins": ("Zbontar et al., ICML 2021", "cross-correlation of features against the identity"),
+    "vicreg": ("Bardes et al., ICLR 2022", "invariance, variance and covariance"),
+}
+"""Where each is from, and its loss in words."""
 
 
 def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str:
-    damage, framework = run.config.damage, _FRAMEWORKS[run.config.framework]
+    damage, name = run.config.damage, run.config.framework
+    framework = f"{FRAMEWORK_NAMES[name]} ({_FRAMEWORKS[name][0]})"
     method = {
         "none": framework,
         "prune": "self-damaging contrastive learning (SDCLR; Jiang et al., ICML 2021), contrasted with a copy of "
@@ -169,10 +179,13 @@ def _training(run: Run) -> str:
         "random": f"{share} of the encoder's weights pruned at random, {norm}",
         "dropout": f"{share} of the encoder's activations dropped, {norm}",
     }[damage.kind]
-    focal = f", focal with gamma {config.focal.gamma:g}" if "focal" in config.rebalance else ""
+    loss = _FRAMEWORKS[config.framework][1]
+    if config.framework in CONTRASTIVE:
+        loss += f", temperature {config.temperature:g}"
     rows = [
         ("second branch", second),
-        ("loss", f"{_LOSSES[config.framework]}, temperature {config.temperature:g}{focal}"),
+        ("loss", loss),
+        ("rebalanced by", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "nothing"),
         ("epochs", f"{config.epochs:,}"),
         ("images a step", f"{config.batch_size:,}"),
         ("optimiser", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),

@@ -168,7 +168,7 @@ class Run:
 def create_objective(config: PretrainConfig) -> Objective:
     """Network, competitor and framework with random weights; `torch.manual_seed` decides which."""
     network = create_network(config.encoder, config.head, config.views.image_size)
-    return Objective(_framework(config, network), network, _competitor(config.damage, network))
+    return Objective(create_framework(config, network), network, _competitor(config.damage, network))
 
 
 def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | None:
@@ -193,7 +193,7 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
     return SelfCompetitor(network, damage.highest, **how)
 
 
-def _framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
+def create_framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
     """What compares the branches.
 
     Raises:
