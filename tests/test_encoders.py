@@ -1,5 +1,8 @@
 """Encoders and projection heads."""
 
+import json
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -7,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sdclr.encoders import Encoder, EncoderConfig, HeadConfig, Network, create_encoder, create_network, projection_head
+from sdclr.config import from_json, to_json
+from sdclr.encoders import (
+    Encoder,
+    EncoderConfig,
+    HeadConfig,
+    Network,
+    create_encoder,
+    create_network,
+    projection_head,
+    timm_options,
+)
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
 
@@ -95,18 +108,98 @@ def test_any_timm_model_will_do(name: str, image_size: int) -> None:
     assert network.encoder(torch.rand(2, 3, image_size, image_size)).shape == (2, network.encoder.num_features)
 
 
+VIT, CONVNEXT = "vit_tiny_patch16_224", "convnext_atto"
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "options", "patch", "grid"),
+    [
+        (VIT, 32, {}, 4, 8),
+        (VIT, 48, {}, 4, 12),
+        (VIT, 16, {}, 2, 8),
+        (VIT, 8, {}, 1, 8),
+        (VIT, 64, {}, 16, 4),
+        (VIT, 64, {"stem": "small"}, 4, 16),
+        (VIT, 32, {"stem": "default"}, 16, 2),
+        (VIT, 32, {"patch": 8}, 8, 4),
+        (VIT, 96, {"patch": 8}, 8, 12),
+        ("vit_small_patch32_224", 64, {}, 32, 2),
+        (CONVNEXT, 32, {}, 1, 32),
+        (CONVNEXT, 64, {}, 4, 16),
+        (CONVNEXT, 64, {"stem": "small"}, 1, 64),
+        (CONVNEXT, 32, {"stem": "default"}, 4, 8),
+        (CONVNEXT, 32, {"patch": 2}, 2, 16),
+    ],
+)
+def test_patches_fit_the_images(name: str, image_size: int, options: dict[str, Any], patch: int, grid: int) -> None:
+    width = 4 if name == CONVNEXT else 12
+    encoder = create_encoder(EncoderConfig(name=name, width=width, **options), image_size).eval()
+    first = encoder.backbone.stem[0] if name == CONVNEXT else encoder.backbone.patch_embed.proj
+    assert (first.kernel_size, first.stride) == ((patch, patch), (patch, patch))
+    sizes = []
+    first.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
+    assert encoder(torch.rand(2, 3, image_size, image_size)).shape == (2, encoder.num_features)
+    assert sizes == [(width, grid, grid)]
+    if name == CONVNEXT:
+        assert encoder.num_features == 8 * width  # doubled before each of three stages
+    else:
+        assert encoder.num_features == width
+        assert encoder.backbone.pos_embed.shape == (1, grid * grid + 1, width)  # and the class token
+
+
+@pytest.mark.parametrize(("name", "width"), [(VIT, 192), (CONVNEXT, 40)])
+def test_at_its_own_width_and_patch_a_network_is_timms_own(name: str, width: int) -> None:
+    size = 32
+    built = create_encoder(EncoderConfig(name=name, width=width, stem="default"), size).backbone
+    own = timm.create_model(name, num_classes=0, **({"img_size": size} if name == VIT else {}))
+    built.load_state_dict(own.state_dict())
+    images = torch.rand(2, 3, size, size)
+    torch.testing.assert_close(built.eval()(images), own.eval()(images))
+
+
+@pytest.mark.parametrize("config", [EncoderConfig(name=VIT, width=12), EncoderConfig(name=CONVNEXT, width=4)])
+def test_timm_alone_makes_what_the_options_say(config: EncoderConfig) -> None:
+    encoder = create_encoder(config, 16).eval()
+    options = json.loads(json.dumps(timm_options(config, 16)))
+    own = timm.create_model(config.name, num_classes=0, **options).eval()
+    own.load_state_dict(encoder.backbone.state_dict())
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(own((images - encoder.mean) / encoder.std), encoder(images))
+
+
+def test_encoders_described_before_there_were_patches_are_read() -> None:
+    values = to_json(EncoderConfig(width=4))
+    del values["patch"]
+    assert from_json(EncoderConfig, values) == EncoderConfig(width=4)
+
+
 @pytest.mark.parametrize(
     ("config", "image_size", "message"),
     [
         (EncoderConfig(name="resnt18"), 32, "did you mean .*resnet18"),
         (EncoderConfig(name="…"), 32, "list_models"),
         (EncoderConfig(name="resnet18.nonsense"), 32, "timm cannot make 'resnet18.nonsense'"),
-        (EncoderConfig(name="convnext_atto", width=8), 32, "for ResNets: leave them out for 'convnext_atto'"),
-        (EncoderConfig(name="vit_tiny_patch16_224", stem="small"), 32, "for ResNets"),
+        (EncoderConfig(name="mobilenetv3_small_050", width=8), 32, "for ResNets, .*out for 'mobilenetv3_small_050'"),
+        (EncoderConfig(name="mobilenetv3_small_050", stem="small"), 32, "for ResNets"),
+        (EncoderConfig(name="mobilenetv3_small_050", patch=4), 32, "for ResNets"),
+        (EncoderConfig(patch=4), 32, "'resnet18' has no patches: leave out --encoder.patch"),
+        (EncoderConfig(name="resnet20", patch=4), 32, "'resnet20' has no patches: leave out --encoder.patch"),
+        (
+            EncoderConfig(name="convnext_atto_ols"),
+            32,
+            "'convnext_atto_ols' has no patches: give .*stem default",
+        ),
+        (
+            EncoderConfig(name="vit_tiny_patch16_224", patch=5),
+            32,
+            "5 px do not fill .* 32 px: .* 1, 2, 4, 8, 16, or",
+        ),
+        (EncoderConfig(name="vit_tiny_patch16_224"), 50, "4 px do not fill .* 50 px: .* of 1, 2, 5, 10, 25, or"),
+        (EncoderConfig(name="vit_tiny_patch16_224", width=50), 32, "the width of 50 must be a multiple of its heads"),
         (EncoderConfig(name="resnet50d", stem="small"), 32, "one stem convolution: leave them out for 'resnet50d'"),
         (EncoderConfig(name="resnext50_32x4d", width=32), 32, "plain ResNets .*leave it out for 'resnext50_32x4d'"),
         (EncoderConfig(name="seresnet18", width=16), 32, "plain ResNets .*leave it out for 'seresnet18'"),
-        (EncoderConfig(name="convnext_atto"), 8, "cannot take images of 8 px .*another"),
+        (EncoderConfig(name="convnext_atto", patch=4), 8, "cannot take images of 8 px .*a smaller patch .*another"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_mend(config: EncoderConfig, image_size: int, message: str) -> None:
@@ -115,7 +208,9 @@ def test_what_cannot_be_built_is_refused_with_the_mend(config: EncoderConfig, im
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"width": 0}, {"std": (1.0, 0.0, 1.0)}])
+@pytest.mark.parametrize(
+    "values", [{"width": 0}, {"std": (1.0, 0.0, 1.0)}, {"patch": 0}, {"patch": 4, "stem": "small"}]
+)
 def test_nonsense_encoders_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(InputError):
         EncoderConfig(**values)  # type: ignore[arg-type]  # parametrized

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock, ResNet, make_blocks
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +18,8 @@ from sdclr.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SMALL_IMAGE = 64  # px; below it a ResNet's stem would throw most of the picture away
+SMALL_IMAGE = 64  # px; below it a stem made for photographs would throw most of the picture away
+SMALL_PATCH = 4  # px; a vision transformer then sees 32 px as 8x8 patches
 
 CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet56": 9}
 """The ResNets for CIFAR, which timm does not have, and how many blocks each of their three stages holds."""
@@ -29,10 +32,14 @@ class EncoderConfig:
     name: str = "resnet18"
     """Any timm model by name, or a ResNet for CIFAR: resnet20, resnet32, resnet56."""
     stem: Literal["auto", "small", "default"] = "auto"
-    """Stem of a ResNet: small is one 3x3 convolution of stride 1 without max-pooling; auto takes it under 64 px."""
+    """What meets the image first. Small is one 3x3 convolution of stride 1 without max-pooling for a ResNet, patches of
+    4 px for a vision transformer (of an eighth of the image's side under 32 px), of 1 px for a ConvNeXt; auto takes it
+    under 64 px."""
+    patch: int | None = None
+    """Side of the patches of a vision transformer or of a ConvNeXt's stem, in pixels; by default the stem decides."""
     width: int | None = None
-    """Channels of a ResNet's first stage, 64 by design (16 in those for CIFAR); 16 makes a quarter-width network for
-    CPUs."""
+    """Channels of a ResNet's first stage, 64 by design (16 in those for CIFAR), or of a ConvNeXt's; length of a vision
+    transformer's tokens, a multiple of its heads. 16 makes a quarter-width ResNet for CPUs."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of the red, green and blue values in [0, 1], subtracted inside the encoder."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -41,6 +48,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
             raise InputError(f"encoder width must be a positive number of channels, not {self.width}")
+        if self.patch is not None and self.patch < 1:
+            raise InputError(f"patches have a side of 1 or more pixels, not {self.patch}")
+        if self.patch is not None and self.stem != "auto":
+            raise InputError(f"a patch of {self.patch} px is a stem already: leave out --encoder.stem {self.stem}")
         if min(self.std) <= 0:
             raise InputError(f"the standard deviations of the input must be positive, not {self.std}")
 
@@ -166,8 +177,8 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         image_size: Side of the square images that it will see, in pixels.
 
     Raises:
-        InputError: If timm does not know the name, stem or width are asked of what is no plain ResNet, or the model
-            cannot take images of this size.
+        InputError: If timm does not know the name, stem, patch or width are asked of what has none, or the model cannot
+            take images of this size.
     """
     if config.name in CIFAR_RESNETS:
         return Encoder(_cifar_resnet(config), config, image_size)
@@ -175,24 +186,50 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         near = difflib.get_close_matches(config.name, [*CIFAR_RESNETS, *timm.list_models()], n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` names them"
         raise InputError(f"timm has no model called {config.name!r}{hint}")
-    options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
-    if _is_resnet(config.name):
+    options = timm_options(config, image_size)
+    if _family(config.name) is ResNet:
         # As torchvision and the papers initialise it; timm's own default starts each block as the identity.
         options["zero_init_last"] = False
-        if config.width is not None:
-            options["channels"] = tuple(config.width * 2**stage for stage in range(4))
-    else:
-        if config.width is not None or config.stem == "small":
-            raise InputError(f"stem and width are for ResNets: leave them out for {config.name!r}")
-        if _takes_image_size(config.name):
-            options["img_size"] = image_size
     try:
-        backbone = timm.create_model(config.name, **options)
+        backbone = timm.create_model(config.name, num_classes=0, pretrained=False, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise InputError(f"timm cannot make {config.name!r} with these settings: {_one_line(error)}") from error
+        mend = "" if config.width is None else f": the width of {config.width} must be a multiple of its heads"
+        raise InputError(f"timm cannot make {config.name!r} with these settings ({_one_line(error)}){mend}") from error
     if isinstance(backbone, ResNet):
         _fit_stem(backbone, config, image_size)
+    if isinstance(backbone, ConvNeXt) and "patch_size" in options:
+        _check_stem(backbone, config.name, options["patch_size"])
     return Encoder(backbone, config, image_size)
+
+
+def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
+    """What `timm.create_model` is told of a backbone besides its name, as plain JSON.
+
+    A ResNet's stem is not among it: timm has no option for that of small images.
+
+    Args:
+        config: The backbone, which timm knows, and how it is fitted.
+        image_size: Side of the square images that it will see, in pixels.
+
+    Raises:
+        InputError: If stem, patch or width are asked of what has none, or the patches do not fill the image.
+    """
+    family, options = _family(config.name), {}
+    if family is None and (config.stem == "small" or config.patch is not None or config.width is not None):
+        raise InputError(
+            "stem, patch and width are for ResNets, vision transformers (vit_…) and ConvNeXts: leave them out for "
+            f"{config.name!r}"
+        )
+    if family is ResNet and config.patch is not None:
+        raise InputError(f"{config.name!r} has no patches: leave out --encoder.patch, or give --encoder.stem")
+    if family is not ResNet and _takes_image_size(config.name):
+        options["img_size"] = image_size
+    if config.width is not None:
+        options |= _narrowed(family, config.width)
+    if family in (VisionTransformer, ConvNeXt) and (config.patch is not None or _is_small(config, image_size)):
+        small = max(1, min(SMALL_PATCH, image_size // 8)) if family is VisionTransformer else 1
+        options["patch_size"] = _fitting(config.patch or small, image_size)
+    return options
 
 
 def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) -> Network:
@@ -217,13 +254,40 @@ def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
 
 
 def _cifar_resnet(config: EncoderConfig) -> CifarResNet:
+    if config.patch is not None:
+        raise InputError(f"{config.name!r} has no patches: leave out --encoder.patch")
     if config.stem == "default":
         raise InputError(f"{config.name!r} has the small stem always: leave out the stem, or take resnet18")
     return CifarResNet(CIFAR_RESNETS[config.name], *([] if config.width is None else [config.width]))
 
 
-def _is_resnet(name: str) -> bool:
-    return timm.model_entrypoint(name).__module__ == ResNet.__module__
+def _family(name: str) -> type[nn.Module] | None:
+    """The architecture behind a name of timm's, if it is one that can be fitted to small images."""
+    module = timm.model_entrypoint(name).__module__
+    return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if family.__module__ == module), None)
+
+
+def _is_small(config: EncoderConfig, image_size: int) -> bool:
+    return config.stem == "small" or (config.stem == "auto" and image_size < SMALL_IMAGE)
+
+
+def _narrowed(family: type[nn.Module] | None, width: int) -> dict[str, Any]:
+    """A width as timm's option. Every stage of a ResNet or a ConvNeXt has twice the channels of the one before."""
+    stages = [width * 2**stage for stage in range(4)]
+    if family is VisionTransformer:
+        return {"embed_dim": width}
+    return {"dims": stages} if family is ConvNeXt else {"channels": stages}
+
+
+def _fitting(patch: int, image_size: int) -> int:
+    """The patch, made sure that it leaves no edge of the image out."""
+    if image_size % patch:
+        sides = [side for side in range(1, image_size // 2 + 1) if not image_size % side]
+        raise InputError(
+            f"patches of {patch} px do not fill images of {image_size} px: give an --encoder.patch of "
+            f"{', '.join(map(str, sides))}, or views of another size"
+        )
+    return patch
 
 
 def _takes_image_size(name: str) -> bool:
@@ -234,7 +298,7 @@ def _takes_image_size(name: str) -> bool:
 
 def _fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
     """Give a ResNet the stem for small images, and a stem and first stage as narrow as its `width` says."""
-    small = config.stem == "small" or (config.stem == "auto" and image_size < SMALL_IMAGE)
+    small = _is_small(config, image_size)
     if not small and config.width is None:
         return
     if not isinstance(resnet.conv1, nn.Conv2d):
@@ -264,6 +328,12 @@ def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
     resnet.bn1 = nn.BatchNorm2d(width)
 
 
+def _check_stem(convnext: Any, name: str, patch: int) -> None:
+    """Some ConvNeXts have a stem of overlapping convolutions, and timm then passes over the patch."""
+    if convnext.stem[0].kernel_size != (patch, patch):
+        raise InputError(f"the stem of {name!r} has no patches: give --encoder.stem default, or take convnext_atto")
+
+
 @torch.no_grad()
 def _features_of(backbone: nn.Module, name: str, image_size: int) -> int:
     """Length of the feature vector, by running one image: models disagree on what they call it."""
@@ -272,8 +342,8 @@ def _features_of(backbone: nn.Module, name: str, image_size: int) -> int:
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"{name!r} cannot take images of {image_size} px ({_one_line(error)}): give views of another size, or "
-            "another encoder"
+            f"{name!r} cannot take images of {image_size} px ({_one_line(error)}): give views of another size, a "
+            "smaller patch where it has one, or another encoder"
         ) from error
     backbone.train(mode)
     if features.ndim != 2:

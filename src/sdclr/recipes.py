@@ -93,7 +93,8 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
     """The same run in another framework, with the heads and numbers of its paper, fitted to the encoder.
 
     The papers train a ResNet-50 of 2,048 features on large batches; lengths of heads are scaled with the features, and
-    the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets.
+    the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets. So
+    is MoCo v3's temperature of 0.2 there; its paper has 1 for a ResNet-50.
 
     Args:
         config: A run; its damage stays.
@@ -101,8 +102,8 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
     """
     if name == "simclr":
         return replace(config, framework=name)
+    small = config.views.image_size <= SMALL_IMAGE
     if name == "moco":
-        small = config.views.image_size <= SMALL_IMAGE
         # As its authors have it on CIFAR, where the queue of ImageNet would hold every image several times.
         moco = MoCoConfig(queue=4096, momentum=0.99) if small and config.moco == MoCoConfig() else config.moco
         return replace(config, framework=name, moco=moco, temperature=0.1 if small else 0.2)
@@ -121,10 +122,17 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
         head=heads[name],
         optim=replace(config.optim, lr=0.06 * config.batch_size / 128),
         moco_v3=MoCoV3Config(hidden=2 * features),
-        byol=BYOLConfig(hidden=2 * features),
+        byol=BYOLConfig(hidden=2 * features, momentum=_byol_momentum(config.epochs, small=small)),
         simsiam=SimSiamConfig(hidden=max(1, features // 4)),
-        temperature=1.0 if name == "moco_v3" else config.temperature,
+        temperature=(0.2 if small else 1.0) if name == "moco_v3" else config.temperature,
     )
+
+
+def _byol_momentum(epochs: int, *, small: bool) -> float:
+    """The momentum at the start that BYOL's authors take for so many epochs; at most 0.99 on small images."""
+    if epochs <= 40:
+        return 0.97
+    return 0.99 if small or epochs <= 300 else 0.996
 
 
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {

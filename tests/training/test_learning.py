@@ -14,7 +14,7 @@ from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import extract_features
 from sdclr.method.frameworks import MoCoConfig
-from sdclr.recipes import digits_demo
+from sdclr.recipes import digits_demo, with_framework
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
@@ -39,6 +39,7 @@ METHODS: dict[str, PretrainConfig] = {
     "dropout": replace(SHORT, damage=DamageConfig(kind="dropout", ratio=0.3)),
     "focal": replace(SHORT, rebalance=("focal",)),
     "decoupled": replace(SHORT, decoupled=True),
+    "VICReg": with_framework(SHORT, "vicreg"),
 }
 MARGIN = 5  # points
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from sdclr.data.randaugment import RandAugmentConfig
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
@@ -16,7 +17,13 @@ from sdclr.method.frameworks import (
     SimSiamConfig,
     VICRegConfig,
 )
-from sdclr.method.rebalancing import TemperatureConfig
+from sdclr.method.rebalancing import (
+    DensityConfig,
+    HarmonizationConfig,
+    IndividualTemperatureConfig,
+    MemorizationConfig,
+    TemperatureConfig,
+)
 from sdclr.precision import Amp
 from sdclr.training.optim import OptimConfig
 
@@ -34,13 +41,17 @@ FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
 BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
 """Frameworks whose loss does not decompose over samples."""
 
-RebalancerName = Literal["focal", "temperature"]
+RebalancerName = Literal["density", "temperature", "memorization", "harmonization", "individual_temperature", "focal"]
 REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
-    "focal": "focal",
+    "density": "density",
     "temperature": "TS",
+    "memorization": "BCL",
+    "harmonization": "GH",
+    "individual_temperature": "iSogCLR",
+    "focal": "focal",
 }
 """What tables call them."""
-PER_SAMPLE: Final = frozenset[RebalancerName]({"focal"})
+PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individual_temperature"})
 """Rebalancers that go by the loss of each sample."""
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature, and a probability that images are told apart."""
@@ -142,6 +153,9 @@ class PretrainConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     damage: DamageConfig = field(default_factory=DamageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    start: str | None = None
+    """A run's folder or a file of weights, such as a timm checkpoint, that the encoder starts from; the head starts at
+    random."""
     framework: FrameworkName = "simclr"
     """What the two branches are compared by."""
     moco: MoCoConfig = field(default_factory=MoCoConfig)
@@ -155,7 +169,13 @@ class PretrainConfig:
     rebalance: tuple[RebalancerName, ...] = ()
     """What else turns the training towards rare images; any of them may be combined."""
     focal: FocalConfig = field(default_factory=FocalConfig)
+    density: DensityConfig = field(default_factory=DensityConfig)
     temperature_schedule: TemperatureConfig = field(default_factory=TemperatureConfig)
+    memorization: MemorizationConfig = field(default_factory=MemorizationConfig)
+    randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
+    """What memorisation does to the views of images that are hard to memorise."""
+    harmonization: HarmonizationConfig = field(default_factory=HarmonizationConfig)
+    individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
     temperature: float = 0.2
     """Temperature of the contrast."""
     epochs: int = 500
@@ -209,6 +229,17 @@ class PretrainConfig:
             raise InputError(
                 f"{name} contrasts nothing, so that there is no temperature and no probability for "
                 f"{', '.join(contrasting)}: leave that out of --rebalance, or take another framework"
+            )
+        if "individual_temperature" in chosen and (self.framework != "simclr" or self.decoupled):
+            raise InputError(
+                "individual_temperature has a loss of its own in place of SimCLR's: it goes with --framework simclr, "
+                "without --decoupled"
+            )
+        others = sorted(chosen & {"focal", "temperature"})
+        if "individual_temperature" in chosen and others:
+            raise InputError(
+                f"individual_temperature has a loss of its own, which {', '.join(others)} would change: leave one out "
+                "of --rebalance"
             )
 
     @property

@@ -36,6 +36,8 @@ class Feed:
         kept: `(M,)` positions in the source of the loader's samples.
         bad: What is listed as unusable so far.
         run: Whose list it is.
+        held: The loader's samples, `(M, 3, H, W)` uint8 on the device that trains, where they are held in memory.
+        workers: Processes that decode.
     """
 
     loader: Loader
@@ -43,6 +45,15 @@ class Feed:
     kept: NDArray[np.int64]
     bad: list[BadImage]
     run: Run
+    held: Tensor | None = None
+    workers: int = 0
+
+    @property
+    def images(self) -> Tensor | Source:
+        """The loader's samples: their pixels where they are held in memory, else a source."""
+        if self.held is not None:
+            return self.held
+        return self.source if len(self.kept) == len(self.source) else SubsetSource(self.source, self.kept)
 
     def name(self, sample: int) -> str:
         """The id of one of the loader's samples."""
@@ -89,11 +100,13 @@ def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runti
         if place.first:
             write_bad_images(run.bad_images_file, bad)
         check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
+    if usable.images is not None:
+        usable = replace(usable, images=usable.images.to(place.device))
     loader = _loader(source, usable, config, replace(runtime, workers=workers), place)
     place.barrier()  # everyone has read what was settled, if anything was, before it is written
     if place.first and "left_out" not in settled:
         write_json(run.source_file, _description(source, usable, bad))
-    return Feed(loader, source, usable.kept, bad, run)
+    return Feed(loader, source, usable.kept, bad, run, usable.images, workers)
 
 
 def default_workers(trains_on: torch.device | None = None) -> int:

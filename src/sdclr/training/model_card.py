@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 from timm.models.resnet import ResNet
 from torch import nn
 
-from sdclr.encoders import Encoder
+from sdclr.encoders import CIFAR_RESNETS, CifarResNet, Encoder, timm_options
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.run import Run, read_json
 from sdclr.version import __version__
@@ -40,15 +39,11 @@ class Architecture:
     def of(cls, encoder: Encoder) -> "Architecture":
         """The architecture of an encoder as `create_encoder` made it."""
         config, backbone = encoder.config, encoder.backbone
-        arguments: dict[str, Any] = {}
-        default = timm.get_pretrained_cfg(config.name)
-        resnet = isinstance(backbone, ResNet)
-        if not resnet and default is not None and default.fixed_input_size:
-            arguments["img_size"] = encoder.image_size
-        if config.width not in {None, 64}:
-            arguments["channels"] = [config.width * 2**stage for stage in range(4)]
-        small = resnet and isinstance(getattr(backbone, "maxpool", None), nn.Identity)
-        narrow = config.width if config.width != 64 else None
+        arguments = {} if config.name in CIFAR_RESNETS else timm_options(config, encoder.image_size)
+        if config.width == 64:
+            arguments.pop("channels", None)
+        small = isinstance(backbone, ResNet) and isinstance(getattr(backbone, "maxpool", None), nn.Identity)
+        narrow = config.width if isinstance(backbone, ResNet | CifarResNet) and config.width != 64 else None
         return cls(config.name.partition(".")[0], arguments, small_stem=small, narrow=narrow)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -20,7 +21,7 @@ from sdclr.config import differences, digest, from_json, to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.encoders import Network
+from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype, device_name
@@ -30,6 +31,7 @@ from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, create_feed
+from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.masks import refresh_masks
@@ -37,6 +39,7 @@ from sdclr.training.optim import create_optimizer, learning_rate, set_learning_r
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
+from sdclr.training.start import load_start
 from sdclr.version import __version__
 
 
@@ -72,7 +75,8 @@ def pretrain(
         if opened.finished:
             return opened
         seed(config.seed, place.device)
-        objective = create_objective(config)  # what is wrong with the settings comes out before images are looked at
+        # What is wrong with the settings comes out before images are looked at.
+        objective = create_objective(config, _network(opened, config, place))
         feed = create_feed(images, opened, config, runtime, place)
         objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
         if place.first and not opened.config_file.exists():
@@ -81,6 +85,16 @@ def pretrain(
             trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
+
+
+def _network(run: Run, config: PretrainConfig, place: Processes) -> Network:
+    """The network to train: from weights of one's own if asked, unless the run has some already."""
+    network = create_network(config.encoder, config.head, config.views.image_size)
+    if config.start is not None and not any(run.checkpoints.glob("*.pt")):
+        start = load_start(network, config.start)
+        if place.first:
+            write_json(run.start_file, asdict(start))
+    return network
 
 
 def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Processes) -> Run:
@@ -156,6 +170,7 @@ class Trainer:
         self.logged_losses: list[float] = []  # of this logging interval, already checked
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
+        self.guidance = Guidance(objective, feed, config, place=place, amp=runtime.amp)
         self._restore()
         self.model = self._wrapped()
 
@@ -176,7 +191,7 @@ class Trainer:
         try:
             while self.step < self.total:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
-                self._enter_epoch(epoch, begins=start == 0)
+                self.guidance.enter_epoch(epoch, begins=start == 0)
                 for batch in self.feed.loader.epoch(epoch, start):
                     self._take_step(batch)
                     self._log(log, epoch)
@@ -202,16 +217,10 @@ class Trainer:
             save_encoder(self.run.path, cast("Network", self.objective.network).encoder)
         self.place.barrier()
 
-    def _enter_epoch(self, epoch: int, *, begins: bool) -> None:
-        """Settle what rebalancers decide for a whole epoch."""
-        self.objective.enter_epoch(epoch, begins=begins)
-        sampling = self.objective.sampling
-        if sampling is not None:
-            self.feed.loader.weights = sampling.double().cpu().numpy()
-
     def _take_step(self, batch: Batch) -> None:
         """Refresh the masks if it is time, then one optimiser step."""
-        self._refresh_masks(batch.view1)
+        drawn = self.guidance.views(batch)
+        self._refresh_masks(drawn[0])
         seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
@@ -221,7 +230,7 @@ class Trainer:
         total = torch.zeros((), device=self.place.device)
         parts = self.config.accumulate
         samples = to_device(batch.indices, self.place.device) if len(self.objective.rebalancers) else None
-        pairs = zip(batch.view1.chunk(parts), batch.view2.chunk(parts), strict=True)
+        pairs = zip(*(view.chunk(parts) for view in drawn), strict=True)
         of_part = [None] * parts if samples is None else samples.chunk(parts)
         for number, (views, which) in enumerate(zip(pairs, of_part, strict=True), start=1):
             with self._gradients_shared(last=number == parts), self._precision():

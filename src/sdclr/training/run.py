@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sdclr.config import from_json, to_json
-from sdclr.encoders import Encoder, EncoderConfig, create_encoder, create_network
+from sdclr.encoders import Encoder, EncoderConfig, Network, create_encoder, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.method import (
@@ -68,6 +68,11 @@ class Run:
     def source_file(self) -> Path:
         """What the run was trained on: name, number of images, fingerprint of their ids, class counts if known."""
         return self.path / "source.json"
+
+    @property
+    def start_file(self) -> Path:
+        """Which weights the encoder started from, if it did not start at random: file, SHA-256, what was left out."""
+        return self.path / "start.json"
 
     @property
     def sittings_file(self) -> Path:
@@ -165,9 +170,14 @@ class Run:
         return state
 
 
-def create_objective(config: PretrainConfig) -> Objective:
-    """Network, competitor and framework with random weights; `torch.manual_seed` decides which."""
-    network = create_network(config.encoder, config.head, config.views.image_size)
+def create_objective(config: PretrainConfig, network: Network | None = None) -> Objective:
+    """Network, competitor and framework with random weights; `torch.manual_seed` decides which.
+
+    Args:
+        config: What decides them.
+        network: The network, if it is there.
+    """
+    network = network or create_network(config.encoder, config.head, config.views.image_size)
     return Objective(create_framework(config, network), network, _competitor(config.damage, network))
 
 

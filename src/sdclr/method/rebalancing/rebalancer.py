@@ -62,8 +62,12 @@ def of_all(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_by_sample(samples: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Each sample once, `(m,)`, and the mean of its values `(m, …)`: of what one batch says of it twice."""
-    once, place = torch.unique(samples, return_inverse=True)
-    total = values.new_zeros(len(once), *values.shape[1:]).index_add_(0, place, values)
-    count = values.new_zeros(len(once)).index_add_(0, place, values.new_ones(len(values)))
-    return once, total / count.view(-1, *[1] * (values.ndim - 1))
+    """The samples in order, `(n,)`, and the mean of each one's values, `(n, …)`: one that comes twice has it twice.
+
+    So `state[samples] = …` writes the same whichever is written last, and nothing waits for a device.
+    """
+    ordered, order = samples.sort(stable=True)
+    group = (ordered != ordered.roll(1)).cumsum(0).clamp_min(1) - 1  # samples that are all one make one group
+    total = torch.zeros_like(values).index_add_(0, group, values[order])
+    count = values.new_zeros(len(values)).index_add_(0, group, values.new_ones(len(values)))
+    return ordered, total[group] / count[group].view(-1, *[1] * (values.ndim - 1))

@@ -1,0 +1,253 @@
+"""Density: images that stand alone in the encoder's features are drawn more often, or count more.
+
+The neighbours of an image of a rare kind are far, since few are like it; no label is asked for that. How much distances
+differ depends on the data, so that what is set is not the power they are raised to but its effect: the effective number
+of samples, as in Kish, *Survey Sampling* (1965).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer
+
+MAX_POWER: Final = 64.0
+"""Where distances differ so little that a higher power were needed, they tell noise."""
+
+_RANGE: Final = 1e3
+"""By what factor a distance may differ from the median, so that its powers stay finite."""
+
+_HALVINGS: Final = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityConfig:
+    """Images that have few others beside them in the encoder's features come more often."""
+
+    effective: float | None = 0.5
+    """Effective number of images as a share of all: 1 weighs all alike, less is stronger. None if the power is set."""
+    power: float | None = None
+    """Power of the distance, instead of one that gives the effective number; 0 weighs all alike."""
+    cap: float = 10.0
+    """Largest weight, as a multiple of the mean: what junk and outliers may get."""
+    floor: float = 0.1
+    """Smallest weight, as a multiple of the mean: what copies of an image still get."""
+    neighbours: int = 10
+    """Neighbours whose mean distance counts."""
+    start: float = 0.25
+    """Share of the run before which all images come alike; features must have formed."""
+    full: float | None = None
+    """Share of the run at which the weights reach full strength, linearly from the start; by default at once."""
+    every: int = 10
+    """Epochs between two looks at the features. One look costs about a sixth of an epoch."""
+    exact: int = 1_000_000
+    """Neighbours are sought among all images up to so many, and beyond among so many drawn at random."""
+    weigh: Literal["sampling", "loss"] = "sampling"
+    """Draw images as often as their weights say, or draw all alike and weigh their losses."""
+    control: Literal["none", "shuffled", "clusters"] = "none"
+    """Two controls: the same weights dealt out to images at random; weights by the inverse size of k-means clusters
+    instead of distances."""
+    clusters: int | None = None
+    """Clusters of that control; by default the root of the number of images."""
+    seed: int = 0
+    """Decides how the controls deal out weights and where clusters start."""
+
+    def __post_init__(self) -> None:
+        _check(power=self.power, effective=self.effective, cap=self.cap, floor=self.floor)
+        if not 0 <= self.start < 1:
+            raise ValueError(f"density weights start at a share of the run in [0, 1), not at {self.start}")
+        if self.full is not None and not self.start <= self.full <= 1:
+            raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
+        if min(self.every, self.neighbours, self.clusters or 1) < 1 or self.exact < 2:
+            raise ValueError("every, neighbours and clusters are 1 or more, and exact is 2 or more")
+
+
+class Density(Rebalancer):
+    """Weights that rise with the distance to an image's neighbours, made anew every few epochs.
+
+    Whoever trains asks `due` when an epoch begins, and then gives `update` the distances.
+
+    Args:
+        samples: Images in the set, N.
+        epochs: Epochs of the run.
+        config: How strongly, how often, from when on.
+    """
+
+    weights: Tensor
+    """`(N,)` float64, of mean 1."""
+
+    def __init__(self, samples: int, *, epochs: int, config: DensityConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or DensityConfig()
+        self.epochs = epochs
+        self.epoch = 0
+        self.register_buffer("weights", torch.ones(samples, dtype=torch.float64))
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Remember the epoch."""
+        self.epoch = epoch
+
+    def due(self, epoch: int) -> bool:
+        """Whether weights are to be made anew before the first step of this epoch."""
+        since = epoch - self._first
+        return since >= 0 and since % self.config.every == 0
+
+    @torch.no_grad()
+    def update(self, distances: Tensor) -> None:
+        """Make the weights anew. All processes call this together, with the same distances.
+
+        Args:
+            distances: `(N,)`, 0 or more: how far each image's neighbours are. Their scale does not matter.
+
+        Raises:
+            ValueError: If they are not of this set, or not finite numbers of 0 or more.
+        """
+        if distances.shape != self.weights.shape:
+            raise ValueError(f"{tuple(distances.shape)} distances for {len(self.weights)} images: give one for each")
+        config, strength = self.config, self._strength()
+        power = None if config.power is None else strength * config.power
+        effective = None if config.effective is None else 1 - strength * (1 - config.effective)
+        weights = density_weights(distances.cpu(), power=power, effective=effective, cap=config.cap, floor=config.floor)
+        if config.control == "shuffled":
+            # The same images each time, as rare ones stay rare.
+            dealt = torch.randperm(len(weights), generator=torch.Generator().manual_seed(config.seed))
+            weights = weights[dealt]
+        self.weights.copy_(weights)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(self.weights, src=0)  # processors may differ in the last bit, and then in what is drawn
+
+    @property
+    def sampling(self) -> Tensor | None:
+        """How often each image is to come; None if losses are weighed, and until there are weights.
+
+        So a run is the same as one without this, up to the first weights.
+        """
+        if self.config.weigh == "loss" or bool((self.weights == 1).all()):
+            return None
+        return self.weights
+
+    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # the base's
+        """Losses times the weights, whose mean over the set is 1, if those are to be weighed."""
+        return losses * self.weights[samples].to(losses.dtype) if self.config.weigh == "loss" else losses
+
+    @property
+    def _first(self) -> int:
+        """The epoch of the first look."""
+        return math.ceil(self.config.start * self.epochs)
+
+    def _strength(self) -> float:
+        """Of the weights made in the epoch entered, in (0, 1]."""
+        if self.config.full is None:
+            return 1.0
+        every = self.config.every
+        return min(1.0, (self.epoch - self._first + every) / (self.config.full * self.epochs - self._first + every))
+
+
+def density_weights(
+    distances: Tensor,
+    *,
+    power: float | None = None,
+    effective: float | None = None,
+    cap: float = 10.0,
+    floor: float = 0.1,
+) -> Tensor:
+    """`w = clip(c d^α, floor, cap)` with c such that the mean is 1.
+
+    α is `power`, or the one, up to `MAX_POWER`, that makes the effective number a share `effective` of all. That number
+    falls as α rises: for two powers, the weights of the higher are the smaller up to some distance and the larger from
+    there on, and the means are equal. Where no α brings it so low, since bounds or ties stand against it, the highest
+    does what it can.
+
+    Args:
+        distances: `(N,)`, 0 or more, up to a factor. What is a thousandth of the median or less counts as that, and
+            what is a thousandfold or more likewise.
+        power: α, 0 or more.
+        effective: Share in (0, 1]. Exactly one of the two is given.
+        cap: Largest weight, above 1.
+        floor: Smallest weight, in [0, 1).
+
+    Returns:
+        `(N,)` float64 on the same device.
+
+    Raises:
+        ValueError: If numbers make no sense, or both or neither of power and share are given.
+    """
+    _check(power=power, effective=effective, cap=cap, floor=floor)
+    if distances.ndim != 1 or not len(distances) or not bool((distances.isfinite() & (distances >= 0)).all()):
+        raise ValueError("distances must be (N,) finite numbers of 0 or more, N at least 1")
+    spread = _logarithms(distances.double())
+    ordered = spread.sort().values
+    if power is None:
+        power = _power_for(ordered, 1.0 if effective is None else effective, cap=cap, floor=floor)
+    return _weights(spread, power, _scale(ordered, power, cap=cap, floor=floor), cap=cap, floor=floor)
+
+
+def effective_number(weights: Tensor) -> float:
+    """Effective number of samples `(Σw)² / Σw²` as a share of all: 1 for equal weights, 1/N if one has them all."""
+    return float(weights.sum().square() / (len(weights) * weights.square().sum()))
+
+
+def _check(*, power: float | None, effective: float | None, cap: float, floor: float) -> None:
+    if (power is None) == (effective is None):
+        raise ValueError(f"give either the power or the effective number, not {power} and {effective}")
+    if effective is not None and not 0 < effective <= 1:
+        raise ValueError(f"the effective number is a share of all images in (0, 1], not {effective}")
+    if power is not None and not 0 <= power <= MAX_POWER:
+        raise ValueError(f"the power of the distance lies in [0, {MAX_POWER:g}], not at {power}")
+    if not 0 <= floor < 1 < cap < math.inf:
+        raise ValueError(f"a weight lies between 0 <= floor < 1 < cap, not {floor} and {cap}")
+
+
+def _logarithms(distances: Tensor) -> Tensor:
+    """Of the distances over their median, without what is beyond the range."""
+    positive = distances[distances > 0]
+    if not len(positive):
+        return torch.zeros_like(distances)
+    return (distances / positive.median()).clamp(1 / _RANGE, _RANGE).log()
+
+
+def _power_for(ordered: Tensor, effective: float, *, cap: float, floor: float) -> float:
+    """The smallest power whose effective number is not above the share, by bisection; else the highest."""
+
+    def number(power: float) -> float:
+        scale = _scale(ordered, power, cap=cap, floor=floor)
+        return effective_number(_weights(ordered, power, scale, cap=cap, floor=floor))
+
+    low, high = 0.0, MAX_POWER
+    if effective == 1:
+        return low
+    if number(high) >= effective:
+        return high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if number(middle) > effective else (low, middle)
+    return high
+
+
+def _scale(ordered: Tensor, power: float, *, cap: float, floor: float) -> float:
+    """The logarithm of the factor with which the weights' mean is 1, for logarithms of distances in ascending order."""
+    if power == 0:
+        return 0.0
+    count = len(ordered)
+    powers = (power * ordered).exp()
+    # Ascending, so that no sum holds anything large beside what it is asked for.
+    sums = torch.cat([powers.new_zeros(1), powers.cumsum(0)])
+    # With the factor at either end all weights would be 1 or more, or 1 or less.
+    low, high = -power * float(ordered[-1]), -power * float(ordered[0])
+    below, upto = 0, count
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        bounds = powers.new_tensor([(math.log(floor) if floor else -math.inf) - middle, math.log(cap) - middle])
+        below, upto = torch.searchsorted(ordered, bounds / power).tolist()
+        inner = float(sums[upto] - sums[below])
+        total = floor * below + math.exp(middle) * inner + cap * (count - upto)
+        low, high = (middle, high) if total < count else (low, middle)
+    return (low + high) / 2
+
+
+def _weights(spread: Tensor, power: float, scale: float, *, cap: float, floor: float) -> Tensor:
+    return (power * spread + scale).exp().clamp(floor, cap)

@@ -1,0 +1,134 @@
+"""A temperature for each image, learned (Qiu et al., *Not All Semantics are Created Equal …*, ICML 2023: iSogCLR)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdclr.method.losses import gather
+from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sample, of_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndividualTemperatureConfig:
+    """A temperature of its own for each image: high where many others look like it. Defaults as published for CIFAR."""
+
+    initial: float = 0.1
+    """Temperature that every image starts with. It also scales the loss, so that its gradients are those of NT-Xent."""
+    low: float = 0.05
+    """Lowest temperature."""
+    high: float = 1.0
+    """Highest temperature."""
+    rho: float = 0.4
+    """How far an image's weights of its negatives may be from uniform: the higher, the lower the temperatures."""
+    rate: float = 0.03
+    """Step size of the temperatures."""
+    gradient_rate: float = 0.5
+    """Weight of the newest gradient of a temperature in its running mean; 1 keeps none."""
+    estimate_rate: float = 0.8
+    """Weight of the batch in an image's running mean over negatives; 1 takes the batch alone."""
+    clip: float = 3.0
+    """Largest gradient of a temperature."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.initial <= self.high:
+            raise ValueError(
+                f"temperatures start between their bounds, 0 < low <= initial <= high, not {self.low}, {self.initial} "
+                f"and {self.high}"
+            )
+        if not self.rho >= 0 or not self.rate >= 0 or not self.clip > 0:
+            raise ValueError(
+                f"rho and rate are 0 or more and clip is positive, not {self.rho}, {self.rate} and {self.clip}"
+            )
+        if not 0 < self.gradient_rate <= 1 or not 0 < self.estimate_rate <= 1:
+            raise ValueError(
+                f"the rates of running means lie in (0, 1], not {self.gradient_rate} and {self.estimate_rate}"
+            )
+
+
+class IndividualTemperature(Rebalancer):
+    """Replaces SimCLR's losses by `F_i = τ_i log E exp(h / τ_i) + τ_i ρ` and descends on each image's τ_i, too.
+
+    `h = cos(v, v⁻) - cos(v, v⁺)` over the 2N - 2 negatives of an anchor: the outputs of both branches for all other
+    images of all processes. The mean over negatives is a running one, `s ← (1 - γ) s + γ E exp(h / τ)`: gradients are
+    those of the mean over the whole set, estimated, and not those of a batch. Both anchors of an image share τ and s.
+
+    A sample's loss is the mean over its two anchors, divided by the initial temperature τ₀. So with γ = 1 and all
+    temperatures at τ₀ its gradient is that of the decoupled NT-Xent, and learning rates carry over. The published
+    losses are sums over both anchors, not divided.
+
+    Args:
+        samples: Images in the set.
+        config: Temperatures and how they are learned.
+    """
+
+    temperatures: Tensor  # (samples,): τ
+    gradients: Tensor  # (samples,): running means of dF/dτ
+    estimates: Tensor  # (samples,): log of the running mean over negatives of exp(cos / τ)
+    seen: Tensor  # (samples,): whether there is an estimate
+
+    def __init__(self, samples: int, *, config: IndividualTemperatureConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or IndividualTemperatureConfig()
+        self.register_buffer("temperatures", torch.full((samples,), self.config.initial))
+        self.register_buffer("gradients", torch.zeros(samples))
+        self.register_buffer("estimates", torch.zeros(samples))
+        self.register_buffer("seen", torch.zeros(samples, dtype=torch.bool))
+
+    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:
+        """Losses `(n,)` of outputs `(n, D)`; works on the whole matrix of cosines.
+
+        Raises:
+            ValueError: If there is one image alone, which has no negatives.
+        """
+        # Autocast would run the products below in half precision, whatever the type of their inputs.
+        with torch.autocast(losses.device.type, enabled=False):
+            anchors = torch.cat([_normalised(branch) for branch in outputs])  # (2n, D)
+            candidates, own = gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
+            if len(candidates) < 4:
+                raise ValueError("one image has no negatives: a batch needs 2 or more")
+            cosines = anchors @ candidates.T  # (2n, 2N)
+            itself = own + torch.arange(len(anchors), device=anchors.device)
+            positive = cosines.gather(1, itself.roll(len(samples))[:, None]).squeeze(1)
+            temperature = self.temperatures[samples].repeat(2).to(cosines)
+            weights, estimate = self._weights(cosines.detach(), temperature, itself, samples)
+            similarity = (weights * cosines).sum(1)  # its gradient is that of τ log s, with s as estimated
+            value = (temperature * (estimate + self.config.rho) - positive).detach()
+            slope = estimate + self.config.rho - similarity.detach() / temperature  # dF/dτ
+            self._learn(of_all(samples), of_all(torch.stack([*slope.view(2, -1), *estimate.view(2, -1)], 1)))
+            loss = similarity - positive
+            loss = loss + (value - loss).detach()  # what is reported is F
+            return loss.view(2, -1).mean(0) / self.config.initial
+
+    @torch.no_grad()
+    def _weights(self, cosines: Tensor, temperature: Tensor, itself: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each anchor, `exp(cosine / τ) / s` over the number of negatives, `(2n, 2N)`, and log s, `(2n,)`."""
+        logits = cosines / temperature[:, None]
+        for excluded in (itself, itself.roll(len(samples))):
+            logits.scatter_(1, excluded[:, None], -torch.inf)
+        count = math.log(logits.shape[1] - 2)
+        of_batch = logits.logsumexp(1) - count
+        rate = self.config.estimate_rate
+        kept = self.estimates[samples].repeat(2).to(logits) + (math.log1p(-rate) if rate < 1 else -math.inf)
+        running = torch.logaddexp(kept, of_batch + math.log(rate))
+        estimate = torch.where(self.seen[samples].repeat(2), running, of_batch)
+        return logits.sub_(estimate[:, None] + count).exp_(), estimate
+
+    @torch.no_grad()
+    def _learn(self, samples: Tensor, found: Tensor) -> None:
+        """One step of each sample's temperature, from slopes and estimates `(n, 4)` of its two anchors."""
+        slope = found[:, :2].mean(1).clamp(-self.config.clip, self.config.clip)
+        estimate = found[:, 2:].logsumexp(1) - math.log(2)
+        once, mean = mean_by_sample(samples, torch.stack([slope, estimate], 1).to(self.gradients))
+        gradient = torch.lerp(self.gradients[once], mean[:, 0], self.config.gradient_rate)
+        temperature = self.temperatures[once] - self.config.rate * gradient
+        self.gradients[once] = gradient
+        self.temperatures[once] = temperature.clamp(self.config.low, self.config.high)
+        self.estimates[once] = mean[:, 1]
+        self.seen[once] = True
+
+
+def _normalised(outputs: Tensor) -> Tensor:
+    return F.normalize(outputs if outputs.dtype == torch.float64 else outputs.float(), dim=1)

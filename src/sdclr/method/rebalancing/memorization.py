@@ -1,0 +1,81 @@
+"""Stronger views for what is hard to memorise.
+
+BCL: Zhou et al., *Contrastive Learning with Boosted Memorization*, ICML 2022.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sample, of_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorizationConfig:
+    """How a sample's past losses decide how strongly its views are changed."""
+
+    momentum: float = 0.97
+    """Share of the old in the moving average of each sample's loss."""
+    constant: float | None = None
+    """As a control, the strength that every sample gets whatever its loss; None for what the losses say."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"the momentum of a sample's loss lies in [0, 1), not {self.momentum}")
+        if self.constant is not None and not 0 <= self.constant <= 1:
+            raise ValueError(f"a strength lies in [0, 1], not {self.constant}")
+
+
+class Memorization(Rebalancer):
+    """Strength `w = z / (2 max|z|) + 1/2` with z the standardised moving average of each sample's loss.
+
+    A sample's average starts with the first loss that is seen of it and then moves as `m' = β m + (1 - β) loss`. What
+    samples get is settled at the start of each epoch. In the first, as in the published code, all get 0. Later, those
+    not seen yet, which a last part of a batch may leave over, get 1/2, and so do all if their losses are the same.
+
+    Args:
+        samples: Samples in the set.
+        config: Momentum, and the control.
+    """
+
+    average: Tensor
+    """`(N,)` the moving average of each sample's loss; NaN before the first is seen."""
+    settled: Tensor
+    """`(N,)` the strengths of this epoch."""
+
+    def __init__(self, samples: int, *, config: MemorizationConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or MemorizationConfig()
+        self.register_buffer("average", torch.full((samples,), torch.nan))
+        self.register_buffer("settled", torch.zeros(samples))
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int) -> None:
+        """Settle the strengths from the second epoch on."""
+        if epoch == 0:
+            return
+        if self.config.constant is not None:
+            self.settled.fill_(self.config.constant)
+            return
+        average = self.average.double()  # in which equal losses have exactly themselves as mean
+        # The standard deviation that z is divided by divides max|z| as well.
+        centred = (average - average.nanmean()).nan_to_num_(nan=0.0)
+        strengths = 0.5 + 0.5 * centred / centred.abs().max().clamp(min=torch.finfo(centred.dtype).tiny)
+        self.settled.copy_(strengths * average.isfinite().any())  # nothing is known: nothing is changed
+
+    @property
+    def strength(self) -> Tensor:
+        """Of this epoch, `(N,)` in [0, 1]."""
+        return self.settled
+
+    @torch.no_grad()
+    def _learn(self, losses: Tensor, samples: Tensor) -> None:
+        once, seen = mean_by_sample(of_all(samples), of_all(losses.to(self.average.dtype)))
+        old = self.average[once]
+        self.average[once] = torch.where(old.isnan(), seen, torch.lerp(seen, old, self.config.momentum))
+
+    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # losses are enough
+        """Take note of the losses, and leave them as they are. See `Rebalancer.forward`."""
+        self._learn(losses, samples)
+        return losses

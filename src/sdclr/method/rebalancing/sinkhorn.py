@@ -1,0 +1,66 @@
+"""Entropic optimal transport of samples to clusters: Sinkhorn's iteration."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# With scores in [-1, 1] and 1/ε up to here no number of the iteration leaves exp(±80), and so the range of float32. The
+# logarithms of a fixed point of the samples' scaling spread by at most 40, as the kernel does: it begins within 20 of
+# one. An iteration brings it no farther away, so it stays within 40 of its start; two products more add 20 each.
+_LARGEST_BARE_SCORE = 20.0
+
+
+def sinkhorn(scores: Tensor, prior: Tensor, *, epsilon: float = 0.05, iterations: int = 300) -> Tensor:
+    """Share samples out to clusters of given sizes, so that each goes where its score is high.
+
+    Maximises `Σ Q s + ε H(Q)` over Q >= 0 with `Σ_k Q_ik = 1/N` and `Σ_i Q_ik = π_k` (Cuturi, NeurIPS 2013). The
+    sums of samples are exact; those of clusters are as near to π as the iterations bring them.
+
+    Args:
+        scores: `(…, N, K)` in [-1, 1], such as cosines.
+        prior: π, `(K,)`, a distribution. A cluster of size 0 stays empty.
+        epsilon: ε > 0: the lower, the nearer to one cluster a sample.
+        iterations: Updates of both scalings, 1 or more.
+
+    Returns:
+        `N · Q`, `(…, N, K)`: a distribution over clusters for each sample, without gradient.
+    """
+    with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        shares: Tensor = _shares(scores.contiguous(), prior.to(scores), epsilon, iterations)
+    return shares
+
+
+# An operator of its own, so that `torch.compile` does not unroll its hundreds of iterations.
+@torch.library.custom_op("sdclr::sinkhorn", mutates_args=())
+def _shares(scores: Tensor, prior: Tensor, epsilon: float, iterations: int) -> Tensor:
+    iterate = _by_scaling if 1 / epsilon <= _LARGEST_BARE_SCORE else _by_logarithms
+    return iterate(scores / epsilon, prior, iterations)
+
+
+@_shares.register_fake
+def _like_scores(scores: Tensor, _prior: Tensor, _epsilon: float, _iterations: int) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def _by_scaling(scores: Tensor, prior: Tensor, iterations: int) -> Tensor:
+    """Scale rows and columns of `exp(scores)`: two products of matrix and vector an iteration."""
+    kernel, count = scores.exp(), scores.shape[-2]
+    of_samples = torch.full_like(kernel[..., :1], 1 / count)
+    of_clusters = torch.zeros_like(kernel[..., 0, :, None])
+    for _ in range(iterations):
+        of_clusters = prior[:, None] / (kernel.mT @ of_samples)
+        of_samples = 1 / count / (kernel @ of_clusters)
+    return kernel.mul_(of_samples).mul_(of_clusters.mT).mul_(count)
+
+
+def _by_logarithms(scores: Tensor, prior: Tensor, iterations: int) -> Tensor:
+    """The same with logarithms of the scalings: for scores whose exponential leaves the range of numbers."""
+    start = -math.log(scores.shape[-2])
+    of_samples = torch.full_like(scores[..., :1], start)
+    of_clusters = torch.zeros_like(scores[..., :1, :])
+    for _ in range(iterations):
+        of_clusters = prior.log() - (scores + of_samples).logsumexp(-2, keepdim=True)
+        of_samples = start - (scores + of_clusters).logsumexp(-1, keepdim=True)
+    return (scores + of_clusters).softmax(-1)  # the last update of the samples, without its rounding

@@ -1,0 +1,259 @@
+"""How alone each image of a run stands in its encoder's features: what density weights are made of."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdclr.data.sources import Source
+from sdclr.errors import InputError
+from sdclr.features.extract import checked_features, encode_images, feature_batches
+from sdclr.features.nearest import nearest
+from sdclr.method.rebalancing.density import Density
+from sdclr.precision import Amp
+from sdclr.training.distributed import Processes
+from sdclr.training.feed import Feed
+from sdclr.training.randomness import own_randomness
+
+FITTED = 50_000
+"""Images that cluster centres are fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How features are read."""
+
+    image_size: int
+    """Side of the encoder's images in pixels."""
+    exact: int = 1_000_000
+    """Images that others are compared with: all up to so many, beyond so many drawn at random."""
+    seed: int = 0
+    """Decides which are drawn, and where clusters start."""
+    amp: Amp = "none"
+    """Precision of the encoder's pass."""
+    workers: int = 0
+    """Processes that decode images which are not held in memory."""
+    batch_size: int = 256
+    """Images a pass."""
+
+
+def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp) -> None:
+    """Make a run's density weights anew from its encoder as it is. All processes call this together.
+
+    The encoder, its mode and the random state are left as they were.
+
+    Args:
+        density: Whose weights.
+        encoder: Maps images to features; the dense network's.
+        feed: The run's images.
+        place: This process among the others.
+        image_size: Side of the encoder's images in pixels.
+        amp: Precision of its pass.
+
+    Raises:
+        InputError: If no image can be decoded any more, or features are not finite.
+    """
+    config = density.config
+    reading = Reading(image_size=image_size, exact=config.exact, seed=config.seed, amp=amp, workers=feed.workers)
+    if config.control == "clusters":
+        density.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=config.clusters))
+    else:
+        density.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=config.neighbours))
+
+
+def neighbour_distances(
+    encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, k: int = 10
+) -> Tensor:
+    """Mean cosine distance of each image to its k nearest neighbours in the encoder's features.
+
+    Each process encodes its share of the images, and then seeks the neighbours of that share among all. Processes call
+    this together; all get all distances.
+
+    Args:
+        encoder: Maps images to features `(n, D)`; read in eval mode, with the first process's running statistics.
+        images: `(N, 3, H, W)` uint8 on the encoder's device, or what decodes them.
+        place: This process among the others.
+        reading: How features are read.
+        k: Neighbours; fewer where there are not so many other images.
+
+    Returns:
+        `(N,)` float32 on the CPU. An image that can't be decoded any more has the median distance.
+
+    Raises:
+        InputError: If no image can be decoded, or features are not finite.
+    """
+    with own_randomness(place.device):
+        features = _read(encoder, images, place, reading)
+        own = (
+            nearest(features.base, min(k + 1, len(features.base)), queries=features.own) if len(features.own) else None
+        )
+        mean = torch.empty(0) if own is None else _mean_to_others(own.distances, own.indices, features.rows)
+    return _of_all(mean, features.positions, len(images), place)
+
+
+def cluster_rarity(
+    encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, clusters: int | None = None
+) -> Tensor:
+    """One over the size of each image's cluster, by k-means of features scaled to length 1.
+
+    Arguments, errors and what is returned are those of `neighbour_distances`.
+
+    Args:
+        encoder: Maps images to features.
+        images: Pixels, or a source.
+        place: This process among the others.
+        reading: How features are read.
+        clusters: Clusters sought; by default the root of the number of images.
+    """
+    with own_randomness(place.device):
+        features = _read(encoder, images, place, reading)
+        count = min(clusters or max(1, round(len(images) ** 0.5)), len(features.base))
+        centres = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
+        chosen = torch.empty(0, dtype=torch.int64)
+        if len(features.own):
+            to_centres = F.normalize(features.own).cpu()
+            half = centres.square().sum(dim=1) / 2
+            chosen = torch.cat([(part @ centres.T - half).argmax(dim=1) for part in torch.split(to_centres, 16_384)])
+        sizes = torch.stack(place.gather(torch.bincount(chosen, minlength=count))).sum(dim=0)
+    return _of_all(1 / sizes[chosen].float(), features.positions, len(images), place)
+
+
+class _Features(NamedTuple):
+    """What one process reads, and what all compare with."""
+
+    own: Tensor
+    """(n, D) of this process's share, where they could be decoded."""
+    positions: NDArray[np.int64]
+    """(n,) which images these are."""
+    base: Tensor
+    """(M, D) of those that all are compared with, on every process."""
+    rows: Tensor
+    """(n,) the row in the base of each of the share; -1 if it is not there."""
+
+
+def _read(encoder: nn.Module, images: Tensor | Source, place: Processes, reading: Reading) -> _Features:
+    # Whole batches, so that an image is read in the same company however many processes there are.
+    batches = -(-len(images) // reading.batch_size)
+    begin, end = (batches * rank // place.world * reading.batch_size for rank in (place.rank, place.rank + 1))
+    share = range(begin, min(end, len(images)))
+    with _as_on_the_first(encoder, place):
+        own, positions = _encoded(encoder, images, share, place, reading)
+    if place.world > 1:
+        own = own.view(len(own), place.any(own.shape[1]))  # a process that read nothing learns how long features are
+    if len(images) <= reading.exact:
+        drawn = np.ones(len(images), dtype=bool)
+    else:
+        drawn = np.zeros(len(images), dtype=bool)
+        drawn[np.random.default_rng(reading.seed).choice(len(images), reading.exact, replace=False)] = True
+    kept = drawn[positions]
+    base = _gathered(own[torch.from_numpy(kept).to(own.device)], place)
+    if not len(base):
+        raise InputError(f"none of the {len(images)} images can be decoded any more: check the path and the files")
+    before = sum(place.gather(int(kept.sum()))[: place.rank])
+    rows = np.where(kept, before + np.cumsum(kept) - 1, -1)
+    return _Features(own, positions, checked_features(base, "features"), torch.from_numpy(rows).to(own.device))
+
+
+def _encoded(
+    encoder: nn.Module, images: Tensor | Source, share: range, place: Processes, reading: Reading
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Features (n, D) of a share of the images on the device, and which of them these are."""
+    if not len(share):
+        return torch.empty(0, 0, device=place.device), np.empty(0, dtype=np.int64)
+    how: dict[str, Any] = {"batch_size": reading.batch_size, "device": place.device, "amp": reading.amp}
+    size = reading.image_size
+    if isinstance(images, Tensor):
+        pixels = images[share.start : share.stop]
+        if pixels.shape[2:] == (size, size):
+            return encode_images(encoder, pixels, **how), np.array(share)
+        parts = [
+            encode_images(encoder, _resized(part, size), **how) for part in torch.split(pixels, reading.batch_size)
+        ]
+        return torch.cat(parts), np.array(share)
+    found = [
+        batch
+        for batch in feature_batches(encoder, images, image_size=size, workers=reading.workers, positions=share, **how)
+        if len(batch.positions)
+    ]
+    if not found:
+        return torch.empty(0, 0, device=place.device), np.empty(0, dtype=np.int64)
+    values = np.concatenate([batch.values for batch in found])
+    return torch.from_numpy(values).to(place.device), np.concatenate([batch.positions for batch in found])
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Small images as evaluations see them, whole, at another size."""
+    floats = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
+    return floats.round_().clamp_(0, 255).to(torch.uint8)
+
+
+@contextlib.contextmanager
+def _as_on_the_first(encoder: nn.Module, place: Processes) -> Iterator[None]:
+    """The first process's buffers on all, and outside each one's own again.
+
+    On CPUs each process has running statistics of its own batches, and a checkpoint those of the first.
+    """
+    buffers = list(encoder.buffers()) if place.world > 1 else []
+    own = [buffer.clone() for buffer in buffers]
+    for buffer in buffers:
+        dist.broadcast(buffer, src=0)
+    try:
+        yield
+    finally:
+        for buffer, before in zip(buffers, own, strict=True):
+            buffer.copy_(before)
+
+
+def _gathered(rows: Tensor, place: Processes) -> Tensor:
+    """Rows of all processes, which may have unequally many, in the order of ranks."""
+    if place.world == 1:
+        return rows
+    counts = place.gather(len(rows))
+    padded = rows.new_zeros(max(counts), rows.shape[1])
+    padded[: len(rows)] = rows
+    every = rows.new_empty(place.world * len(padded), rows.shape[1])
+    dist.all_gather_into_tensor(every, padded)
+    return torch.cat([part[:count] for part, count in zip(torch.split(every, len(padded)), counts, strict=True)])
+
+
+def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
+    """Mean distance (n,) to neighbours (n, k + 1) without the image itself, or without the farthest if it is not there.
+
+    With more than k copies it may not be, and then all are equally near.
+    """
+    if distances.shape[1] == 1:
+        return distances[:, 0].cpu()
+    itself = indices == rows[:, None]
+    itself[:, -1] |= ~itself.any(dim=1)
+    return (distances.masked_fill(itself, 0).sum(dim=1) / (distances.shape[1] - 1)).cpu()
+
+
+def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
+    """Means (count, D) of the features on the unit sphere."""
+    chosen = np.arange(len(features))
+    if len(chosen) > FITTED:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), FITTED, replace=False))
+    rows = F.normalize(features[torch.from_numpy(chosen).to(features.device)]).cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # copies may leave fewer distinct images than clusters
+        found = MiniBatchKMeans(min(count, len(rows)), n_init=1, random_state=seed).fit(rows)
+    centres: NDArray[np.float32] = found.cluster_centers_.astype(np.float32)
+    return centres
+
+
+def _of_all(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
+    """Values (count,) of all images from those of each process's share; the median for those that nobody has."""
+    found = torch.full((count,), torch.nan)
+    for at, share in place.gather((positions, values.numpy())):
+        found[torch.from_numpy(at)] = torch.from_numpy(share)
+    return found.nan_to_num(float(found.nanmedian()))

@@ -1,0 +1,83 @@
+"""What rebalancers change about the images that training sees: how often each comes, and how strongly it is changed."""
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdclr.data.loading import Batch
+from sdclr.data.randaugment import randaugment
+from sdclr.encoders import Network
+from sdclr.method import Objective
+from sdclr.method.rebalancing import Density
+from sdclr.precision import Amp
+from sdclr.training.config import PretrainConfig
+from sdclr.training.density import refresh
+from sdclr.training.distributed import Processes
+from sdclr.training.feed import Feed
+
+
+class Guidance:
+    """Carries out, epoch by epoch, what a run's rebalancers ask for.
+
+    Args:
+        objective: What is trained, with its rebalancers.
+        feed: The batches.
+        config: The run's.
+        place: This process among the others.
+        amp: Precision of looks at the features.
+    """
+
+    def __init__(
+        self, objective: Objective, feed: Feed, config: PretrainConfig, *, place: Processes, amp: Amp = "none"
+    ) -> None:
+        self._objective, self._feed, self._config, self._place, self._amp = objective, feed, config, place, amp
+        self._own_weights = feed.loader.weights
+        self._strength: NDArray[np.float64] | None = None
+        self._epoch = 0
+
+    def enter_epoch(self, epoch: int, *, begins: bool) -> None:
+        """Settle what holds in an epoch. All processes call this together, before they ask for its batches.
+
+        Args:
+            epoch: From 0.
+            begins: Whether its first step comes next, and not one in the middle, where it was settled before.
+        """
+        self._epoch = epoch
+        self._objective.enter_epoch(epoch, begins=begins)
+        if begins:
+            self._look()
+        sampling = self._objective.sampling
+        if sampling is not None:
+            own = 1.0 if self._own_weights is None else self._own_weights
+            self._feed.loader.weights = own * sampling.double().cpu().numpy()
+        strength = self._objective.strength  # on the host, or drawing would wait for the device at every step
+        self._strength = None if strength is None else strength.double().cpu().numpy()
+
+    def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both views `(N, 3, S, S)` of a batch, changed as strongly as each sample is to be."""
+        if self._strength is None:
+            return batch.view1, batch.view2
+        strength, settings = self._strength[batch.indices], self._config.randaugment
+        view1, view2 = (
+            randaugment(
+                drawn,
+                batch.keys,
+                strength=strength,
+                config=settings,
+                seed=self._config.seed,
+                epoch=self._epoch,
+                view=view,
+            )
+            for view, drawn in enumerate((batch.view1, batch.view2))
+        )
+        return view1, view2
+
+    def _look(self) -> None:
+        """Give density the distances in the encoder's features, if it is time."""
+        for rebalancer in self._objective.rebalancers:
+            if isinstance(rebalancer, Density) and rebalancer.due(self._epoch):
+                encoder = cast("Network", self._objective.network).encoder
+                size = self._config.views.image_size
+                refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
