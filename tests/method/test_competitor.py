@@ -173,6 +173,23 @@ def test_shared_normalisation_is_an_option():
     assert int(network[1].num_batches_tracked) == 1
 
 
+def test_statistics_alone_can_be_independent():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    competitor = SelfCompetitor(network, 0.0, independent_norm="statistics")
+    assert len(list(competitor.parameters())) == len(list(network.parameters()))
+    x = torch.randn(8, 3, 4, 4) + 3
+    torch.testing.assert_close(competitor(x), copy.deepcopy(network)(x))
+    assert int(network[1].num_batches_tracked) == 0
+    assert int(competitor._norm.get_buffer("1/num_batches_tracked")) == 1
+    weights = torch.randn(8, 4, 4, 4)  # the sum of normalised outputs has no gradient
+    for branch in (network, competitor):
+        (branch(x) * weights).sum().backward()
+    of_both = network[1].weight.grad.clone()
+    network.zero_grad()
+    (network(x) * weights).sum().backward()
+    torch.testing.assert_close(of_both, 2 * network[1].weight.grad)
+
+
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm(4), nn.LayerNorm([4, 2, 2]), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)])
 def test_every_kind_of_normalisation_gets_one_extra_set(norm):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), norm)

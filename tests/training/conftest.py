@@ -62,10 +62,15 @@ def train(tiny: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_
     """`train(source, folder, changes of the configuration, **changes of the runtime)`; the same again goes on."""
 
     def call(
-        source: ImageSource = few_digits, folder: str = "run", changes: dict[str, Any] | None = None, **how: Any
+        source: ImageSource = few_digits,
+        folder: str = "run",
+        changes: dict[str, Any] | None = None,
+        weights: Any = None,
+        **how: Any,
     ) -> Run:
         config = dataclasses.replace(tiny, **(changes or {}))
-        return pretrain(source, config, run=tmp_path / folder, runtime=dataclasses.replace(runtime, **how))
+        how_now = dataclasses.replace(runtime, **how)
+        return pretrain(source, config, run=tmp_path / folder, runtime=how_now, weights=weights)
 
     return call
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sdclr.cli.attributes import Attributes, attributes_command
+from sdclr.cli.bench import Bench, bench_command
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -220,6 +221,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Attributes: attributes_command,
     Finetune: finetune_command,
     Reproduce: reproduce_command,
+    Bench: bench_command,
     Recipe: print_recipe,
     Demo: _demo,
 }

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sdclr.cli.attributes import Attributes
+from sdclr.cli.bench import Bench
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -281,6 +282,7 @@ Command = (
     | Report
     | Finetune
     | Reproduce
+    | Bench
     | Recipe
     | Demo
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 import tyro
 
 from sdclr.cli.attributes import Attributes
+from sdclr.cli.bench import Bench
 from sdclr.cli.commands import (
     Command,
     Demo,
@@ -81,6 +82,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Attributes, tyro.conf.subcommand("attributes")]
         | Annotated[Finetune, tyro.conf.subcommand("finetune")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
         | Annotated[Recipe, tyro.conf.subcommand("recipe")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]
     )

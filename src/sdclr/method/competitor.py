@@ -1,7 +1,7 @@
 """The self-competitor: a network run as its own pruned twin (Jiang et al., ICML 2021, §3.2-3.3)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from sdclr.method.pruning import layer_sparsity, magnitude_masks
 
 Prunable = Callable[[str, nn.Module], bool]
+IndependentNorm = bool | Literal["statistics"]
 Criterion = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
 
 # `_NormBase` covers BatchNorm, SyncBatchNorm and InstanceNorm; libraries such as timm derive theirs from these classes.
@@ -36,7 +37,8 @@ class SelfCompetitor(nn.Module):
             By default every convolution and linear layer, of `network.encoder` alone if the network has such a child:
             a projection head is never pruned.
         independent_norm: Give the twin its own BatchNorm, SyncBatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm
-            (the paper's setting). False shares them.
+            (the paper's setting). `"statistics"` gives it running statistics of its own and shares weight and bias,
+            which then learn from both branches; False shares all.
         criterion: How masks are chosen from the weights and the ratio; `magnitude_masks` as in the paper.
 
     Raises:
@@ -49,7 +51,7 @@ class SelfCompetitor(nn.Module):
         ratio: float = 0.9,
         *,
         prunable: Prunable | None = None,
-        independent_norm: bool = True,
+        independent_norm: IndependentNorm = True,
         criterion: Criterion = magnitude_masks,
     ) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class SelfCompetitor(nn.Module):
         self._norm = nn.Module()
         self._norm_names: list[str] = []
         if independent_norm:
-            self._copy_normalisation()
+            self._copy_normalisation(parameters=independent_norm is True)
         self.refresh()
 
     @property
@@ -110,11 +112,11 @@ class SelfCompetitor(nn.Module):
         parameters = dict(self.network.named_parameters())
         return {name: parameters[name].detach() for name in self._prunable}
 
-    def _copy_normalisation(self) -> None:
+    def _copy_normalisation(self, *, parameters: bool) -> None:
         for prefix, module in self.network.named_modules():
             if not isinstance(module, _NORMALISATION):
                 continue
-            for name, parameter in module.named_parameters(prefix, recurse=False):
+            for name, parameter in module.named_parameters(prefix, recurse=False) if parameters else ():
                 own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
                 self._norm.register_parameter(_escaped(name), own)
                 self._norm_names.append(name)

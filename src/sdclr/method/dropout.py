@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdclr.method.competitor import Prunable, SelfCompetitor
+from sdclr.method.competitor import IndependentNorm, Prunable, SelfCompetitor
 
 
 class DropoutCompetitor(SelfCompetitor):
@@ -25,7 +25,12 @@ class DropoutCompetitor(SelfCompetitor):
     """
 
     def __init__(
-        self, network: nn.Module, ratio: float = 0.9, *, prunable: Prunable | None = None, independent_norm: bool = True
+        self,
+        network: nn.Module,
+        ratio: float = 0.9,
+        *,
+        prunable: Prunable | None = None,
+        independent_norm: IndependentNorm = True,
     ) -> None:
         super().__init__(network, 0.0, prunable=prunable, independent_norm=independent_norm)
         if not 0 <= ratio < 1:

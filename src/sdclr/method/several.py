@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdclr.method.competitor import Criterion, Prunable, SelfCompetitor
+from sdclr.method.competitor import Criterion, IndependentNorm, Prunable, SelfCompetitor
 from sdclr.method.pruning import magnitude_masks
 
 
@@ -33,7 +33,7 @@ class SelfCompetitors(SelfCompetitor):
         ratios: tuple[float, ...] = (0.3, 0.6, 0.9),
         *,
         prunable: Prunable | None = None,
-        independent_norm: bool = True,
+        independent_norm: IndependentNorm = True,
         criterion: Criterion = magnitude_masks,
     ) -> None:
         if not ratios:

@@ -43,7 +43,7 @@ def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
 def own_normalisation(run: Run) -> bool:
     """Whether the run's pruned branch has normalisation statistics of its own."""
     damage = run.config.damage
-    return damage.kind != "none" and damage.independent_norm
+    return damage.kind != "none" and damage.independent_norm is not False
 
 
 def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> list[Networks]:

@@ -158,13 +158,27 @@ def _task(
     independent_norm: bool = True,
     branches: tuple[Branch, ...] = ("dense",),
 ) -> Task:
-    usual = config = pretraining(dataset, subset, method, setting, split)
+    config = pretraining(dataset, subset, method, setting, split)
     if gamma is not None:
         config = replace(config, focal=FocalConfig(gamma=gamma))
     if ratio is not None:
         config = replace(config, damage=replace(config.damage, ratio=ratio, independent_norm=independent_norm))
+    return as_task(dataset, subset, config, setting, split, branches=branches)
+
+
+def as_task(
+    dataset: DatasetName,
+    subset: Subset,
+    config: PretrainConfig,
+    setting: Setting,
+    split: int,
+    *,
+    branches: tuple[Branch, ...] = ("dense",),
+) -> Task:
+    """One run of a split, and what it is to leave behind."""
     # Figure 2 looks back on these runs. They keep snapshots whichever table trains them, so that it need not again.
-    looked_back_on = split == 1 and subset == "long_tail" and method in _SIMPLE and config == usual
+    usual = (pretraining(dataset, subset, method, setting, split) for method in _SIMPLE)
+    looked_back_on = split == 1 and subset == "long_tail" and config in usual
     return Task(
         dataset=dataset,
         split=split,

@@ -35,7 +35,8 @@ SCHEMA: Final = pa.schema(
         ("status", _TEXT),
     ]
 )
-"""Columns of the tidy table. Accuracies in percent; `seconds` is the time of training; what is unknown is null."""
+"""Columns of the tidy table. Accuracies in percent; `seconds` is the time of training; what is unknown is null, as is a
+ratio that is found in the course of training."""
 
 TASK_FILE: Final = "task.json"
 """Says in each folder what is done there."""
@@ -60,8 +61,8 @@ def describe(job: Job, folder: Path) -> None:
         "split": job.split,
         "subset": job.subset,
         "method": job.method,
-        "ratio": damage.ratio if damage is not None and prunes else None,
-        "independent_norm": damage.independent_norm if damage is not None and prunes else None,
+        "ratio": damage.ratio if damage is not None and prunes and damage.ratio != "adaptive" else None,
+        "independent_norm": damage.independent_norm is not False if damage is not None and prunes else None,
         "scale": job.scale,
     }
     branches = list(job.branches) if isinstance(job, Task) else []

@@ -4,7 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,14 +13,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from sdclr.config import to_json
 from sdclr.data.parquet import parquet_files
 from sdclr.data.published import DatasetName, PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
+from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
 from sdclr.evaluation.probes import LINEAR
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
@@ -150,6 +153,22 @@ def trained_on(job: Job, split: PaperSplit) -> Source:
     return split.balanced if job.subset == "balanced" else split.long_tail  # of full sets it is the whole
 
 
+def balancing_weights(source: Source) -> NDArray[np.float64]:
+    """Sampling weights by which every class comes equally often: 1 over the images of each image's class.
+
+    Returns:
+        `(N,)`, in the order of the source.
+
+    Raises:
+        InputError: An image has no label.
+    """
+    if source.labels is None or (np.asarray(source.labels) < 0).any():
+        raise InputError(f"{source.name} has images without a label: nothing tells how often an oracle is to draw them")
+    labels = np.asarray(source.labels)
+    weights: NDArray[np.float64] = 1 / np.bincount(labels)[labels]
+    return weights
+
+
 def run_queue(queue: Queue, jobs: Sequence[Job], told: Told = lambda _: None) -> dict[str, Outcome]:
     """Do what is missing of some jobs. A failure ends its job alone.
 
@@ -179,6 +198,20 @@ def _startable(queue: Queue, job: Job, ended: dict[str, Outcome]) -> bool:
         ended[job.name] = ended.get(job.init.name, "failed")
         return False
     return True
+
+
+def failures(ended: Mapping[str, Outcome], folder: Path) -> dict[str, str]:
+    """Why jobs failed, by name: the last line of their trace.
+
+    Args:
+        ended: As `run_queue` gives it.
+        folder: The queue's.
+    """
+    traces = {name: folder / name / FAILED_FILE for name, outcome in ended.items() if outcome == "failed"}
+    return {
+        name: trace.read_text().strip().splitlines()[-1] if trace.is_file() else "the run it starts from failed"
+        for name, trace in traces.items()
+    }
 
 
 def perform(queue: Queue, job: Job) -> Outcome:
@@ -230,7 +263,9 @@ def claimed(folder: Path) -> Iterator[bool]:
 def _train_and_evaluate(queue: Queue, task: Task) -> None:
     place, split = queue.place(task), queue.data(task)
     runtime = replace(queue.runtime, snapshot_epochs=task.snapshot_epochs, log_steps=10**6)  # at the end of each epoch
-    run = pretrain(trained_on(task, split), task.config, run=place, runtime=runtime)
+    source = trained_on(task, split)
+    drawn: dict[str, Any] = {"weights": balancing_weights(source)} if task.oracle else {}
+    run = pretrain(source, task.config, run=place, runtime=runtime, **drawn)
     for branch in task.branches:
         if queue.evaluated(task, branch) is not None:
             continue

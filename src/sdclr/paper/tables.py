@@ -11,6 +11,7 @@ from sdclr.paper.experiments import PROBE_NAMES, Experiment
 from sdclr.paper.experiments import Row as ExperimentRow
 from sdclr.paper.numbers import MEASURES, Measure, Probe, Reported
 from sdclr.paper.results import Row, is_finished, read_results
+from sdclr.paper.tasks import Branch, Job
 from sdclr.reporting.tables import Table
 
 UNKNOWN: Final = "\u2013"
@@ -84,13 +85,13 @@ def compared_table(experiment: Experiment, results: Sequence[Row], missing: Mapp
         name = f"{row.data}, {row.label}{_judged(experiment, row)}"
         done = len(_of(row, results))
         if done:
-            ours = [_figure(cell.ours) for cell in cells.values()]
+            ours = [figure_text(cell.ours) for cell in cells.values()]
             lines.append((f"{name}: ours, {_splits(done)}", *ours))
         else:
             why = next((missing[job.name] for job in row.jobs if missing and job.name in missing), "to do")
             lines.append((f"{name}: {why}", *(UNKNOWN for _ in cells)))
         if row.paper:
-            lines.append((f"{name}: paper", *(_figure(cell.paper) for cell in cells.values())))
+            lines.append((f"{name}: paper", *(figure_text(cell.paper) for cell in cells.values())))
         if row.paper and done:
             lines.append((f"{name}: difference", *(_difference(cell) for cell in cells.values())))
     columns = ("", *(MEASURES[measure] for measure in experiment.measures))
@@ -120,14 +121,14 @@ def contrast_table(experiment: Experiment, results: Sequence[Row]) -> Table | No
             continue
         name = f"{row.data}, {row.label} {MINUS} {base.label}{_judged(experiment, row)}"
         gains = {
-            measure: over_splits([_minus(here[split][measure], there[split][measure]) for split in both])
+            measure: over_splits([minus(here[split][measure], there[split][measure]) for split in both])
             for measure in experiment.measures
         }
-        lines.append((f"{name}: ours, {_splits(len(both))}", *(_signed(gain) for gain in gains.values())))
+        lines.append((f"{name}: ours, {_splits(len(both))}", *(signed_text(gain) for gain in gains.values())))
         shared = {measure: (row.paper.get(measure), base.paper.get(measure)) for measure in experiment.measures}
         theirs = [Reported(ours.mean - other.mean) if ours and other else None for ours, other in shared.values()]
         if any(theirs):
-            lines.append((f"{name}: paper", *(_signed(gain) for gain in theirs)))
+            lines.append((f"{name}: paper", *(signed_text(gain) for gain in theirs)))
     if not lines:
         return None
     columns = ("", *(MEASURES[measure] for measure in experiment.measures))
@@ -155,16 +156,25 @@ def tidy_table(path: Path | str, *, probe: Probe = "linear") -> Table:
     )
 
 
-def _of(row: ExperimentRow, results: Sequence[Row]) -> dict[int, Row]:
-    """The finished results of a row, by split."""
-    names = {job.name for job in row.jobs}
+def by_split(jobs: Sequence[Job], results: Sequence[Row], probe: Probe, branch: Branch = "dense") -> dict[int, Row]:
+    """The finished results of some jobs, by split.
+
+    Args:
+        jobs: One for each split.
+        results: The tidy table.
+        probe: Which probe.
+        branch: Which branch.
+    """
+    names = {job.name for job in jobs}
     return {
         result["split"]: result
         for result in results
-        if result["task"] in names
-        and (result["branch"], result["probe"]) == (row.branch, row.probe)
-        and is_finished(result)
+        if result["task"] in names and (result["branch"], result["probe"]) == (branch, probe) and is_finished(result)
     }
+
+
+def _of(row: ExperimentRow, results: Sequence[Row]) -> dict[int, Row]:
+    return by_split(row.jobs, results, row.probe, row.branch)
 
 
 def _judged(experiment: Experiment, row: ExperimentRow) -> str:
@@ -180,25 +190,28 @@ def _plain(value: float | None) -> str:
     return UNKNOWN if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def _figure(number: Reported | None) -> str:
+def figure_text(number: Reported | None) -> str:
+    """A mean with its deviation, where there is one; a dash for what is unknown."""
     if number is None:
         return UNKNOWN
     return f"{number.mean:.2f}" if number.std is None else f"{number.mean:.2f} ± {number.std:.2f}"
 
 
-def _signed(number: Reported | None) -> str:
+def signed_text(number: Reported | None) -> str:
+    """The same of a difference."""
     if number is None:
         return UNKNOWN
     sign = MINUS if round(number.mean, 2) < 0 else "+"
-    return f"{sign}{_figure(Reported(abs(number.mean), number.std))}"
+    return f"{sign}{figure_text(Reported(abs(number.mean), number.std))}"
 
 
 def _difference(cell: Comparison) -> str:
     if cell.difference is None:
         return UNKNOWN
     judged = {True: "within", False: "outside", None: UNKNOWN}[cell.within]
-    return f"{_signed(Reported(cell.difference))} {judged}"
+    return f"{signed_text(Reported(cell.difference))} {judged}"
 
 
-def _minus(one: float | None, other: float | None) -> float | None:
+def minus(one: float | None, other: float | None) -> float | None:
+    """A difference; None where one of them is unknown."""
     return None if one is None or other is None else one - other

@@ -1,9 +1,10 @@
 """What is to be done for a table or figure: runs and what is measured of them, by names that tell it all."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from sdclr.config import digest
 from sdclr.data.published import DatasetName
@@ -13,6 +14,9 @@ from sdclr.training.config import PretrainConfig
 
 Scale = Literal["cpu", "paper"]
 Branch = Literal["dense", "sparse"]
+
+ORACLE: Final = "balanced by labels"
+"""What tables call an oracle's way of drawing images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +34,18 @@ class Task:
     """What is evaluated."""
     snapshot_epochs: int = 0
     """Keep the network as it is after every so many epochs."""
+    oracle: bool = False
+    """Draw images by their labels, every class equally often: a bound that no method without labels has."""
 
     @property
     def method(self) -> str:
         """Its name in tables."""
-        return method_name(self.config)
+        return method_name(self.config) + (f" + {ORACLE}" if self.oracle else "")
 
     @cached_property
     def name(self) -> str:
         """What the run's folder is called: it names all that decides the result."""
-        return _name(self, self.method, digest(self.config))
+        return _name(self, method_name(self.config), digest(self.config)) + ("-oracle" if self.oracle else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +82,15 @@ Job: TypeAlias = Task | Tuning
 
 
 def method_name(config: PretrainConfig) -> str:
-    """What tables call a method. Its pruning ratio has a column of its own."""
-    if config.framework == "moco":
+    """What tables call a method: as the paper does, if it has it. A constant pruning ratio has a column of its own."""
+    if config.framework == "moco" and config.damage.kind == "none" and not config.rebalance:
         return "MoCo v2"
-    if "focal" in config.rebalance:
+    if config.framework != "simclr" or config.decoupled or config.damage.changes or config.damage.also:
+        return config.method
+    if config.rebalance == ("focal",):
         return f"Focal γ={config.focal.gamma:g}"
+    if config.rebalance:
+        return config.method
     return {"none": "SimCLR", "prune": "SDCLR", "random": "Random pruning", "dropout": "Dropout"}[config.damage.kind]
 
 
@@ -106,6 +116,6 @@ def _both(known: Job | None, task: Task) -> Task:
 
 
 def _name(job: Job, method: str, digests: str) -> str:
-    slug = method.lower().replace("γ=", "").replace(" ", "-")
+    slug = re.sub("[^a-z0-9.]+", "-", method.lower().replace("γ=", "").replace("%", ""))
     parts = (job.dataset, job.subset.replace("_", "-"), f"split{job.split}", slug, digests)
     return "-".join((*parts, *(["lists"] if job.lists else [])))

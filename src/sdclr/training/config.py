@@ -80,8 +80,9 @@ class DamageConfig:
     """Ratios of further competitors, with which the first shares each batch."""
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
-    independent_norm: bool = True
-    """Normalisation parameters and statistics of its own for the pruned branch."""
+    independent_norm: bool | Literal["statistics"] = True
+    """Normalisation parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
+    both branches train the parameters."""
     refresh_steps: int | None = None
     """Choose the masks anew every so many steps; by default at the start of every epoch."""
 

@@ -1,6 +1,7 @@
 """The batches of a run: images held in memory or decoded by workers, bad ones found beforehand and listed."""
 
 import csv
+import hashlib
 import math
 import os
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sdclr.data.decode import BadImage
@@ -81,7 +82,15 @@ class _Usable:
     images: Tensor | None
 
 
-def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runtime, place: Processes) -> Feed:
+def create_feed(
+    source: Source,
+    run: Run,
+    config: PretrainConfig,
+    runtime: Runtime,
+    place: Processes,
+    *,
+    weights: NDArray[np.float64] | None = None,
+) -> Feed:
     """Find the images that can be used, list the others in the run, and make a loader over the former.
 
     This is settled when a run starts: when it goes on, it goes on with the same images. All processes call it together.
@@ -105,7 +114,9 @@ def create_feed(source: Source, run: Run, config: PretrainConfig, runtime: Runti
     loader = _loader(source, usable, config, replace(runtime, workers=workers), place)
     place.barrier()  # everyone has read what was settled, if anything was, before it is written
     if place.first and "left_out" not in settled:
-        write_json(run.source_file, _description(source, usable, bad))
+        write_json(run.source_file, _description(source, usable, bad) | {"weights": weights_digest(weights)})
+    if weights is not None:
+        loader.weights = weights[usable.kept]
     return Feed(loader, source, usable.kept, bad, run, usable.images, workers)
 
 
@@ -177,6 +188,25 @@ def _loader(source: Source, usable: _Usable, config: PretrainConfig, runtime: Ru
         return ResidentLoader(usable.images.to(place.device), config.views, **shared, **how)
     chosen = source if len(usable.kept) == len(source) else SubsetSource(source, usable.kept)
     return StreamLoader(chosen, config.views, workers=runtime.workers or 0, device=place.device, **shared)
+
+
+def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:
+    """Sampling weights `(N,)`, one for each image.
+
+    Raises:
+        InputError: If there are not as many, or they make no sense.
+    """
+    checked = np.asarray(weights, dtype=np.float64)
+    if checked.shape != (images,):
+        raise InputError(f"sampling weights of shape {checked.shape} for {images} images: give one for each")
+    if not np.isfinite(checked).all() or (checked < 0).any() or not checked.sum() > 0:
+        raise InputError("sampling weights must be finite, not negative and not all zero")
+    return checked
+
+
+def weights_digest(weights: NDArray[np.float64] | None) -> str | None:
+    """What sampling weights are known by in a run."""
+    return None if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()
 
 
 def _positions(source: Source, left_out: set[str]) -> NDArray[np.int64]:

@@ -166,13 +166,14 @@ def _training_set(run: Run) -> str:
 def _training(run: Run) -> str:
     config = run.config
     damage, optim = config.damage, config.optim
-    norm = "normalisation of its own" if damage.independent_norm else "shared normalisation"
+    norm = {True: "normalisation", False: "no normalisation", "statistics": "normalisation statistics"}
+    own = f"{norm[damage.independent_norm]} of its own"
     share = damage.share
     second = {
         "none": "the network itself",
-        "prune": f"{share} of the encoder's weights pruned ({damage.scope} threshold), {norm}",
-        "random": f"{share} of the encoder's weights pruned at random, {norm}",
-        "dropout": f"{share} of the encoder's activations dropped, {norm}",
+        "prune": f"{share} of the encoder's weights pruned ({damage.scope} threshold), {own}",
+        "random": f"{share} of the encoder's weights pruned at random, {own}",
+        "dropout": f"{share} of the encoder's activations dropped, {own}",
     }[damage.kind]
     loss = _FRAMEWORKS[config.framework][1]
     if config.framework in CONTRASTIVE:

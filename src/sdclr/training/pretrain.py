@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -30,7 +30,7 @@ from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_sna
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
-from sdclr.training.feed import Feed, create_feed
+from sdclr.training.feed import Feed, checked_weights, create_feed, weights_digest
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
@@ -49,6 +49,7 @@ def pretrain(
     *,
     run: str | Path | None = None,
     runtime: Runtime | None = None,
+    weights: ArrayLike | None = None,
 ) -> Run:
     """Train an encoder on images without labels, or go on where an earlier call with the same arguments was cut off.
 
@@ -57,6 +58,8 @@ def pretrain(
         config: What decides the result; `PretrainConfig()` by default.
         run: Folder of the run; by default `runs/` and a name made of source and configuration.
         runtime: How it is carried out, which may change when it goes on.
+        weights: `(N,)` how often each image is to be drawn, up to a factor, beside what rebalancers say; by default
+            all alike.
 
     Returns:
         The finished run.
@@ -70,14 +73,15 @@ def pretrain(
     config = config or PretrainConfig()
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
+    drawn = None if weights is None else checked_weights(weights, len(images))
     with processes(runtime.device) as place, own_randomness(place.device):
-        opened = _open_run(folder, images, config, place)
+        opened = _open_run(folder, images, config, place, drawn)
         if opened.finished:
             return opened
         seed(config.seed, place.device)
         # What is wrong with the settings comes out before images are looked at.
         objective = create_objective(config, _network(opened, config, place))
-        feed = create_feed(images, opened, config, runtime, place)
+        feed = create_feed(images, opened, config, runtime, place, weights=drawn)
         objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
         if place.first and not opened.config_file.exists():
             write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
@@ -97,7 +101,9 @@ def _network(run: Run, config: PretrainConfig, place: Processes) -> Network:
     return network
 
 
-def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Processes) -> Run:
+def _open_run(
+    folder: Path, source: Source, config: PretrainConfig, place: Processes, weights: NDArray[np.float64] | None
+) -> Run:
     """The run in a folder, made sure that it is this one if there is one."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder with --run")
@@ -119,6 +125,8 @@ def _open_run(folder: Path, source: Source, config: PretrainConfig, place: Proce
                 f"{folder} was trained on {run.source['images']} images of {run.source['name']}, not on these "
                 f"{len(source)}: give it the same images, or name another folder with --run"
             )
+        if run.source_file.exists() and run.source.get("weights") != weights_digest(weights):
+            raise InputError(f"{folder} was trained with other sampling weights: give the same, or name another folder")
     return run
 
 

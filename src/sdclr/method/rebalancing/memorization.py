@@ -40,14 +40,17 @@ class Memorization(Rebalancer):
     """
 
     average: Tensor
-    """`(N,)` the moving average of each sample's loss; NaN before the first is seen."""
+    """`(N,)` the moving average of each sample's loss."""
+    seen: Tensor
+    """`(N,)` whether there is one."""
     settled: Tensor
     """`(N,)` the strengths of this epoch."""
 
     def __init__(self, samples: int, *, config: MemorizationConfig | None = None) -> None:
         super().__init__()
         self.config = config or MemorizationConfig()
-        self.register_buffer("average", torch.full((samples,), torch.nan))
+        self.register_buffer("average", torch.zeros(samples))
+        self.register_buffer("seen", torch.zeros(samples, dtype=torch.bool))
         self.register_buffer("settled", torch.zeros(samples))
 
     @torch.no_grad()
@@ -59,10 +62,11 @@ class Memorization(Rebalancer):
             self.settled.fill_(self.config.constant)
             return
         average = self.average.double()  # in which equal losses have exactly themselves as mean
+        mean = (average * self.seen).sum() / self.seen.sum().clamp(min=1)
         # The standard deviation that z is divided by divides max|z| as well.
-        centred = (average - average.nanmean()).nan_to_num_(nan=0.0)
+        centred = (average - mean) * self.seen
         strengths = 0.5 + 0.5 * centred / centred.abs().max().clamp(min=torch.finfo(centred.dtype).tiny)
-        self.settled.copy_(strengths * average.isfinite().any())  # nothing is known: nothing is changed
+        self.settled.copy_(strengths * self.seen.any())  # nothing is known: nothing is changed
 
     @property
     def strength(self) -> Tensor:
@@ -71,9 +75,10 @@ class Memorization(Rebalancer):
 
     @torch.no_grad()
     def _learn(self, losses: Tensor, samples: Tensor) -> None:
-        once, seen = mean_by_sample(of_all(samples), of_all(losses.to(self.average.dtype)))
-        old = self.average[once]
-        self.average[once] = torch.where(old.isnan(), seen, torch.lerp(seen, old, self.config.momentum))
+        which, loss = mean_by_sample(of_all(samples), of_all(losses.to(self.average.dtype)))
+        moved = torch.lerp(loss, self.average[which], self.config.momentum)
+        self.average[which] = torch.where(self.seen[which], moved, loss)
+        self.seen[which] = True
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # losses are enough
         """Take note of the losses, and leave them as they are. See `Rebalancer.forward`."""
