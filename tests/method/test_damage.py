@@ -1,22 +1,18 @@
-"""How much is pruned, and when: schedules, the measure of forgetting, the ratio that finds itself, several at once."""
-
-import copy
+"""How much is pruned, and when: schedules, the ratio that finds itself, several competitors at once."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sdclr.method import SelfCompetitor, SelfCompetitors, find_ratio, forgetting, scheduled_ratio
-from sdclr.method.damage import bisect
+from sdclr.method import AdaptiveRatio, SelfCompetitor, SelfCompetitors, scheduled_ratio
 
 SHARES = st.floats(0, 1)
 
 
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16, 32), nn.BatchNorm1d(32)
     )
@@ -39,62 +35,37 @@ def test_schedules_begin_and_end_where_they_say():
     assert swings == pytest.approx([0, 0.4, 0.8, 0, 0.8, 0])
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_forgetting_is_the_distance_to_a_network_pruned_by_hand_over_that_between_images(training):
-    net = network().train(training)
-    competitor = SelfCompetitor(net, 0.6)
-    by_hand = copy.deepcopy(net).train()
-    with torch.no_grad():
-        for name, mask in competitor.masks.items():
-            by_hand.get_parameter(name).mul_(mask)
-        dense, pruned = copy.deepcopy(net).train()(images()), by_hand(images())
-    pairs = [(one, other) for one in range(32) for other in range(32) if one != other]
-    between = torch.stack([1 - F.cosine_similarity(dense[one], dense[other], dim=0) for one, other in pairs]).mean()
-    expected = (1 - F.cosine_similarity(dense, pruned)) / between
-    torch.testing.assert_close(forgetting(competitor, images()), expected)
+@given(st.lists(st.floats(-2, 3), min_size=1, max_size=20), st.floats(0.1, 5), st.floats(0, 0.95))
+def test_the_ratio_is_the_gain_times_the_mean_gap(gaps, gain, momentum):
+    adaptive = AdaptiveRatio(200, gain=gain, momentum=momentum)
+    assert adaptive.ratio == 0
+    for gap in gaps:
+        adaptive.update(gap)
+    weights = [momentum ** (len(gaps) - 1 - place) for place in range(len(gaps))]
+    mean = sum(weight * gap for weight, gap in zip(weights, gaps, strict=True)) / sum(weights)
+    assert adaptive.gap == pytest.approx(mean, abs=1e-6)
+    assert adaptive.ratio == pytest.approx(min(0.9, max(0, gain * mean)), abs=1e-5)
 
 
-def test_it_is_the_same_for_a_network_that_finds_all_images_alike():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 32))
-    competitor = SelfCompetitor(net, 0.6, prunable=lambda name, _: name == "1")
-    alone = forgetting(competitor, images()).median()
-    with torch.no_grad():
-        net[1].bias.fill_(10)  # a direction that all outputs share
-    assert float(forgetting(competitor, images()).median()) == pytest.approx(float(alone), rel=0.5)
+@given(st.integers(80, 20_000), st.integers(0, 9))
+def test_a_tenth_is_held_out_and_never_drawn(samples, seed):
+    adaptive = AdaptiveRatio(samples, seed=seed)
+    assert int(adaptive.held.sum()) == min(256, samples // 10)
+    assert torch.equal(adaptive.sampling, (~adaptive.held).double())
+    held, others = adaptive.chosen(3)
+    assert len(held) == len(others) == len(set(others.tolist()))
+    assert bool(adaptive.held[held].all())
+    assert not bool(adaptive.held[others].any())
+    assert not torch.equal(others, adaptive.chosen(4)[1])
 
 
-def test_forgetting_leaves_no_trace():
-    net = network().eval()
-    net[1].train()  # each module has a mode of its own
-    competitor = SelfCompetitor(net, 0.6)
-    before, state = copy.deepcopy(competitor.state_dict()), torch.get_rng_state()
-    forgetting(competitor, images())
-    assert all(torch.equal(value, before[name]) for name, value in competitor.state_dict().items())
-    assert [module.training for module in net.modules()].count(True) == 1
-    assert torch.equal(torch.get_rng_state(), state)
+def test_who_is_held_out_depends_on_the_seed():
+    assert not torch.equal(AdaptiveRatio(400, seed=0).held, AdaptiveRatio(400, seed=1).held)
 
 
-@pytest.mark.parametrize("target", [0.05, 0.2, 0.4])
-def test_the_ratio_found_makes_it_forget_as_much_as_asked(target):
-    competitor = SelfCompetitor(network(), 0.9)
-    ratio = find_ratio(competitor, images(), target, trials=12)
-    forgotten = []
-    for tried in (ratio, ratio + 0.02):
-        competitor.ratio = tried
-        competitor.refresh()
-        forgotten.append(float(forgetting(competitor, images()).median()))
-    assert forgotten[0] <= target < forgotten[1]
-
-
-def test_the_ratio_has_a_ceiling():
-    competitor = SelfCompetitor(network(), 0.9)
-    assert find_ratio(competitor, images(), 0.999, highest=0.7) == 0.7
-
-
-@given(edge=st.floats(0, 0.9), trials=st.integers(1, 12))
-def test_bisection_comes_as_near_as_its_trials_allow(edge, trials):
-    found = bisect(lambda ratio: ratio > edge, 0.0, 0.9, trials)
-    assert found <= edge <= found + 0.9 / 2**trials + 1e-12
+def test_too_few_images_to_hold_any_out():
+    with pytest.raises(ValueError, match="79 are too few"):
+        AdaptiveRatio(79)
 
 
 def test_several_competitors_share_a_batch():

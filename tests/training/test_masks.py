@@ -4,17 +4,29 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sdclr.data.sources import SubsetSource, digits
 from sdclr.errors import InputError
-from sdclr.method import SelfCompetitors, forgetting
-from sdclr.training import masks
+from sdclr.method import SelfCompetitors
+from sdclr.training import guidance
 from sdclr.training.config import DamageConfig
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
 
 Train = Callable[..., Run]
+
+ADAPTIVE: dict[str, Any] = {
+    "damage": DamageConfig(ratio="adaptive", gain=5.0, independent_norm="statistics"),
+    "batch_size": 32,
+}
+
+
+@pytest.fixture(scope="session")
+def more_digits() -> SubsetSource:
+    return SubsetSource(digits(), np.arange(100), name="more")
 
 
 def pruned(run: Run) -> list[float]:
@@ -38,23 +50,57 @@ def test_a_schedule_is_kept_and_logged(train: Train, damage: DamageConfig, expec
     assert competitor.ratio == run.pruned
 
 
-def test_an_adaptive_ratio_holds_the_forgetting(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[float] = []
+def test_an_adaptive_ratio_follows_the_gap(
+    train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = iter([-0.1, 0.1, 0.1, 1.0])
+    monkeypatch.setattr(guidance, "generalisation_gap", lambda *_, **__: next(gaps))
+    run = train(more_digits, changes=ADAPTIVE)
+    seen, weights = [-0.1, 0.1, 0.1, 1.0], [0.9**age for age in range(4)]
+    means = [
+        sum(weight * gap for weight, gap in zip(weights, reversed(seen[:count]), strict=False)) / sum(weights[:count])
+        for count in range(1, 5)
+    ]
+    assert pruned(run) == pytest.approx([min(0.9, max(0, 5 * mean)) for mean in means], abs=1e-3)
 
-    def noted(competitor: Any, damage: DamageConfig, images: Any, progress: float) -> None:
-        masks.refresh_masks(competitor, damage, images, progress)
-        held.append(float(forgetting(competitor, images).median()))
 
-    monkeypatch.setattr("sdclr.training.pretrain.refresh_masks", noted)
-    run = train(changes={"damage": DamageConfig(ratio="adaptive", forgetting=0.2)})
-    assert len(held) == 4
-    assert all(0.1 < value <= 0.2 for value in held)
-    assert len(set(pruned(run))) > 1
+def test_images_held_out_are_never_trained_on(
+    train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[int] = set()
+    take_step = Trainer._take_step
+
+    def noted(self: Trainer, batch: Any) -> None:
+        drawn.update(batch.indices.tolist())
+        take_step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_take_step", noted)
+    train(more_digits, changes=ADAPTIVE | {"epochs": 8})
+    assert len(drawn) == 90
 
 
-def test_it_goes_on_at_the_ratio_of_its_epoch(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"damage": DamageConfig(ratio="adaptive", forgetting=0.2)}
-    whole = train(changes=changes)
+def test_without_a_gap_it_is_a_run_without_damage(
+    train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guidance, "generalisation_gap", lambda *_, **__: 0.0)
+    held = np.ones(100)
+
+    def noted(self: guidance.Guidance, *_: Any) -> float:
+        held[:] = self._objective.rebalancers[0].sampling.numpy()  # type: ignore[operator,union-attr]  # an AdaptiveRatio's
+        return 0.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guidance.Guidance, "_gap", noted)
+        adaptive = train(more_digits, changes=ADAPTIVE)
+    plain = train(more_digits, "plain", ADAPTIVE | {"damage": DamageConfig(kind="none")}, weights=held)
+    one, two = ({row["step"]: row["loss"] for row in run.metrics()} for run in (adaptive, plain))
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_it_goes_on_at_the_ratio_of_its_epoch(
+    train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(more_digits, changes=ADAPTIVE)
     take_step = Trainer._take_step
 
     def stepped(self: Trainer, batch: Any) -> None:
@@ -65,8 +111,8 @@ def test_it_goes_on_at_the_ratio_of_its_epoch(train: Train, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_take_step", stepped)
         with pytest.raises(Interrupted):
-            train(folder="cut", changes=changes)
-    resumed = train(folder="cut", changes=changes)
+            train(more_digits, "cut", ADAPTIVE)
+    resumed = train(more_digits, "cut", ADAPTIVE)
     assert pruned(resumed) == pruned(whole)
     assert (resumed.path / "encoder.safetensors").read_bytes() == (whole.path / "encoder.safetensors").read_bytes()
 
@@ -78,11 +124,16 @@ def test_several_competitors_train(train: Train) -> None:
     assert [twin.removed() for twin in (competitor, *competitor.others)] == pytest.approx([0.3, 0.6, 0.9], abs=1e-3)
 
 
+def test_an_adaptive_ratio_needs_images_to_hold_out(train: Train) -> None:
+    with pytest.raises(InputError, match="50 are too few: give a number"):
+        train(changes={"damage": DamageConfig(ratio="adaptive")})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"ratio": 0.3, "also": (1.2,)}, "1.2"),
-        ({"ratio": "adaptive", "forgetting": 0.0}, "between 0 and 1, not 0"),
+        ({"ratio": "adaptive", "gain": 0.0}, "positive, not 0"),
         ({"ratio": "adaptive", "schedule": "ramp"}, "leave out --damage.schedule"),
         ({"ratio": "adaptive", "also": (0.3,)}, "leave out --damage.also"),
         ({"schedule": "cyclic", "cycles": 0.0}, "cycles"),

@@ -125,7 +125,7 @@ MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
         {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)},
         {"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)},
         {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
-        {"damage": DamageConfig(ratio="adaptive", forgetting=0.2)},
+        {"damage": DamageConfig(ratio="adaptive", gain=5.0)},
     ],
     ids=["plain", "parts", "dropout", "moco", "adaptive"],
 )
@@ -189,7 +189,7 @@ def without_batch_norm() -> PretrainConfig:
     [
         {},
         {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
-        {"damage": DamageConfig(ratio="adaptive", forgetting=0.2)},
+        {"damage": DamageConfig(ratio="adaptive", gain=5.0)},
     ],
     ids=["simclr", "moco", "adaptive"],
 )

@@ -1,7 +1,7 @@
 """The idea: prune a network, contrast it with its pruned self, refresh. Imports torch and itself only."""
 
 from sdclr.method.competitor import SelfCompetitor
-from sdclr.method.damage import find_ratio, forgetting, scheduled_ratio
+from sdclr.method.damage import AdaptiveRatio, scheduled_ratio
 from sdclr.method.dropout import DropoutCompetitor
 from sdclr.method.frameworks import BYOL, BarlowTwins, MoCo, MoCoV3, SimCLR, SimSiam, VICReg
 from sdclr.method.losses import focal_loss, nt_xent
@@ -12,6 +12,7 @@ from sdclr.method.several import SelfCompetitors
 
 __all__ = [
     "BYOL",
+    "AdaptiveRatio",
     "BarlowTwins",
     "DropoutCompetitor",
     "MoCo",
@@ -23,9 +24,7 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "VICReg",
-    "find_ratio",
     "focal_loss",
-    "forgetting",
     "layer_sparsity",
     "magnitude_masks",
     "nt_xent",

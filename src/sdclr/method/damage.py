@@ -1,20 +1,17 @@
 """How much of the competitor is pruned, and when: schedules, and a ratio that finds itself.
 
-A fixed ratio that suits one network and length of training costs accuracy in another. What the ratio does to a network
-can be measured without labels: by how far pruning moves its outputs, the forgetting of Jiang et al. (ICML 2021, §4.7).
+Damage makes the task harder, as stronger views do. That costs accuracy where a network is too small, or trained too
+shortly, to know its images by heart, and can help where it does. Which of the two it is can be told without labels: by
+how much better it tells apart the images that it trains on than others of the same collection.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 
-from sdclr.method.competitor import SelfCompetitor
-from sdclr.method.rebalancing.rebalancer import of_all
+from sdclr.method.rebalancing.rebalancer import Rebalancer
 
 Schedule = Literal["constant", "ramp", "cyclic"]
 
@@ -36,71 +33,71 @@ def scheduled_ratio(ratio: float, progress: float, schedule: Schedule = "constan
     return ratio
 
 
-@torch.no_grad()
-def forgetting(competitor: SelfCompetitor, images: Tensor) -> Tensor:
-    """How far pruning moves each image, as a share of the distance between two images, `(N,)`.
+class AdaptiveRatio(Rebalancer):
+    """A pruning ratio in proportion to the generalisation gap: what is learned by heart is what pruning is for.
 
-    `(1 - cos(z_i, z'_i)) / mean_{j≠k}(1 - cos(z_j, z_k))`, z the network's outputs with all weights and z' with the
-    kept ones: about 1 where nothing is left of what tells images apart, however alike the network finds them all.
-
-    Both with the statistics of the batch and the network's own normalisation: that of the competitor comes to differ by
-    itself, which is not what pruning does. Neither running statistics nor the mode of the network change.
+    The gap is the mean loss of images held out less that of images trained on, in nats of NT-Xent and among the same
+    candidates. A few images are held out for that, at random and for the whole run. Where there is no gap nothing is
+    pruned, and with shared normalisation parameters the run is one without damage.
 
     Args:
-        competitor: Names the network and the masks.
-        images: `(N, …)`, 2 or more.
-    """
-    network = competitor.network
-    modes = [(module, module.training) for module in network.modules()]
-    network.train()
-    try:
-        # Training mode moves running statistics in place: those of copies.
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-        weights = dict(network.named_parameters())
-        masked = {name: weights[name] * mask for name, mask in competitor.masks.items()}
-        dense = functional_call(network, buffers, (images,))
-        pruned = functional_call(network, buffers | masked, (images,))
-    finally:
-        for module, training in modes:
-            module.training = training
-    dense, pruned = (F.normalize(outputs.float(), dim=1) for outputs in (dense, pruned))
-    apart = 1 - (dense.sum(0).square().sum() - len(dense)) / (len(dense) * (len(dense) - 1))
-    forgotten: Tensor = (1 - (dense * pruned).sum(1)) / apart.clamp_min(1e-12)
-    return forgotten
+        samples: Images in the set.
+        gain: Ratio per nat of the gap.
+        highest: The largest ratio.
+        momentum: Of the moving average of the gap, a measurement.
+        seed: Decides which images are held out.
 
-
-def find_ratio(
-    competitor: SelfCompetitor, images: Tensor, target: float, *, highest: float = 0.9, trials: int = 6
-) -> float:
-    """The ratio at which pruning makes the network forget as much as asked: the median forgetting is `target`.
-
-    Found by bisection, since more pruning forgets more. The competitor is left with the masks of the last trial: set
-    the ratio and refresh. All processes find the same ratio, from the images of all.
-
-    Args:
-        competitor: The pruned twin.
-        images: `(N, …)` of this process.
-        target: The median over the images, in (0, 1).
-        highest: The largest ratio to consider; the result if even that forgets less.
-        trials: Halvings of [0, highest]: six find it to 0.9 / 64.
-
-    Returns:
-        The ratio, in [0, highest].
+    Raises:
+        ValueError: If the set is too small to hold images out.
     """
 
-    def forgets_more(ratio: float) -> bool:
-        competitor.ratio = ratio
-        competitor.refresh()
-        return bool(of_all(forgetting(competitor, images)).median() > target)
+    held: Tensor
+    """`(N,)` whether an image is held out."""
+    average: Tensor
+    """`()` the moving average of the gap, before `weight` is divided out."""
+    weight: Tensor
+    """`()` the sum of weights in it: 0 before the first measurement, near 1 after many."""
 
-    return bisect(forgets_more, 0.0, highest, trials)
+    def __init__(
+        self, samples: int, *, gain: float = 2.0, highest: float = 0.9, momentum: float = 0.9, seed: int = 0
+    ) -> None:
+        super().__init__()
+        count = min(256, samples // 10)
+        if count < 8:
+            raise ValueError(
+                f"an adaptive ratio holds out a tenth of the images, for which {samples} are too few: give a number"
+            )
+        self.gain, self.highest, self.momentum = gain, highest, momentum
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(samples, generator=generator)
+        self.register_buffer("held", torch.zeros(samples, dtype=torch.bool).index_fill_(0, chosen[:count], True))
+        self.register_buffer("average", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
 
+    def chosen(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The images held out, and as many others, drawn anew in each epoch: `(n,)` positions each."""
+        held = self.held.cpu().nonzero().flatten()
+        others = (~self.held.cpu()).nonzero().flatten()
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
+        return held, others[order[: len(held)]]
 
-def bisect(too_much: Callable[[float], bool], low: float, high: float, trials: int) -> float:
-    """The largest of the values halved between `low` and `high` that is not too much; `high` if that is not."""
-    if not too_much(high):
-        return high
-    for _ in range(trials):
-        middle = (low + high) / 2
-        low, high = (low, middle) if too_much(middle) else (middle, high)
-    return low
+    @torch.no_grad()
+    def update(self, gap: float) -> None:
+        """Take a measurement of the gap into account."""
+        self.average.mul_(self.momentum).add_((1 - self.momentum) * gap)
+        self.weight.mul_(self.momentum).add_(1 - self.momentum)
+
+    @property
+    def gap(self) -> float:
+        """The gap by its moving average, in nats; 0 before the first measurement."""
+        return float(self.average / self.weight) if self.weight > 0 else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """The share of weights to prune, in [0, highest]."""
+        return min(self.highest, max(0.0, self.gain * self.gap))
+
+    @property
+    def sampling(self) -> Tensor:
+        """What is held out never comes."""
+        return (~self.held).double()

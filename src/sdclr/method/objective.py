@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from sdclr.method.competitor import SelfCompetitor
@@ -98,7 +99,9 @@ class Objective(nn.Module):
     @property
     def sampling(self) -> Tensor | None:
         """How often each sample is to come, `(N,)` up to a factor; None for all alike."""
-        return next((each.sampling for each in self._rebalancers() if each.sampling is not None), None)
+        asked = [each.sampling for each in self._rebalancers()]
+        given = [weights for weights in asked if weights is not None]
+        return torch.stack(given).prod(0) if given else None
 
     def _rebalancers(self) -> list[Rebalancer]:
         return [each for each in self.rebalancers if isinstance(each, Rebalancer)]

@@ -68,10 +68,9 @@ class DamageConfig:
     removes weights at random; dropout removes none, but drops a share of the activations anew at every step."""
     ratio: float | Literal["adaptive"] = 0.9
     """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small. Adaptive
-    finds it anew at every refresh, by what pruning makes the network forget."""
-    forgetting: float = 0.1
-    """What an adaptive ratio holds: how far pruning moves an image, as a share of the distance between two images (the
-    median over a batch)."""
+    finds it in every epoch, by how far the network has learned its images by heart."""
+    gain: float = 2.0
+    """Adaptive ratio per nat of the generalisation gap: the loss of images held out less that of images trained on."""
     schedule: Schedule = "constant"
     """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
     cycles: float = 5.0
@@ -95,8 +94,8 @@ class DamageConfig:
             raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
 
     def _check_changes(self) -> None:
-        if not 0 < self.forgetting < 1:
-            raise InputError(f"the forgetting to hold lies between 0 and 1, not {self.forgetting}")
+        if not self.gain > 0:
+            raise InputError(f"the gain of an adaptive ratio is positive, not {self.gain}")
         if not self.cycles > 0:
             raise InputError(f"a schedule has more than 0 cycles, not {self.cycles}")
         changing = self.ratio == "adaptive" or self.schedule != "constant"

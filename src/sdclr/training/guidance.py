@@ -9,13 +9,18 @@ from torch import Tensor
 from sdclr.data.loading import Batch
 from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
-from sdclr.method import Objective
+from sdclr.method import AdaptiveRatio, Objective
 from sdclr.method.rebalancing import Density
-from sdclr.precision import Amp
+from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
+from sdclr.training.gap import generalisation_gap
+
+
+MOST_DRAWS = 4
+"""Pairs of views of one image that a measurement of the gap averages over, at most."""
 
 
 class Guidance:
@@ -75,9 +80,31 @@ class Guidance:
         return view1, view2
 
     def _look(self) -> None:
-        """Give density the distances in the encoder's features, if it is time."""
+        """Give density the distances in the encoder's features, if it is time, and an adaptive ratio the gap."""
         for rebalancer in self._objective.rebalancers:
+            if isinstance(rebalancer, AdaptiveRatio):
+                rebalancer.update(self._place.broadcast(self._gap(rebalancer) if self._place.first else 0.0))
             if isinstance(rebalancer, Density) and rebalancer.due(self._epoch):
                 encoder = cast("Network", self._objective.network).encoder
                 size = self._config.views.image_size
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
+
+    def _gap(self, adaptive: AdaptiveRatio) -> float:
+        """Of the present epoch: the mean over several views of each image, where there are few images."""
+        held, trained = adaptive.chosen(self._epoch)
+        draws = max(1, min(MOST_DRAWS, 256 // len(held)))
+        gaps = [
+            generalisation_gap(
+                self._objective.network,
+                self._feed.images,
+                held,
+                trained,
+                views=self._config.views,
+                temperature=self._config.temperature,
+                seed=self._config.seed,
+                epoch=MOST_DRAWS * self._epoch + draw,
+                dtype=autocast_dtype(self._amp, self._place.device),
+            )
+            for draw in range(draws)
+        ]
+        return sum(gaps) / len(gaps)

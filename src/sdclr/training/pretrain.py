@@ -5,7 +5,6 @@ import hashlib
 import json
 import time
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from sdclr.config import differences, digest, from_json, to_json
+from sdclr.config import digest, to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
-from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.encoders import Network, create_network
+from sdclr.data.sources import ImageSource, open_source
+from sdclr.encoders import Network
 from sdclr.errors import InputError
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype, device_name
@@ -30,16 +29,16 @@ from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_sna
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes, processes
-from sdclr.training.feed import Feed, checked_weights, create_feed, weights_digest
+from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.masks import refresh_masks
+from sdclr.training.opening import first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
-from sdclr.training.run import Run, create_objective, read_json, save_encoder, write_json
-from sdclr.training.start import load_start
+from sdclr.training.run import Run, create_objective, save_encoder, write_json
 from sdclr.version import __version__
 
 
@@ -75,12 +74,12 @@ def pretrain(
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
     drawn = None if weights is None else checked_weights(weights, len(images))
     with processes(runtime.device) as place, own_randomness(place.device):
-        opened = _open_run(folder, images, config, place, drawn)
+        opened = open_run(folder, images, config, place, drawn)
         if opened.finished:
             return opened
         seed(config.seed, place.device)
         # What is wrong with the settings comes out before images are looked at.
-        objective = create_objective(config, _network(opened, config, place))
+        objective = create_objective(config, first_network(opened, config, place))
         feed = create_feed(images, opened, config, runtime, place, weights=drawn)
         objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
         if place.first and not opened.config_file.exists():
@@ -89,45 +88,6 @@ def pretrain(
             trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
-
-
-def _network(run: Run, config: PretrainConfig, place: Processes) -> Network:
-    """The network to train: from weights of one's own if asked, unless the run has some already."""
-    network = create_network(config.encoder, config.head, config.views.image_size)
-    if config.start is not None and not any(run.checkpoints.glob("*.pt")):
-        start = load_start(network, config.start)
-        if place.first:
-            write_json(run.start_file, asdict(start))
-    return network
-
-
-def _open_run(
-    folder: Path, source: Source, config: PretrainConfig, place: Processes, weights: NDArray[np.float64] | None
-) -> Run:
-    """The run in a folder, made sure that it is this one if there is one."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: name a folder with --run")
-    parts = config.accumulate * place.world
-    if config.batch_size % parts or config.batch_size < 2 * parts:
-        raise InputError(
-            f"a batch of {config.batch_size} cannot be split into {config.accumulate} equal parts of 2 or more for "
-            f"each of {place.world} processes: make it a multiple of {parts}"
-        )
-    run = Run(folder)
-    if run.config_file.exists():
-        changed = differences(from_json(PretrainConfig, read_json(run.config_file)), config)
-        if changed:
-            raise InputError(
-                f"{folder} is a run with other settings ({'; '.join(changed)}): name another folder with --run"
-            )
-        if run.source_file.exists() and run.source["fingerprint"] != fingerprint(source):
-            raise InputError(
-                f"{folder} was trained on {run.source['images']} images of {run.source['name']}, not on these "
-                f"{len(source)}: give it the same images, or name another folder with --run"
-            )
-        if run.source_file.exists() and run.source.get("weights") != weights_digest(weights):
-            raise InputError(f"{folder} was trained with other sampling weights: give the same, or name another folder")
-    return run
 
 
 class Trainer:
@@ -227,8 +187,8 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> None:
         """Refresh the masks if it is time, then one optimiser step."""
+        self._refresh_masks()
         drawn = self.guidance.views(batch)
-        self._refresh_masks(drawn[0])
         seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
@@ -252,13 +212,12 @@ class Trainer:
         self.window.append((self.step, total, batch.indices))
         self.step += 1
 
-    def _refresh_masks(self, images: Tensor) -> None:
+    def _refresh_masks(self) -> None:
         """Choose the competitor's masks anew if it is time."""
-        damage, competitor = self.config.damage, self.objective.competitor
-        if competitor is not None and not self.step % (damage.refresh_steps or self.steps_per_epoch):
+        damage = self.config.damage
+        if self.objective.competitor is not None and not self.step % (damage.refresh_steps or self.steps_per_epoch):
             seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
-            with self._precision():
-                refresh_masks(competitor, damage, self._laid_out(images), self.step / self.total)
+            refresh_masks(self.objective, damage, self.step / self.total)
 
     def _note_sitting(self) -> None:
         """How this sitting is carried out: what the configuration leaves open, and what may differ from the last."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sdclr.errors import InputError
+from sdclr.method import AdaptiveRatio
 from sdclr.method.rebalancing import (
     Density,
     Harmonization,
@@ -15,7 +16,7 @@ from sdclr.training.config import PretrainConfig, RebalancerName
 
 
 def create_rebalancers(config: PretrainConfig, samples: int) -> list[Rebalancer]:
-    """What is added to the framework, in the order in which it sees the losses.
+    """What is added to the framework, in the order in which it sees the losses; an adaptive ratio is among it.
 
     Args:
         config: Names them.
@@ -33,7 +34,11 @@ def create_rebalancers(config: PretrainConfig, samples: int) -> list[Rebalancer]
             samples, dim=config.head.dim, epochs=config.epochs, config=config.harmonization
         ),
     }
+    damage = config.damage
     try:
-        return [make() for name, make in makers.items() if name in config.rebalance]
+        chosen = [make() for name, make in makers.items() if name in config.rebalance]
+        if damage.prunes and damage.ratio == "adaptive":
+            chosen.append(AdaptiveRatio(samples, gain=damage.gain, highest=damage.highest, seed=config.seed))
     except ValueError as error:
-        raise InputError(f"--rebalance {' '.join(config.rebalance)}: {error}") from error
+        raise InputError(str(error)) from error
+    return chosen

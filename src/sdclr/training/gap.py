@@ -1,0 +1,67 @@
+"""The generalisation gap of a run: how much better it tells apart the images that it trains on than others."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdclr.data.loading import Batch, ResidentLoader
+from sdclr.data.sources import Source, SubsetSource
+from sdclr.data.streaming import StreamLoader
+from sdclr.data.views import ViewConfig
+from sdclr.features.extract import evaluating
+from sdclr.method import nt_xent
+
+
+def generalisation_gap(
+    network: nn.Module,
+    images: Tensor | Source,
+    held: Tensor,
+    trained: Tensor,
+    *,
+    views: ViewConfig,
+    temperature: float,
+    seed: int,
+    epoch: int,
+    dtype: torch.dtype | None = None,
+) -> float:
+    """Mean loss of images held out less that of images trained on, all candidates of each other, in nats.
+
+    The loss is NT-Xent whatever the run's own is: it needs nothing but outputs. The network is in eval mode for it.
+
+    Args:
+        network: The dense network; its modes are put back.
+        images: The run's, `(N, 3, H, W)` uint8 on the network's device, or what decodes them.
+        held: `(n,)` positions of the images held out.
+        trained: `(n,)` positions of images trained on.
+        views: What the views are like.
+        temperature: τ.
+        seed: The run's seed.
+        epoch: Decides, with the seed, which views are drawn.
+        dtype: What products are computed in; None for float32.
+    """
+    chosen = torch.cat([held, trained])
+    with evaluating(network) as device, torch.no_grad():
+        batch = _drawn(images, chosen, views, device, seed=seed, epoch=epoch)
+        is_held = torch.from_numpy(batch.indices < len(held))
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            outputs = [
+                torch.cat([cast("Tensor", network(part)) for part in torch.split(view, 256)])
+                for view in (batch.view1, batch.view2)
+            ]
+        losses = nt_xent(outputs[0], outputs[1], temperature, reduction="none").cpu()
+    return float(losses[is_held].mean() - losses[~is_held].mean())
+
+
+def _drawn(
+    images: Tensor | Source, chosen: Tensor, views: ViewConfig, device: torch.device, *, seed: int, epoch: int
+) -> Batch:
+    """Two views of each of the chosen images, by their place among these."""
+    # Drawn as no epoch of training draws them: those of its own would be the very views that were learned.
+    own = seed ^ 2**62
+    if isinstance(images, Tensor):
+        resident = ResidentLoader(images[chosen.to(images.device)], views, seed=own, batch_size=len(chosen))
+        return next(resident.epoch(epoch))
+    source = SubsetSource(images, np.asarray(chosen))
+    return next(StreamLoader(source, views, seed=own, batch_size=len(chosen), device=device).epoch(epoch))

@@ -1,0 +1,56 @@
+"""How a run begins, or goes on: the same folder is the same run, and the network starts as it is told."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdclr.config import differences, from_json
+from sdclr.data.sources import Source, fingerprint
+from sdclr.encoders import Network, create_network
+from sdclr.errors import InputError
+from sdclr.training.config import PretrainConfig
+from sdclr.training.distributed import Processes
+from sdclr.training.feed import weights_digest
+from sdclr.training.run import Run, read_json, write_json
+from sdclr.training.start import load_start
+
+
+def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network:
+    """The network to train: from weights of one's own if asked, unless the run has some already."""
+    network = create_network(config.encoder, config.head, config.views.image_size)
+    if config.start is not None and not any(run.checkpoints.glob("*.pt")):
+        start = load_start(network, config.start)
+        if place.first:
+            write_json(run.start_file, asdict(start))
+    return network
+
+
+def open_run(
+    folder: Path, source: Source, config: PretrainConfig, place: Processes, weights: NDArray[np.float64] | None
+) -> Run:
+    """The run in a folder, made sure that it is this one if there is one."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder with --run")
+    parts = config.accumulate * place.world
+    if config.batch_size % parts or config.batch_size < 2 * parts:
+        raise InputError(
+            f"a batch of {config.batch_size} cannot be split into {config.accumulate} equal parts of 2 or more for "
+            f"each of {place.world} processes: make it a multiple of {parts}"
+        )
+    run = Run(folder)
+    if run.config_file.exists():
+        changed = differences(from_json(PretrainConfig, read_json(run.config_file)), config)
+        if changed:
+            raise InputError(
+                f"{folder} is a run with other settings ({'; '.join(changed)}): name another folder with --run"
+            )
+        if run.source_file.exists() and run.source["fingerprint"] != fingerprint(source):
+            raise InputError(
+                f"{folder} was trained on {run.source['images']} images of {run.source['name']}, not on these "
+                f"{len(source)}: give it the same images, or name another folder with --run"
+            )
+        if run.source_file.exists() and run.source.get("weights") != weights_digest(weights):
+            raise InputError(f"{folder} was trained with other sampling weights: give the same, or name another folder")
+    return run
