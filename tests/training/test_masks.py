@@ -54,7 +54,7 @@ def test_an_adaptive_ratio_follows_the_gap(
     train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gaps = iter([-0.1, 0.1, 0.1, 1.0])
-    monkeypatch.setattr(guidance, "generalisation_gap", lambda *_, **__: next(gaps))
+    monkeypatch.setattr(guidance.Guidance, "_gap", lambda *_: next(gaps))
     run = train(more_digits, changes=ADAPTIVE)
     seen, weights = [-0.1, 0.1, 0.1, 1.0], [0.9**age for age in range(4)]
     means = [

@@ -18,7 +18,6 @@ from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.gap import generalisation_gap
 
-
 MOST_DRAWS = 4
 """Pairs of views of one image that a measurement of the gap averages over, at most."""
 
