@@ -31,7 +31,7 @@ from sdclr.evaluation.clusters import find_clusters
 from sdclr.evaluation.diagnose import measure
 from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.label_free import alignment, forgetting
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 from sdclr.training.run import Run
 
 IMBALANCES = (1, 10, 50, 100)

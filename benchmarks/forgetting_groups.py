@@ -23,7 +23,7 @@ from rarity_runs import Trained, config_of, split_of, subset_of
 from sdclr.data.longtail import class_groups
 from sdclr.data.sources import open_source
 from sdclr.evaluation.balance import GROUPS
-from sdclr.evaluation.features import encode_images, load_views
+from sdclr.features.extract import encode_images, load_views
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
 from sdclr.reporting.figures import save_figure

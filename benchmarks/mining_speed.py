@@ -26,8 +26,8 @@ from torchvision.transforms import v2
 
 from sdclr.data.sources import ArraySource, FolderSource, ParquetSource, Source, SubsetSource
 from sdclr.encoders import EncoderConfig, create_encoder
-from sdclr.evaluation.features import extract_features, feature_batches
-from sdclr.training.precision import Amp, autocast_dtype
+from sdclr.features.extract import extract_features, feature_batches
+from sdclr.precision import Amp, autocast_dtype
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_large import make_jpegs
 from speed_resident import MIB, peak, resident

@@ -35,7 +35,7 @@ from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE, MAX_COUNT
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.nearest import nearest
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.training.run import Run
 

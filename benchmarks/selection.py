@@ -47,10 +47,10 @@ from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE as DIGITS_IMBALANCE
 from sdclr.demo import MAX_COUNT
 from sdclr.evaluation.balance import balance, per_class_accuracy
-from sdclr.evaluation.features import encode_images, load_views
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.logistic import LogisticConfig, logistic_probe
-from sdclr.evaluation.nearest import nearest
+from sdclr.features.extract import encode_images, load_views
+from sdclr.features.nearest import nearest
 from sdclr.files import write_atomically
 from sdclr.mining.selection import select_to_label
 from sdclr.reporting.tables import Table

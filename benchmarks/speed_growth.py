@@ -31,8 +31,8 @@ from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 from sdclr.data.loading import ResidentLoader
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, create_encoder
-from sdclr.evaluation.features import encode_images
 from sdclr.evaluation.knn import knn_predict
+from sdclr.features.extract import encode_images
 from sdclr.method.pruning import magnitude_masks
 from sdclr.reporting.figures import INK, PALETTE, save_figure
 from speed_harness import Findings, Table, Target, number
