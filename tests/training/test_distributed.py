@@ -10,7 +10,7 @@ from sdclr.data.sources import SubsetSource
 from sdclr.errors import InputError
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes, processes, resolve_device
-from sdclr.training.pretrain import _open_run
+from sdclr.training.opening import open_run
 
 
 @pytest.mark.parametrize(
@@ -59,5 +59,5 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(
 ) -> None:
     config = PretrainConfig(batch_size=16, accumulate=accumulate)
     with pytest.raises(InputError, match=f"a batch of 16 cannot be split into {accumulate} .* of {world} processes"):
-        _open_run(tmp_path, few_digits, config, Processes(0, world, torch.device("cpu")))
-    _open_run(tmp_path, few_digits, PretrainConfig(batch_size=16), Processes(0, 8, torch.device("cpu")))
+        open_run(tmp_path, few_digits, config, Processes(0, world, torch.device("cpu")), None)
+    open_run(tmp_path, few_digits, PretrainConfig(batch_size=16), Processes(0, 8, torch.device("cpu")), None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sdclr.data.sources import ArraySource, SubsetSource
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_network
+from sdclr.encoders import EncoderConfig, Network, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
 from sdclr.training import pretrain as loop
@@ -163,8 +163,8 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(
     assert_same_result(finished, run)
 
 
-def dropping_out(config: PretrainConfig) -> Objective:
-    network = create_network(config.encoder, config.head, config.views.image_size)
+def dropping_out(config: PretrainConfig, network: Network | None = None) -> Objective:
+    network = network or create_network(config.encoder, config.head, config.views.image_size)
     network.head.insert(0, nn.Dropout(0.5))  # type: ignore[operator]  # it is a Sequential
     return Objective(SimCLR(config.temperature), network, SelfCompetitor(network, 0.3))
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sdclr.data.sources import ArraySource, SubsetSource
+from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
@@ -115,6 +116,12 @@ def newest_step(run: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("*.pt")), default=0)
 
 
+def enough(few_digits: SubsetSource, changes: dict[str, Any]) -> SubsetSource:
+    """An adaptive ratio needs more images, to hold some out."""
+    adaptive = changes.get("damage", DamageConfig()).ratio == "adaptive"
+    return SubsetSource(digits(), np.arange(80), name="more") if adaptive else few_digits
+
+
 MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
 
 
@@ -132,11 +139,11 @@ MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     launch: Launch, tiny: PretrainConfig, few_digits: SubsetSource, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    config = dataclasses.replace(tiny, epochs=6, **changes)
-    whole = launch(few_digits, config, tmp_path / "whole")
+    config, source = dataclasses.replace(tiny, epochs=6, **changes), enough(few_digits, changes)
+    whole = launch(source, config, tmp_path / "whole")
     moments, kills = random.Random(str(changes)), 0  # noqa: S311  # moments, not secrets
     while not Run(tmp_path / "killed").finished:
-        child = launch(few_digits, config, tmp_path / "killed", checkpoint_minutes=0)
+        child = launch(source, config, tmp_path / "killed", checkpoint_minutes=0)
         if kills < 5:
             kill_at_a_random_moment(child, tmp_path / "killed", moments)
             kills += 1
@@ -173,7 +180,7 @@ def free_port() -> int:
 def without_batch_norm() -> PretrainConfig:
     """A run whose result may not depend on how a batch is shared."""
     return PretrainConfig(
-        encoder=EncoderConfig(name="convnext_atto", std=(1.0, 1.0, 1.0)),
+        encoder=EncoderConfig(name="convnext_atto", stem="default", std=(1.0, 1.0, 1.0)),
         head=HeadConfig(dim=8, norm="none"),
         damage=DamageConfig(ratio=0.3),
         optim=OptimConfig(lr=0.05, warmup_epochs=1),
@@ -202,6 +209,7 @@ def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
     changes: dict[str, Any],
 ) -> None:
     config, run = dataclasses.replace(without_batch_norm, **changes), tmp_path / "two"
+    few_digits = enough(few_digits, changes)
     port = free_port()
     # Only the second process is asked to stop: both do, after the same step.
     pair = [

@@ -21,6 +21,7 @@ def nt_xent(
     focal: float = 0.0,
     decoupled: bool = False,
     tiled: bool | None = None,
+    alone: bool = False,
 ) -> Tensor:
     """NT-Xent, the loss of SimCLR and SDCLR (Chen et al., ICML 2020, eq. 1; Jiang et al., ICML 2021, eq. 1-2).
 
@@ -41,6 +42,7 @@ def nt_xent(
         tiled: Whether to work in tiles of the matrix of logits, so that memory grows with N and not with N². Both ways
             give the same loss; the tiled one can be differentiated only once. By default tiles are used from N = 256
             on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix outgrows one tile.
+        alone: Take this process's samples alone, though there be others, which then need not take part.
 
     Returns:
         The loss in nats: `(N,)` for `"none"`, else a scalar.
@@ -61,7 +63,9 @@ def nt_xent(
     with torch.autocast(a.device.type, enabled=False):
         a, b = _normalised(a), _normalised(b)
         anchors = torch.cat([a, b])  # (2n, D): this process's
-        candidates, own = gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
+        candidates, own = (
+            (anchors, 0) if alone else gather(anchors)
+        )  # (2N, D): everyone's; anchor i is candidate own + i
         if decoupled:
             tiled = False
         elif tiled is None:

@@ -50,7 +50,7 @@ def generalisation_gap(
                 torch.cat([cast("Tensor", network(part)) for part in torch.split(view, 256)])
                 for view in (batch.view1, batch.view2)
             ]
-        losses = nt_xent(outputs[0], outputs[1], temperature, reduction="none").cpu()
+        losses = nt_xent(outputs[0], outputs[1], temperature, reduction="none", alone=True).cpu()
     return float(losses[is_held].mean() - losses[~is_held].mean())
 
 
