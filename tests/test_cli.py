@@ -18,6 +18,7 @@ from PIL import Image
 import sdclr
 from sdclr.cli import main
 from sdclr.cli.commands import Command
+from sdclr.cli.parsing import parse
 
 FAST = [
     *("--recipe", "digits_demo", "--encoder.width", "4", "--epochs", "2", "--batch-size", "64"),
@@ -237,3 +238,21 @@ def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
     subprocess.run(command, env=env, check=True, timeout=240, capture_output=True)
     logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert logged == list(range(1, 161))
+
+
+@pytest.mark.parametrize("said", [["--damage", "none"], ["--damage=none"], ["--damage.kind", "none"]])
+def test_damage_has_a_short_form(said):
+    command = parse(["pretrain", "digits", *said])
+    assert command.config.damage.kind == "none"
+
+
+@pytest.mark.parametrize("said", ["--rebalance density,temperature", "--rebalance=density,temperature"])
+def test_rebalancers_may_be_joined_by_commas(said):
+    command = parse(["pretrain", "digits", *said.split(), "--damage.ratio", "adaptive"])
+    assert command.config.rebalance == ("density", "temperature")
+    assert command.config.damage.ratio == "adaptive"
+
+
+def test_the_bench_takes_both_as_axes():
+    command = parse(["bench", "--data", "x", "--damage", "none", "prune", "--rebalance", "none", "temperature,focal"])
+    assert (command.damage, command.rebalance) == (("none", "prune"), ("none", "temperature,focal"))

@@ -36,7 +36,8 @@ PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(l
 
 def parse(argv: list[str]) -> Command:
     """Read the arguments; those of `pretrain` twice, since the defaults depend on the images they name."""
-    argv = _spelt_out(argv)
+    if "pretrain" in argv[:1]:
+        argv = _spelt_out(argv)
     wants_help = not {"-h", "--help"}.isdisjoint(argv)
     command = _read(argv, Pretrain(source=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
     if not isinstance(command, Pretrain):
@@ -53,7 +54,7 @@ def parse(argv: list[str]) -> Command:
 
 
 def _spelt_out(argv: list[str]) -> list[str]:
-    """The arguments with two short forms in full: `--damage KIND`, and `--rebalance` with commas between names."""
+    """The arguments of `pretrain` with two short forms in full: `--damage KIND`, and `--rebalance` with commas."""
     full: list[str] = []
     for argument in argv:
         name, equals, value = argument.partition("=")
