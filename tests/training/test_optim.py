@@ -50,6 +50,22 @@ def test_it_rises_to_the_peak_and_falls_to_the_end(steps: int, epochs: int, warm
     assert rates[-1] == pytest.approx(1e-6)
 
 
+def test_two_cosines_join() -> None:
+    config = OptimConfig(lr=0.5, joint=0.5, joint_lr=0.3, final_lr=1e-6, warmup_epochs=10)
+    rates = {
+        epoch: learning_rate(epoch * 7, steps_per_epoch=7, epochs=1000, config=config) for epoch in (10, 255, 500, 750)
+    }
+    assert rates == pytest.approx({10: 0.5, 255: 0.4, 500: 0.3, 750: 0.15}, abs=1e-6)
+    last = learning_rate(6999, steps_per_epoch=7, epochs=1000, config=config)
+    assert last == pytest.approx(1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"joint": 1.0}, {"joint": 0.5, "joint_lr": 0.6}, {"joint": 0.5, "joint_lr": 0.0}])
+def test_cosines_that_do_not_join_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="two cosines join"):
+        OptimConfig(**wrong)  # type: ignore[arg-type]  # floats all
+
+
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 def test_every_parameter_is_trained_once(name: Name) -> None:
     module = objective()

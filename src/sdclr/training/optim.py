@@ -28,12 +28,23 @@ class OptimConfig:
     """Epochs of linear warm-up."""
     final_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
+    joint: float | None = None
+    """Share of the run at which a second cosine begins, where the first has come down to joint_lr: the schedule with
+    which geometric harmonisation was published (0.5, from 0.5 to 0.3), to be its control, too. By default there is one
+    cosine."""
+    joint_lr: float = 0.3
+    """Learning rate at the joint."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise InputError(f"the learning rate must be positive, not {self.lr}")
         if not 0 <= self.final_lr <= self.lr:
             raise InputError(f"the final learning rate must lie between 0 and the peak {self.lr}, not {self.final_lr}")
+        if self.joint is not None and not (0 < self.joint < 1 and self.final_lr <= self.joint_lr <= self.lr):
+            raise InputError(
+                f"two cosines join within the run, at a rate between the final one and the peak, not at a share of "
+                f"{self.joint} and a rate of {self.joint_lr}"
+            )
         if self.warmup_epochs < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise InputError("warm-up and weight decay cannot be negative, and momentum lies in [0, 1)")
 
@@ -64,8 +75,16 @@ def learning_rate(step: int, *, steps_per_epoch: int, epochs: int, config: Optim
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
-    progress = (step - warmup) / (epochs * steps_per_epoch - warmup)
-    return config.final_lr + 0.5 * (config.lr - config.final_lr) * (1 + math.cos(math.pi * min(1.0, progress)))
+    end, joint = epochs * steps_per_epoch, (config.joint or 0.0) * epochs * steps_per_epoch
+    if joint <= warmup:
+        return _cosine(config.lr, config.final_lr, (step - warmup) / (end - warmup))
+    if step < joint:
+        return _cosine(config.lr, config.joint_lr, (step - warmup) / (joint - warmup))
+    return _cosine(config.joint_lr, config.final_lr, (step - joint) / (end - joint))
+
+
+def _cosine(high: float, low: float, progress: float) -> float:
+    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
