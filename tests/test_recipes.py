@@ -103,6 +103,12 @@ def test_heads_scale_with_the_features():
     base = cifar_lt("simclr")  # 512 features
     assert with_framework(base, "byol").head == HeadConfig(layers=2, hidden=1024, dim=256, last="none")
     assert with_framework(base, "simsiam").simsiam.hidden == 128
+    large = replace(base, views=replace(base.views, image_size=224))
+    assert [with_framework(config, "simsiam").head.layers for config in (base, large)] == [2, 3]
+    assert [with_framework(config, "moco_v3").temperature for config in (base, large)] == [0.2, 1.0]
+    lengths = [(base, 40), (base, 200), (base, 2000), (large, 300), (large, 1000)]
+    momenta = [with_framework(replace(config, epochs=epochs), "byol").byol.momentum for config, epochs in lengths]
+    assert momenta == [0.97, 0.99, 0.99, 0.99, 0.996]
     assert with_framework(base, "barlow_twins").head.dim == 2048
     assert with_framework(base, "moco").temperature == 0.1
     assert with_framework(base, "simclr") == base

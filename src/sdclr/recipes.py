@@ -94,7 +94,8 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
 
     The papers train a ResNet-50 of 2,048 features on large batches; lengths of heads are scaled with the features, and
     the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets. So
-    is MoCo v3's temperature of 0.2 there; its paper has 1 for a ResNet-50.
+    is MoCo v3's temperature of 0.2 there; its paper has 1 for a ResNet-50. SimSiam's head has two layers on small
+    images, as its authors take it on CIFAR-10. BYOL's momentum at the start goes by the number of epochs.
 
     Args:
         config: A run; its damage stays.
@@ -112,7 +113,7 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
     heads = {
         "moco_v3": HeadConfig(layers=3, hidden=2 * features, dim=256, last="plain"),
         "byol": HeadConfig(layers=2, hidden=2 * features, dim=256, last="none"),
-        "simsiam": HeadConfig(layers=3, hidden=features, dim=features, last="plain"),
+        "simsiam": HeadConfig(layers=2 if small else 3, hidden=features, dim=features, last="plain"),
         "barlow_twins": HeadConfig(layers=3, hidden=4 * features, dim=4 * features, last="none"),
         "vicreg": HeadConfig(layers=3, hidden=4 * features, dim=4 * features, last="none"),
     }
