@@ -110,9 +110,9 @@ def test_a_killed_run_goes_on(queue, tiny, monkeypatch):
     steps = []
     real = runner.pretrain
 
-    def dies(source, config, *, run, runtime):
+    def dies(source, config, *, run, runtime, weights):
         monkeypatch.setattr("sdclr.training.pretrain.Trainer._log", stop_after_three)
-        return real(source, config, run=run, runtime=replace(runtime, checkpoint_minutes=0))
+        return real(source, config, run=run, runtime=replace(runtime, checkpoint_minutes=0), weights=weights)
 
     def stop_after_three(self, log, epoch):
         del log, epoch

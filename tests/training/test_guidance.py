@@ -139,6 +139,10 @@ def test_strength_changes_the_views_of_those_samples_alone(train: Train, monkeyp
     ("changes", "message"),
     [
         ({"framework": "vicreg", "rebalance": ("memorization",)}, "does not decompose over images"),
+        (
+            {"framework": "vicreg", "rebalance": ("density",), "density": DensityConfig(weigh="loss")},
+            "density .of the loss",
+        ),
         ({"framework": "byol", "rebalance": ("temperature",)}, "contrasts nothing"),
         ({"framework": "moco", "rebalance": ("individual_temperature",)}, "goes with --framework simclr"),
         ({"rebalance": ("individual_temperature", "focal")}, "which focal would change"),

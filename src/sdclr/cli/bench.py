@@ -1,7 +1,6 @@
 """`sdclr bench`: methods crossed, trained on the same splits, and set in a row."""
 
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sdclr.cli.ended import tell_failures
 from sdclr.data.published import DatasetName
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
@@ -16,7 +16,7 @@ from sdclr.paper.bench import Matrix, Ratio, crossed, matrix, parse_cell, widene
 from sdclr.paper.experiments import DATA_NAMES, Setting, pretraining
 from sdclr.paper.leaderboard import SortKey, leaderboard, tables, to_csv, to_plain
 from sdclr.paper.plan import State, look, plan_table
-from sdclr.paper.results import FAILED_FILE, collect, write_results
+from sdclr.paper.results import collect, write_results
 from sdclr.paper.runner import Data, Queue, failures, run_queue
 from sdclr.paper.tasks import Scale
 from sdclr.precision import Amp
@@ -135,7 +135,7 @@ def bench_command(command: Bench, console: Console) -> None:
     write_json(file.with_suffix(".json"), head | told | {"rows": to_plain(lines)})
     for written in (*(file.with_suffix(suffix) for suffix in (".md", ".csv", ".json")), *write_results(rows, out)):
         console.print(f"results: {written}", markup=False)
-    _tell(failed, [name for name, outcome in ended.items() if outcome == "busy"], command.folder)
+    tell_failures(ended, command.folder)
 
 
 def planned(command: Bench) -> Matrix:
@@ -233,18 +233,3 @@ def _spelled(command: Bench) -> str:
     lists = [] if command.lists is None else ["--lists", "LISTS"]
     words = [word for name, values in options.items() for word in (name, *map(str, values))]
     return shlex.join(["sdclr", "bench", "--data", "DIR", *lists, *words])
-
-
-def _tell(failed: Mapping[str, str], busy: Sequence[str], folder: Path) -> None:
-    """Name what failed or is in work elsewhere.
-
-    Raises:
-        SystemExit: With 1, if something failed.
-    """
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    for name in busy:
-        errors.print(f"in work by another process: {folder / name}; call again when it is done", markup=False)
-    for name, why in failed.items():
-        errors.print(f"failed: {name}: {why} (all of it in {folder / name / FAILED_FILE})", markup=False)
-    if failed:
-        sys.exit(1)

@@ -1,7 +1,6 @@
 """`sdclr reproduce`: the runs behind a table or figure of the paper, and the paper's own numbers beside ours."""
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,12 +8,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from sdclr.cli.ended import tell_failures
 from sdclr.errors import InputError
 from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
 from sdclr.paper.figures import draw
 from sdclr.paper.plan import State, look, plan_table
-from sdclr.paper.results import FAILED_FILE, Row, collect, is_finished, write_results
-from sdclr.paper.runner import Data, FinishedTask, Outcome, Queue, decoders, run_queue
+from sdclr.paper.results import Row, collect, is_finished, write_results
+from sdclr.paper.runner import Data, FinishedTask, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
 from sdclr.paper.tasks import Job, Scale, Task, merged
 from sdclr.precision import Amp
@@ -121,7 +121,7 @@ def reproduce_command(command: Reproduce, console: Console) -> None:
                 console.print(f"figure: {file}", markup=False)
         except InputError as error:
             console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
-    _tell_failures(ended, command.folder)
+    tell_failures(ended, command.folder)
 
 
 def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
@@ -176,22 +176,3 @@ def _figures(one: Experiment, queue: Queue, rows: Sequence[Row], out: Path) -> l
     finished = [row for row in rows if is_finished(row)]
     place = resolve_device(queue.runtime.device)
     return draw(one.figure, tasks, finished, out, device=place, workers=decoders(queue.runtime))
-
-
-def _tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:
-    """Name what failed or is in work elsewhere.
-
-    Raises:
-        SystemExit: With 1, if something failed.
-    """
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    for name, outcome in ended.items():
-        if outcome == "busy":
-            errors.print(f"in work by another process: {folder / name}; call again when it is done", markup=False)
-    failed = [name for name, outcome in ended.items() if outcome == "failed"]
-    for name in failed:
-        trace = folder / name / FAILED_FILE
-        last = trace.read_text().strip().splitlines()[-1] if trace.is_file() else "the run it starts from failed"
-        errors.print(f"failed: {name}: {last} (all of it in {trace})", markup=False)
-    if failed:
-        sys.exit(1)

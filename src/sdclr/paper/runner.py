@@ -264,8 +264,8 @@ def _train_and_evaluate(queue: Queue, task: Task) -> None:
     place, split = queue.place(task), queue.data(task)
     runtime = replace(queue.runtime, snapshot_epochs=task.snapshot_epochs, log_steps=10**6)  # at the end of each epoch
     source = trained_on(task, split)
-    drawn: dict[str, Any] = {"weights": balancing_weights(source)} if task.oracle else {}
-    run = pretrain(source, task.config, run=place, runtime=runtime, **drawn)
+    weights = balancing_weights(source) if task.oracle else None
+    run = pretrain(source, task.config, run=place, runtime=runtime, weights=weights)
     for branch in task.branches:
         if queue.evaluated(task, branch) is not None:
             continue

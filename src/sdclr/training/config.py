@@ -218,7 +218,9 @@ class PretrainConfig:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
         if len(chosen) < len(self.rebalance):
             raise InputError(f"--rebalance names one twice: {', '.join(self.rebalance)}")
-        weighing = sorted(chosen & PER_SAMPLE)
+        weighing: list[str] = sorted(chosen & PER_SAMPLE)
+        if "density" in chosen and self.density.weigh == "loss":
+            weighing.append("density (of the loss)")
         if weighing and self.framework in BATCH_LOSSES:
             raise InputError(
                 f"{name}'s loss is one of the batch and does not decompose over images, so that {', '.join(weighing)} "
