@@ -6,8 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COLLAPSED = 0.01
-"""A spread below this is taken for a collapse."""
+COLLAPSED = 0.05
+"""A spread below this is taken for a collapse: the outputs of two images then have a cosine of 0.9975 on average."""
 
 
 class CollapseWatch:
