@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from sdclr.data.sources import ArraySource, ImageSource, SubsetSource, digits
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.features.extract import extract_features
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
@@ -79,3 +82,14 @@ def train(tiny: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_
 def large_images() -> ArraySource:
     """Images too large to be held in memory."""
     return ArraySource(np.random.default_rng(0).integers(0, 256, (40, 100, 120, 3), dtype=np.uint8), name="large")
+
+
+@pytest.fixture(scope="session")
+def embed_digits() -> Callable[[nn.Module], tuple[NDArray[np.float32], ...]]:
+    """Features of the digits to train on, and of those to test on, by an encoder."""
+
+    def call(encoder: nn.Module) -> tuple[NDArray[np.float32], ...]:
+        parts = (digits("train"), digits("test"))
+        return tuple(extract_features(encoder, part, image_size=8, batch_size=512).values for part in parts)
+
+    return call
