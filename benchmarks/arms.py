@@ -48,6 +48,7 @@ class Place:
     data: Path | None
     """The folder of CIFAR-10; None for digits."""
     amp: str
+    device: str
     width: int
     epochs: int
     arm: str
@@ -65,7 +66,7 @@ class Place:
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(device="cpu", amp="none" if self.amp == "none" else "auto", progress=False, workers=0)
+        return Runtime(device=self.device, amp="none" if self.amp == "none" else "auto", progress=False, workers=0)
 
 
 def run_one(place: Place, configure: Configure, weigh: Weigh) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def _on_digits(place: Place, configure: Configure, weigh: Weigh, folder: Path) -
     source: Source = SubsetSource(train, drawn.long_tail, name=f"digits-{place.split}")
     config = place.settle(digits_demo(), configure)
     run = pretrain(source, config, run=folder, runtime=place.runtime, weights=weigh(place.arm, source))
-    return run, source, evaluate(run, train, test, EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=place.split))
+    judged = EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=place.split)
+    return run, source, evaluate(run, train, test, judged, device=place.device)
 
 
 def _on_cifar(place: Place, configure: Configure, weigh: Weigh, folder: Path) -> tuple[Run, Source, Result]:
@@ -113,7 +115,13 @@ def _on_cifar(place: Place, configure: Configure, weigh: Weigh, folder: Path) ->
     source = drawn.long_tail
     run = pretrain(source, config, run=folder, runtime=place.runtime, weights=weigh(place.arm, source))
     result = evaluate(
-        run, drawn.full, drawn.test, EvaluateConfig(seed=0), validation=drawn.validation, few_shot=drawn.few_shot
+        run,
+        drawn.full,
+        drawn.test,
+        EvaluateConfig(seed=0),
+        validation=drawn.validation,
+        few_shot=drawn.few_shot,
+        device=place.device,
     )
     return run, source, result
 
@@ -123,7 +131,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def train(args: argparse.Namespace, configure: Configure, weigh: Weigh) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # what several processes at once are best with
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for split in args.splits:
         for width in args.widths:
@@ -134,7 +142,8 @@ def train(args: argparse.Namespace, configure: Configure, weigh: Weigh) -> None:
                     if (args.set, width, epochs, arm, split) in done:
                         continue
                     data = args.data if args.set == "cifar10" else None
-                    place = Place(data=data, amp=args.amp, width=width, epochs=epochs, arm=arm, split=split)
+                    where = {"data": data, "amp": args.amp, "device": args.device}
+                    place = Place(**where, width=width, epochs=epochs, arm=arm, split=split)
                     row = run_one(place, configure, weigh)
                     with args.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -191,6 +200,7 @@ def main(doc: str | None, arms: Sequence[str], configure: Configure, weigh: Weig
     parser.add_argument("--splits", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--arms", nargs="+", default=list(arms))
     parser.add_argument("--amp", choices=("auto", "none"), default="auto")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "train":
