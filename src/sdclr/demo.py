@@ -18,7 +18,7 @@ from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
 
 MAX_COUNT, IMBALANCE = 100, 50
-"""280 training images: 100 of the most frequent digit, 2 of the rarest."""
+"""276 training images: 100 of the most frequent digit, 2 of the rarest."""
 
 SHOTS, DRAWS = 2, 5
 """Labelled digits a class of the few-shot probe, and how many such sets are averaged."""

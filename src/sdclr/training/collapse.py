@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COLLAPSED = 0.05
-"""A spread below this is taken for a collapse: the outputs of two images then have a cosine of 0.9975 on average."""
+"""A spread below this is taken for a collapse. Outputs that vary alike in all dimensions then have a cosine of at least
+0.9975 with each other, on average."""
 
 
 class CollapseWatch:
