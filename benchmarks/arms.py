@@ -33,7 +33,7 @@ from sdclr.training.run import Run
 
 KEY = ("set", "width", "epochs", "arm", "split")
 MEASURES = (("linear", "all"), ("linear", "std"), ("few_shot", "all"), ("few_shot", "few"), ("few_shot", "std"))
-BASELINE = "simclr"
+BASELINE = ("simclr",)
 
 Configure = Callable[[PretrainConfig, str], PretrainConfig]
 """The configuration of an arm, from that which all share."""
@@ -149,33 +149,72 @@ def train(args: argparse.Namespace, configure: Configure, weigh: Weigh) -> None:
                         file.write(json.dumps(row) + "\n")
 
 
-def report(rows: Sequence[dict[str, Any]], baseline: str = BASELINE) -> str:
-    """Means over splits, and differences to an arm, the baseline, of the same split with their standard error."""
-    found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
+Found = dict[tuple[Any, ...], dict[int, dict[str, Any]]]
+"""Rows by set, width, epochs and arm, and then by split."""
+
+
+def report(rows: Sequence[dict[str, Any]], baseline: Sequence[str] = BASELINE) -> str:
+    """Means over splits, differences to a baseline with their standard error, and these over all widths and lengths.
+
+    Args:
+        rows: Of runs.
+        baseline: Arms whose mean of the same split is what others are compared with.
+    """
+    found: Found = defaultdict(dict)
     for row in rows:
         found[row["set"], row["width"], row["epochs"], row["arm"]][row["split"]] = row
     heads = [f"{probe.replace('_', '-')} {measure}" for probe, measure in MEASURES]
-    lines = [
-        "| set | width | epochs | arm | splits | pruned | Few drawn | " + " | ".join(heads) + " |",
-        "|---" * (7 + len(heads)) + "|",
-    ]
-    for (name, width, epochs, arm), by_split in found.items():
-        plain = found.get((name, width, epochs, baseline), {})
+    lines = [_line("set", "width", "epochs", "arm", "splits", "pruned", "Few drawn", *heads)]
+    lines.append("|---" * (7 + len(heads)) + "|")
+    for (*where, arm), by_split in found.items():
         cells = []
         for probe, measure in MEASURES:
             mean = statistics.fmean(row[probe][measure] for row in by_split.values())
-            pairs = [
-                by_split[split][probe][measure] - plain[split][probe][measure] for split in by_split if split in plain
-            ]
-            gain = f" ({statistics.fmean(pairs):+.2f}" if pairs and arm != baseline else ""
-            if gain and len(pairs) > 1:
-                gain += f" ± {statistics.stdev(pairs) / len(pairs) ** 0.5:.2f}"
-            cells.append(f"{mean:.2f}{gain}{')' if gain else ''}")
+            gain = _with_error(_gains(found, where, arm, baseline, (probe, measure)))
+            cells.append(f"{mean:.2f} ({gain})" if gain else f"{mean:.2f}")
         pruned = _mean([value for row in by_split.values() for value in row["pruned"]], ".2f")
         share = _mean([row["few_share"] for row in by_split.values() if "few_share" in row], ".1f")
-        about = (name, width, epochs, arm, len(by_split), pruned, share)
-        lines.append("| " + " | ".join([*map(str, about), *cells]) + " |")
-    return "\n".join(lines)
+        lines.append(_line(*where, arm, len(by_split), pruned, share, *cells))
+    return "\n".join([*lines, "", *_overall(found, baseline, heads)])
+
+
+def _overall(found: Found, baseline: Sequence[str], heads: Sequence[str]) -> list[str]:
+    """Of each set and arm, the mean over all pairs that there are."""
+    lines = [_line("set", "arm", "pairs", *heads), "|---" * (3 + len(heads)) + "|"]
+    for name, arm in dict.fromkeys((key[0], key[-1]) for key in found):
+        places = [where for *where, other in found if (where[0], other) == (name, arm)]
+        pairs = [
+            [gain for where in places for gain in _gains(found, where, arm, baseline, score)] for score in MEASURES
+        ]
+        if pairs[0]:
+            lines.append(_line(name, arm, len(pairs[0]), *map(_with_error, pairs)))
+    return lines
+
+
+def _gains(
+    found: Found, where: Sequence[Any], arm: str, baseline: Sequence[str], score: tuple[str, str]
+) -> list[float]:
+    """Differences of an arm to the baseline, for each split in which all of that was run; none for one of its arms."""
+    if arm in baseline:
+        return []
+    probe, measure = score
+    plain = [found.get((*where, name), {}) for name in baseline]
+    return [
+        row[probe][measure] - statistics.fmean(by_split[split][probe][measure] for by_split in plain)
+        for split, row in found[*where, arm].items()
+        if all(split in by_split for by_split in plain)
+    ]
+
+
+def _with_error(values: Sequence[float]) -> str:
+    """Their mean and, of two or more, its standard error."""
+    if len(values) < 2:
+        return _mean(values, "+.2f")
+    return f"{_mean(values, '+.2f')} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _mean(values: Sequence[float], form: str) -> str:
@@ -201,7 +240,7 @@ def main(doc: str | None, arms: Sequence[str], configure: Configure, weigh: Weig
     parser.add_argument("--arms", nargs="+", default=list(arms))
     parser.add_argument("--amp", choices=("auto", "none"), default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--baseline", default=BASELINE, help="the arm that the report compares with")
+    parser.add_argument("--baseline", nargs="+", default=BASELINE, help="arms whose mean the report compares with")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "train":
