@@ -183,3 +183,22 @@ def test_blocks_may_forget_what_they_computed(kind: str) -> None:
     for name, gradient in gradients[0].items():
         assert gradient is not None
         assert torch.equal(gradient, gradients[1][name]), name
+
+
+@pytest.mark.parametrize("sides", [{}, {"kdim": 6, "vdim": 10}], ids=["one projection", "three projections"])
+@pytest.mark.parametrize("training", [True, False])
+def test_projections_of_torchs_attention_are_pruned(sides, training):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, **sides).train(training)
+    competitor = SelfCompetitor(attention, 0.5)
+    projections = ["q_proj_weight", "k_proj_weight", "v_proj_weight"] if sides else ["in_proj_weight"]
+    assert list(competitor.masks) == [*projections, "out_proj.weight"]
+    query, key, value = (
+        torch.randn(n, 4, size) for n, size in ((3, 8), (5, sides.get("kdim", 8)), (5, sides.get("vdim", 8)))
+    )
+    pruned = copy.deepcopy(attention)
+    with torch.no_grad():
+        for name, mask in competitor.masks.items():
+            assert not mask.all()
+            pruned.get_parameter(name).mul_(mask)
+    torch.testing.assert_close(competitor(query, key, value)[0], pruned(query, key, value)[0])

@@ -93,8 +93,15 @@ def test_a_run_without_pruning(simclr_run, collection, out):
     assert scores.about["normalisation"] is None
     asked = MineConfig(score="forgetting", ratios=(0.5,), k=(5,), amp="none")
     assert mine(simclr_run, collection, asked, out=out).about["normalisation"] == "shared"
-    with pytest.raises(InputError, match="trained without pruning: give --ratios"):
+    with pytest.raises(InputError, match="ended without pruning: give --ratios"):
         mine(simclr_run, collection, MineConfig(score="forgetting"), out=out)
+
+
+def test_a_run_whose_ratio_ended_at_zero_forgets_nothing(sdclr_run, collection, out, monkeypatch):
+    monkeypatch.setattr(type(sdclr_run), "pruned", 0.0)
+    assert list(mine(sdclr_run, collection, QUICK, out=out).columns) == ["distance_5", "distance_2", "cluster_size"]
+    with pytest.raises(InputError, match="ended without pruning: give --ratios"):
+        mine(sdclr_run, collection, MineConfig(score="forgetting"), out=out)
 
 
 def test_by_default_results_lie_in_the_run(simclr_run, collection, tmp_path):

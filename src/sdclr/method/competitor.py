@@ -16,7 +16,8 @@ Criterion = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
 
 # `_NormBase` covers BatchNorm, SyncBatchNorm and InstanceNorm; libraries such as timm derive theirs from these classes.
 _NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
+_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the latter of attention
 
 
 class SelfCompetitor(nn.Module):
@@ -33,9 +34,9 @@ class SelfCompetitor(nn.Module):
         network: Encoder and projection head, or any `nn.Module`.
         ratio: Share of the prunable weights to remove, in [0, 1). The paper takes 0.9 for ResNet-18 on CIFAR and 0.3
             for ResNet-50 on ImageNet; small networks need less. May be set anew before a `refresh()`.
-        prunable: `prunable(name, module)` is asked with each module's dotted name and says whether its `weight` may go.
-            By default every convolution and linear layer, of `network.encoder` alone if the network has such a child:
-            a projection head is never pruned.
+        prunable: `prunable(name, module)` is asked with each module's dotted name and says whether its `weight` may go,
+            or the projections of an `nn.MultiheadAttention`. By default every convolution, linear layer and attention,
+            of `network.encoder` alone if the network has such a child: a projection head is never pruned.
         independent_norm: Give the twin its own BatchNorm, SyncBatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm
             (the paper's setting). `"statistics"` gives it running statistics of its own and shares weight and bias,
             which then learn from both branches; False shares all.
@@ -147,7 +148,8 @@ def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:
         return isinstance(module, _PRUNABLE) and (not has_encoder or f"{name}.".startswith("encoder."))
 
     accepts = prunable or in_encoder
-    chosen = {f"{name}.weight".lstrip(".") for name, module in network.named_modules() if accepts(name, module)}
+    accepted = [name for name, module in network.named_modules() if accepts(name, module)]
+    chosen = {f"{name}.{weight}".lstrip(".") for name in accepted for weight in _WEIGHTS}
     return [name for name, _ in network.named_parameters() if name in chosen]
 
 

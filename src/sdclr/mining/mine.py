@@ -139,10 +139,10 @@ def mine(
 
 
 def _ratios(run: Run, config: MineConfig) -> tuple[float, ...]:
-    own = () if run.pruned is None else (run.pruned,)
+    own = (run.pruned,) if run.pruned else ()  # an adaptive ratio may have ended at 0, which forgets nothing
     ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
     if config.score == "forgetting" and not ratios:
-        raise InputError(f"{run.path} was trained without pruning: give --ratios, or another --score than forgetting")
+        raise InputError(f"{run.path} ended without pruning: give --ratios, or another --score than forgetting")
     return ratios
 
 
