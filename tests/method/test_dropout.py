@@ -18,6 +18,19 @@ def test_a_share_of_the_outputs_goes_and_the_rest_grows():
     assert float((output == 0).float().mean()) == pytest.approx(0.75, abs=0.02)
 
 
+@pytest.mark.parametrize("sides", [{}, {"kdim": 8, "vdim": 16}], ids=["one projection", "three projections"])
+def test_of_attention_the_output_is_dropped_once(sides):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(64, 2, **sides)
+    query, key, value = (torch.randn(5, 40, size) for size in (64, sides.get("kdim", 64), sides.get("vdim", 64)))
+    dropped, weights = DropoutCompetitor(attention, 0.5)(query, key, value)
+    expected, expected_weights = attention(query, key, value)
+    torch.testing.assert_close(weights, expected_weights)
+    gone = dropped == 0
+    assert float(gone.float().mean()) == pytest.approx(0.5, abs=0.02)
+    torch.testing.assert_close(dropped[~gone], 2 * expected[~gone])
+
+
 def test_draws_anew_each_time_and_not_in_eval_mode():
     network = nn.Linear(4, 100)
     competitor, x = DropoutCompetitor(network, 0.5), torch.randn(2, 4)

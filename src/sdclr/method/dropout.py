@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sdclr.method.competitor import IndependentNorm, Prunable, SelfCompetitor
 
@@ -46,11 +46,13 @@ class DropoutCompetitor(SelfCompetitor):
     def _dropping(self) -> Iterator[None]:
         """Drop outputs of the network's layers for as long as the twin runs: the layers are shared with the network."""
 
-        def drop(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        def drop(layer: nn.Module, inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):  # of attention, which tells its weights beside what it passes on
+                return drop(layer, inputs, output[0]), *output[1:]
             return F.dropout(output, self.dropped, training=layer.training)
 
-        layers = [self.network.get_submodule(name.rpartition(".")[0]) for name in self.masks]
-        handles = [layer.register_forward_hook(drop) for layer in layers]
+        names = dict.fromkeys(name.rpartition(".")[0] for name in self.masks)  # one layer may have several weights
+        handles = [self.network.get_submodule(name).register_forward_hook(drop) for name in names]
         try:
             yield
         finally:
