@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 import sdclr
-from sdclr.recipes import for_images
 
 
 def a_small_folder(folder: Path) -> Path:
@@ -27,7 +26,7 @@ def a_small_folder(folder: Path) -> Path:
 
 
 def main(images: Path, run_folder: Path, *, quick: bool) -> None:
-    config = for_images(sdclr.open_source(images))
+    config = sdclr.for_images(sdclr.open_source(images))
     if quick:  # a few epochs of a narrow network, to see it work
         config = replace(
             config, epochs=4, encoder=sdclr.EncoderConfig(width=8), optim=sdclr.OptimConfig(lr=0.1, warmup_epochs=1)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 import sdclr
-from sdclr.recipes import for_images
 
 
 def zeros_and_few_sevens(folder: Path) -> Path:
@@ -26,7 +25,7 @@ def zeros_and_few_sevens(folder: Path) -> Path:
 
 
 def main(images: Path, run_folder: Path, *, quick: bool) -> None:
-    config = for_images(sdclr.open_source(images))
+    config = sdclr.for_images(sdclr.open_source(images))
     if quick:  # a few epochs of a narrow network, to see it work
         optim = sdclr.OptimConfig(lr=0.1, warmup_epochs=2)
         config = replace(config, epochs=20, encoder=sdclr.EncoderConfig(width=16), optim=optim)

@@ -3,20 +3,16 @@
 from dataclasses import replace
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 
 from sdclr.config import differences, from_json, to_json
-from sdclr.data.sources import ArraySource, digits
 from sdclr.encoders import HeadConfig
-from sdclr.errors import InputError
 from sdclr.recipes import (
     RECIPES,
     Method,
     cifar_lt,
     digits_demo,
-    for_images,
     imagenet100_lt,
     imagenet_lt,
     with_framework,
@@ -65,25 +61,6 @@ def test_heads_are_equal_unless_the_references_are_asked_for():
 
 def test_imagenet_has_its_own_temperature_for_each_method():
     assert (imagenet_lt("simclr").temperature, imagenet_lt("sdclr").temperature) == (0.2, 0.3)
-
-
-def test_small_images_keep_their_size():
-    config = for_images(digits(), gpu=False)
-    assert (config.views.image_size, config.batch_size, config.encoder.width) == (8, 256, 16)
-    assert for_images(digits(), gpu=True).encoder.width is None
-
-
-def test_large_images_and_machines():
-    source = ArraySource(np.zeros((40, 120, 160, 3), dtype=np.uint8))
-    on_cpu, on_gpu = for_images(source, gpu=False), for_images(source, gpu=True)
-    assert (on_cpu.views.image_size, on_cpu.encoder.name, on_cpu.encoder.width) == (128, "resnet18", 16)
-    assert (on_gpu.views.image_size, on_gpu.encoder.name, on_gpu.encoder.width) == (224, "resnet50", None)
-    assert on_cpu.batch_size == 8  # a quarter of the images at most
-
-
-def test_too_few_images_are_an_error():
-    with pytest.raises(InputError, match="has 7 images"):
-        for_images(ArraySource(np.zeros((7, 8, 8, 3), dtype=np.uint8)))
 
 
 @pytest.mark.parametrize("framework", get_args(FrameworkName))

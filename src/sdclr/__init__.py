@@ -38,6 +38,7 @@ from sdclr.mining.selection import select_to_label
 from sdclr.mining.why import why
 from sdclr.reporting.page import report
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.defaults import for_images
 from sdclr.training.export import export
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
@@ -78,6 +79,7 @@ __all__ = [
     "evaluate_attributes",
     "export",
     "finetune",
+    "for_images",
     "layer_sparsity",
     "load_encoder",
     "long_tail_counts",

@@ -25,8 +25,9 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
-from sdclr.recipes import RECIPES, for_images, with_framework
+from sdclr.recipes import RECIPES, with_framework
 from sdclr.training.config import PretrainConfig
+from sdclr.training.defaults import for_images
 from sdclr.training.optim import OptimConfig
 from sdclr.training.run import read_json
 

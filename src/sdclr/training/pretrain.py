@@ -28,6 +28,7 @@ from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.defaults import for_images
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
@@ -54,7 +55,7 @@ def pretrain(
 
     Args:
         source: Anything that names images: a path, a manifest, an array `(N, H, W, 3)` of uint8, a source object.
-        config: What decides the result; `PretrainConfig()` by default.
+        config: What decides the result; by default `for_images(source)`, which goes by the images and the machine.
         run: Folder of the run; by default `runs/` and a name made of source and configuration.
         runtime: How it is carried out, which may change when it goes on.
         weights: `(N,)` how often each image is to be drawn, up to a factor, beside what rebalancers say; by default
@@ -69,7 +70,7 @@ def pretrain(
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     images = open_source(source)
-    config = config or PretrainConfig()
+    config = config or for_images(images)
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
     drawn = None if weights is None else checked_weights(weights, len(images))
