@@ -240,6 +240,25 @@ def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
     assert logged == list(range(1, 161))
 
 
+@pytest.mark.parametrize(
+    ("said", "ratio"),
+    [
+        ("kind prune", "adaptive"),
+        ("kind none", "adaptive"),
+        ("kind random", 0.2),
+        ("kind dropout", 0.2),
+        ("schedule ramp", 0.2),
+        ("also 0.5", 0.2),
+        ("ratio 0.9", 0.9),
+    ],
+)
+def test_every_damage_needs_no_more_than_its_name(said, ratio):
+    name, value = said.split()
+    damage = parse(["pretrain", "digits", f"--damage.{name}", value]).config.damage
+    assert damage.ratio == ratio
+    assert damage.independent_norm == "statistics"
+
+
 @pytest.mark.parametrize("said", [["--damage", "none"], ["--damage=none"], ["--damage.kind", "none"]])
 def test_damage_has_a_short_form(said):
     command = parse(["pretrain", "digits", *said])

@@ -5,6 +5,7 @@ import pytest
 
 from sdclr.data.sources import ArraySource, digits
 from sdclr.errors import InputError
+from sdclr.training.config import DamageConfig
 from sdclr.training.defaults import for_images
 from sdclr.training.pretrain import Trainer, pretrain
 
@@ -21,6 +22,14 @@ def test_large_images_and_machines():
     assert (on_cpu.views.image_size, on_cpu.encoder.name, on_cpu.encoder.width) == (128, "resnet18", 16)
     assert (on_gpu.views.image_size, on_gpu.encoder.name, on_gpu.encoder.width) == (224, "resnet50", None)
     assert on_cpu.batch_size == 8  # a quarter of the images at most
+
+
+def test_the_ratio_adapts_where_there_are_images_to_hold_out():
+    images = np.zeros((250, 8, 8, 3), dtype=np.uint8)
+    assert for_images(ArraySource(images)).damage == DamageConfig(ratio="adaptive", independent_norm="statistics")
+    light = DamageConfig(ratio=0.2, independent_norm="statistics")
+    assert for_images(ArraySource(images), adapt=False).damage == light
+    assert for_images(ArraySource(images[:249])).damage == light
 
 
 def test_too_few_images_are_an_error():

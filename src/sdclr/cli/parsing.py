@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> Command:
     elif command.recipe != "auto":
         base = RECIPES[command.recipe]()
     else:
-        base = for_images(select(open_source(command.source), command.subset))
+        base = for_images(select(open_source(command.source), command.subset), adapt=command.config.damage.may_adapt)
     if command.settings is None:
         base = with_framework(base, command.config.framework)
     return _read(argv, Pretrain(source=tyro.MISSING, config=base))

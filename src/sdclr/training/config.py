@@ -100,11 +100,17 @@ class DamageConfig:
             raise InputError(f"a schedule has more than 0 cycles, not {self.cycles}")
         changing = self.ratio == "adaptive" or self.schedule != "constant"
         if changing and self.kind not in {"prune", "none"}:
-            raise InputError(f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give a number")
+            raise InputError(
+                f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give --damage.ratio 0.3, say"
+            )
         if changing and self.also:
-            raise InputError("several competitors have constant ratios: leave out --damage.also, or give a number")
+            raise InputError(
+                "several competitors have constant ratios: leave out --damage.also, or give --damage.ratio 0.3, say"
+            )
         if self.ratio == "adaptive" and self.schedule != "constant":
-            raise InputError("an adaptive ratio makes its own schedule: leave out --damage.schedule, or give a number")
+            raise InputError(
+                "an adaptive ratio makes its own schedule: leave out --damage.schedule, or give --damage.ratio 0.3, say"
+            )
         if self.also and self.kind == "dropout":
             raise InputError("dropout has one competitor: leave out --damage.also")
 
@@ -112,6 +118,11 @@ class DamageConfig:
     def prunes(self) -> bool:
         """Whether the second branch lacks weights."""
         return self.kind in {"prune", "random"}
+
+    @property
+    def may_adapt(self) -> bool:
+        """Whether an adaptive ratio goes with the rest of this."""
+        return self.kind in {"prune", "none"} and self.schedule == "constant" and not self.also
 
     @property
     def changes(self) -> bool:

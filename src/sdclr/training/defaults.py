@@ -1,6 +1,7 @@
 """Settings for images of one's own."""
 
 from contextlib import suppress
+from typing import Final
 
 import torch
 
@@ -13,18 +14,22 @@ from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 
+ADAPTS_FROM: Final = 250
+"""Images from which on a ratio adapts: fewer were never tried, and a tenth of them is held out for it."""
 
-def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
+
+def for_images(source: Source, *, gpu: bool | None = None, adapt: bool = True) -> PretrainConfig:
     """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
 
     Small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the small stem; larger
-    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. The damage is light
-    (a fifth), since more costs accuracy in narrow networks and short runs (docs/results/cifar10_lt.md). A batch takes
-    at most a quarter of the images.
+    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. How much is pruned
+    follows the generalisation gap, since a fixed ratio costs accuracy in narrow networks and short runs
+    (docs/results/adaptive.md). A batch takes at most a quarter of the images.
 
     Args:
         source: The images.
         gpu: Whether a GPU will train; by default whether there is one.
+        adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is.
 
     Raises:
         InputError: If there are fewer than 8 images.
@@ -43,7 +48,9 @@ def for_images(source: Source, *, gpu: bool | None = None) -> PretrainConfig:
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18" if small or not gpu else "resnet50", width=None if gpu else 16),
         views=views,
-        damage=DamageConfig(ratio=0.2),
+        damage=DamageConfig(
+            ratio="adaptive" if adapt and len(source) >= ADAPTS_FROM else 0.2, independent_norm="statistics"
+        ),
         optim=OptimConfig(lr=0.5 * batch / 512, warmup_epochs=10),
         moco=_moco_for(len(source), batch),
         temperature=0.2,
