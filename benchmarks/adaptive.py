@@ -11,7 +11,8 @@ Sets and pairs are those of `arms.py`. Each arm is SimCLR or its self-damaging f
   costs is the price of the second normalisation alone;
 - `-statistics`: with statistics of its own and weight and bias shared;
 - `ramp-0.8`, `cyclic-0.8`: schedules; `several-0.3-0.6-0.9`: that many competitors;
-- `adaptive`: by the generalisation gap, at gain 2, with statistics of its own.
+- `adaptive`: by the generalisation gap, at gain 2, with statistics of its own; `adaptive-margin` by the gap less one
+  standard error.
 
 What it should show, written before it ran: adaptive is at least SimCLR - 0.3 points on linear All at every width and
 length, since it prunes nothing where there is no gap; fixed heavy ratios lose in narrow and short runs; where there is
@@ -30,7 +31,8 @@ def damage(arm: str) -> DamageConfig:
     if name == "simclr":
         return DamageConfig(kind="none")
     if name == "adaptive":
-        return DamageConfig(ratio="adaptive", independent_norm=rest == "own" or "statistics")
+        norm = rest == "own" or "statistics"
+        return DamageConfig(ratio="adaptive", independent_norm=norm, margin=float(rest == "margin"))
     if name in {"ramp", "cyclic"}:
         return DamageConfig(ratio=float(rest), schedule="ramp" if name == "ramp" else "cyclic")
     if name == "several":

@@ -16,10 +16,7 @@ from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
-from sdclr.training.gap import generalisation_gap
-
-MOST_DRAWS = 4
-"""Pairs of views of one image that a measurement of the gap averages over, at most."""
+from sdclr.training.gap import MOST_DRAWS, generalisation_gap
 
 
 class Guidance:
@@ -89,21 +86,18 @@ class Guidance:
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
 
     def _gap(self, adaptive: AdaptiveRatio) -> float:
-        """Of the present epoch: the mean over several views of each image, where there are few images."""
+        """Of the present epoch, less what is not counted: over several views of each image, where there are few."""
         held, trained = adaptive.chosen(self._epoch)
-        draws = max(1, min(MOST_DRAWS, 256 // len(held)))
-        gaps = [
-            generalisation_gap(
-                self._objective.network,
-                self._feed.images,
-                held,
-                trained,
-                views=self._config.views,
-                temperature=self._config.temperature,
-                seed=self._config.seed,
-                epoch=MOST_DRAWS * self._epoch + draw,
-                dtype=autocast_dtype(self._amp, self._place.device),
-            )
-            for draw in range(draws)
-        ]
-        return sum(gaps) / len(gaps)
+        found = generalisation_gap(
+            self._objective.network,
+            self._feed.images,
+            held,
+            trained,
+            views=self._config.views,
+            temperature=self._config.temperature,
+            seed=self._config.seed,
+            epoch=self._epoch,
+            draws=max(1, min(MOST_DRAWS, 256 // len(held))),
+            dtype=autocast_dtype(self._amp, self._place.device),
+        )
+        return found.mean - self._config.damage.margin * found.error
