@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.sources import ArraySource
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig, create_network
-from sdclr.method import nt_xent
-from sdclr.training.gap import MOST_DRAWS, generalisation_gap
+from sdclr.training.gap import generalisation_gap
 
 VIEWS = ViewConfig(image_size=8, crop_scale=(0.3, 1.0))
 HOW = {"views": VIEWS, "temperature": 0.2, "seed": 0}
@@ -42,43 +40,25 @@ class ByHeart(nn.Module):
 def test_it_is_the_difference_of_the_mean_losses():
     levels = (3 * torch.arange(64, dtype=torch.uint8))[:, None, None, None].expand(64, 3, 8, 8).contiguous()
     plain = replace(VIEWS, jitter=0.0, grey=0.0)
-    gap, error = generalisation_gap(ByHeart(), levels, HELD, TRAINED, **(HOW | {"views": plain}), epoch=0)
+    gap = generalisation_gap(ByHeart(), levels, HELD, TRAINED, **(HOW | {"views": plain}), epoch=0)
     same, other = math.exp(1 / 0.2), 1.0
     known = -math.log(same / (same + 126 * other))
     unknown = -math.log(same / (same + 62 * same + 64 * other))
     assert gap == pytest.approx(unknown - known, rel=1e-4)
-    assert error == pytest.approx(0, abs=1e-6)  # all are alike
 
 
 def test_exchanging_the_parts_turns_its_sign(network, pixels):
-    there = generalisation_gap(network, pixels, HELD, TRAINED, **HOW, epoch=0).mean
+    there = generalisation_gap(network, pixels, HELD, TRAINED, **HOW, epoch=0)
     assert there != 0
     swapped = torch.cat([pixels[32:], pixels[:32]])  # the same images at the same places of the batch
-    back = generalisation_gap(network, swapped, TRAINED, HELD, **HOW, epoch=0).mean
+    back = generalisation_gap(network, swapped, TRAINED, HELD, **HOW, epoch=0)
     assert back == pytest.approx(there)
 
 
 def test_decoded_images_give_what_those_in_memory_give(network, pixels):
     source = ArraySource(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()), name="made")
     one, two = (generalisation_gap(network, images, HELD, TRAINED, **HOW, epoch=0) for images in (pixels, source))
-    assert two.mean == pytest.approx(one.mean, abs=0.05)  # two renderers
-
-
-def test_several_draws_average_each_images_losses(network, pixels):
-    draws = 4
-    several = generalisation_gap(network, pixels, HELD, TRAINED, **HOW, epoch=2, draws=draws)
-    single = [losses_by_hand(network, pixels, MOST_DRAWS * 2 + draw) for draw in range(draws)]
-    mean = torch.stack(single).mean(dim=0)
-    assert several.mean == pytest.approx(float(mean[:32].mean() - mean[32:].mean()), abs=1e-5)
-    assert several.error == pytest.approx(float(mean[:32].std()) / 32**0.5, abs=1e-5)
-
-
-def losses_by_hand(network: nn.Module, pixels: torch.Tensor, epoch: int) -> torch.Tensor:
-    """(64,) in the order of the images."""
-    batch = next(ResidentLoader(pixels, VIEWS, seed=2**62, batch_size=64).epoch(epoch))
-    with torch.no_grad():
-        losses = nt_xent(*map(network.eval(), (batch.view1, batch.view2)), 0.2, reduction="none")
-    return losses[torch.from_numpy(batch.indices).argsort()]
+    assert two == pytest.approx(one, abs=0.05)  # two renderers
 
 
 def test_it_leaves_the_network_alone(network, pixels):

@@ -71,8 +71,6 @@ class DamageConfig:
     finds it in every epoch, by how far the network has learned its images by heart."""
     gain: float = 2.0
     """Adaptive ratio per nat of the generalisation gap: the loss of images held out less that of images trained on."""
-    margin: float = 0.0
-    """Standard errors of the gap that are not counted: with 1, little is pruned for the chance of what is held out."""
     schedule: Schedule = "constant"
     """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
     cycles: float = 5.0
@@ -98,8 +96,6 @@ class DamageConfig:
     def _check_changes(self) -> None:
         if not self.gain > 0:
             raise InputError(f"the gain of an adaptive ratio is positive, not {self.gain}")
-        if not self.margin >= 0:
-            raise InputError(f"the margin of an adaptive ratio is 0 or more standard errors, not {self.margin}")
         if not self.cycles > 0:
             raise InputError(f"a schedule has more than 0 cycles, not {self.cycles}")
         changing = self.ratio == "adaptive" or self.schedule != "constant"

@@ -16,7 +16,10 @@ from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
-from sdclr.training.gap import MOST_DRAWS, generalisation_gap
+from sdclr.training.gap import generalisation_gap
+
+MOST_DRAWS = 4
+"""Pairs of views of one image that a measurement of the gap averages over, at most."""
 
 
 class Guidance:
@@ -86,18 +89,21 @@ class Guidance:
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
 
     def _gap(self, adaptive: AdaptiveRatio) -> float:
-        """Of the present epoch, less what is not counted: over several views of each image, where there are few."""
+        """Of the present epoch: the mean over several views of each image, where there are few images."""
         held, trained = adaptive.chosen(self._epoch)
-        found = generalisation_gap(
-            self._objective.network,
-            self._feed.images,
-            held,
-            trained,
-            views=self._config.views,
-            temperature=self._config.temperature,
-            seed=self._config.seed,
-            epoch=self._epoch,
-            draws=max(1, min(MOST_DRAWS, 256 // len(held))),
-            dtype=autocast_dtype(self._amp, self._place.device),
-        )
-        return found.mean - self._config.damage.margin * found.error
+        draws = max(1, min(MOST_DRAWS, 256 // len(held)))
+        gaps = [
+            generalisation_gap(
+                self._objective.network,
+                self._feed.images,
+                held,
+                trained,
+                views=self._config.views,
+                temperature=self._config.temperature,
+                seed=self._config.seed,
+                epoch=MOST_DRAWS * self._epoch + draw,
+                dtype=autocast_dtype(self._amp, self._place.device),
+            )
+            for draw in range(draws)
+        ]
+        return sum(gaps) / len(gaps)
