@@ -179,15 +179,14 @@ def report(rows: Sequence[dict[str, Any]], baseline: Sequence[str] = BASELINE) -
 
 
 def _overall(found: Found, baseline: Sequence[str], heads: Sequence[str]) -> list[str]:
-    """Of each set and arm, the mean over all pairs that there are."""
-    lines = [_line("set", "arm", "pairs", *heads), "|---" * (3 + len(heads)) + "|"]
+    """Of each set and arm, the mean over its widths and lengths, each of which counts alike however many its splits."""
+    lines = [_line("set", "arm", "places", *heads), "|---" * (3 + len(heads)) + "|"]
     for name, arm in dict.fromkeys((key[0], key[-1]) for key in found):
         places = [where for *where, other in found if (where[0], other) == (name, arm)]
-        pairs = [
-            [gain for where in places for gain in _gains(found, where, arm, baseline, score)] for score in MEASURES
-        ]
-        if pairs[0]:
-            lines.append(_line(name, arm, len(pairs[0]), *map(_with_error, pairs)))
+        gains = [[_gains(found, where, arm, baseline, score) for where in places] for score in MEASURES]
+        means = [[statistics.fmean(pairs) for pairs in by_place if pairs] for by_place in gains]
+        if means[0]:
+            lines.append(_line(name, arm, len(means[0]), *map(_with_error, means)))
     return lines
 
 

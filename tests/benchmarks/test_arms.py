@@ -39,13 +39,14 @@ def test_a_baseline_of_several_arms_is_their_mean_where_all_were_run(arms):
     assert "| digits | simclr" not in table.rpartition("\n\n")[2]
 
 
-def test_differences_are_pooled_over_widths_and_lengths(arms):
+def test_differences_are_averaged_over_widths_and_lengths(arms):
     rows = [row(arm, 1, value) for arm, value in (("simclr", 50.0), ("adaptive", 51.0))]
+    rows += [row(arm, 2, value) for arm, value in (("simclr", 50.0), ("adaptive", 53.0))]
     rows += [row(arm, 2, value) | {"width": 32} for arm, value in (("simclr", 60.0), ("adaptive", 64.0))]
     rows += [row(arm, 1, value) | {"set": "cifar10"} for arm, value in (("simclr", 60.0), ("adaptive", 50.0))]
-    error = statistics.stdev([1.0, 4.0]) / 2**0.5
+    error = statistics.stdev([2.0, 4.0]) / 2**0.5
     last = arms.report(rows).splitlines()[-2:]
-    assert last[0].startswith(f"| digits | adaptive | 2 | +2.50 ± {error:.2f} | +0.00 ± 0.00 |")
+    assert last[0].startswith(f"| digits | adaptive | 2 | +3.00 ± {error:.2f} | +0.00 ± 0.00 |")
     assert last[1].startswith("| cifar10 | adaptive | 1 | -10.00 | +0.00 |")
 
 
