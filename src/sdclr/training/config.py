@@ -101,11 +101,11 @@ class DamageConfig:
         changing = self.ratio == "adaptive" or self.schedule != "constant"
         if changing and self.kind not in {"prune", "none"}:
             raise InputError(
-                f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give --damage.ratio 0.3, say"
+                f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give a constant --damage.ratio"
             )
         if changing and self.also:
             raise InputError(
-                "several competitors have constant ratios: leave out --damage.also, or give --damage.ratio 0.3, say"
+                "several competitors have constant ratios: leave out --damage.also, or give a constant --damage.ratio"
             )
         if self.ratio == "adaptive" and self.schedule != "constant":
             raise InputError(
