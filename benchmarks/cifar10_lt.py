@@ -27,12 +27,13 @@ from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
+from sdclr.files import read_json
 from sdclr.reporting.figures import group_bars, loss_curves, save_figure
 from sdclr.reporting.tables import balance_table, balances
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
-from sdclr.training.run import Run, read_json
+from sdclr.training.run import Run
 
 Precision = Literal["none", "bf16"]
 SPLITS = (1, 2, 3)

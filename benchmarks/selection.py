@@ -51,10 +51,10 @@ from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.logistic import LogisticConfig, logistic_probe
 from sdclr.features.extract import encode_images, load_views
 from sdclr.features.nearest import nearest
-from sdclr.files import write_atomically
+from sdclr.files import read_json, write_atomically
 from sdclr.mining.selection import select_to_label
 from sdclr.reporting.tables import Table
-from sdclr.training.run import Run, read_json
+from sdclr.training.run import Run
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 MEASURES = ("recall", "lift", "classes", "all", "few", "std", "knn")

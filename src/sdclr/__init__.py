@@ -1,8 +1,11 @@
-"""Self-damaging contrastive learning for unlabelled, long-tailed images.
+"""Find the rare images of unlabeled, long-tailed collections, and train encoders that serve rare classes better.
 
-The idea: `SelfCompetitor` runs a network as its own pruned twin, and `nt_xent` contrasts the two. The whole way:
-`pretrain` images without labels into a `Run`, `load_encoder` it, `evaluate` how evenly it serves the classes; `mine`
-the rare images, `diagnose` the collection, `choose_to_label` what comes next, `export` the encoder to other tools.
+`mine` ranks the images of a folder by rarity with a pretrained encoder, `diagnose` describes the collection, and
+`choose_to_label` picks what to label next. `pretrain` trains an encoder on the images by self-damaging contrastive
+learning, `evaluate` measures how evenly it serves the classes, and `export` writes it for other tools. `load_encoder`
+loads any encoder: a run, an export, or a pretrained model of timm.
+
+The method alone: `SelfCompetitor` runs a network as its own pruned twin, and `nt_xent` contrasts the two.
 """
 
 from sdclr.data.longtail import class_groups, long_tail_counts, long_tail_split
@@ -11,14 +14,14 @@ from sdclr.data.sources import open_source
 from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
-from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.encoders import EncoderConfig, HeadConfig, load_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.attributes import AttributeConfig, evaluate_attributes
 from sdclr.evaluation.balance import balance
 from sdclr.evaluation.diagnose import DiagnoseConfig, diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
-from sdclr.evaluation.neighbours import neighbours
+from sdclr.evaluation.neighbors import neighbors
 from sdclr.method import (
     DropoutCompetitor,
     MoCo,
@@ -43,7 +46,7 @@ from sdclr.training.export import export
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
-from sdclr.training.run import Run, load_encoder
+from sdclr.training.run import Run
 from sdclr.version import __version__
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "DamageConfig",
     "DiagnoseConfig",
     "DropoutCompetitor",
+    "Encoder",
     "EncoderConfig",
     "EvaluateConfig",
     "FinetuneConfig",
@@ -86,7 +90,7 @@ __all__ = [
     "long_tail_split",
     "magnitude_masks",
     "mine",
-    "neighbours",
+    "neighbors",
     "nt_xent",
     "open_source",
     "paper_split",
@@ -95,5 +99,6 @@ __all__ = [
     "report",
     "select_to_label",
     "why",
+    "wrap_encoder",
     "write_page",
 ]

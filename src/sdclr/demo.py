@@ -58,7 +58,8 @@ def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table
             runtime = Runtime(device="cpu", amp="none")
             run = pretrain(source, chosen, run=folder / f"{method.lower()}-{split}", runtime=runtime)
             runs[method].append(run)
-            results[method].append(evaluate(run, train, test, EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=split)))
+            probes = EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=split)
+            results[method].append(evaluate(train, test, probes, encoder=run))
     tables = [
         balance_table(balances(results, "few_shot"), title=f"Few-shot probe, {SHOTS} labels a class"),
         balance_table(balances(results, "linear"), title="Linear probe, all labels"),

@@ -13,13 +13,14 @@ import torch
 from sdclr.config import to_json
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation import embed as embed_module
 from sdclr.evaluation.embed import embed, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
+from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
-from sdclr.training.run import Run, save_encoder, write_json
+from sdclr.training.run import Run
 
 # What a launched process does: join the others and embed.
 SCRIPT = """

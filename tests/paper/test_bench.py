@@ -21,6 +21,7 @@ from sdclr.cli.bench import Bench, bench_command, planned
 from sdclr.config import differences, to_json
 from sdclr.data.sources import digits
 from sdclr.errors import InputError
+from sdclr.files import read_json
 from sdclr.paper import bench, runner
 from sdclr.paper.bench import Cell, configure, crossed, matrix, parse_cell, widened
 from sdclr.paper.experiments import Setting, experiment, pretraining
@@ -28,7 +29,6 @@ from sdclr.paper.leaderboard import FIGURES, ORACLE_NOTE, leaderboard, paired, t
 from sdclr.paper.results import read_results
 from sdclr.paper.runner import Queue, balancing_weights, run_queue
 from sdclr.recipes import with_framework
-from sdclr.training.run import read_json
 
 CPU = Setting(splits=2)
 made = partial(matrix, dataset="cifar10_lt", setting=CPU)

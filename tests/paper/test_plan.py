@@ -6,10 +6,10 @@ import pytest
 
 from sdclr.config import to_json
 from sdclr.errors import InputError
+from sdclr.files import write_json
 from sdclr.paper.plan import duration, look, plan_table, throughputs
 from sdclr.paper.results import evaluation_file
 from sdclr.paper.runner import Queue, evaluation
-from sdclr.training.run import write_json
 
 
 def not_there(_):

@@ -7,6 +7,7 @@ import pytest
 
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.errors import InputError
+from sdclr.files import write_json
 from sdclr.paper.results import (
     SCHEMA,
     collect,
@@ -17,7 +18,7 @@ from sdclr.paper.results import (
     write_results,
 )
 from sdclr.paper.tasks import Tuning
-from sdclr.training.run import Run, write_json
+from sdclr.training.run import Run
 
 SCORE = {
     "balance": {"many": 50.0, "medium": 40.0, "few": None, "all": 45.0, "std": 5.0},

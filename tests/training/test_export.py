@@ -14,14 +14,15 @@ from PIL import Image
 from sdclr.config import to_json
 from sdclr.data.decode import decode_image
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
 from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
+from sdclr.files import read_json, write_json
 from sdclr.training import export as export_module
 from sdclr.training import model_card
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
-from sdclr.training.run import Run, read_json, save_encoder, write_json
+from sdclr.training.run import Run
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not has_onnx, reason="onnx is not installed")

@@ -20,13 +20,14 @@ from sdclr.data.loading import ResidentLoader, epoch_batches
 from sdclr.data.sources import ArraySource, FolderSource, Source, SubsetSource
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import BadImageError, InputError
+from sdclr.files import write_json
 from sdclr.training import feed as feed_module
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed, create_feed, default_workers
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
-from sdclr.training.run import Run, write_json
+from sdclr.training.run import Run
 
 Train = Callable[..., Run]
 Create = Callable[..., Feed]

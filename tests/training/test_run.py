@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from sdclr.config import differences
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, create_encoder, load_encoder, save_encoder
 from sdclr.errors import InputError
+from sdclr.files import read_json, write_json
 from sdclr.training.config import PretrainConfig
-from sdclr.training.run import Run, create_objective, load_encoder, read_json, save_encoder, write_json
+from sdclr.training.run import Run, create_objective
 
 
 @pytest.fixture

@@ -14,10 +14,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdclr.encoders import EncoderConfig, HeadConfig, Network, create_encoder, create_network
+from sdclr.encoders import (
+    EncoderConfig,
+    HeadConfig,
+    Network,
+    create_encoder,
+    create_network,
+    load_encoder,
+    save_encoder,
+)
 from sdclr.errors import InputError
+from sdclr.files import read_json, write_json
 from sdclr.method import SelfCompetitor
-from sdclr.training.run import Run, load_encoder, read_json, save_encoder, write_json
+from sdclr.training.run import Run
 from sdclr.training.start import PICKLED, Start, load_start
 
 SMALL: dict[str, tuple[EncoderConfig, int]] = {

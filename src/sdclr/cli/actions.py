@@ -23,7 +23,7 @@ from sdclr.cli.commands import (
     Evaluate,
     Export,
     Mine,
-    Neighbours,
+    Neighbors,
     Pretrain,
     Report,
     Select,
@@ -31,18 +31,20 @@ from sdclr.cli.commands import (
 from sdclr.cli.finetune import Finetune, finetune_command
 from sdclr.cli.recipe import Recipe, print_recipe
 from sdclr.cli.reproduce import Reproduce, reproduce_command
+from sdclr.cli.told import found, shown, tell_encoder
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.demo import run_demo
+from sdclr.encoders import STRONGER
 from sdclr.errors import InputError
 from sdclr.evaluation.diagnose import diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import evaluate
-from sdclr.evaluation.neighbours import neighbours
-from sdclr.files import write_atomically
+from sdclr.evaluation.neighbors import neighbors
+from sdclr.files import write_atomically, write_json
 from sdclr.mining.choose import choose_to_label
-from sdclr.mining.mine import mine
+from sdclr.mining.mine import default_folder, mine, open_mined
 from sdclr.mining.page import write_page
 from sdclr.paper.numbers import Probe
 from sdclr.paper.tables import tidy_table
@@ -52,9 +54,7 @@ from sdclr.training.distributed import resolve_device
 from sdclr.training.export import export
 from sdclr.training.feed import default_workers
 from sdclr.training.pretrain import pretrain
-from sdclr.training.run import Run, write_json
-
-_SHOWN = 10
+from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
 
 
 def perform(command: Command) -> None:
@@ -68,7 +68,7 @@ def perform(command: Command) -> None:
 
 
 def _pretrain(command: Pretrain, console: Console) -> None:
-    source = select(open_source(command.source), command.subset)
+    source = select(open_source(command.images), command.subset)
     run = pretrain(source, command.config, run=command.run, runtime=command.runtime)
     if _first():
         page = run_report(run, source)
@@ -76,35 +76,40 @@ def _pretrain(command: Pretrain, console: Console) -> None:
 
 
 def _mine(command: Mine, console: Console) -> None:
-    run, source = Run.open(command.run), open_source(command.source)
-    folder = command.out or run.path / "mine"
+    source, used = open_mined(command.images, command.encoder, image_size=command.config.image_size)
+    folder = command.out or default_folder(source, used)
     device, workers = _machine(command)
+    tell_encoder(used, source, device=device, workers=workers, amp=command.config.amp, console=console)
     with _progress("reading images") as told:
-        scores = mine(run, source, command.config, out=folder, device=device, workers=workers, progress=told)
-    console.print(f"scores:  {folder / 'scores.parquet'}")
+        scores = mine(source, command.config, encoder=used, out=folder, device=device, workers=workers, progress=told)
+    console.print(f"scores:  {folder / 'scores.parquet'}", markup=False)
     if command.csv is not None:
-        console.print(f"csv:     {scores.to_csv(command.csv)}")
+        console.print(f"csv:     {scores.to_csv(command.csv)}", markup=False)
     if command.fiftyone is not None:
-        console.print(f"fiftyone: {scores.to_fiftyone(command.fiftyone, source)}")
+        console.print(f"fiftyone: {scores.to_fiftyone(command.fiftyone, source)}", markup=False)
     if command.page:
         with _progress("drawing thumbnails") as told:
             page = write_page(
                 folder / "rarest.html", scores, source, thumbnails=command.thumbnails, workers=workers, progress=told
             )
-        console.print(f"page:    {page}")
-    console.print(f"{len(scores) - len(scores.bad)} images ranked; {len(scores.bad)} could not be read. The rarest:")
-    for position in scores.order()[:_SHOWN].tolist():
-        console.print(f"  {scores.rank[position]:>3}  {_shown(scores.ids[position])}", markup=False)
+        console.print(f"page:    {page}", markup=False)
+    for line in found(scores):
+        console.print(line, markup=False)
+    if isinstance(used, ResolvedEncoder) and command.encoder is None:
+        console.print(f"For finer features, slower: --encoder {STRONGER}", markup=False)
 
 
 def _select(command: Select, console: Console) -> None:
     device, workers = _machine(command)
     labelled = [] if command.labelled is None else _lines(command.labelled)
+    source, used = open_mined(command.images, command.encoder)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)  # ids go to standard output
+    tell_encoder(used, source, device=device, workers=workers, amp="auto", console=errors)
     with _progress("reading images") as told:
         choice = choose_to_label(
-            command.run,
-            command.source,
+            source,
             command.budget,
+            encoder=used,
             method=command.method,
             labelled=labelled,
             out=command.folder,
@@ -118,34 +123,40 @@ def _select(command: Select, console: Console) -> None:
         return
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("order", "id", "score", "percentile", "cluster"))
+    writer.writerow(("order", "id", "score", "percentile", "kind"))
     scores = choice.scores
     for order, position in enumerate(choice.positions.tolist(), start=1):
-        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.clusters[position])
+        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.kinds[position])
         writer.writerow((order, scores.ids[position], *numbers))
     write_atomically(command.out, table.getvalue().encode("utf-8", "surrogateescape"))
-    console.print(f"{len(choice.ids)} images to label next: {command.out}")
+    console.print(f"{len(choice.ids)} images to label next: {command.out}", markup=False)
 
 
 def _diagnose(command: Diagnose, console: Console) -> None:
-    run = Run.open(command.run)
     device, workers = _machine(command)
+    source = open_source(command.images)
+    used = resolve_encoder(command.encoder, source)
+    tell_encoder(used, source, device=device, workers=workers, amp="none", console=console)
     with _progress("reading images") as told:
-        found = diagnose(run, command.source, command.config, device=device, workers=workers, progress=told)
-    file = run.results / "diagnosis.json"
-    write_json(file, found.to_json())
-    for sentence in found.summary:
+        diagnosis = diagnose(source, command.config, encoder=used, device=device, workers=workers, progress=told)
+    file = command.out or (used.results or default_folder(source, used)) / "diagnosis.json"
+    write_json(file, diagnosis.to_json())
+    for sentence in diagnosis.summary:
         console.print(sentence, markup=False)
-    console.print(f"written to {file}")
+    console.print(f"written to {file}", markup=False)
 
 
 def _embed(command: Embed, console: Console) -> None:
     device, workers = _machine(command)
+    source = open_source(command.images)
+    used = resolve_encoder(command.encoder, source, image_size=command.image_size)
+    if _first():
+        tell_encoder(used, source, device=device, workers=workers, amp=command.amp, console=console)
     with _progress("reading images") as told:
         rows, bad = embed(
-            command.run,
-            command.source,
+            source,
             command.out,
+            encoder=used,
             branch=command.branch,
             batch_size=command.batch_size,
             device=device,
@@ -154,40 +165,46 @@ def _embed(command: Embed, console: Console) -> None:
             progress=told,
         )
     if _first():
-        console.print(f"{rows} embeddings written to {command.out}; {len(bad)} images could not be read")
+        console.print(f"{rows} embeddings written to {command.out}; {len(bad)} images are unreadable", markup=False)
 
 
-def _neighbours(command: Neighbours, console: Console) -> None:
+def _neighbors(command: Neighbors, console: Console) -> None:
     device, workers = _machine(command)
-    found = neighbours(
-        command.run,
-        command.source,
+    found = neighbors(
+        command.images,
         command.queries,
         command.k,
+        encoder=command.encoder,
         metric=command.metric,
         device=device,
         workers=workers,
         amp="auto",
     )
     for image in found.bad:
-        console.print(f"left out: {_shown(image.id)}: {image.reason}", markup=False)
+        console.print(f"left out: {shown(image.id)}: {image.reason}", markup=False)
     if command.out is not None:
-        console.print(f"{len(found.rows)} neighbours written to {found.write(command.out)}")
+        console.print(f"{len(found.rows)} neighbors written to {found.write(command.out)}", markup=False)
         return
     _write_lines(f"{row.query}\t{row.rank}\t{row.id}\t{row.distance:.4f}" for row in found.rows)
 
 
 def _evaluate(command: Evaluate, console: Console) -> None:
-    run = Run.open(command.run)
     device, workers = _machine(command)
-    result = evaluate(run, command.train, command.test, command.config, device=device, workers=workers)
+    train = open_source(command.train)
+    used = resolve_encoder(command.encoder, train)
+    tell_encoder(used, train, device=device, workers=workers, amp="none", console=console)
+    result = evaluate(
+        train, command.test, command.config, encoder=used, out=command.out, device=device, workers=workers
+    )
     scores = {"linear probe": result.linear, "few-shot probe": result.few_shot, "kNN": result.knn}
     console.print(balance_table({name: [score.balance] for name, score in scores.items()}).rich())
-    console.print(f"written to {run.results / f'{command.config.branch}.json'}")
+    folder = command.out or used.results
+    where = f"written to {folder / f'{command.config.branch}.json'}" if folder else "not written: give --out FOLDER"
+    console.print(where, markup=False)
 
 
 def _export(command: Export, console: Console) -> None:
-    written = export(command.run, command.folder, command.formats)
+    written = export(command.encoder, command.folder, command.formats)
     for file in written.files:
         console.print(f"{written.folder / file}")
     for name, why in written.left_out.items():
@@ -214,7 +231,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Select: _select,
     Diagnose: _diagnose,
     Embed: _embed,
-    Neighbours: _neighbours,
+    Neighbors: _neighbors,
     Evaluate: _evaluate,
     Report: _report,
     Export: _export,
@@ -227,7 +244,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
 }
 
 
-def _machine(command: Mine | Select | Diagnose | Embed | Neighbours | Evaluate) -> tuple[torch.device, int]:
+def _machine(command: Mine | Select | Diagnose | Embed | Neighbors | Evaluate) -> tuple[torch.device, int]:
     """Where a command computes, and how many processes decode for it."""
     return resolve_device(command.device), default_workers() if command.workers is None else command.workers
 
@@ -242,11 +259,6 @@ def _write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _shown(image_id: str) -> str:
-    """An id for people: a terminal can print no lone surrogates, as which names that are not UTF-8 come."""
-    return image_id.encode("utf-8", "replace").decode()
 
 
 def _lines(file: Path) -> list[str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from sdclr.cli.ended import tell_failures
 from sdclr.data.published import DatasetName
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import write_atomically, write_json
 from sdclr.paper.bench import Matrix, Ratio, crossed, matrix, parse_cell, widened
 from sdclr.paper.experiments import DATA_NAMES, Setting, pretraining
 from sdclr.paper.leaderboard import SortKey, leaderboard, tables, to_csv, to_plain
@@ -21,7 +21,6 @@ from sdclr.paper.runner import Data, Queue, failures, run_queue
 from sdclr.paper.tasks import Scale
 from sdclr.precision import Amp
 from sdclr.training.config import DamageKind, FrameworkName, PretrainConfig, Runtime
-from sdclr.training.run import write_json
 from sdclr.version import __version__
 
 

@@ -12,6 +12,8 @@ from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
 from sdclr.data.subset import SubsetConfig
+from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
+from sdclr.encoders.load import GRAMMAR
 from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
 from sdclr.features.nearest import Metric
@@ -21,16 +23,28 @@ from sdclr.precision import Amp
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.export import Format
 
-Source = Annotated[
-    str,
-    tyro.conf.Positional,
+_IMAGES_HELP = (
+    "A folder of images, a .csv or .parquet manifest, a folder or file of Parquet images, digits, cifar10:FOLDER or "
+    "cifar100:FOLDER. A suffix :test or :train names a split."
+)
+Images = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help=_IMAGES_HELP)]
+EncoderName = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="ENCODER", help=f"{GRAMMAR}. By default {DEFAULT_ENCODER}."),
+]
+MinedEncoderName = Annotated[
+    str | None,
     tyro.conf.arg(
-        metavar="SOURCE",
-        help="A folder of images, a .csv or .parquet manifest, a folder or file of parquet images, digits, "
-        "cifar10:FOLDER or cifar100:FOLDER; :test or :train after any of them names a split.",
+        metavar="ENCODER",
+        help=f"{GRAMMAR}; or embeddings of the images, a .parquet or .npy file. By default a small pretrained "
+        f"encoder, {DEFAULT_ENCODER}.",
     ),
 ]
-RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Folder of a run.")]
+MinedImages = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="IMAGES", help=f"{_IMAGES_HELP} Or embeddings of images: a .parquet or .npy file."),
+]
 RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digits_demo"]
 
 
@@ -47,7 +61,7 @@ class Pretrain:
         sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
 
-    source: Source
+    images: Images
     run: Path | None = None
     """Folder of the run; by default runs/ and a name made of source and settings."""
     recipe: RecipeName = "auto"
@@ -61,76 +75,84 @@ class Pretrain:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure how well, and how evenly, a run's encoder separates classes, with labelled images.
+    """Measure how well, and how evenly, an encoder separates classes, with labeled images.
 
     Linear probe, few-shot probe and kNN: accuracy for frequent (Many), middle (Medium) and rare (Few) classes, over
-    all, and the spread between the three groups (Std). Results go to RUN/results as JSON.
+    all, and the spread between the three groups (Std).
 
     For example:
-        sdclr evaluate runs/a --train ./labelled/train --test ./labelled/test
-        sdclr evaluate runs/a --train ./cifar10:train --test ./cifar10:test --branch sparse
+        sdclr evaluate --train ./labeled/train --test ./labeled/test
+        sdclr evaluate --encoder runs/a --train ./cifar10:train --test ./cifar10:test --branch sparse
     """
 
-    run: RunFolder
+    encoder: EncoderName = None
     train: str
-    """Labelled images for the probes: a source as for `sdclr pretrain`, balanced if it can be."""
+    """Labeled images for the probes: images as for `sdclr mine`, balanced if possible."""
     test: str
-    """Labelled images of the same classes to test on."""
+    """Labeled images of the same classes to test on."""
+    out: Path | None = None
+    """Folder for the results as JSON; by default results/ in the run. Without a run and --out, they are only
+    printed."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Write the features of images to a Parquet file: id, embedding, and label where there is one.
+    """Write the features of images to a Parquet file: id, embedding, and label if there is one.
 
-    Stopped, it goes on where it was. Into a folder, several processes write a shard each.
+    A stopped command resumes. Several processes write a shard each into a folder.
 
     For example:
-        sdclr embed runs/a ./images --out embeddings.parquet
-        torchrun --nproc-per-node 4 -m sdclr -- embed runs/a ./images --out embeddings/
+        sdclr embed ./images --out embeddings.parquet
+        torchrun --nproc-per-node 4 -m sdclr -- embed ./images --encoder runs/a --out embeddings/
     """
 
-    run: RunFolder
-    source: Source
+    images: Images
+    encoder: EncoderName = None
     out: Path
     """The Parquet file to write, or a folder for shards."""
     branch: Literal["dense", "sparse"] = "dense"
-    """The encoder, or its pruned twin."""
+    """The encoder, or the pruned twin of a run's encoder."""
+    image_size: int | None = None
+    """Side of the view in pixels, for pretrained encoders that take more than one size."""
     batch_size: int = 512
-    """Images a forward pass."""
+    """Images in a forward pass."""
     amp: Amp = "auto"
     """Mixed precision; auto takes bf16 where the hardware has units for it."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mine:
-    """Rank the images of a collection by rarity, without labels, and show them on a page, the rarest first.
+    """Find the rare images of a collection, without labels, and show them on a page.
 
-    Writes scores.parquet, summary.json and rarest.html, which opens from disk. Stopped, it goes on where it was; called
-    again with another score, it needs no second look at the images.
+    Groups of images that are separate from the rest are kinds; the smallest kinds come first. Writes scores.parquet,
+    summary.json and rarest.html, which opens from disk. A stopped command resumes. With another score it runs again in
+    seconds.
 
     For example:
-        sdclr mine runs/a ./images
-        sdclr mine runs/a ./images --score forgetting --ratios 0.5 0.9 --csv rare.csv
+        sdclr mine ./images
+        sdclr mine ./images --encoder timm:vit_small_patch14_dinov2.lvd142m
+        sdclr mine ./images --encoder runs/a --score forgetting --ratios 0.5 0.9 --csv rare.csv
+        sdclr mine embeddings.parquet
     """
 
-    run: RunFolder
-    source: Source
+    images: MinedImages
+    encoder: MinedEncoderName = None
     out: Path | None = None
-    """Folder to write into; by default mine/ in the run."""
+    """Folder to write into; by default mine/ in the run, or mined/NAME for other encoders."""
     config: Annotated[MineConfig, tyro.conf.arg(name="")] = field(default_factory=MineConfig)
     csv: Path | None = None
-    """Write the ranking to a CSV file, too."""
+    """Also write the ranking to a CSV file."""
     fiftyone: Path | None = None
-    """Write the ranking as a file that FiftyOne imports (its CSVDataset), too; the images must be files."""
+    """Also write the ranking as a file that FiftyOne imports (its CSVDataset); the images must be files."""
     page: bool = True
     """Write the page."""
     thumbnails: int | None = None
@@ -138,100 +160,103 @@ class Mine:
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """Choose which images to label next: rare ones, of as many kinds as there are.
+    """Choose which images to label next.
 
     Prints their ids in the order of choice, or writes them to a CSV file.
 
     For example:
-        sdclr select runs/a ./images --budget 500 --out label_next.csv
-        sdclr select runs/a ./images --budget 100 --labelled done.txt
+        sdclr select ./images --budget 500 --out label_next.csv
+        sdclr select ./images --encoder runs/a --budget 100 --labelled done.txt
     """
 
-    run: RunFolder
-    source: Source
+    images: MinedImages
+    encoder: MinedEncoderName = None
     budget: int
-    """Images to choose."""
+    """Number of images to choose."""
     method: Method = DEFAULT
-    """How to choose; docs/results/selection.md compares them."""
+    """How to choose; docs/results/selection.md compares the methods."""
     labelled: Path | None = None
-    """A file with the ids of images that have labels already, one a line: they are not chosen, and what is like them
-    is avoided."""
+    """A file with the ids of images that have labels already, one a line. They are not chosen, and images like them are
+    avoided."""
     out: Path | None = None
-    """CSV file to write: order, id, score, percentile, cluster. By default ids go to standard output."""
+    """CSV file to write: order, id, score, percentile, kind. By default ids go to standard output."""
     folder: Path | None = None
-    """Folder of the scores, which are computed if they are not there; by default mine/ in the run."""
+    """Folder of the scores, which are computed if they are not there; by default as for `sdclr mine`."""
     seed: int = 0
-    """Decides what a method leaves to chance."""
+    """Decides random choices of a method."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose:
-    """Say without labels how long-tailed a collection seems, and how evenly a run's encoder serves it.
-
-    Results go to RUN/results/diagnosis.json.
+    """Describe a collection without labels: its kinds, how long-tailed it seems, near-duplicates.
 
     For example:
-        sdclr diagnose runs/a ./images
+        sdclr diagnose ./images
+        sdclr diagnose ./images --encoder runs/a
     """
 
-    run: RunFolder
-    source: Source
+    images: Images
+    encoder: EncoderName = None
+    out: Path | None = None
+    """JSON file to write; by default results/diagnosis.json in the run, or mined/NAME/diagnosis.json."""
     config: Annotated[DiagnoseConfig, tyro.conf.arg(name="")] = field(default_factory=DiagnoseConfig)
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
-    """Find the images of a collection that are most like some others.
+class Neighbors:
+    """Find the images of a collection that are most similar to other images.
 
-    SOURCE is a source of images, or embeddings that `sdclr embed` wrote, which takes no second look at the images.
+    IMAGES may be embeddings that `sdclr embed` wrote, which need no second look at the images.
 
     For example:
-        sdclr neighbours runs/a ./images --queries ./images/0001.jpg birds/17.jpg --k 20
-        sdclr neighbours runs/a embeddings.parquet --queries birds/17.jpg --out near.csv
+        sdclr neighbors ./images --queries ./images/0001.jpg birds/17.jpg --k 20
+        sdclr neighbors embeddings.parquet --queries birds/17.jpg --out near.csv
+        sdclr neighbors embeddings.parquet --encoder runs/a --queries strange.jpg
     """
 
-    run: RunFolder
-    source: Source
+    images: MinedImages
+    encoder: EncoderName = None
     queries: tuple[str, ...]
-    """Ids of images in the source, or paths of others."""
+    """Ids of images in the collection, or paths of other image files."""
     k: int = 10
-    """Neighbours of each."""
+    """Number of neighbors of each query."""
     metric: Metric = "cosine"
     """cosine: 1 minus the cosine; euclidean: the distance of the features as they are."""
     out: Path | None = None
-    """A .csv or .parquet file to write; by default neighbours go to standard output."""
+    """A .csv or .parquet file to write; by default neighbors go to standard output."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode images; by default one for each core but one, 8 at the most."""
+    """Processes that decode images; by default one for each core but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a run's encoder for other tools, each file read back and compared, with a model card.
+    """Write an encoder for other tools, with a model card. Each file is read back and compared.
 
     For example:
         sdclr export runs/a exported/
         sdclr export runs/a exported/ --formats onnx
+        sdclr export timm:tf_efficientnet_lite0 exported/
     """
 
-    run: RunFolder
+    encoder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER", help=f"The encoder: {GRAMMAR}.")]
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help="A new folder.")]
     formats: tuple[Format, ...] | None = None
-    """What to write; by default every format that can hold this encoder."""
+    """Formats to write; by default every format that can hold this encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +302,7 @@ Command = (
     | Mine
     | Select
     | Diagnose
-    | Neighbours
+    | Neighbors
     | Export
     | Report
     | Finetune

@@ -11,36 +11,42 @@ from sdclr.data.sources import open_source
 from sdclr.data.subset import SubsetConfig, select
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
+from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
+from sdclr.encoders.load import GRAMMAR
 from sdclr.evaluation.balance import Balance
 from sdclr.reporting.tables import balance_table
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
-from sdclr.training.run import Run
+from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Make a classifier of a run's encoder, or from scratch, on labelled long-tailed images, and test it.
+    """Train a classifier on labeled, long-tailed images, from an encoder or from scratch, and test it.
 
-    By RIDE (several experts and a router), plain cross-entropy, LDAM with deferred re-weighting, balanced softmax, cRT
-    or tau-norm. Stopped, the same command goes on. Results go to OUT/result.json.
+    Methods: RIDE (several experts and a router, for ResNets), plain cross-entropy, LDAM with deferred re-weighting,
+    balanced softmax, cRT, tau-norm. A stopped command resumes. Results go to OUT/result.json.
 
     For example:
-        sdclr finetune runs/a --train ./cifar10:train --test ./cifar10:test --subset.kind long-tail --method ride
-        sdclr finetune --train ./lt --test ./test --method ldam_drw --encoder.name resnet32 --out runs/scratch
+        sdclr finetune --train ./train --test ./test --method balanced_softmax
+        sdclr finetune --start runs/a --train ./cifar10:train --test ./cifar10:test --method ride
+        sdclr finetune --start scratch --train ./lt --test ./test --method ldam_drw --encoder.name resnet32
     """
 
-    run: Annotated[
-        Path | None,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUN", help="Folder of a finished run, whose encoder is the start; none: from scratch."),
+    start: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="ENCODER",
+            help=f"The encoder to start from: {GRAMMAR}; or scratch, for random weights of --encoder.name. By default a "
+            f"small pretrained one, {DEFAULT_ENCODER}.",
+        ),
     ] = None
     train: str
-    """Labelled images to train on: a source as for `sdclr pretrain`."""
+    """Labeled images to train on: images as for `sdclr pretrain`."""
     test: str
-    """Labelled images of the same classes to test on."""
+    """Labeled images of the same classes to test on."""
     out: Path | None = None
-    """Folder to write into; by default RUN/finetune/METHOD, or runs/METHOD from scratch."""
+    """Folder to write into; by default RUN/finetune/METHOD for a run, or runs/METHOD."""
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
     device: str = "auto"
@@ -57,15 +63,17 @@ class Finetune:
 
 def finetune_command(command: Finetune, console: Console) -> None:
     """Train, test, and tell the figures."""
-    run = None if command.run is None else Run.open(command.run)
+    train = select(open_source(command.train), command.subset)
+    start = "scratch" if command.start == "scratch" else resolve_encoder(command.start, train)
+    run = start.run if isinstance(start, ResolvedEncoder) else None
     method = command.config.method
     out = command.out or (Path("runs") / method if run is None else run.path / "finetune" / method)
     device = resolve_device(command.device)
     result = finetune(
-        run,
-        select(open_source(command.train), command.subset),
+        train,
         command.test,
         command.config,
+        start=start,
         out=out,
         device=device,
         workers=default_workers(device) if command.workers is None else command.workers,

@@ -14,7 +14,7 @@ from sdclr.cli.commands import (
     Evaluate,
     Export,
     Mine,
-    Neighbours,
+    Neighbors,
     Pretrain,
     Report,
     Select,
@@ -25,11 +25,11 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
+from sdclr.files import read_json
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import for_images
 from sdclr.training.optim import OptimConfig
-from sdclr.training.run import read_json
 
 PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> Command:
     if "pretrain" in argv[:1]:
         argv = _spelt_out(argv)
     wants_help = not {"-h", "--help"}.isdisjoint(argv)
-    command = _read(argv, Pretrain(source=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
+    command = _read(argv, Pretrain(images=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
     if not isinstance(command, Pretrain):
         return command
     if command.settings is not None:
@@ -48,10 +48,10 @@ def parse(argv: list[str]) -> Command:
     elif command.recipe != "auto":
         base = RECIPES[command.recipe]()
     else:
-        base = for_images(select(open_source(command.source), command.subset), adapt=command.config.damage.may_adapt)
+        base = for_images(select(open_source(command.images), command.subset), adapt=command.config.damage.may_adapt)
     if command.settings is None:
         base = with_framework(base, command.config.framework)
-    return _read(argv, Pretrain(source=tyro.MISSING, config=base))
+    return _read(argv, Pretrain(images=tyro.MISSING, config=base))
 
 
 def _spelt_out(argv: list[str]) -> list[str]:
@@ -77,7 +77,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Select, tyro.conf.subcommand("select")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
         | Annotated[Embed, tyro.conf.subcommand("embed")]
-        | Annotated[Neighbours, tyro.conf.subcommand("neighbours")]
+        | Annotated[Neighbors, tyro.conf.subcommand("neighbors")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Export, tyro.conf.subcommand("export")]
@@ -92,8 +92,8 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         subcommands,
         args=argv,
         prog="sdclr",
-        description="Self-damaging contrastive learning: balanced encoders from unlabelled, long-tailed images, and "
-        "the rare images found. `sdclr COMMAND --help` explains a command; --version tells the version; --debug shows "
-        "the trace of an error.",
+        description="Find the rare images of unlabeled, long-tailed collections, and train encoders that serve rare "
+        "classes better. `sdclr COMMAND --help` explains a command, --version prints the version, --debug shows the "
+        "traceback of an error.",
     )
     return command

@@ -67,7 +67,7 @@ class LoadedImages:
 
 def is_small(source: Source) -> bool:
     """Whether a set can be held in memory: the first images are equal in size, at most 96 px; all take under 4 GiB."""
-    shapes = _first_shapes(source)
+    shapes = first_shapes(source)
     if len(set(shapes)) != 1:
         return False
     height, width = shapes[0]
@@ -90,7 +90,7 @@ def load_images(source: Source, *, workers: int = 0, progress: Progress | None =
     Raises:
         InputError: No image can be decoded.
     """
-    shapes = Counter(_first_shapes(source))
+    shapes = Counter(first_shapes(source))
     if not shapes:
         raise InputError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
     height, width = shapes.most_common(1)[0][0]
@@ -166,7 +166,7 @@ def check_bad_fraction(
     )
 
 
-def _first_shapes(source: Source) -> list[tuple[int, int]]:
+def first_shapes(source: Source) -> list[tuple[int, int]]:
     """Heights and widths of the first images that decode; bad ones are passed over, to the end if need be."""
     shapes: list[tuple[int, int]] = []
     for index in range(len(source)):

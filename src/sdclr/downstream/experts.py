@@ -153,7 +153,10 @@ def split_backbone(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
     """
     backbone = encoder.backbone
     if not isinstance(backbone, (ResNet, CifarResNet)):
-        raise InputError(f"experts need a ResNet (resnet18, resnet32, resnet50, …), not {encoder.config.name!r}")
+        raise InputError(
+            f"RIDE's experts need a ResNet (resnet18, resnet32, …), not {encoder.config.name!r}: give one, or "
+            "--method balanced_softmax, which takes any"
+        )
     parts = {name: module for name, module in backbone.named_children() if name != "fc"}
     stages = [name for name in parts if name.startswith("layer")]
     names = list(parts)

@@ -4,7 +4,6 @@ Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et
 starts RIDE from its encoders.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,17 @@ from sdclr.downstream.loop import Trainer, seed_torch
 from sdclr.downstream.methods import create_model, stages
 from sdclr.downstream.scoring import Look, choose_tau, predict, score
 from sdclr.encoders import Encoder
+from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
+from sdclr.files import read_json, write_json
 from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
-from sdclr.training.run import Run, load_encoder, read_json, write_json
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
 LARGE_SIZE = 224
@@ -72,11 +73,11 @@ class FinetuneResult:
 
 
 def finetune(
-    init: Run | Path | str | None,
     train: ImageSource,
     test: ImageSource,
     config: FinetuneConfig | None = None,
     *,
+    start: EncoderLike = None,
     out: Path | str,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -87,11 +88,11 @@ def finetune(
     """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
 
     Args:
-        init: A finished run, or its folder, whose dense encoder is the start, with its input size and normalisation;
-            None starts from scratch.
         train: Labelled images, long-tailed; their counts decide weights, margins, and Many, Medium and Few.
         test: Labelled images of the same classes, balanced.
         config: The method; `FinetuneConfig()`, which is RIDE, by default.
+        start: Where the weights start, with the encoder's input size and normalization: "scratch" for random weights,
+            or an encoder by any of its names (see `sdclr.load_encoder`); by default a pretrained one.
         out: Folder for checkpoints, metrics and the result.
         device: Where it is trained.
         workers: Processes that decode images.
@@ -112,18 +113,18 @@ def finetune(
         raise InputError("fine-tuning has no loss scaling for fp16: give bf16, none or auto")
     train_set, test_set = open_source(train), open_source(test)
     num_classes = _num_classes(train_set, test_set)
-    folder = init.path if isinstance(init, Run) else None if init is None else Path(init)
-    encoder = None if folder is None else load_encoder(folder)
-    identity = _identity(config, folder, train_set, test_set)
+    resolved = None if start == "scratch" else resolve_encoder(start, train_set)
+    initial = None if resolved is None else resolved.encoder
+    identity = _identity(config, resolved, train_set, test_set)
     finished = _claimed(out, identity)
     if finished is not None:
         return finished
     place = resolve_device(str(device))
     with own_randomness(place), listening() as interrupts:
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
-        look = Look(image_size=_image_size(config, encoder, images), device=place, amp=amp, workers=workers)
+        look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
-        trainer = _trainer(config, encoder, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
+        trainer = _trainer(config, initial, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
         write_json(out / "config.json", identity)  # from now on the folder is this training's
         trainer.train(interrupts, progress=progress)
         model, details = trainer.model, {"images": len(fit)}
@@ -183,12 +184,11 @@ def _num_classes(train: Source, test: Source) -> int:
     return number
 
 
-def _identity(config: FinetuneConfig, init: Path | None, train: Source, test: Source) -> dict[str, Any]:
+def _identity(config: FinetuneConfig, init: ResolvedEncoder | None, train: Source, test: Source) -> dict[str, Any]:
     """What decides a result: the start, the images and the configuration."""
     start = None
     if init is not None:
-        weights = (init / "encoder.safetensors").read_bytes()
-        start = {"run": init.name, "encoder": hashlib.sha256(weights).hexdigest()}
+        start = {"run": init.short_name, "encoder": network_digest(init.encoder)}
     images = {
         part: {"name": source.name, "images": len(source), "fingerprint": fingerprint(source)}
         for part, source in (("train", train), ("test", test))

@@ -14,6 +14,7 @@ from sdclr.downstream.experts import Classifier, route
 from sdclr.downstream.images import LabelledImages
 from sdclr.downstream.losses import tau_normalised
 from sdclr.downstream.methods import Model
+from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
@@ -147,7 +148,12 @@ class _Flat(nn.Module):
 def _outputs(network: nn.Module, source: Source, look: Look) -> tuple[Tensor, NDArray[np.int64]]:
     """One row for each labelled image that can be decoded, on the CPU, and the labels."""
     found = extract_features(
-        network, source, image_size=look.image_size, device=look.device, amp=look.amp, workers=look.workers
+        network,
+        source,
+        preprocessing=Preprocessing(image_size=look.image_size),
+        device=look.device,
+        amp=look.amp,
+        workers=look.workers,
     )
     labels = np.asarray(source.labels)[found.kept]
     return torch.from_numpy(found.values[labels >= 0]), labels[labels >= 0]

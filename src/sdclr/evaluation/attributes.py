@@ -29,7 +29,9 @@ from sdclr.evaluation.balance import GROUPS, Balance, balance
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
 from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig
 from sdclr.features.extract import extract_features
-from sdclr.training.run import Run, write_json
+from sdclr.files import write_json
+from sdclr.training.resolve import EncoderLike, resolve_encoder
+from sdclr.training.run import Run
 from sdclr.version import __version__
 
 __all__ = [
@@ -174,24 +176,27 @@ def attribute_balance(
 
 
 def evaluate_attributes(
-    run: Run | str | Path,
     train: ImageSource,
     test: ImageSource,
     config: AttributeConfig | None = None,
     *,
+    encoder: EncoderLike = None,
+    out: str | Path | None = None,
     attribute_counts: Mapping[str, int] | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> AttributeResult:
-    """Probe a run's frozen encoder attribute by attribute and write `results/attributes.json` into the run.
+    """Probe a frozen encoder attribute by attribute and write `attributes.json` into the results of its run.
 
-    The sparse branch goes to `results/attributes-sparse.json`.
+    The sparse branch goes to `attributes-sparse.json`.
 
     Args:
-        run: A finished run, or its folder.
         train: Images with attributes (see `sdclr.data.sources.attributes_of`), for the probes.
         test: Others, with attributes of the same names.
         config: What is measured; `AttributeConfig()` by default.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
+            default the pretrained encoder that `load_encoder()` gives.
+        out: Folder for the results; by default `results` in the encoder's run. Without either nothing is written.
         attribute_counts: Images that show each attribute, by name, in the set the encoder was trained on, which decide
             Many, Medium and Few; by default as the run recorded them, else those of `train`.
         device: Where the encoder runs.
@@ -204,18 +209,23 @@ def evaluate_attributes(
         InputError: If a source has no attributes, they share no name, or the run has no such branch.
     """
     config = config or AttributeConfig()
-    run = run if isinstance(run, Run) else Run.open(run)
     train, test = open_source(train), open_source(test)
     labelled, asked = _known(train), _known(test)
     if not set(labelled.names) & set(asked.names):
         raise InputError(f"{train.name} and {test.name} have no attribute in common: their names must match")
     names = labelled.names + tuple(name for name in asked.names if name not in labelled.names)
-    counts, origin = _counts(run, labelled, names, attribute_counts)
-    encoder, size = branch_encoder(run, config.branch), run.config.views.image_size
+    resolved = resolve_encoder(encoder, train)
+    counts, origin = _counts(resolved.run, labelled, names, attribute_counts)
+    network = branch_encoder(resolved, config.branch)
 
     def encoded(source: Source, attributes: Attributes) -> _Encoded:
         found = extract_features(
-            encoder, source, image_size=size, batch_size=config.batch_size, device=device, workers=workers
+            network,
+            source,
+            preprocessing=resolved.preprocessing,
+            batch_size=config.batch_size,
+            device=device,
+            workers=workers,
         )
         values = attributes.named(names).take(found.kept).values
         known = (values >= 0).any(axis=1)
@@ -239,7 +249,7 @@ def evaluate_attributes(
         few_shot=score(shots),
         base_rate=attribute_balance(100 * rates, counts, rule=config.groups),
         description={
-            "run": run.path.name,
+            "run": resolved.short_name,
             "branch": config.branch,
             "attribute_counts": dict(zip(names, counts.tolist(), strict=True)),
             "counted_in": origin,
@@ -253,7 +263,9 @@ def evaluate_attributes(
         },
     )
     file = "attributes.json" if config.branch == "dense" else f"attributes-{config.branch}.json"
-    write_json(run.results / file, result.to_json())
+    folder = resolved.results if out is None else Path(out)
+    if folder is not None:
+        write_json(folder / file, result.to_json())
     return result
 
 
@@ -340,10 +352,10 @@ def _known(source: Source) -> Attributes:
 
 
 def _counts(
-    run: Run, train: Attributes, names: tuple[str, ...], given: Mapping[str, int] | None
+    run: Run | None, train: Attributes, names: tuple[str, ...], given: Mapping[str, int] | None
 ) -> tuple[NDArray[np.int64], str]:
     """Images that show each attribute, 0 for one that is not counted, and where they were counted."""
-    recorded = run.source.get("attribute_counts")
+    recorded = None if run is None else run.source.get("attribute_counts")
     for counts, origin in ((given, "given"), (recorded, "run")):
         if counts:
             if not set(counts) & set(names):

@@ -1,7 +1,6 @@
 """Diagnose a collection and its encoder without labels: how long-tailed it seems, how evenly it is served."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from sdclr.config import to_json
 from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
+from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
@@ -18,7 +18,7 @@ from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import Neighbours, nearest
-from sdclr.training.run import Run
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
 MIN_IMAGES: Final = 50
@@ -138,10 +138,10 @@ class Diagnosis:
 
 
 def diagnose(
-    run: Run | str | Path,
     source: ImageSource,
     config: DiagnoseConfig | None = None,
     *,
+    encoder: EncoderLike = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
     progress: Progress | None = None,
@@ -151,9 +151,10 @@ def diagnose(
     No label is looked at. `docs/results/diagnosis.md` shows which indices followed the imbalance where it was known.
 
     Args:
-        run: A finished run, or its folder.
-        source: The collection, as a rule what the run was trained on.
+        source: The collection.
         config: How it is looked at; `DiagnoseConfig()` by default.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
+            default the pretrained encoder that `load_encoder()` gives.
         device: Where the encoder runs.
         workers: Processes that decode.
         progress: Called with (images done, images in all).
@@ -165,14 +166,14 @@ def diagnose(
         InputError: If fewer than 50 images can be decoded, or the run has no encoder.
     """
     config = config or DiagnoseConfig()
-    run = run if isinstance(run, Run) else Run.open(run)
     whole = open_source(source)
+    resolved = resolve_encoder(encoder, whole)
     rng = np.random.default_rng(config.seed)
     drawn = SubsetSource(whole, rng.permutation(len(whole))[: config.images], name=whole.name)
     encoded = encode(
-        run,
+        resolved,
         drawn,
-        views=run.config.views if config.alignment else None,
+        views=_views(resolved) if config.alignment else None,
         batch_size=config.batch_size,
         device=device,
         workers=workers,
@@ -186,7 +187,7 @@ def diagnose(
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
     sample = SubsetSource(drawn, encoded.kept[:_COPIES], name=whole.name)
     near = nearest(encoded.dense, min(config.k, len(ids) - 1))
-    limit = _copy_distance(run, encoded, sample, device)
+    limit = _copy_distance(resolved, encoded, sample, device)
     pairs, share = _duplicates(near, limit, ids)
     found["near_duplicates"] = share
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
@@ -199,7 +200,7 @@ def diagnose(
         duplicates=pairs,
         bad={item.id: item.reason for item in encoded.bad},
         description={
-            "run": run.path.name,
+            "run": resolved.short_name,
             "source": {"name": whole.name, "images": len(whole), "fingerprint": fingerprint(whole)},
             "read": len(ids),
             "parts": [len(rows) for rows in parts],
@@ -212,6 +213,12 @@ def diagnose(
     )
 
 
+def _views(resolved: ResolvedEncoder) -> ViewConfig:
+    """Augmented views as in training; for an encoder without a run, the defaults at its size."""
+    run = resolved.run
+    return ViewConfig(image_size=resolved.preprocessing.image_size) if run is None else run.config.views
+
+
 def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
     """Disjoint stretches of rows of the asked size, or one of all rows; the rows are in random order already."""
     if count < size:
@@ -219,9 +226,10 @@ def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
     return [np.arange(begin, begin + size) for begin in range(0, count - size + 1, size)]
 
 
-def _copy_distance(run: Run, encoded: Encoded, sample: Source, device: str | torch.device) -> float:
+def _copy_distance(resolved: ResolvedEncoder, encoded: Encoded, sample: Source, device: str | torch.device) -> float:
     """How far features of an image lie from those of a copy that was saved smaller: the median of 1 - cosine."""
-    copies = extract_features(CopyEncoder(run.encoder()), sample, image_size=run.config.views.image_size, device=device)
+    copier = CopyEncoder(resolved.encoder)
+    copies = extract_features(copier, sample, preprocessing=resolved.preprocessing, device=device)
     moved = label_free.forgetting(encoded.dense[: len(sample)][copies.kept], copies.values)
     return float(np.median(moved))
 

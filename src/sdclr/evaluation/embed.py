@@ -11,43 +11,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from sdclr.config import to_json
 from sdclr.data.decode import BadImage
-from sdclr.data.parquet import open_parquet
 from sdclr.data.scan import Progress, write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.encoders import Preprocessing
+from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
+from sdclr.features.embeddings import ABOUT, embedding_files
 from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
 from sdclr.precision import Amp, autocast_dtype
 from sdclr.training.distributed import Processes, processes
-from sdclr.training.run import Run
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 CHUNK: Final = 8192
 """Images whose features are held in memory, about, and lost if the process ends before they are written."""
 
-_ABOUT: Final = b"sdclr"
 _BAD: Final = b"sdclr-bad"
 
 
-class Embeddings(NamedTuple):
-    """What `embed` wrote."""
-
-    ids: list[str]
-    """N."""
-    values: NDArray[np.float32]
-    """(N, D)."""
-    about: dict[str, Any]
-    """Which encoder made them of what; empty where the file does not say."""
-
-
 def embed(
-    run: Run | str | Path,
     source: ImageSource,
     out: str | Path,
     *,
+    encoder: EncoderLike = None,
+    image_size: int | None = None,
     branch: Literal["dense", "sparse"] = "dense",
     batch_size: int = 512,
     device: str | torch.device = "cpu",
@@ -64,11 +55,13 @@ def embed(
     end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images.
 
     Args:
-        run: A finished run, or its folder.
         source: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
             in the folder, `NAME.bad_images.csv` for the file `NAME.parquet`.
         out: The file, or the folder if the name has no suffix or is that of one; put in place whole.
-        branch: The encoder, or its pruned twin.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
+            default the pretrained encoder that `load_encoder()` gives.
+        image_size: Side of the view in pixels, for pretrained encoders that take more than one size.
+        branch: The encoder, or the pruned twin of a run's encoder.
         batch_size: Images a forward pass.
         device: Where the encoder runs.
         workers: Processes that decode, for each process.
@@ -81,16 +74,16 @@ def embed(
     Raises:
         InputError: If no image can be decoded, or several processes are to write one file.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
     images, out = open_source(source), Path(out)
+    resolved = resolve_encoder(encoder, images, image_size=image_size)
     sharded = out.is_dir() or not (out.suffix or out.exists())
     with processes(str(device)) as place:
         if place.world > 1 and not sharded:
             raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
-        encoder = branch_encoder(run, branch)
-        about = _described(run, images, encoder, branch=branch, amp=amp, place=place)
+        network = branch_encoder(resolved, branch)
+        about = _described(resolved, images, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
-        work = _Work(encoder, images, run.config.views.image_size, batch_size, workers, amp, about, parts)
+        work = _Work(network, images, resolved.preprocessing, batch_size, workers, amp, about, parts)
         chunks = work.run(place, progress)
         bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
         bad = [image for share in place.gather(bad) for image in share]
@@ -112,59 +105,12 @@ def embed(
     return rows, bad
 
 
-def embedding_files(path: str | Path) -> list[Path]:
-    """The files of embeddings at a path, a file of them or a folder of shards, in order; [] if it holds none."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(path.glob("embeddings-*-of-*.parquet"))
-    if path.suffix == ".parquet" and path.is_file():
-        names = open_parquet(path).schema_arrow.names
-        return [path] if {"id", "embedding"} <= set(names) else []
-    return []
-
-
-def read_embeddings(path: str | Path) -> Embeddings:
-    """Read what `embed` wrote.
-
-    Args:
-        path: The file, or the folder of shards.
-
-    Raises:
-        InputError: If there are no embeddings, or shards are missing.
-    """
-    files = embedding_files(path)
-    if not files:
-        raise InputError(f"{path} holds no embeddings: `sdclr embed RUN SOURCE --out {path}` writes them")
-    shards = files[0].stem.rpartition("-of-")[2]
-    if Path(path).is_dir() and (not shards.isdigit() or len(files) != int(shards)):
-        raise InputError(f"{path} holds {len(files)} shards of embeddings, not {shards}: embed again")
-    ids: list[str] = []
-    values = []
-    for file in files:
-        table = open_parquet(file).read(columns=["id", "embedding"])
-        ids += table["id"].to_pylist()
-        values += [_rows(chunk) for chunk in table["embedding"].chunks if len(chunk)]
-    if not values:
-        raise InputError(f"{path} holds no rows: embed again")
-    about = json.loads((pq.read_schema(files[0]).metadata or {}).get(_ABOUT, b"{}"))
-    return Embeddings(ids, np.concatenate(values), about)
-
-
-def encoder_digest(encoder: nn.Module) -> str:
-    """SHA-256 over an encoder's tensors: which one made some embeddings."""
-    digest = hashlib.sha256()
-    for name, tensor in encoder.state_dict().items():
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(name.encode() + data.tobytes())
-    return digest.hexdigest()
-
-
 class _Work(NamedTuple):
     """What all chunks are made with."""
 
     encoder: nn.Module
     source: Source
-    image_size: int
+    preprocessing: Preprocessing
     batch_size: int
     workers: int
     amp: Amp
@@ -176,7 +122,7 @@ class _Work(NamedTuple):
         columns = {"id": pa.string(), "embedding": pa.list_(pa.float32(), self.about["features"])}
         if self.source.labels is not None:
             columns["label"] = pa.int64()
-        return pa.schema(columns, metadata={_ABOUT: json.dumps(self.about)})
+        return pa.schema(columns, metadata={ABOUT: json.dumps(self.about)})
 
     def run(self, place: Processes, progress: Progress | None) -> list[Path]:
         """Write the chunks of this process that are not there yet; all of its chunks, in order."""
@@ -212,7 +158,7 @@ class _Work(NamedTuple):
         return feature_batches(
             self.encoder,
             self.source,
-            image_size=self.image_size,
+            preprocessing=self.preprocessing,
             batch_size=self.batch_size,
             device=device,
             amp=self.amp,
@@ -251,18 +197,20 @@ def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
 
 
 def _described(
-    run: Run, source: Source, encoder: nn.Module, *, branch: str, amp: Amp, place: Processes
+    resolved: ResolvedEncoder, source: Source, encoder: nn.Module, *, branch: str, amp: Amp, place: Processes
 ) -> dict[str, Any]:
     """Which encoder makes features of what: enough to know whether two files belong together."""
-    size = run.config.views.image_size
+    size = resolved.preprocessing.image_size
     with evaluating(encoder, place.device) as device:
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         features = encode_batch(encoder, blank, device, amp=amp).shape[1]
     return {
-        "run": run.path.resolve().name,
+        "run": resolved.short_name,
         "branch": branch,
-        "encoder": encoder_digest(encoder),
+        "encoder": network_digest(encoder),
         "image_size": size,
+        "preprocessing": to_json(resolved.preprocessing),
+        "origin": None if resolved.encoder.origin is None else resolved.encoder.origin.sentence,
         "precision": str(autocast_dtype(amp, place.device) or torch.float32).removeprefix("torch."),
         "features": features,
         "source": source.name,
@@ -294,12 +242,6 @@ def _clear(out: Path, parts: Path, *, shards: int | None) -> None:
 
 def _shard(rank: int, world: int) -> str:
     return f"embeddings-{rank:05d}-of-{world:05d}.parquet"
-
-
-def _rows(column: Any) -> NDArray[np.float32]:
-    """(n, D) of a list column."""
-    values: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return values.reshape(len(column), -1)
 
 
 def _text(image_id: str) -> str:

@@ -15,7 +15,7 @@ from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig, draw_views
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.extract import extract_features
-from sdclr.training.run import Run
+from sdclr.training.resolve import ResolvedEncoder
 
 
 class Encoded(NamedTuple):
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    run: Run,
+    resolved: ResolvedEncoder,
     source: Source,
     *,
     views: ViewConfig | None = None,
@@ -49,7 +49,7 @@ def encode(
     """All features that the diagnosis needs, each image read once.
 
     Args:
-        run: A finished run.
+        resolved: The encoder; that of a run with pruning also gives the features of its pruned twin.
         source: The images.
         views: How two more views of each image are drawn, from its evaluation view; None draws none.
         batch_size: Images a forward pass.
@@ -60,14 +60,12 @@ def encode(
     Raises:
         InputError: If no image can be decoded.
     """
-    config = run.config
-    dense = run.encoder()
-    sparse = branch_encoder(run, "sparse") if config.damage.prunes else None
-    size = config.views.image_size
+    dense, run = resolved.encoder, resolved.run
+    sparse = branch_encoder(resolved, "sparse") if run is not None and run.config.damage.prunes else None
     found = extract_features(
         _Together(dense, sparse, views),
         source,
-        image_size=size,
+        preprocessing=resolved.preprocessing,
         batch_size=batch_size,
         device=device,
         workers=workers,

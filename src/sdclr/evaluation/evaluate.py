@@ -1,4 +1,4 @@
-"""Evaluate a run: probes on its frozen encoder, per class, by group, and how far the groups lie apart."""
+"""Evaluate an encoder: probes on its frozen features, per class, by group, and how far the groups lie apart."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdclr.config import to_json
 from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
+from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.knn import knn_predict
@@ -27,7 +28,8 @@ from sdclr.evaluation.probes import (
     stratified_holdout,
 )
 from sdclr.features.extract import Features, extract_features, load_views
-from sdclr.training.run import Run, write_json
+from sdclr.files import write_json
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
 
@@ -107,27 +109,31 @@ class Result:
 
 
 def evaluate(
-    run: Run | str | Path,
     train: ImageSource,
     test: ImageSource,
     config: EvaluateConfig | None = None,
     *,
+    encoder: EncoderLike = None,
+    out: str | Path | None = None,
     class_counts: ArrayLike | None = None,
     validation: ImageSource | None = None,
     few_shot: ImageSource | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Result:
-    """Probe a run's frozen encoder (Jiang et al., ICML 2021, §4.2) and write `results/BRANCH.json` into the run.
+    """Probe a frozen encoder (Jiang et al., ICML 2021, §4.2) and write `BRANCH.json` into the results of its run.
 
     Linear separability on all labelled images, few-shot on about one percent of them, and a kNN vote. Probes choose
     learning rate and epoch on images held out of `train`; accuracies are those on `test`.
 
     Args:
-        run: A finished run, or its folder.
         train: Labelled images, balanced in the paper's protocol; none is shown to the encoder's training.
         test: Labelled images of the same classes.
         config: What is measured; `EvaluateConfig()` by default.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
+            default the pretrained encoder that `load_encoder()` gives.
+        out: Folder for `BRANCH.json`; by default `results` in the encoder's run. Without a run and without `out`
+            nothing is written.
         class_counts: Images of each class that the encoder was trained on, which decide Many, Medium and Few; by
             default as the run recorded them. Without any, only the mean over classes is reported.
         validation: Labelled images that choose learning rate and epoch; by default some are held out of `train`.
@@ -145,16 +151,20 @@ def evaluate(
     config = config or EvaluateConfig()
     if few_shot is not None and (config.shots is not None or config.draws > 1):
         raise InputError("the few-shot set is given: leave out shots and draws, which draw one")
-    run = run if isinstance(run, Run) else Run.open(run)
     given = {"train": train, "test": test, "validation": validation, "few_shot_set": few_shot}
     sources = {name: open_source(source) for name, source in given.items() if source is not None}
     _check_sources(*sources.values())
-    encoder = branch_encoder(run, config.branch)
-    size = run.config.views.image_size
+    resolved = resolve_encoder(encoder, sources["train"])
+    network, preprocessing = branch_encoder(resolved, config.branch), resolved.preprocessing
     seen = {
         name: _labelled(
             extract_features(
-                encoder, source, image_size=size, batch_size=config.batch_size, device=device, workers=workers
+                network,
+                source,
+                preprocessing=preprocessing,
+                batch_size=config.batch_size,
+                device=device,
+                workers=workers,
             ),
             source,
         )
@@ -162,7 +172,8 @@ def evaluate(
     }
     judge = seen["test"]
     classes = max(len(sources["train"].classes), *(int(labelled.y.max()) + 1 for labelled in seen.values()))
-    counts = run.source.get("class_counts") if class_counts is None else np.asarray(class_counts).tolist()
+    known = None if resolved.run is None else resolved.run.source.get("class_counts")
+    counts = known if class_counts is None else np.asarray(class_counts).tolist()
     groups = _groups(counts, classes, config)
 
     def score(predictions: list[NDArray[np.int64]], details: dict[str, Any]) -> Score:
@@ -170,7 +181,7 @@ def evaluate(
         return Score(_balance(per_class, groups), per_class.tolist(), details)
 
     taught, held = _taught_and_held(seen, config)
-    probe = _augmented(encoder, held, classes, size, workers) if config.augment else _cached(held, classes)
+    probe = _augmented(network, held, classes, preprocessing, workers) if config.augment else _cached(held, classes)
     full = probe(taught, config.linear)
     shots, sets = _few_shot_sets(seen, taught, config, classes)
     few = [probe(chosen, config.few_shot) for chosen in sets]
@@ -180,7 +191,7 @@ def evaluate(
         few_shot=score([p.predict(judge.x) for p in few], _details(few) | {"images": len(sets[0].y), "shots": shots}),
         knn=score([voted], {"k": min(config.k, len(taught.y)), "images": len(taught.y)}),
         description={
-            "run": run.path.name,
+            "run": resolved.short_name,
             "branch": config.branch,
             "groups": {name: ids.tolist() for name, ids in groups.items()} if groups else None,
             "class_counts": counts,
@@ -190,18 +201,21 @@ def evaluate(
             "torch": torch.__version__,
         },
     )
-    write_json(run.results / f"{config.branch}.json", result.to_json())
+    folder = resolved.results if out is None else Path(out)
+    if folder is not None:
+        write_json(folder / f"{config.branch}.json", result.to_json())
     return result
 
 
-def branch_encoder(run: Run, branch: Literal["dense", "sparse"]) -> nn.Module:
-    """A run's encoder, or the same encoder as the self-competitor sees it.
+def branch_encoder(resolved: ResolvedEncoder, branch: Literal["dense", "sparse"]) -> nn.Module:
+    """The encoder, or the same encoder of a run as its self-competitor sees it.
 
     Raises:
-        InputError: If the run has no such branch.
+        InputError: If there is no such branch.
     """
     if branch == "dense":
-        return run.encoder()
+        return resolved.encoder
+    run = resolved.require_run("the sparse branch")
     objective = run.objective()
     if objective.competitor is None:
         raise InputError(f"{run.path} was trained without damage: it has a dense branch only")
@@ -280,14 +294,17 @@ def _cached(held: _Labelled, classes: int) -> _Prober:
     return probe
 
 
-def _augmented(encoder: nn.Module, held: _Labelled, classes: int, size: int, workers: int) -> _Prober:
+def _augmented(
+    encoder: nn.Module, held: _Labelled, classes: int, preprocessing: Preprocessing, workers: int
+) -> _Prober:
     def views(labelled: _Labelled) -> Tensor:
-        return load_views(SubsetSource(labelled.source, labelled.positions), image_size=size, workers=workers).images
+        source = SubsetSource(labelled.source, labelled.positions)
+        return load_views(source, preprocessing=preprocessing, workers=workers).images
 
     judged = views(held)
 
     def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
-        pad = size // 8  # 4 px of 32, as in the paper
+        pad = preprocessing.image_size // 8  # 4 px of 32, as in the paper
         return linear_probe_augmented(encoder, views(chosen), chosen.y, judged, held.y, classes, protocol, pad=pad)
 
     return probe

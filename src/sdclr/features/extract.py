@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from sdclr.data.decode import BadImage
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
+from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
-from sdclr.features.view import SMALL_SIDE, evaluation_view, view_loader
+from sdclr.features.view import evaluation_view, view_loader
 from sdclr.precision import Amp, autocast_dtype
 
 __all__ = [
@@ -73,7 +74,7 @@ def feature_batches(
     encoder: nn.Module,
     source: Source,
     *,
-    image_size: int,
+    preprocessing: Preprocessing,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
@@ -89,7 +90,7 @@ def feature_batches(
     """
     asked = range(len(source)) if positions is None else positions
     with evaluating(encoder, device) as where:
-        loader = view_loader(source, image_size, asked, batch_size=batch_size, workers=workers, device=where)
+        loader = view_loader(source, preprocessing, asked, batch_size=batch_size, workers=workers, device=where)
         seen, kept, views, bad = 0, [], [], []
         for piece_kept, piece_views, piece_bad in loader:
             seen += len(piece_kept) + len(piece_bad)
@@ -111,7 +112,7 @@ def extract_features(
     encoder: nn.Module,
     source: Source,
     *,
-    image_size: int,
+    preprocessing: Preprocessing,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
@@ -125,7 +126,7 @@ def extract_features(
     Args:
         encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is put back afterwards.
         source: What names the images.
-        image_size: Side S of the evaluation view in pixels.
+        preprocessing: Size S of the evaluation view in pixels, crop and interpolation.
         batch_size: Images per forward pass.
         device: Where to run; the encoder is moved there. By default where the encoder is.
         amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
@@ -145,7 +146,7 @@ def extract_features(
     bad: list[BadImage] = []
     done = 0
     for batch in feature_batches(
-        encoder, source, image_size=image_size, batch_size=batch_size, device=device, amp=amp, workers=workers
+        encoder, source, preprocessing=preprocessing, batch_size=batch_size, device=device, amp=amp, workers=workers
     ):
         bad += batch.bad
         if len(batch.positions):
@@ -176,24 +177,25 @@ class Views(NamedTuple):
     bad: list[BadImage]
 
 
-def load_views(source: Source, *, image_size: int, workers: int = 0) -> Views:
+def load_views(source: Source, *, preprocessing: Preprocessing, workers: int = 0) -> Views:
     """The evaluation view of every image that can be decoded.
 
     Args:
         source: What names the images.
-        image_size: Side S of the view in pixels.
+        preprocessing: Size S of the view in pixels, crop and interpolation.
         workers: Processes that decode; 0 decodes in this one.
 
     Raises:
         InputError: The views would not fit into `MAX_VIEWS_BYTES`, or no image can be decoded.
     """
-    size = len(source) * 3 * image_size**2
+    side = preprocessing.image_size
+    size = len(source) * 3 * side**2
     if size > MAX_VIEWS_BYTES:
         raise InputError(
-            f"{source.name}: {len(source)} views of {image_size} px take {size / 2**30:.0f} GiB of memory, more than "
+            f"{source.name}: {len(source)} views of {side} px take {size / 2**30:.0f} GiB of memory, more than "
             f"{MAX_VIEWS_BYTES / 2**30:.0f}: probe without augmentation"
         )
-    positions, images, bad = zip(*view_loader(source, image_size, range(len(source)), workers=workers), strict=True)
+    positions, images, bad = zip(*view_loader(source, preprocessing, range(len(source)), workers=workers), strict=True)
     kept = np.concatenate(positions)
     if not len(kept):
         raise InputError(f"{source.name}: none of {len(source)} images can be decoded. Check the path and the files")

@@ -12,10 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.sources import Source
+from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import BadImageError
 
-SMALL_SIDE = 96
-"""Images up to this many pixels on both sides are seen whole."""
+_FILTERS: Final = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 _TOGETHER: Final = 64
 """Images that a worker decodes in one go."""
@@ -24,57 +28,58 @@ View = tuple[int, NDArray[np.uint8] | BadImage]
 """Position in the source and `(S, S, 3)` view, or why there is none."""
 
 
-def evaluation_view(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The deterministic view of an image that every evaluation uses.
 
-    An image with both sides up to `SMALL_SIDE` is resized whole. Of a larger one the shorter side is brought to
-    `image_size * 256 / 224` and the centre is cut out, as is customary on ImageNet. Both use antialiased bicubic.
+    An image with both sides up to `SMALL_SIDE` is resized whole. Of a larger one the shorter side is resized to
+    `preprocessing.resized_side` and the center is cut out, as timm and torchvision do. All resizing is antialiased.
 
     Args:
         image: (H, W, 3) RGB.
-        image_size: Side S of the view in pixels.
+        preprocessing: Size S of the view in pixels, crop and interpolation.
 
     Returns:
         (S, S, 3) RGB; the image itself if it has that size already.
     """
     height, width = image.shape[:2]
+    size, filter_ = preprocessing.image_size, _FILTERS[preprocessing.interpolation]
     box: tuple[float, float, float, float] = (0, 0, width, height)
     if max(height, width) <= SMALL_SIDE:
-        if height == width == image_size:
+        if height == width == size:
             return image
     else:
-        # Only the part that survives the centre crop is resampled. Pillow's filter reaches over the box's edge, so the
+        # Only the part that survives the center crop is resampled. Pillow's filter reaches over the box's edge, so the
         # pixels are those of resizing everything and cropping afterwards.
-        short, shorter = _resized_side(image_size), min(height, width)
-        resized_width, resized_height = (int(short * side / shorter) for side in (width, height))
-        left, top = round((resized_width - image_size) / 2), round((resized_height - image_size) / 2)
+        short, shorter = preprocessing.resized_side, min(height, width)
+        squash = preprocessing.crop_mode == "squash"
+        resized_width, resized_height = (short if squash else int(short * side / shorter) for side in (width, height))
+        left, top = round((resized_width - size) / 2), round((resized_height - size) / 2)
         x_scale, y_scale = width / resized_width, height / resized_height
         box = (
             left * x_scale,
             top * y_scale,
-            min((left + image_size) * x_scale, width),
-            min((top + image_size) * y_scale, height),
+            min((left + size) * x_scale, width),
+            min((top + size) * y_scale, height),
         )
-    view = Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(view)
+    return np.asarray(Image.fromarray(image).resize((size, size), filter_, box=box))
 
 
-def decode_side(image_size: int) -> int:
-    """The shorter side in pixels that a JPEG decoded at reduced scale must keep for a view of side `image_size`.
+def decode_side(preprocessing: Preprocessing) -> int:
+    """The shorter side in pixels that a JPEG decoded at reduced scale must keep for an evaluation view.
 
     Twice the size needed keeps the resampling faithful. More than `SMALL_SIDE`, so that an image which is large on disk
     is never taken for a small one.
     """
-    return max(2 * _resized_side(image_size), SMALL_SIDE + 1)
+    return max(2 * preprocessing.resized_side, SMALL_SIDE + 1)
 
 
 class _Views(Dataset[View]):
     """Position and evaluation view of each image, or why there is none."""
 
-    def __init__(self, source: Source, image_size: int) -> None:
+    def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self.source = source
-        self.image_size = image_size
-        self.min_side = decode_side(image_size)
+        self.preprocessing = preprocessing
+        self.min_side = decode_side(preprocessing)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -84,7 +89,7 @@ class _Views(Dataset[View]):
             image = self.source.image(position, min_side=self.min_side)
         except BadImageError as error:
             return position, BadImage(error.image_id, error.reason, counted=True)
-        return position, evaluation_view(image, self.image_size)
+        return position, evaluation_view(image, self.preprocessing)
 
 
 class _Pieces:
@@ -101,7 +106,7 @@ class _Pieces:
 
 def view_loader(
     source: Source,
-    image_size: int,
+    preprocessing: Preprocessing,
     positions: range,
     *,
     batch_size: int = 256,
@@ -111,7 +116,7 @@ def view_loader(
     """Pieces of what `_collate` gives; workers decode two batches ahead."""
     workers = min(workers, -(-len(positions) // _TOGETHER))
     return DataLoader(
-        _Views(source, image_size),
+        _Views(source, preprocessing),
         batch_sampler=_Pieces(positions, batch_size),
         num_workers=workers,
         collate_fn=_collate,
@@ -129,8 +134,3 @@ def _collate(items: Sequence[View]) -> tuple[NDArray[np.int64], Tensor, list[Bad
     if not good:
         return positions, torch.empty(0, dtype=torch.uint8), bad
     return positions, torch.from_numpy(np.stack([view for _, view in good])).permute(0, 3, 1, 2), bad
-
-
-def _resized_side(image_size: int) -> int:
-    """What the shorter side of a large image is brought to before the centre crop, in pixels."""
-    return round(image_size * 256 / 224)

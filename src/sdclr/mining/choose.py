@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.data.scan import Progress
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.sources import ImageSource
 from sdclr.errors import InputError
-from sdclr.mining.mine import MineConfig, mine
+from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features
 from sdclr.mining.scores import Scores
 from sdclr.mining.selection import DEFAULT, Method, select_to_label
-from sdclr.training.run import Run
 
 
 class Choice(NamedTuple):
@@ -32,10 +31,10 @@ class Choice(NamedTuple):
 
 
 def choose_to_label(
-    run: Run | str | Path,
-    source: ImageSource,
+    images: ImageSource,
     budget: int,
     *,
+    encoder: MinedEncoder = None,
     method: Method = DEFAULT,
     labelled: Sequence[str] = (),
     config: MineConfig | None = None,
@@ -48,13 +47,13 @@ def choose_to_label(
     """Mine a collection, or take up what is mined already, and choose by it. See `select_to_label` for the methods.
 
     Args:
-        run: A run, or its folder.
-        source: The images. Those that cannot be decoded are never chosen.
-        budget: Images to choose.
+        images: The images, or embeddings of them, as for `mine`. Unreadable images are never chosen.
+        budget: Number of images to choose.
+        encoder: As for `mine`.
         method: How to choose.
         labelled: Ids of images that have labels already.
         config: What is mined; `MineConfig()` by default.
-        out: The folder of the scores; `mine` in the run's folder by default.
+        out: The folder of the scores; by default as for `mine`.
         seed: Decides what a method leaves to chance.
         device: Where networks and searches run.
         workers: Processes that decode images.
@@ -63,18 +62,18 @@ def choose_to_label(
     Raises:
         InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    folder, images = Path(out) if out is not None else run.path / "mine", open_source(source)
-    scores = mine(run, images, config, out=folder, device=device, workers=workers, progress=progress)
+    scores, found, _ = mine_features(
+        images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress
+    )
     usable = np.flatnonzero(scores.rank > 0)
     place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
     known = set(labelled)
     strange = sorted(known - set(scores.ids))
     if strange:
         raise InputError(
-            f"{strange[0]!r}, said to be labelled, is no id of {images.name}: give ids as `sdclr mine` does"
+            f"{strange[0]!r}, said to be labelled, is no id of these images: give ids as `sdclr mine` does"
         )
-    features = np.load(folder / "reading" / "features.npy", mmap_mode="r")[usable]
+    features = found[usable]
     chosen = select_to_label(
         torch.from_numpy(features).to(device),
         scores.rarity[usable],

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdclr.encoders import Network
+from sdclr.encoders import Encoder, Network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor
 from sdclr.training.checkpoint import load_checkpoint
@@ -74,6 +74,23 @@ def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> li
                 pruned[ratio] = _pruned(network, competitor, ratio)
         found.append(Networks(network, second, pruned))
     return found
+
+
+def pruned_copies(encoder: Encoder, ratios: Sequence[float]) -> Networks:
+    """An encoder without a run, and copies of it pruned by magnitude.
+
+    The copies share the encoder's normalization statistics: how the normalization layers treat the changed activations
+    is part of what is measured.
+
+    Args:
+        encoder: The encoder.
+        ratios: Pruning ratios, each in [0, 1).
+
+    Raises:
+        InputError: If the encoder has no prunable weight.
+    """
+    network = Network(encoder, nn.Identity()).eval()
+    return Networks(network, network, {ratio: _pruned(network, None, ratio) for ratio in ratios})
 
 
 def _states(run: Run, checkpoints: int) -> list[Objective]:

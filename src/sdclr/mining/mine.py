@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -11,80 +11,103 @@ from numpy.typing import NDArray
 from sdclr.config import to_json
 from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
-from sdclr.evaluation.clusters import find_clusters
-from sdclr.features.nearest import nearest
-from sdclr.mining.cluster_size import cluster_size, default_clusters
-from sdclr.mining.forgetting import load_networks, own_normalisation
+from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
+from sdclr.features.nearest import Neighbours, nearest
+from sdclr.files import write_json
+from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
+from sdclr.mining.kinds import Kinds, find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 from sdclr.mining.reading import Plan, Reading, read_collection
 from sdclr.mining.scores import Scores, rank_images
 from sdclr.precision import Amp
-from sdclr.training.run import Run, write_json
+from sdclr.reporting.gallery_entries import KindGroup
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
-Score = Literal["distance", "lof", "cluster_size", "forgetting", "loss"]
+Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 
-_SMALL_IS_RARE: Final = frozenset({"cluster_size"})
+MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
+"""An encoder by any of its names, or embeddings of the images: read, in memory as (N, D), or by the name of their file."""
+
+_KIND_NEIGHBORS: Final = 15
+"""Neighbors of each image in the graph that kinds are found in; the kinds hardly depend on it (docs/results/rarity.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MineConfig:
-    """What is measured of each image, and what ranks."""
+    """What is measured of each image, and what the ranking goes by."""
 
-    score: Score = "distance"
-    """What ranks. distance: mean distance to the first k nearest neighbours in the encoder's features; lof: density of
-    the neighbours over the image's own; cluster_size: few images in its cluster; forgetting: what pruning changes;
-    loss: the contrastive loss."""
+    score: Score = "kinds"
+    """The ranking. kinds: images of small separate groups first, all others by distance. distance: mean distance to the
+    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
+    changes the features. loss: the contrastive loss."""
     k: tuple[int, ...] = (10,)
-    """Neighbours; each number gives a column, the first one ranks."""
-    clusters: int | None = None
-    """Clusters sought; by default the root of the number of images."""
+    """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
     ratios: tuple[float, ...] | None = None
-    """Pruning ratios that forgetting is measured at, the first one ranks; by default that of the run, none for a run
-    without pruning."""
+    """Pruning ratios for forgetting; the first one ranks. By default that of the run, and none for other encoders."""
     projection: bool = False
-    """Measure forgetting behind the projection head, too."""
+    """Also measure forgetting after the projection head. Needs a run."""
     views: int = 1
-    """Views that forgetting is averaged over: 1 takes the evaluation view; more add augmented ones, which tells what
-    pruning changes whatever the crop and colours."""
+    """Views that forgetting is averaged over: 1 is the evaluation view, more add augmented views. Needs a run."""
     checkpoints: int = 1
-    """Newest checkpoints of the run that forgetting is averaged over, which evens out what one state has by chance; a
-    run keeps two."""
+    """Newest checkpoints that forgetting is averaged over; a run keeps two. Needs a run."""
     loss: bool = False
-    """Measure the contrastive loss, which takes two more views of each image."""
+    """Also measure the contrastive loss, which takes two more views of each image. Needs a run."""
     references: int = 512
-    """Images that serve as negatives of every image's loss."""
+    """Images that serve as negatives in every image's loss."""
     lof: bool = False
-    """Measure the local outlier factor."""
+    """Also measure the local outlier factor."""
+    image_size: int | None = None
+    """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
+    and 96 for images of at most 96 px."""
     batch_size: int = 256
-    """Images a forward pass."""
+    """Images in a forward pass."""
     amp: Amp = "auto"
     """Mixed precision; auto takes bf16 where the hardware has units for it."""
     seed: int = 0
-    """Decides augmented views, negatives and where clusters start."""
+    """Decides augmented views and negatives."""
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
-            raise InputError(f"--k asks for {self.k}: give one or more numbers of neighbours, each 1 or more")
+            raise InputError(f"--k is {self.k}: give one or more numbers of neighbors, each 1 or more")
         for name in ("views", "checkpoints", "references", "batch_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(self, name)}")
-        if self.clusters is not None and self.clusters < 1:
-            raise InputError(f"--clusters is 1 or more, not {self.clusters}")
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 1 or more")
         for ratio in self.ratios or ():
             if not 0 <= ratio < 1:
-                raise InputError(f"--ratios lie in [0, 1), not {ratio}: 0.9 removes nine weights in ten")
+                raise InputError(f"--ratios holds {ratio}: give shares in [0, 1); 0.9 removes nine weights in ten")
         if self.seed < 0:
-            raise InputError(f"--seed is 0 or more, not {self.seed}")
+            raise InputError(f"--seed is {self.seed}: give 0 or more")
+
+    def needs_run(self) -> str | None:
+        """The first setting that only a run can serve, as an option; None if any encoder will do."""
+        wishes = {
+            "--score loss": self.score == "loss",
+            "--loss": self.loss,
+            "--projection": self.projection,
+            "--views": self.views > 1,
+            "--checkpoints": self.checkpoints > 1,
+        }
+        return next((option for option, wished in wishes.items() if wished), None)
+
+
+class Mined(NamedTuple):
+    """What `mine_features` gives."""
+
+    scores: Scores
+    features: NDArray[np.float32]
+    """(N, D), nan where an image is unreadable; memory-mapped where an encoder made them."""
+    folder: Path
 
 
 def mine(
-    run: Run | str | Path,
-    source: ImageSource,
+    images: ImageSource,
     config: MineConfig | None = None,
     *,
+    encoder: MinedEncoder = None,
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -92,16 +115,19 @@ def mine(
 ) -> Scores:
     """Rank every image of a collection by rarity.
 
-    Writes `scores.parquet`, `summary.json` and the folder `reading` with what the encoder said. A pass over the images
-    that was stopped goes on where it was; one that is complete is used again, so that another `score`, `k` or number of
-    clusters takes seconds. Images that changed under the same ids are not noticed: remove `reading` then.
+    Writes `scores.parquet`, `summary.json` and the folder `reading` with the encoder's features. A stopped pass over the
+    images resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images that changed
+    under the same ids are not noticed: remove `reading` then.
 
     Args:
-        run: A run, or its folder.
-        source: The images. Those that cannot be decoded are listed in `Scores.bad`.
+        images: A folder, a manifest, or whatever else `open_source` takes; or a file of embeddings (`.parquet`, `.npy`).
+            Unreadable images are listed in `Scores.bad`.
         config: What is measured; `MineConfig()` by default.
-        out: The folder to write into; `mine` in the run's folder by default.
-        device: Where networks and the search for neighbours run.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`),
+            embeddings of the images as a file or an (N, D) array; by default the pretrained encoder that
+            `load_encoder()` gives.
+        out: The folder to write into; by default `mine` in the run's folder, or `mined/NAME` for other encoders.
+        device: Where the networks and the search for neighbors run.
         workers: Processes that decode images.
         progress: Called with (images done, images in all) after every batch.
 
@@ -109,18 +135,107 @@ def mine(
         The scores.
 
     Raises:
-        InputError: If no image can be decoded, fewer than k + 1 images can, or the run has nothing to prune by while
-            forgetting is to rank.
+        InputError: If no image can be decoded, there is no such encoder, embeddings do not fit the images, or a setting
+            needs a run and the encoder is none.
+
+    Example:
+        >>> scores = sdclr.mine("./images")  # doctest: +SKIP
+        >>> [scores.ids[row] for row in scores.order()[:10]]  # the ten rarest  # doctest: +SKIP
     """
-    config = config or MineConfig()
-    run = run if isinstance(run, Run) else Run.open(run)
-    images, folder = open_source(source), Path(out) if out is not None else run.path / "mine"
-    where = torch.device(device)
-    ratios = _ratios(run, config)
+    return mine_features(
+        images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress
+    ).scores
+
+
+def mine_features(
+    images: ImageSource,
+    config: MineConfig | None = None,
+    *,
+    encoder: MinedEncoder = None,
+    out: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Mined:
+    """`mine`, with the features that the scores came from. Arguments and errors are those of `mine`."""
+    config, where = config or MineConfig(), torch.device(device)
+    source, used = open_mined(images, encoder, image_size=config.image_size)
+    folder = Path(out) if out is not None else default_folder(source, used)
+    if isinstance(used, ResolvedEncoder):
+        ratios = _ratios(used, config)
+        reading = _read(used, source, config, ratios, folder, where, workers, progress)
+    else:
+        ratios, reading = (), _embedded(used, source, config)
+    scores = _scored(used, source, reading, config, ratios=ratios, device=where)
+    scores.write(folder / "scores.parquet")
+    write_json(folder / "summary.json", scores.summary())
+    return Mined(scores, reading.features, folder)
+
+
+def open_mined(
+    images: ImageSource, encoder: MinedEncoder, *, image_size: int | None = None
+) -> tuple[Source, ResolvedEncoder | Embeddings]:
+    """The images and what says how alike they are: an encoder, or embeddings.
+
+    Raises:
+        InputError: If either cannot be opened, or embeddings are given twice.
+    """
+    if isinstance(images, (str, Path)) and embedding_files(images):
+        if encoder is not None:
+            raise InputError(f"{images} holds embeddings already: leave out the encoder, or name the images instead")
+        embeddings = read_embeddings(images)
+        return EmbeddedImages(embeddings), embeddings
+    source = open_source(images)
+    if isinstance(encoder, Embeddings):
+        return source, encoder
+    if isinstance(encoder, np.ndarray):
+        return source, embeddings_of(encoder, name="encoder")
+    if isinstance(encoder, (str, Path)) and embedding_files(encoder):
+        return source, read_embeddings(encoder)
+    return source, resolve_encoder(encoder, source, image_size=image_size)
+
+
+def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
+    """Where results go if the caller names no folder: into the run, else `mined/NAME` here."""
+    if isinstance(used, ResolvedEncoder) and used.run is not None:
+        return used.run.path / "mine"
+    return Path("mined") / (source.name.replace("/", "-") or "images")
+
+
+def _ratios(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
+    wish = config.needs_run()
+    if wish is not None:
+        used.require_run(wish)
+    own = (used.run.pruned,) if used.run is not None and used.run.pruned else ()  # an adaptive ratio may end at 0
+    ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
+    if config.score == "forgetting" and not ratios:
+        raise InputError(
+            f"{used.name} was not pruned in training: give --ratios 0.5, or another --score than forgetting"
+        )
+    return ratios
+
+
+def _read(
+    used: ResolvedEncoder,
+    source: Source,
+    config: MineConfig,
+    ratios: tuple[float, ...],
+    folder: Path,
+    device: torch.device,
+    workers: int,
+    progress: Progress | None,
+) -> Reading:
+    """One pass over the images by the encoder and its pruned copies."""
     loss = config.loss or config.score == "loss"
-    states = load_networks(run, ratios, config.checkpoints if ratios else 1) if ratios or loss else []
+    if used.run is None:
+        states = [pruned_copies(used.encoder, ratios)] if ratios else []
+        views = ViewConfig(image_size=used.preprocessing.image_size)
+    else:
+        states = load_networks(used.run, ratios, config.checkpoints if ratios else 1) if ratios or loss else []
+        views = used.run.config.views
     plan = Plan(
-        views=run.config.views,
+        preprocessing=used.preprocessing,
+        views=views,
         forgetting_views=config.views if ratios else 1,
         pairs=max(1, (config.views - 1) // 2) if loss else 0,
         projection=config.projection and bool(ratios),
@@ -128,32 +243,36 @@ def mine(
         amp=config.amp,
         seed=config.seed,
     )
-    encoder = states[0].dense.encoder if states else run.encoder()
-    reading = read_collection(
-        images, encoder, states, plan, folder / "reading", device=where, workers=workers, progress=progress
+    encoder = states[0].dense.encoder if states else used.encoder
+    return read_collection(
+        source, encoder, states, plan, folder / "reading", device=device, workers=workers, progress=progress
     )
-    scores = _scored(run, images, reading, config, ratios=ratios, device=where)
-    scores.write(folder / "scores.parquet")
-    write_json(folder / "summary.json", scores.summary())
-    return scores
 
 
-def _ratios(run: Run, config: MineConfig) -> tuple[float, ...]:
-    own = (run.pruned,) if run.pruned else ()  # an adaptive ratio may have ended at 0, which forgets nothing
-    ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
-    if config.score == "forgetting" and not ratios:
-        raise InputError(f"{run.path} ended without pruning: give --ratios, or another --score than forgetting")
-    return ratios
+def _embedded(embeddings: Embeddings, source: Source, config: MineConfig) -> Reading:
+    """Embeddings as a reading: there is nothing to read but them."""
+    wish = config.needs_run() or ("--score forgetting" if config.score == "forgetting" or config.ratios else None)
+    if wish is not None:
+        raise InputError(f"{wish} needs a network, and {embeddings.name} holds embeddings only: name an encoder")
+    values = embeddings.of(source.ids, source.name)
+    return Reading(values, {}, None, {}, np.arange(len(values)))
 
 
 def _scored(
-    run: Run, source: Source, reading: Reading, config: MineConfig, *, ratios: tuple[float, ...], device: torch.device
+    used: ResolvedEncoder | Embeddings,
+    source: Source,
+    reading: Reading,
+    config: MineConfig,
+    *,
+    ratios: tuple[float, ...],
+    device: torch.device,
 ) -> Scores:
     usable, total = reading.usable, len(source)
     # Without bad images the file itself is searched, so that features lie in memory once.
-    features = reading.features if len(usable) == total else reading.features[usable]
-    found = nearest(torch.from_numpy(features).to(device), max(config.k))
-    clusters = find_clusters(features, config.clusters or default_clusters(len(usable)), seed=config.seed)
+    features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
+    ks = tuple(dict.fromkeys(min(k, max(1, len(usable) - 1)) for k in config.k))
+    near = _neighbors(features, max(*ks, _KIND_NEIGHBORS))
+    kinds = find_kinds(features, k=_KIND_NEIGHBORS, neighbours=near)
 
     def spread(values: Any, empty: float = np.nan) -> NDArray[Any]:
         """(N,) from the usable images' values."""
@@ -162,41 +281,77 @@ def _scored(
         whole[usable] = array
         return whole
 
-    columns = {f"distance_{k}": spread(neighbour_distance(found, k)) for k in config.k}
+    distance = {k: neighbour_distance(near, k) for k in ks}
+    columns = {f"distance_{k}": spread(values) for k, values in distance.items()}
     if config.lof or config.score == "lof":
-        columns |= {f"lof_{k}": spread(local_outlier_factor(found, k)) for k in config.k}
-    columns["cluster_size"] = spread(cluster_size(clusters))
+        columns |= {f"lof_{k}": spread(local_outlier_factor(near, k)) for k in ks}
+    columns["kind_size"] = spread(kinds.sizes[kinds.labels].astype(np.float32))
     columns |= reading.columns
-    if (projections := reading.projections) is not None:
-        references = draw_references(usable, config.references, config.seed)
-        losses = [
-            reference_loss(projections[:, pair, 0], projections[:, pair, 1], references, run.config.temperature)
-            for pair in range(projections.shape[1])
-        ]
-        columns["loss"] = np.mean(losses, axis=0)
-    ranking = {
-        "distance": f"distance_{config.k[0]}",
-        "lof": f"lof_{config.k[0]}",
-        "forgetting": f"forgetting_{ratios[0]:g}" if ratios else "",
-    }.get(config.score, config.score)
-    sign = -1 if ranking in _SMALL_IS_RARE else 1
+    if reading.projections is not None and isinstance(used, ResolvedEncoder):
+        columns["loss"] = _loss(reading, used.require_run("the loss").config.temperature, config)
+    first = f"{config.score}_{ratios[0] if config.score == 'forgetting' else ks[0]:g}"
+    ranking = {"kinds": "kind_size", "loss": "loss"}.get(config.score, first)
+    by_kind = spread(kind_rarity(kinds, distance[ks[0]].cpu().numpy()))
+    own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
     return rank_images(
         source.ids,
         columns,
-        sign * columns[ranking],
-        spread(clusters.labels, -1),
+        by_kind if config.score == "kinds" else columns[ranking],
+        spread(kinds.labels, -1),
         score=config.score,
+        groups=_groups(kinds, usable),
+        odd=usable[kinds.odd],
         bad=reading.bad,
-        ties=columns[f"distance_{config.k[0]}"],
+        ties=columns[f"distance_{ks[0]}"],
         labels=source.labels,
         classes=source.classes,
         about={
-            "run": run.path.name,
+            "encoder": used.name,
+            "origin": _origin(used),
             "source": source.name,
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
-            "normalisation": ("own" if own_normalisation(run) else "shared") if ratios else None,
+            "normalisation": ("own" if own else "shared") if ratios else None,
             "config": to_json(config),
             "sdclr": __version__,
         },
     )
+
+
+def _neighbors(features: torch.Tensor, k: int) -> Neighbours:
+    """The k nearest neighbors of each image, or as many as there are; a single image has itself at distance 0."""
+    if len(features) == 1:
+        return Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+    return nearest(features, min(k, len(features) - 1))
+
+
+def _loss(reading: Reading, temperature: float, config: MineConfig) -> NDArray[np.float32]:
+    projections = reading.projections
+    assert projections is not None  # noqa: S101  # for mypy: the caller has looked
+    references = draw_references(reading.usable, config.references, config.seed)
+    losses = [
+        reference_loss(projections[:, pair, 0], projections[:, pair, 1], references, temperature)
+        for pair in range(projections.shape[1])
+    ]
+    mean: NDArray[np.float32] = np.mean(losses, axis=0)
+    return mean
+
+
+def _groups(kinds: Kinds, usable: NDArray[np.int64]) -> tuple[KindGroup, ...]:
+    rare = set(kinds.rare().tolist())
+    return tuple(
+        KindGroup(
+            kind=number,
+            size=int(size),
+            separation=float(kinds.separation[number]),
+            medoid=int(usable[kinds.medoids[number]]),
+            rare=number in rare,
+        )
+        for number, size in enumerate(kinds.sizes.tolist())
+    )
+
+
+def _origin(used: ResolvedEncoder | Embeddings) -> str | None:
+    if isinstance(used, Embeddings):
+        return used.about.get("origin")
+    return None if used.encoder.origin is None else used.encoder.origin.sentence

@@ -5,7 +5,6 @@ written when the chunk is done; a stopped pass goes on at the first chunk that h
 with the collection, and a reading that is there is not made again.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -25,12 +24,13 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, fingerprint
 from sdclr.data.views import ViewConfig, draw_views
 from sdclr.encoders import Encoder
+from sdclr.encoders.digest import network_digest
+from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.errors import BadImageError, InputError
 from sdclr.features.view import decode_side, evaluation_view
-from sdclr.files import write_atomically
+from sdclr.files import read_json, write_atomically, write_json
 from sdclr.mining.forgetting import Networks, forgetting
 from sdclr.precision import Amp, autocast_dtype
-from sdclr.training.run import read_json, write_json
 
 _CHUNK: Final = 4096
 """Images of a chunk, about: it is a whole number of batches, so that a pass that goes on meets the same batches."""
@@ -40,8 +40,10 @@ _CHUNK: Final = 4096
 class Plan:
     """What a reading holds."""
 
+    preprocessing: Preprocessing
+    """Of the evaluation view."""
     views: ViewConfig
-    """Of the run."""
+    """How augmented views are drawn."""
     forgetting_views: int
     """Views that forgetting is averaged over: the evaluation view, then augmented ones."""
     pairs: int
@@ -187,7 +189,7 @@ class _Reader:
         """What decides the values, as plain JSON."""
         modules = [self.encoder, *(m for s in self.states for m in (s.dense, s.second, *s.pruned.values()))]
         return {
-            "networks": _digest(modules),
+            "networks": network_digest(*modules),
             "columns": self.columns(),
             "plan": repr(self.plan),
             "precision": str(self.dtype),
@@ -242,7 +244,7 @@ class _Views(Dataset[_Item]):
 
     def __init__(self, source: Source, plan: Plan) -> None:
         self.source, self.plan = source, plan
-        self.min_side = decode_side(plan.views.image_size)
+        self.min_side = decode_side(plan.preprocessing)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -254,7 +256,7 @@ class _Views(Dataset[_Item]):
             return _Item(position, None, error.reason)
         size, seed = self.plan.views.image_size, self.plan.seed
         views = np.empty((1 + self.plan.drawn, size, size, 3), dtype=np.uint8)
-        views[0] = evaluation_view(image, size)
+        views[0] = evaluation_view(image, self.plan.preprocessing)
         for number in range(self.plan.drawn):
             params = draw_views(
                 self.plan.views,
@@ -359,13 +361,3 @@ def _collected(
         {source.ids[position]: reason for position, reason in sorted(bad.items())},
         usable,
     )
-
-
-def _digest(modules: Sequence[nn.Module]) -> str:
-    """SHA-256 over all weights and statistics."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
+from sdclr.reporting.gallery_entries import KindGroup
 
-FORMAT: Final = "sdclr-scores-1"
+FORMAT: Final = "sdclr-scores-2"
 
-_FIXED: Final = ("id", "score", "rank", "percentile", "cluster", "bad", "label")
+_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
 """Columns of the file that every collection has; each score adds one of its own name."""
 
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -36,15 +38,19 @@ class Scores:
     ids: list[str]
     """N, in the source's order, bad images included."""
     columns: dict[str, NDArray[np.float32]]
-    """(N,) each, nan where an image is bad: "distance_10", "forgetting_0.5", "loss", "cluster_size"."""
+    """(N,) each, nan where an image is bad: "distance_10", "forgetting_0.5", "loss", "kind_size"."""
     rarity: NDArray[np.float32]
     """(N,) what ranks, nan where bad."""
     rank: NDArray[np.int64]
     """(N,) 1 = rarest; 0 where bad."""
     percentile: NDArray[np.float32]
     """(N,) from 0 for the most ordinary image to 100 for the rarest; nan where bad."""
-    clusters: NDArray[np.int64]
-    """(N,) cluster of the image, 0 the largest; -1 where bad."""
+    kinds: NDArray[np.int64]
+    """(N,) kind of the image, 0 the largest; -1 where bad. Kinds are groups that are separated in the neighbor graph."""
+    groups: tuple[KindGroup, ...]
+    """(K,) size, separation and medoid of each kind, falling in size; one kind where nothing is separated."""
+    odd: NDArray[np.int64]
+    """Positions of single images that are far from all others, the oddest first."""
     bad: dict[str, str]
     """Reason by id."""
     labels: NDArray[np.int64] | None
@@ -64,15 +70,11 @@ class Scores:
         usable = np.flatnonzero(self.rank > 0)
         return usable[np.argsort(self.rank[usable])]
 
-    def cluster_sizes(self) -> NDArray[np.int64]:
-        """(K,) images of each cluster, falling."""
-        return np.bincount(self.clusters[self.clusters >= 0])
-
     def write(self, path: str | Path) -> Path:
         """Write everything to a Parquet file, whole or not at all.
 
-        Its columns are id, score, rank, percentile, cluster, bad (the reason), label, and one for each score. The rest
-        is JSON under the key `sdclr` of the schema's metadata.
+        Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image; empty where an image is not odd),
+        bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the schema's metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -83,7 +85,8 @@ class Scores:
             "score": pa.array(self.rarity, mask=empty),
             "rank": pa.array(self.rank, mask=empty),
             "percentile": pa.array(self.percentile, mask=empty),
-            "cluster": pa.array(self.clusters, mask=empty),
+            "kind": pa.array(self.kinds, mask=empty),
+            "odd": pa.array(self._places, mask=self._places == 0),
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
         }
@@ -92,6 +95,7 @@ class Scores:
             "format": FORMAT,
             "score": self.score,
             "classes": list(self.classes),
+            "groups": [asdict(group) for group in self.groups],
             "labelled": self.labels is not None,
             "about": self.about,
             # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
@@ -138,7 +142,7 @@ class Scores:
         return _write_csv(path, header, rows)
 
     def summary(self) -> dict[str, Any]:
-        """The collection in short, as plain JSON: counts, quantiles of each score, clusters, the rarest images."""
+        """The collection in short, as plain JSON: counts, quantiles of each score, kinds, odd images, the rarest images."""
         usable = self.rank > 0
         quantiles = {
             name: dict(zip(map(str, _QUANTILES), np.percentile(values[usable], _QUANTILES).tolist(), strict=True))
@@ -149,11 +153,19 @@ class Scores:
             "bad": len(self.bad),
             "score": self.score,
             "quantiles": quantiles,
-            "clusters": self.cluster_sizes().tolist(),
+            "kinds": [asdict(group) | {"medoid": self.ids[group.medoid]} for group in self.groups],
+            "odd": [self.ids[position] for position in self.odd.tolist()],
             "rarest": [self.ids[index] for index in self.order()[:_RAREST].tolist()],
             "bad_images": self.bad,
             **self.about,
         }
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """(N,) place among the odd images, 1 for the oddest; 0 for all others."""
+        places = np.zeros(len(self), dtype=np.int64)
+        places[self.odd] = np.arange(1, len(self.odd) + 1)
+        return places
 
     def _all(self) -> list[int]:
         return [*self.order().tolist(), *np.flatnonzero(self.rank == 0).tolist()]
@@ -164,10 +176,11 @@ class Scores:
         known = label if not 0 <= label < len(self.classes) else self.classes[label]
         named = None if label < 0 else known
         if not self.rank[index]:
-            return [None, None, None, None, self.bad[self.ids[index]], named, *(None for _ in self.columns)]
+            return [None, None, None, None, None, self.bad[self.ids[index]], named, *(None for _ in self.columns)]
         numbers = [float(values[index]) for values in self.columns.values()]
         rarity, percentile = float(self.rarity[index]), float(self.percentile[index])
-        return [rarity, int(self.rank[index]), percentile, int(self.clusters[index]), None, named, *numbers]
+        odd = int(self._places[index]) or None
+        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, *numbers]
 
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
@@ -197,7 +210,9 @@ class Scores:
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
             percentile=_numbers(table, "percentile", np.nan),
-            clusters=_numbers(table, "cluster", -1),
+            kinds=_numbers(table, "kind", -1),
+            groups=tuple(KindGroup(**group) for group in described["groups"]),
+            odd=_in_order(_numbers(table, "odd", 0)),
             bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
             labels=_numbers(table, "label", -1) if described["labelled"] else None,
             classes=tuple(described["classes"]),
@@ -210,9 +225,11 @@ def rank_images(
     ids: Sequence[str],
     columns: Mapping[str, ArrayLike],
     rarity: ArrayLike,
-    clusters: ArrayLike,
+    kinds: ArrayLike,
     *,
     score: str,
+    groups: Sequence[KindGroup] = (),
+    odd: ArrayLike = (),
     bad: Mapping[str, str] | None = None,
     ties: ArrayLike | None = None,
     labels: NDArray[np.int64] | None = None,
@@ -225,8 +242,10 @@ def rank_images(
         ids: N ids, in the source's order.
         columns: Raw quantities (N,) by name.
         rarity: (N,), the larger the rarer; finite except for bad images, which are left out of the ranking.
-        clusters: (N,) cluster ids.
+        kinds: (N,) kinds of the images.
         score: Name of what `rarity` is.
+        groups: (K,) what is known of each kind.
+        odd: Positions of single odd images, the oddest first.
         bad: Reason by id of each image that could not be used.
         ties: (N,) decides among equal rarities, the larger the rarer; then the position does, the first first.
         labels: (N,) class ids, only kept.
@@ -259,13 +278,21 @@ def rank_images(
         rarity=values,
         rank=rank,
         percentile=percentile,
-        clusters=np.where(usable, clusters, -1).astype(np.int64),
+        kinds=np.where(usable, kinds, -1).astype(np.int64),
+        groups=tuple(groups),
+        odd=np.asarray(odd, dtype=np.int64),
         bad=bad,
         labels=labels,
         classes=tuple(classes),
         score=score,
         about=about or {},
     )
+
+
+def _in_order(places: NDArray[Any]) -> NDArray[np.int64]:
+    """Positions by their place, 1 first; places of 0 are left out."""
+    found = np.flatnonzero(places > 0)
+    return found[np.argsort(places[found], kind="stable")]
 
 
 def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:

@@ -26,7 +26,9 @@ def why(scores: Scores, index: int) -> str:
     ranked_by = str(scores.about.get("ranked_by", ""))
     first = [ranked_by] if ranked_by in scores.columns else []
     distance = next((name for name in scores.columns if name.startswith("distance_")), None)
-    names = dict.fromkeys([*first, *([distance] if distance else []), "cluster_size"])
+    names = dict.fromkeys([*first, *([distance] if distance else []), "kind_size"])
+    if len(scores.groups) < 2:
+        names.pop("kind_size", None)  # one kind sets nothing apart
     parts = [_said(scores, name, index, usable) for name in names if name in scores.columns]
     sentence = (
         "; ".join(parts) or f"its {scores.score} is higher than {_above(scores, scores.rarity, index)} of the images"
@@ -38,13 +40,13 @@ def _said(scores: Scores, name: str, index: int, usable: int) -> str:
     values = scores.columns[name]
     kind, _, setting = name.rpartition("_")
     above = f"{_above(scores, values, index)} of the collection"
-    if name == "cluster_size":
-        return f"its cluster has {int(values[index]):,} of {usable:,} images"
+    if name == "kind_size":
+        return f"its kind has {int(values[index]):,} of {usable:,} images"
     if name == "loss":
         return f"its contrastive loss is higher than that of {above}"
     said = {
-        "distance": f"it is farther from its {setting} nearest neighbours than {above}",
-        "lof": f"it is lonelier beside its {setting} nearest neighbours than {above}",
+        "distance": f"it is farther from its {setting} nearest neighbors than {above}",
+        "lof": f"it is lonelier beside its {setting} nearest neighbors than {above}",
         "forgetting": f"pruning {setting} of the weights changes it more than {above}",
         "forgetting_projection": f"pruning {setting} of the weights changes its projection more than {above}",
     }

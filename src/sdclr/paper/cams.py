@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sdclr.data.sources import Source, SubsetSource
+from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.evaluation.gradcam import Target, class_prototypes, gradcam, last_map, similarity_target
 from sdclr.features.extract import evaluating, extract_features, load_views
@@ -131,7 +132,9 @@ def tail_cams(
     positions = np.flatnonzero(np.isin(test.labels, classes))
     if not len(positions):
         raise InputError(f"{test.name} has no image of the classes {list(classes)}: there is nothing to look at")
-    views = load_views(SubsetSource(test, positions), image_size=image_size, workers=workers)
+    views = load_views(
+        SubsetSource(test, positions), preprocessing=Preprocessing(image_size=image_size), workers=workers
+    )
     positions = positions[views.kept]
     labels = test.labels[positions]
     if layer is None:
@@ -238,7 +241,7 @@ def _looked_at(
 
 
 def _prototypes(encoder: nn.Module, few_shot: Source, classes: int, image_size: int, workers: int) -> Tensor:
-    found = extract_features(encoder, few_shot, image_size=image_size, workers=workers)
+    found = extract_features(encoder, few_shot, preprocessing=Preprocessing(image_size=image_size), workers=workers)
     labels = np.asarray(few_shot.labels)[found.kept]
     return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centred=True)
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sdclr.data.sources import Source
-from sdclr.encoders import Network
+from sdclr.encoders import Network, Preprocessing
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS
 from sdclr.features.extract import extract_features
@@ -99,7 +99,12 @@ def forgotten_shares(
     for epoch in epochs:
         both = _both(run, epoch, ratio)
         found = extract_features(
-            both, test, image_size=size, batch_size=batch_size, device=device or "cpu", workers=workers
+            both,
+            test,
+            preprocessing=Preprocessing(image_size=size),
+            batch_size=batch_size,
+            device=device or "cpu",
+            workers=workers,
         )
         labels = test.labels[found.kept]
         dense, pruned = torch.from_numpy(found.values[labels >= 0]).chunk(2, dim=1)

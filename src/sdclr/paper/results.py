@@ -11,10 +11,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import read_json, write_atomically, write_json
 from sdclr.paper.numbers import Probe
 from sdclr.paper.tasks import Branch, Job, Task
-from sdclr.training.run import Run, read_json, write_json
+from sdclr.training.run import Run
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
 SCHEMA: Final = pa.schema(

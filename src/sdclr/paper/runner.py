@@ -26,6 +26,7 @@ from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
 from sdclr.evaluation.probes import LINEAR
+from sdclr.files import read_json, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
 from sdclr.training.config import Runtime
@@ -33,7 +34,7 @@ from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.interrupts import Interrupted, listening
 from sdclr.training.pretrain import pretrain
-from sdclr.training.run import Run, read_json, write_json
+from sdclr.training.run import Run
 
 Outcome = Literal["finished", "failed", "busy"]
 Opener = Callable[[Job], PaperSplit]
@@ -270,10 +271,10 @@ def _train_and_evaluate(queue: Queue, task: Task) -> None:
         if queue.evaluated(task, branch) is not None:
             continue
         result = evaluate(
-            run,
             split.full,
             split.test,
             evaluation(task, branch),
+            encoder=run,
             class_counts=split.counts,
             validation=split.validation,
             few_shot=split.few_shot,
@@ -287,10 +288,10 @@ def _tune(queue: Queue, job: Tuning) -> None:
     split, runtime = queue.data(job), queue.runtime
     init = None if job.init is None else Run.open(queue.place(job.init))
     finetune(
-        init,
         split.long_tail,
         split.test,
         replace(job.config, groups=split.rule),
+        start=init or "scratch",
         out=queue.place(job),
         device=resolve_device(runtime.device),
         workers=decoders(runtime),

@@ -101,7 +101,7 @@ class DamageConfig:
         changing = self.ratio == "adaptive" or self.schedule != "constant"
         if changing and self.kind not in {"prune", "none"}:
             raise InputError(
-                f"a ratio that changes is one of pruning by magnitude, not of {self.kind}: give a constant --damage.ratio"
+                f"only pruning by magnitude can change its ratio, not {self.kind}: give a constant --damage.ratio"
             )
         if changing and self.also:
             raise InputError(

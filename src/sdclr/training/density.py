@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdclr.data.sources import Source
+from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features, encode_images, feature_batches
 from sdclr.features.nearest import nearest
@@ -182,7 +183,14 @@ def _encoded(
         return torch.cat(parts), np.array(share)
     found = [
         batch
-        for batch in feature_batches(encoder, images, image_size=size, workers=reading.workers, positions=share, **how)
+        for batch in feature_batches(
+            encoder,
+            images,
+            preprocessing=Preprocessing(image_size=size),
+            workers=reading.workers,
+            positions=share,
+            **how,
+        )
         if len(batch.positions)
     ]
     if not found:

@@ -1,4 +1,4 @@
-"""A run's encoder for other tools: timm, torchvision, ONNX runtimes, with a card that says what it is."""
+"""An encoder for other tools: timm, torchvision, ONNX runtimes, with a card that says what it is."""
 
 import importlib
 import importlib.util
@@ -17,11 +17,11 @@ import torchvision
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sdclr.encoders import CIFAR_RESNETS, Encoder
+from sdclr.encoders import CIFAR_RESNETS, Encoder, describe_encoder
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import write_atomically, write_json
 from sdclr.training.model_card import Architecture, model_card, preprocessing
-from sdclr.training.run import Run, write_json
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 Format = Literal["timm", "torchvision", "onnx"]
 
@@ -49,10 +49,10 @@ class Exported:
     """Formats that were not asked for by name and cannot be had, and why."""
 
 
-def export(run: Run | str | Path, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
-    """Write a run's dense encoder into a new folder, each format read back and compared before it counts as written.
+def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
+    """Write an encoder into a new folder, each format read back and compared before it counts as written.
 
-    The folder holds `README.md` (a model card), `preprocessing.json`, and
+    The folder holds `README.md` (a model card), `preprocessing.json`, `encoder.json` (for `sdclr.load_encoder`), and
 
     - timm: `model.safetensors` and, where timm can make the architecture by itself, `config.json`: a folder for
       `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the lines of code.
@@ -60,7 +60,7 @@ def export(run: Run | str | Path, folder: str | Path, formats: Sequence[Format] 
     - onnx: `encoder.onnx`, from uint8 images `(N, 3, S, S)` to features `(N, D)`, normalisation inside, any N.
 
     Args:
-        run: A finished run, or its folder.
+        encoder: A finished run or its folder, `timm:NAME`, or whatever else `sdclr.load_encoder` takes.
         folder: A folder that does not exist yet, or is empty.
         formats: What to write; by default all that can be.
 
@@ -70,15 +70,16 @@ def export(run: Run | str | Path, folder: str | Path, formats: Sequence[Format] 
     Raises:
         InputError: If the folder holds something, or a format asked for does not fit or lacks its packages.
     """
-    run, folder = run if isinstance(run, Run) else Run.open(run), Path(folder)
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: name a new folder for the export")
     unknown = sorted(set(formats or ()) - set(FORMATS))
     if unknown or formats == ():
         raise InputError(f"no export format {', '.join(unknown) or 'is named'}: choose from {', '.join(FORMATS)}")
-    encoder = run.encoder()
-    architecture = Architecture.of(encoder)
-    left_out = {name: why for name in FORMATS if (why := _obstacle(name, encoder, architecture))}
+    resolved = resolve_encoder(encoder)
+    exported = resolved.encoder
+    architecture = Architecture.of(exported)
+    left_out = {name: why for name in FORMATS if (why := _obstacle(name, exported, architecture))}
     for name in formats or ():
         if name in left_out:
             raise InputError(left_out[name])
@@ -87,9 +88,10 @@ def export(run: Run | str | Path, folder: str | Path, formats: Sequence[Format] 
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        differences = {name: _checked(name, _WRITERS[name](encoder, architecture, aside, run)) for name in chosen}
-        write_json(aside / "preprocessing.json", preprocessing(encoder))
-        card = model_card(run, encoder, architecture, formats=chosen)
+        differences = {name: _checked(name, _WRITERS[name](exported, architecture, aside, resolved)) for name in chosen}
+        write_json(aside / "preprocessing.json", preprocessing(exported))
+        write_json(aside / "encoder.json", describe_encoder(exported))
+        card = model_card(resolved, architecture, formats=chosen)
         write_atomically(aside / "README.md", card.encode("utf-8", "backslashreplace"))
         aside.replace(folder)
     finally:
@@ -128,13 +130,13 @@ def _obstacle(name: Format, encoder: Encoder, architecture: Architecture) -> str
     return None
 
 
-def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, run: Run) -> float:
+def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, resolved: ResolvedEncoder) -> float:
     _write_weights(encoder, folder)
     if not architecture.plain:  # the card's lines of code make what `create_encoder` does
         weights, kept = encoder.backbone.state_dict(), load_file(folder / "model.safetensors")
         return float(any(not torch.equal(weights[name].cpu(), kept[name]) for name in weights))
-    size = encoder.image_size
-    small = bool(run.source.get("held_in_memory"))
+    size, seen = encoder.image_size, encoder.preprocessing
+    small = resolved.run is not None and bool(resolved.run.source.get("held_in_memory"))
     config = {
         "architecture": architecture.name,
         "num_classes": 0,
@@ -144,9 +146,9 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, run:
             "input_size": [3, size, size],
             "mean": list(encoder.config.mean),
             "std": list(encoder.config.std),
-            "interpolation": "bicubic",
-            "crop_mode": "center",
-            "crop_pct": 1.0 if small else 224 / 256,  # small images are seen whole
+            "interpolation": seen.interpolation,
+            "crop_mode": seen.crop_mode,
+            "crop_pct": 1.0 if small else seen.crop_pct,  # small images are seen whole
             "num_classes": 0,
         },
     }
@@ -155,7 +157,7 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, run:
     return _difference(encoder, backbone)
 
 
-def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Path, _run: Run) -> float:
+def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Path, _resolved: ResolvedEncoder) -> float:
     file = folder / "model.safetensors"
     if not file.exists():
         _write_weights(encoder, folder)
@@ -167,7 +169,7 @@ def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Pat
     return _difference(encoder, backbone)
 
 
-def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _run: Run) -> float:
+def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _resolved: ResolvedEncoder) -> float:
     onnxruntime = importlib.import_module("onnxruntime")  # an extra
     file = folder / "encoder.onnx"
     batch = torch.export.Dim("N", min=1)
@@ -191,7 +193,7 @@ def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _ru
     return max(_farthest(encoder, encoded, _pictures(encoder, count)) for count in (5, 1))
 
 
-_Writer = Callable[[Encoder, Architecture, Path, Run], float]
+_Writer = Callable[[Encoder, Architecture, Path, ResolvedEncoder], float]
 _WRITERS: Final[dict[Format, _Writer]] = {
     "timm": _write_timm,
     "torchvision": _write_torchvision,

@@ -19,9 +19,10 @@ from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, wri
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import InputError
+from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
-from sdclr.training.run import Run, write_json
+from sdclr.training.run import Run
 
 IMAGES_PER_WORKER = 2000  # decoded faster than a process starts
 _CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")

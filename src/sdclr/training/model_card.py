@@ -8,13 +8,12 @@ from typing import Any
 from timm.models.resnet import ResNet
 from torch import nn
 
-from sdclr.encoders import CIFAR_RESNETS, CifarResNet, Encoder, timm_options
+from sdclr.encoders import CIFAR_RESNETS, SMALL_SIDE, CifarResNet, Encoder, timm_options
+from sdclr.files import read_json
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
-from sdclr.training.run import Run, read_json
+from sdclr.training.resolve import ResolvedEncoder
+from sdclr.training.run import Run
 from sdclr.version import __version__
-
-SMALL_SIDE = 96
-"""Images up to this many pixels on both sides are seen whole, as in the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,19 @@ class Architecture:
 
 def preprocessing(encoder: Encoder) -> dict[str, Any]:
     """How images become what the encoder takes, as plain JSON."""
-    size = encoder.image_size
+    size, seen = encoder.image_size, encoder.preprocessing
     return {
         "format": "sdclr-preprocessing-1",
         "image_size": size,
         "mode": "RGB, upright (EXIF orientation applied), transparency laid over white",
-        "small_images": {"up_to_side": SMALL_SIDE, "resize": [size, size], "interpolation": "bicubic, antialiased"},
+        "small_images": {
+            "up_to_side": SMALL_SIDE,
+            "resize": [size, size],
+            "interpolation": f"{seen.interpolation}, antialiased",
+        },
         "other_images": {
-            "resize_shorter_side": round(size * 256 / 224),
-            "interpolation": "bicubic, antialiased",
+            "resize_shorter_side": seen.resized_side,
+            "interpolation": f"{seen.interpolation}, antialiased",
             "centre_crop": [size, size],
         },
         "range": [0.0, 1.0],
@@ -68,32 +71,50 @@ def preprocessing(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def model_card(run: Run, encoder: Encoder, architecture: Architecture, *, formats: Sequence[str]) -> str:
+def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats: Sequence[str]) -> str:
     """The card as Markdown, with a head that model hubs read.
 
     Args:
-        run: Where the encoder comes from.
-        encoder: The encoder.
+        resolved: The encoder, and its run if it has one.
         architecture: How its backbone is made.
         formats: The formats that lie beside the card.
     """
+    run, encoder = resolved.run, resolved.encoder
     head = ["---"]
     if "timm" in formats and architecture.plain:
         head.append("library_name: timm")
     head += ["pipeline_tag: image-feature-extraction", "tags:", "- self-supervised", "- long-tailed", "- sdclr", "---"]
     sections = [
         "\n".join(head),
-        f"# {_plain(run.path.resolve().name)}",
-        _introduction(run, encoder, architecture),
-        "## What it was trained on\n\n" + _training_set(run),
-        "## How it was trained\n\n" + _training(run),
-        "## Results\n\n" + _results(run),
+        f"# {_plain(resolved.short_name)}",
+        *(_pretrained(encoder, architecture) if run is None else _of_run(run, encoder, architecture)),
         "## Use\n\n" + _use(encoder, architecture, formats),
         "## Limits\n\n" + _LIMITS,
         "## Licence\n\n" + _LICENCE,
         f"Exported by sdclr {__version__}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _of_run(run: Run, encoder: Encoder, architecture: Architecture) -> list[str]:
+    """What is known of an encoder that a run trained."""
+    return [
+        _introduction(run, encoder, architecture),
+        "## What it was trained on\n\n" + _training_set(run),
+        "## How it was trained\n\n" + _training(run),
+        "## Results\n\n" + _results(run),
+    ]
+
+
+def _pretrained(encoder: Encoder, architecture: Architecture) -> list[str]:
+    """What is known of an encoder that was pretrained elsewhere."""
+    size, weights = encoder.image_size, sum(parameter.numel() for parameter in encoder.parameters())
+    origin = "Weights of unknown origin." if encoder.origin is None else f"Weights: {_plain(encoder.origin.sentence)}."
+    return [
+        f"A pretrained image encoder, as it was published. `{architecture.name}`; {weights:,} weights. It maps RGB images "
+        f"of {size} x {size} px to {encoder.num_features} features.",
+        f"## Where it comes from\n\n{origin}",
+    ]
 
 
 _LICENCE = (
@@ -223,13 +244,14 @@ def _results(run: Run) -> str:
 
 
 def _use(encoder: Encoder, architecture: Architecture, formats: Sequence[str]) -> str:
-    size, shorter = encoder.image_size, round(encoder.image_size * 256 / 224)
+    size, shorter = encoder.image_size, encoder.preprocessing.resized_side
+    interpolation = encoder.preprocessing.interpolation
     views = (
         f"Images become RGB, upright, transparency laid over white. Those with both sides up to {SMALL_SIDE} px are "
         f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the centre is cut out. "
         "`preprocessing.json` says the same to programs. In the folder of this card:"
     )
-    parts = [views, _code(_PREPARE.format(small=SMALL_SIDE, size=size, shorter=shorter))]
+    parts = [views, _code(_PREPARE.format(small=SMALL_SIDE, size=size, shorter=shorter, interpolation=interpolation))]
     mean, std = (list(values) for values in (encoder.config.mean, encoder.config.std))
     features = f"""\
 mean = torch.tensor({mean}).view(1, 3, 1, 1)
@@ -270,11 +292,11 @@ from torchvision.transforms import v2
 def prepare(image):
     image = ImageOps.exif_transpose(image).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    bicubic = v2.InterpolationMode.BICUBIC
+    filter_ = v2.InterpolationMode("{interpolation}")
     if max(image.size) <= {small}:
-        view = v2.Resize(({size}, {size}), bicubic)(image)
+        view = v2.Resize(({size}, {size}), filter_)(image)
     else:
-        view = v2.CenterCrop({size})(v2.Resize({shorter}, bicubic)(image))
+        view = v2.CenterCrop({size})(v2.Resize({shorter}, filter_)(image))
     return v2.functional.pil_to_tensor(view)[None]  # uint8 (1, 3, {size}, {size})"""
 
 

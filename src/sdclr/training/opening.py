@@ -10,10 +10,11 @@ from sdclr.config import differences, from_json
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
+from sdclr.files import read_json, write_json
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import weights_digest
-from sdclr.training.run import Run, read_json, write_json
+from sdclr.training.run import Run
 from sdclr.training.start import load_start
 
 

@@ -20,8 +20,9 @@ from sdclr.config import digest, to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, open_source
-from sdclr.encoders import Network
+from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
+from sdclr.files import write_json
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype, device_name
 from sdclr.training.activations import checkpoint_activations
@@ -39,7 +40,7 @@ from sdclr.training.opening import first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
-from sdclr.training.run import Run, create_objective, save_encoder, write_json
+from sdclr.training.run import Run, create_objective
 from sdclr.version import __version__
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sdclr.config import from_json, to_json
-from sdclr.encoders import Encoder, EncoderConfig, Network, create_encoder, create_network
+from sdclr.config import from_json
+from sdclr.encoders import Encoder, Network, create_network, load_encoder
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import read_json
 from sdclr.method import (
     BYOL,
     BarlowTwins,
@@ -32,7 +30,6 @@ from sdclr.method import (
 )
 from sdclr.training.checkpoint import load_checkpoint, load_snapshot
 from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
-from sdclr.version import __version__
 
 
 @dataclass(frozen=True)
@@ -228,72 +225,3 @@ def create_framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
         return makers[config.framework]()
     except ValueError as error:
         raise InputError(f"{config.framework}: {error}") from error
-
-
-def save_encoder(folder: Path, encoder: Encoder) -> None:
-    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, what they fit."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
-    description = {
-        "format": "sdclr-encoder-1",
-        "sdclr": __version__,
-        "encoder": to_json(encoder.config),
-        "image_size": encoder.image_size,
-        "num_features": encoder.num_features,
-    }
-    write_atomically(folder / "encoder.safetensors", save(weights))
-    write_json(folder / "encoder.json", description)
-
-
-def load_encoder(path: str | Path) -> Encoder:
-    """The encoder of a finished run: the dense network, without its projection head.
-
-    Args:
-        path: A run's folder, or any folder that holds its `encoder.json` and `encoder.safetensors`.
-
-    Returns:
-        A module in eval mode on the CPU that maps images `(N, 3, H, W)`, uint8 or float in [0, 1], to features
-        `(N, D)`. It has `num_features` (D) and `image_size`, and normalises its input itself.
-
-    Raises:
-        InputError: If the folder holds no encoder or a damaged one.
-    """
-    folder = Path(path)
-    description_file, weights_file = folder / "encoder.json", folder / "encoder.safetensors"
-    for file in (description_file, weights_file):
-        if not file.is_file():
-            raise InputError(
-                f"{folder} has no {file.name}: let `sdclr pretrain` finish this run, or name another folder"
-            )
-    description = read_json(description_file)
-    try:
-        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
-            encoder = create_encoder(from_json(EncoderConfig, description["encoder"]), description["image_size"])
-        encoder.backbone.load_state_dict(load_file(weights_file))
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(
-            f"{weights_file} does not hold the weights that {description_file} describes "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): put back a whole copy of both"
-        ) from error
-    return encoder.eval()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: If it cannot be read as one.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a JSON object, not a {type(values).__name__}")
-    return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object for people to read, whole or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    write_atomically(path, text.encode("utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdclr.config import from_json
 from sdclr.encoders import CIFAR_RESNETS, Encoder, EncoderConfig, Network
 from sdclr.errors import InputError
-from sdclr.training.run import read_json
+from sdclr.files import read_json
 
 PICKLED: Final = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Ends of the names of files that `torch.load` reads; weights alone are taken from them, and no code is run."""

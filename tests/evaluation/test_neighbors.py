@@ -12,13 +12,14 @@ from sklearn.neighbors import NearestNeighbors
 from sdclr.config import to_json
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.neighbours import Found, Row, neighbours
 from sdclr.features.extract import extract_features
+from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
-from sdclr.training.run import Run, save_encoder, write_json
+from sdclr.training.run import Run
 
 
 def make_run(folder, seed=0):

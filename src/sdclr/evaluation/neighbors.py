@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.sources import ImageSource, open_source
+from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
-from sdclr.evaluation.embed import Embeddings, embedding_files, encoder_digest, read_embeddings
+from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.features.nearest import Metric, nearest
 from sdclr.files import write_atomically
 from sdclr.precision import Amp
-from sdclr.training.run import Run
+from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 _MANY = 50_000
 """Ids up to which one that is not known is compared with all of them, to suggest another."""
@@ -67,29 +68,31 @@ class Found:
             pq.write_table(pa.table(dict(zip(Row._fields, arrays, strict=True))), sink)
             write_atomically(path, memoryview(sink.getvalue()))
         else:
-            raise InputError(f"{path}: neighbours are written to a .csv or a .parquet file, not to {path.suffix!r}")
+            raise InputError(f"{path}: neighbors are written to a .csv or a .parquet file, not to {path.suffix!r}")
         return path
 
 
-def neighbours(
-    run: Run | str | Path | None,
+def neighbors(
     source: ImageSource,
     queries: Sequence[str | Path],
     k: int = 10,
     *,
+    encoder: EncoderLike = None,
     metric: Metric = "cosine",
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     workers: int = 0,
     amp: Amp = "none",
 ) -> Found:
-    """The k nearest images of a collection for each query, found exactly.
+    """Find the k nearest images of a collection for each query, exactly.
 
     Args:
-        run: A finished run, or its folder. None will do where the source is embeddings and every query is one of them.
-        source: The images; or what `embed` wrote of them, a file or a folder of shards, which saves the encoder's work.
+        source: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
         queries: Ids of the source, or else paths of other image files. An image is not its own neighbour.
         k: Neighbours a query.
+        encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
+            default the pretrained encoder that `load_encoder()` gives. Embeddings that are queried
+            by their own ids need none; for other queries it must be the encoder that made them.
         metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
         batch_size: Images a forward pass.
         device: Where the encoder and the search run.
@@ -103,10 +106,11 @@ def neighbours(
         InputError: If a query is neither an id nor a file, there are fewer than k candidates, or the embeddings are not
             this run's.
     """
-    run = Run.open(run) if isinstance(run, (str, Path)) else run
     if not queries:
         raise InputError("no queries: name ids of the source, or image files")
-    base, bad = _base(run, source, batch_size=batch_size, device=device, workers=workers, amp=amp)
+    use = _Use(encoder, source)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "amp": amp}
+    base, bad = _base(use, source, workers=workers, **how)
     row_of = {image_id: row for row, image_id in enumerate(base.ids)}
     gone = {image.id for image in bad}
     asked = [str(query) for query in queries]
@@ -116,46 +120,53 @@ def neighbours(
             raise InputError(f"{query!r} is neither an id of the source nor a file{_hint(query, base.ids)}")
     outside: dict[str, NDArray[np.float32]] = {}
     if files:
-        if run is None:
-            raise InputError(f"{files[0]} is not among the embeddings: name the run whose encoder made them")
-        given = _Files(files)
-        for batch in feature_batches(
-            run.encoder(), given, image_size=run.config.views.image_size, device=device, amp=amp, batch_size=batch_size
-        ):
+        resolved = use.resolved(files[0])
+        batches = feature_batches(resolved.encoder, _Files(files), preprocessing=resolved.preprocessing, **how)
+        for batch in batches:
             bad += batch.bad
             outside |= {files[place]: row for place, row in zip(batch.positions.tolist(), batch.values, strict=True)}
     usable = [query for query in asked if query in row_of or query in outside]
     return Found(_search(base, usable, row_of, outside, k, metric=metric, device=device), bad)
 
 
-def _base(
-    run: Run | None,
-    source: ImageSource,
-    *,
-    batch_size: int,
-    device: str | torch.device,
-    workers: int,
-    amp: Amp,
-) -> tuple[Embeddings, list[BadImage]]:
+class _Use:
+    """The encoder, loaded when it is first needed: embeddings that are queried by id need none."""
+
+    def __init__(self, encoder: EncoderLike, source: ImageSource) -> None:
+        self._encoder, self._source = encoder, source
+        self._loaded: ResolvedEncoder | None = None
+
+    @property
+    def named(self) -> bool:
+        """Whether the caller named an encoder."""
+        return self._encoder is not None
+
+    def resolved(self, query: str | None = None) -> ResolvedEncoder:
+        """The encoder.
+
+        Args:
+            query: An image that is not among embeddings and needs it, for the error.
+        """
+        embedded = isinstance(self._source, (str, Path)) and bool(embedding_files(self._source))
+        if not self.named and embedded:
+            raise InputError(f"{query} is not among the embeddings: name the encoder that made them with --encoder")
+        if self._loaded is None:
+            self._loaded = resolve_encoder(self._encoder, None if embedded else open_source(self._source))
+        return self._loaded
+
+
+def _base(use: _Use, source: ImageSource, *, workers: int, **how: Any) -> tuple[Embeddings, list[BadImage]]:
     """Ids and features of what is searched, from disk or from the encoder, and the images left out."""
     if isinstance(source, (str, Path)) and embedding_files(source):
         base = read_embeddings(source)
-        if run is not None and base.about.get("encoder", "") != encoder_digest(run.encoder()):
-            raise InputError(f"{source} is not what the dense encoder of {run.path} made: embed again, or name its run")
+        made_by = base.about.get("encoder")
+        if use.named and made_by is not None and made_by != network_digest(use.resolved().encoder):
+            raise InputError(f"{source} was not made by {use.resolved().name}: embed again, or name its encoder")
         return base, []
-    if run is None:
-        raise InputError(f"{source} holds no embeddings: name a run, whose encoder makes them")
-    images = open_source(source)
-    features = extract_features(
-        run.encoder(),
-        images,
-        image_size=run.config.views.image_size,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        amp=amp,
-    )
-    return Embeddings([images.ids[index] for index in features.kept.tolist()], features.values, {}), features.bad
+    images, resolved = open_source(source), use.resolved()
+    features = extract_features(resolved.encoder, images, preprocessing=resolved.preprocessing, workers=workers, **how)
+    ids = [images.ids[index] for index in features.kept.tolist()]
+    return Embeddings(ids, features.values), features.bad
 
 
 def _search(
@@ -173,7 +184,7 @@ def _search(
     own = [row_of.get(query) for query in queries]
     candidates = len(base.ids) - any(row is not None for row in own)
     if not 1 <= k <= candidates:
-        raise InputError(f"k={k} neighbours of {candidates} images: choose k from 1 to {candidates}")
+        raise InputError(f"k={k} neighbors of {candidates} images: choose k from 1 to {candidates}")
     values = np.stack([base.values[row_of[query]] if query in row_of else outside[query] for query in queries])
     features = torch.from_numpy(base.values).to(device)
     # One more than asked, since an image of the source finds itself.

@@ -1,0 +1,74 @@
+"""What commands tell people: which encoder works, what it costs, and what was found."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from rich.console import Console
+
+from sdclr.data.sources import Source
+from sdclr.features.embeddings import Embeddings
+from sdclr.features.rate import seconds_an_image
+from sdclr.mining.scores import Scores
+from sdclr.precision import Amp
+from sdclr.training.resolve import ResolvedEncoder
+
+_SHOWN: Final = 10
+"""Images that are listed."""
+_LISTED_KINDS: Final = 8
+
+
+def tell_encoder(
+    used: ResolvedEncoder | Embeddings,
+    source: Source,
+    *,
+    device: torch.device,
+    workers: int,
+    amp: Amp,
+    console: Console,
+) -> None:
+    """Say which encoder is used, its license and origin, and how long it will take, before it starts."""
+    if isinstance(used, Embeddings):
+        count, width = used.values.shape
+        console.print(f"embeddings: {used.name}, {count:,} vectors of {width} numbers", markup=False)
+        return
+    encoder, seen = used.encoder, used.preprocessing
+    origin = f"run {used.name}" if used.run is not None else used.name
+    if encoder.origin is not None:
+        origin = encoder.origin.sentence if used.run is None else f"{origin}, started from {encoder.origin.sentence}"
+    console.print(f"encoder: {origin}", markup=False)
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    rate = 1 / seconds_an_image(encoder, seen, source, device=device, workers=workers, amp=amp)
+    console.print(
+        f"cost:    {weights / 1e6:.1f} million weights, views of {seen.image_size} px, about {rate:.0f} images/s: "
+        f"{duration(len(source) / rate)} for {len(source):,} images",
+        markup=False,
+    )
+
+
+def found(scores: Scores) -> Iterator[str]:
+    """Lines that sum up a ranking: how many images, which kinds, the rarest images."""
+    yield f"{len(scores) - len(scores.bad):,} images ranked, {len(scores.bad):,} unreadable."
+    if len(scores.groups) > 1:
+        sizes = [f"{group.size:,}" for group in sorted(scores.groups, key=lambda group: group.size)]
+        more = f", … (the largest {sizes[-1]})" if len(sizes) > _LISTED_KINDS else ""
+        yield f"{len(sizes)} separate kinds of image, of {', '.join(sizes[:_LISTED_KINDS])}{more} images."
+    else:
+        yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
+    if len(scores.odd):
+        yield f"{len(scores.odd):,} odd images that are far from all others."
+    yield "The rarest images:"
+    for position in scores.order()[:_SHOWN].tolist():
+        yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def shown(image_id: str) -> str:
+    """An id for people: a terminal can print no lone surrogates, as names that are not UTF-8 come."""
+    return image_id.encode("utf-8", "replace").decode()

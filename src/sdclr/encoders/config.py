@@ -1,0 +1,60 @@
+"""Settings of encoders and projection heads."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdclr.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which backbone, and how it is fitted to the images."""
+
+    name: str = "resnet18"
+    """Any timm model by name, or a ResNet for CIFAR: resnet20, resnet32, resnet56."""
+    stem: Literal["auto", "small", "default"] = "auto"
+    """What meets the image first. Small is one 3x3 convolution of stride 1 without max-pooling for a ResNet, patches of
+    4 px for a vision transformer (of an eighth of the image's side under 32 px), of 1 px for a ConvNeXt; auto takes it
+    under 64 px."""
+    patch: int | None = None
+    """Side of the patches of a vision transformer or of a ConvNeXt's stem, in pixels; by default the stem decides."""
+    width: int | None = None
+    """Channels of a ResNet's first stage, 64 by design (16 in those for CIFAR), or of a ConvNeXt's; length of a vision
+    transformer's tokens, a multiple of its heads. 16 makes a quarter-width ResNet for CPUs."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of the red, green and blue values in [0, 1], subtracted inside the encoder."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of the same, divided by inside the encoder."""
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise InputError(f"encoder width must be a positive number of channels, not {self.width}")
+        if self.patch is not None and self.patch < 1:
+            raise InputError(f"patches have a side of 1 or more pixels, not {self.patch}")
+        if self.patch is not None and self.stem != "auto":
+            raise InputError(f"a patch of {self.patch} px is a stem already: leave out --encoder.stem {self.stem}")
+        if min(self.std) <= 0:
+            raise InputError(f"the standard deviations of the input must be positive, not {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The projection head between encoder and loss."""
+
+    layers: Literal[2, 3] = 2
+    """Linear layers, with batch normalisation after each and ReLU between."""
+    dim: int = 128
+    """Length of the projected vectors."""
+    hidden: int | None = None
+    """Length between the layers; by default that of the features."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation after each linear layer."""
+    last: Literal["norm", "plain", "none"] = "norm"
+    """Normalisation of the output: with weight and bias, without them (SimSiam), or none (BYOL and others)."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or (self.hidden is not None and self.hidden < 1):
+            raise InputError(f"the head's dimensions must be positive, not {self.hidden} and {self.dim}")

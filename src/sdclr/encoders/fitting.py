@@ -1,0 +1,118 @@
+"""Fit timm's architectures to small images and small machines: stems, patches, widths."""
+
+from typing import Any
+
+import timm
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet, make_blocks
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from sdclr.encoders.config import EncoderConfig
+from sdclr.errors import InputError
+
+SMALL_IMAGE = 64  # px; a stem made for photographs would discard most of the picture below it
+SMALL_PATCH = 4  # px; a vision transformer then sees 32 px as 8x8 patches
+
+
+def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
+    """What `timm.create_model` is told of a backbone besides its name, as plain JSON.
+
+    A ResNet's stem is not among it: timm has no option for that of small images.
+
+    Args:
+        config: The backbone, which timm knows, and how it is fitted.
+        image_size: Side of the square images that it will see, in pixels.
+
+    Raises:
+        InputError: If stem, patch or width are asked of what has none, or the patches do not fill the image.
+    """
+    family, options = family_of(config.name), {}
+    if family is None and (config.stem == "small" or config.patch is not None or config.width is not None):
+        raise InputError(
+            "stem, patch and width are for ResNets, vision transformers (vit_…) and ConvNeXts: leave them out for "
+            f"{config.name!r}"
+        )
+    if family is ResNet and config.patch is not None:
+        raise InputError(f"{config.name!r} has no patches: leave out --encoder.patch, or give --encoder.stem")
+    if family is not ResNet and takes_image_size(config.name):
+        options["img_size"] = image_size
+    if config.width is not None:
+        options |= _narrowed(family, config.width)
+    if family in (VisionTransformer, ConvNeXt) and (config.patch is not None or _is_small(config, image_size)):
+        small = max(1, min(SMALL_PATCH, image_size // 8)) if family is VisionTransformer else 1
+        options["patch_size"] = _fitting(config.patch or small, image_size)
+    return options
+
+
+def family_of(name: str) -> type[nn.Module] | None:
+    """The architecture behind a name of timm's, if it is one that can be fitted to small images."""
+    module = timm.model_entrypoint(name).__module__
+    return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if family.__module__ == module), None)
+
+
+def _is_small(config: EncoderConfig, image_size: int) -> bool:
+    return config.stem == "small" or (config.stem == "auto" and image_size < SMALL_IMAGE)
+
+
+def _narrowed(family: type[nn.Module] | None, width: int) -> dict[str, Any]:
+    """A width as timm's option. Every stage of a ResNet or a ConvNeXt has twice the channels of the one before."""
+    stages = [width * 2**stage for stage in range(4)]
+    if family is VisionTransformer:
+        return {"embed_dim": width}
+    return {"dims": stages} if family is ConvNeXt else {"channels": stages}
+
+
+def _fitting(patch: int, image_size: int) -> int:
+    """The patch, made sure that it leaves no edge of the image out."""
+    if image_size % patch:
+        sides = [side for side in range(1, image_size // 2 + 1) if not image_size % side]
+        raise InputError(
+            f"patches of {patch} px do not fill images of {image_size} px: give an --encoder.patch of "
+            f"{', '.join(map(str, sides))}, or views of another size"
+        )
+    return patch
+
+
+def takes_image_size(name: str) -> bool:
+    """Whether the architecture is built for one input size (vision transformers), so that it must be told ours."""
+    config = timm.get_pretrained_cfg(name)
+    return bool(config is not None and config.fixed_input_size)
+
+
+def fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
+    """Give a ResNet the stem for small images, and a stem and first stage as narrow as its `width` says."""
+    small = _is_small(config, image_size)
+    if not small and config.width is None:
+        return
+    if not isinstance(resnet.conv1, nn.Conv2d):
+        raise InputError(
+            f"stem and width are for ResNets with one stem convolution: leave them out for {config.name!r}"
+        )
+    if config.width is not None:
+        _narrow_first_stage(resnet, config.name, config.width)
+    width = config.width or resnet.conv1.out_channels
+    kernel, stride = (3, 1) if small else (7, 2)
+    resnet.conv1 = nn.Conv2d(3, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if small:
+        resnet.maxpool = nn.Identity()
+
+
+def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
+    """Build the first stage and the stem's normalisation anew: timm's have the input of a stem of 64 channels."""
+    block, depth = type(resnet.layer1[0]), len(resnet.layer1)
+    plain, stage = (make_blocks((block,), (width,), (depth,), channels)[0][0][1] for channels in (64, width))
+    if repr(resnet.layer1) != repr(plain):  # grouped convolutions, attention, another normalisation: lost if rebuilt
+        raise InputError(f"width is for plain ResNets (resnet18, resnet50, …): leave it out for {name!r}")
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    resnet.layer1 = stage
+    resnet.bn1 = nn.BatchNorm2d(width)
+
+
+def check_stem(convnext: Any, name: str, patch: int) -> None:
+    """Some ConvNeXts have a stem of overlapping convolutions, and timm then passes over the patch."""
+    if convnext.stem[0].kernel_size != (patch, patch):
+        raise InputError(f"the stem of {name!r} has no patches: give --encoder.stem default, or take convnext_atto")

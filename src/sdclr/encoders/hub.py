@@ -1,0 +1,100 @@
+"""Pretrained weights from the Hugging Face hub: from its cache, or fetched, but never a hang."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from sdclr.errors import InputError
+
+PATIENCE: Final = 4.0
+"""Seconds to wait for the hub's first answer. Name lookups have no timeout of their own, so a thread waits for them."""
+
+_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+"""Names of files of weights in timm's repositories, the first choice first."""
+
+
+def cached_weights(repository: str) -> Path | None:
+    """The file of weights of a hub repository in the local cache, or None."""
+    for name in _FILES:
+        found = huggingface_hub.try_to_load_from_cache(
+            *_repository(repository), revision=_revision(repository), filename=name
+        )
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetch_weights(repository: str, remedies: str) -> Path:
+    """The file of weights of a hub repository: from the cache, else downloaded into it.
+
+    Args:
+        repository: "owner/name", or "owner/name@revision".
+        remedies: What the user can do without the hub; ends the error.
+
+    Raises:
+        InputError: If the hub is not reached within `PATIENCE` seconds, is switched off, or has no such weights.
+    """
+    cached = cached_weights(repository)
+    if cached is not None:
+        return cached
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise InputError(f"the weights of {repository} are not in the cache and HF_HUB_OFFLINE is set: {remedies}")
+    name = _first_file(repository, remedies)
+    try:
+        return Path(huggingface_hub.hf_hub_download(*_repository(repository), name, revision=_revision(repository)))
+    except (OSError, HfHubHTTPError) as error:
+        return _give_up(repository, f"the download stopped ({_one_line(error)})", remedies, error)
+
+
+def _first_file(repository: str, remedies: str) -> str:
+    """The first of `_FILES` that the repository has, asked with a time limit."""
+    answers: dict[str, Any] = {}
+
+    def ask() -> None:
+        for name in _FILES:
+            url = huggingface_hub.hf_hub_url(*_repository(repository), name, revision=_revision(repository))
+            try:
+                huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
+            except huggingface_hub.errors.EntryNotFoundError:
+                continue
+            except Exception as error:  # noqa: BLE001  # whatever it is, the waiting thread reports it in one line
+                answers["error"] = error
+                return
+            answers["name"] = name
+            return
+        answers["error"] = InputError(f"{repository} has no file {' or '.join(_FILES)}")
+
+    thread = threading.Thread(target=ask, daemon=True)  # daemon: a lookup that hangs must not hold up the exit
+    thread.start()
+    thread.join(PATIENCE)
+    if "name" in answers:
+        return str(answers["name"])
+    error = answers.get("error")
+    if isinstance(error, GatedRepoError):
+        return _give_up(
+            repository, "its authors ask you to accept their terms on the hub and to log in first", remedies, error
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return _give_up(repository, "the hub has no such repository", remedies, error)
+    reason = f"the hub did not answer within {PATIENCE:g} s" if error is None else "the hub cannot be reached"
+    return _give_up(repository, reason, remedies, error)
+
+
+def _give_up(repository: str, reason: str, remedies: str, error: BaseException | None) -> NoReturn:
+    raise InputError(f"the weights of {repository} are not in the cache, and {reason}: {remedies}") from error
+
+
+def _repository(repository: str) -> tuple[str]:
+    return (repository.partition("@")[0],)
+
+
+def _revision(repository: str) -> str | None:
+    return repository.partition("@")[2] or None
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or os.strerror(getattr(error, "errno", 0) or 0)

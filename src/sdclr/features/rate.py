@@ -1,0 +1,53 @@
+"""How fast a collection can be encoded here, measured in about a second."""
+
+import time
+from contextlib import suppress
+from typing import Final
+
+import torch
+from torch import nn
+
+from sdclr.data.sources import Source
+from sdclr.encoders import Preprocessing
+from sdclr.errors import BadImageError
+from sdclr.features.extract import encode_images
+from sdclr.features.view import decode_side, evaluation_view
+from sdclr.precision import Amp
+
+_DECODED: Final = 8
+_BATCH: Final = 16
+
+
+def seconds_an_image(
+    encoder: nn.Module,
+    preprocessing: Preprocessing,
+    source: Source,
+    *,
+    device: torch.device,
+    workers: int,
+    amp: Amp,
+) -> float:
+    """Estimated seconds to decode and encode one image, once everything runs.
+
+    Args:
+        encoder: The network.
+        preprocessing: How an image becomes what it sees.
+        source: The images, of which a few are decoded.
+        device: Where the network runs.
+        workers: Processes that decode beside it; 0 decodes before it.
+        amp: Precision of the forward pass.
+    """
+    size = preprocessing.image_size
+    batch = torch.zeros(_BATCH, 3, size, size, dtype=torch.uint8)
+    encode_images(encoder, batch, device=device, amp=amp)
+    begun = time.perf_counter()
+    encode_images(encoder, batch, device=device, amp=amp).cpu()
+    network = (time.perf_counter() - begun) / _BATCH
+    step = max(1, len(source) // _DECODED)
+    asked = range(0, len(source), step)[:_DECODED]
+    begun = time.perf_counter()
+    for index in asked:
+        with suppress(BadImageError):
+            evaluation_view(source.image(index, min_side=decode_side(preprocessing)), preprocessing)
+    decoding = (time.perf_counter() - begun) / len(asked)
+    return max(decoding / workers, network) if workers else decoding + network

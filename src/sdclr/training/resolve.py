@@ -1,0 +1,119 @@
+"""From whatever a user calls an encoder to the encoder, its preprocessing, and its run if it has one."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from torch import nn
+
+from sdclr.data.scan import first_shapes
+from sdclr.data.sources import Source
+from sdclr.encoders import DEFAULT, SMALL_SIDE, Encoder, Preprocessing, as_encoder, changes_size, load_encoder
+from sdclr.encoders.saved import is_saved_encoder
+from sdclr.errors import InputError
+from sdclr.training.run import Run
+
+EncoderLike: TypeAlias = "ResolvedEncoder | Run | nn.Module | str | Path | None"
+"""A run, its folder, an exported folder, `timm:NAME`, `timm:NAME=FILE`, a module, or None for the default encoder."""
+
+_SMALL_VIEW: Final = 96
+"""Pixels that small images are enlarged to for a pretrained network: a fifth of the work of 224, and the kinds that are
+found are the same (docs/results/rarity.md)."""
+
+
+@dataclass(frozen=True)
+class ResolvedEncoder:
+    """An encoder ready for use."""
+
+    name: str
+    """What the user called it."""
+    encoder: Encoder
+    """In eval mode on the CPU."""
+    run: Run | None = None
+    """The run it belongs to; None for an encoder without one."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes what the encoder sees."""
+        return self.encoder.preprocessing
+
+    @property
+    def short_name(self) -> str:
+        """For reports: the run's folder name, or what the user called the encoder."""
+        return self.name if self.run is None else self.run.path.resolve().name
+
+    @property
+    def results(self) -> Path | None:
+        """The folder for evaluations of a run's encoder; None without a run."""
+        return None if self.run is None else self.run.results
+
+    def require_run(self, what: str) -> Run:
+        """The run.
+
+        Args:
+            what: What needs one, for the error: "--score loss".
+
+        Raises:
+            InputError: If the encoder has none.
+        """
+        if self.run is None:
+            raise InputError(
+                f"{what} needs a run of `sdclr pretrain`, which {self.name} is not: give --encoder runs/NAME"
+            )
+        return self.run
+
+
+def resolve_encoder(
+    encoder: EncoderLike, images: Source | None = None, *, image_size: int | None = None
+) -> ResolvedEncoder:
+    """Load an encoder by any of its names.
+
+    A pretrained network that takes images of any size sees small images (the first ones have both sides up to 96 px) at
+    96 px instead of its own size.
+
+    Args:
+        encoder: What the user gave.
+        images: The images that it will see.
+        image_size: Side of the view in pixels, for pretrained networks that take images of any size.
+
+    Raises:
+        InputError: If there is no such encoder, it is not finished or damaged, or its size cannot be changed.
+    """
+    if isinstance(encoder, ResolvedEncoder):
+        return encoder
+    if isinstance(encoder, nn.Module):
+        return ResolvedEncoder(type(encoder).__name__, _sized(as_encoder(encoder), images, image_size))
+    if isinstance(encoder, (str, Path)) and _is_run(Path(encoder).expanduser()):
+        encoder = Run.open(Path(encoder).expanduser())
+    if isinstance(encoder, Run):
+        return ResolvedEncoder(str(encoder.path), _sized(encoder.encoder(), None, image_size), encoder)
+    name = DEFAULT if encoder is None else str(encoder)
+    return ResolvedEncoder(name, _sized(load_encoder(encoder), images, image_size))
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run: exports and bare copies of an encoder have no configuration of one."""
+    if not path.is_dir():
+        return False
+    return (path / "config.json").is_file() and not (path / "model.safetensors").is_file() or not is_saved_encoder(path)
+
+
+def _sized(encoder: Encoder, images: Source | None, image_size: int | None) -> Encoder:
+    flexible = changes_size(encoder)
+    if image_size is None and flexible and images is not None and _are_small(images):
+        image_size = _SMALL_VIEW
+    if image_size is None or image_size == encoder.image_size:
+        return encoder
+    if not flexible:
+        raise InputError(
+            f"{encoder.config.name!r} sees images of {encoder.image_size} px and no other size: leave out the image size"
+        )
+    preprocessing = replace(encoder.preprocessing, image_size=image_size)
+    return Encoder(
+        encoder.backbone, encoder.config, image_size, preprocessing=preprocessing, origin=encoder.origin
+    ).eval()
+
+
+def _are_small(images: Source) -> bool:
+    shapes = first_shapes(images)
+    return bool(shapes) and max(max(shape) for shape in shapes) <= SMALL_SIDE
