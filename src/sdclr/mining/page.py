@@ -3,11 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
-from sdclr.reporting.gallery import GalleryEntries, write_gallery
+from sdclr.reporting.gallery import GalleryEntries, KindGroup, write_gallery
 
 
 def write_page(
@@ -32,13 +34,18 @@ def write_page(
     Returns:
         The file.
     """
+    order = scores.order()
+    # All images are one kind: these scores tell no kinds apart.
+    groups = [KindGroup(kind=0, size=len(order), separation=1.0, medoid=int(order[-1]), rare=False)] if len(order) else []
     entries = GalleryEntries(
         ids=scores.ids,
         columns=scores.columns,
         rarity=scores.rarity,
         rank=scores.rank,
         percentile=scores.percentile,
-        clusters=scores.clusters,
+        kinds=np.where(scores.rank > 0, 0, -1),
+        groups=groups,
+        odd=np.zeros(0, dtype=np.int64),
         bad=scores.bad,
         labels=scores.labels,
         classes=scores.classes,

@@ -1,0 +1,185 @@
+"""What the page of rare images shows: scores, kinds and odd images, checked, and examples of each kind."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdclr.data.sources import Source
+from sdclr.errors import InputError
+
+EXAMPLES: Final = 12
+"""Images of a kind that stand beside its medoid."""
+
+_LISTED: Final = 5
+"""Up to so many kinds, the summary gives the size of each."""
+
+
+@dataclass(frozen=True)
+class KindGroup:
+    """One kind: images that are separated from all others in the neighbor graph."""
+
+    kind: int
+    """Its number, 0 for the largest."""
+    size: int
+    """How many images it has."""
+    separation: float
+    """In [0, 1]: the share of the links in the neighbor graph that stay inside the kind."""
+    medoid: int
+    """Position of its most central image."""
+    rare: bool
+    """Whether the kind is held to be rare."""
+
+
+@dataclass(frozen=True)
+class GalleryEntries:
+    """What the page shows of each image. The larger its rarity, the rarer an image is held to be."""
+
+    ids: Sequence[str]
+    """Ids of all N images, in the source's order, bad ones included."""
+    columns: Mapping[str, NDArray[np.float32]]
+    """Further scores by name, each (N,), nan where unknown."""
+    rarity: NDArray[np.float32]
+    """(N,), what ranks; nan where an image is bad."""
+    rank: NDArray[np.int64]
+    """(N,), 1 for the rarest; 0 where an image is bad."""
+    percentile: NDArray[np.float32]
+    """(N,), 100 for the rarest; nan where an image is bad."""
+    kinds: NDArray[np.int64]
+    """(N,), the kind of each image, 0 the largest; -1 where an image is bad."""
+    groups: Sequence[KindGroup]
+    """The kinds, falling in size."""
+    odd: NDArray[np.int64]
+    """Positions of single odd images, the oddest first; may be empty."""
+    bad: Mapping[str, str]
+    """Why an image is bad, by id."""
+    labels: NDArray[np.int64] | None = None
+    """(N,), class ids, -1 where unknown; shown only."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes."""
+    score: str = "rarity"
+    """What the rarity is, in a word: "distance"."""
+
+
+def check_entries(entries: GalleryEntries, source: Source) -> None:
+    """Check that the entries fit together, and that they belong to the source.
+
+    Raises:
+        InputError: They do not.
+    """
+    count = len(entries.ids)
+    columns: dict[str, NDArray[Any] | None] = {
+        **entries.columns,
+        "rarity": entries.rarity,
+        "rank": entries.rank,
+        "percentile": entries.percentile,
+        "kinds": entries.kinds,
+        "labels": entries.labels,
+    }
+    for name, values in columns.items():
+        if values is not None and values.shape != (count,):
+            raise InputError(f"{name} has shape {values.shape} for {count} ids: give one number for each")
+    if len(source) != count:
+        raise InputError(f"{source.name} has {len(source)} images, but {count} are scored: give the source scored")
+    for position in range(0, count, max(1, count // 100)):
+        if source.ids[position] != entries.ids[position]:
+            raise InputError(
+                f"{source.name}: image {position} is {source.ids[position]!r}, but {entries.ids[position]!r} was "
+                "scored there: give the source scored"
+            )
+    _check_kinds(entries)
+    _check_odd(entries)
+
+
+def _check_kinds(entries: GalleryEntries) -> None:
+    ranked = entries.rank > 0
+    wrong = np.flatnonzero(ranked != (entries.kinds >= 0))
+    if len(wrong):
+        image_id, kind = entries.ids[wrong[0]], int(entries.kinds[wrong[0]])
+        said = "is ranked" if ranked[wrong[0]] else "is not ranked"
+        raise InputError(f"{image_id!r} {said} and has the kind {kind}: give ranked images a kind, and all others -1")
+    numbers = [group.kind for group in entries.groups]
+    if numbers != list(range(len(numbers))):
+        raise InputError(f"the groups have the kinds {numbers[:10]}: give one for each kind, in order, 0 first")
+    sizes = np.bincount(entries.kinds[ranked], minlength=len(numbers))
+    if len(sizes) > len(numbers):
+        raise InputError(f"kinds go up to {len(sizes) - 1}, but there are {len(numbers)} groups: give one for each")
+    before = len(entries.ids)
+    for group, size in zip(entries.groups, sizes.tolist(), strict=True):
+        if group.size != size or size < 1:
+            raise InputError(f"kind {group.kind} has {size} images, but its group says {group.size}: count them again")
+        if size > before:
+            raise InputError(f"kind {group.kind} has {size} images, the one before it {before}: put the largest first")
+        before = size
+        if not 0 <= group.separation <= 1:
+            raise InputError(f"kind {group.kind} has separation {group.separation}: give a share from 0 to 1")
+        if not 0 <= group.medoid < len(entries.ids) or entries.kinds[group.medoid] != group.kind:
+            raise InputError(f"kind {group.kind} has the medoid {group.medoid}: give the position of one of its images")
+
+
+def _check_odd(entries: GalleryEntries) -> None:
+    odd = entries.odd
+    if odd.ndim != 1 or len(np.unique(odd)) != len(odd):
+        raise InputError(f"odd has shape {odd.shape} or repeats a position: give each odd image once")
+    outside = odd[(odd < 0) | (odd >= len(entries.ids))]
+    if len(outside):
+        raise InputError(f"odd holds {outside[0]} for {len(entries.ids)} images: give their positions, from 0")
+    unranked = odd[entries.rank[odd] < 1]
+    if len(unranked):
+        raise InputError(f"{entries.ids[unranked[0]]!r} is odd but not ranked: give ranked images")
+
+
+def ranked_positions(entries: GalleryEntries) -> NDArray[np.int64]:
+    """Positions of the ranked images, the rarest first: row r of the page is the image at the r-th of them."""
+    ranked = np.flatnonzero(entries.rank > 0)
+    return ranked[np.argsort(entries.rank[ranked], kind="stable")]
+
+
+def rows_of(positions: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of images by their positions; `rows` is what `ranked_positions` gave."""
+    found = np.full(max(rows.max(initial=-1), positions.max(initial=-1)) + 1, -1, dtype=np.int64)
+    found[rows] = np.arange(len(rows))
+    return found[positions]
+
+
+def kind_examples(entries: GalleryEntries, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows that show what a kind is, for each group from the smallest to the largest.
+
+    The first is the medoid. Up to `EXAMPLES` more follow, evenly spread over the ranking inside the kind, from the most
+    ordinary to the rarest.
+    """
+    kinds = entries.kinds[rows]
+    order = np.argsort(kinds, kind="stable")  # by kind, and in it by rank
+    ends = np.cumsum([group.size for group in entries.groups], dtype=np.int64)
+    medoids = rows_of(np.array([group.medoid for group in entries.groups], dtype=np.int64), rows)
+    found = []
+    for group, end, medoid in zip(entries.groups, ends.tolist(), medoids.tolist(), strict=True):
+        members = order[end - group.size : end][::-1]
+        members = members[members != medoid]
+        chosen = np.linspace(0, max(0, len(members) - 1), min(EXAMPLES, len(members))).round().astype(np.int64)
+        found.append(np.concatenate([[medoid], members[chosen]]))
+    return found[::-1]
+
+
+def in_short(entries: GalleryEntries) -> str:
+    """The collection in one line: how many images, kinds, odd images and unreadable ones."""
+    images, kinds = int((entries.rank > 0).sum()), [group.size for group in entries.groups]
+    if images == 0:
+        return "No image could be read."
+    parts = [_counted(images, "image")]
+    if 1 < len(kinds) <= _LISTED:
+        listed = f"{', '.join(f'{size:,}' for size in kinds[:-1])} and {kinds[-1]:,}"
+        parts.append(f"{len(kinds)} separate kinds: {listed} images")
+    elif len(kinds) > 1:
+        parts.append(f"{len(kinds):,} separate kinds of {kinds[-1]:,} to {_counted(kinds[0], 'image')}")
+    if len(entries.odd):
+        parts.append(_counted(len(entries.odd), "odd image"))
+    if entries.bad:
+        parts.append(f"{_counted(len(entries.bad), 'image')} could not be read")
+    return f"{'. '.join(parts)}."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
