@@ -36,7 +36,9 @@ def write_page(
     """
     order = scores.order()
     # All images are one kind: these scores tell no kinds apart.
-    groups = [KindGroup(kind=0, size=len(order), separation=1.0, medoid=int(order[-1]), rare=False)] if len(order) else []
+    groups = (
+        [KindGroup(kind=0, size=len(order), separation=1.0, medoid=int(order[-1]), rare=False)] if len(order) else []
+    )
     entries = GalleryEntries(
         ids=scores.ids,
         columns=scores.columns,
