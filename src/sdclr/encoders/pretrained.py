@@ -98,7 +98,7 @@ def changes_size(encoder: Encoder) -> bool:
 
 
 def _described(name: str) -> dict[str, Any]:
-    """timm's description of a model's weights, as a dictionary."""
+    """Timm's description of a model's weights, as a dictionary."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_models(pretrained=True), n=4)
         hint = f"; did you mean {', '.join(PREFIX + match for match in near)}?" if near else ": see timm.list_models()"

@@ -1,18 +1,17 @@
 """The page of rare images: one HTML file and a folder beside it, opened from disk, quick with 100,000 images.
 
 Scripts on a page opened from disk may fetch nothing, but pictures and scripts load. So scores lie in scripts, and
-thumbnails in sheets of which a browser loads those that are in sight.
+thumbnails in sheets. A browser loads only the sheets that are in sight.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -24,50 +23,62 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
+from sdclr.reporting.gallery_entries import (
+    GalleryEntries,
+    KindGroup,
+    check_entries,
+    in_short,
+    kind_examples,
+    ranked_positions,
+    rows_of,
+)
 from sdclr.reporting.thumbnails import SheetPlan, Thumbnails, write_sheets
 from sdclr.version import __version__
+
+__all__ = ["GalleryEntries", "KindGroup", "write_gallery"]
 
 _CHUNK: Final = 20_000
 """Rows of one script."""
 
+_FIRST_KINDS: Final = 30
+"""Kinds that the page lists at first; more on request."""
+
+_FIRST_ODD: Final = 48
+"""Odd images of which a window's width shows the first."""
+
 _TITLES: Final = (
-    (r"distance_(\d+)", r"Distance to \1 neighbours", "Mean distance to the nearest images. Far from all means rare."),
-    (r"density(?:_\d+)?", "Local density", "How crowded it is around the image, as its neighbours see it."),
-    (r"cluster_size", "Cluster size", "Images in the same cluster. A small one means rare."),
-    (r"loss", "Contrastive loss", "Loss of the image in training's own task. Rare images often have a low one."),
+    (
+        r"distance_(\d+)",
+        r"Distance to \1 neighbors",
+        "The mean distance to the nearest images. A rare image is far from all others.",
+    ),
+    (r"kind_size", "Size of the kind", "The number of images of the same kind. A small kind is rare."),
+    (
+        r"lof_(\d+)",
+        r"Outlier factor, \1 neighbors",
+        "How much sparser the surroundings of an image are than those of its neighbors. Above 1 means sparser.",
+    ),
+    (r"loss", "Contrastive loss", "The loss of the image in the training task. Rare images often have a low one."),
     (
         r"forgetting_projection_([\d.]+)",
-        r"Forgetting at \1, projected",
-        "How much pruning this share of the weights changes the projection.",
+        r"Forgetting at \1, projection",
+        "How much the projection of the image changes when this share of the weights is pruned.",
     ),
-    (r"forgetting_([\d.]+)", r"Forgetting at \1", "How much pruning this share of the weights changes the features."),
+    (
+        r"forgetting_([\d.]+)",
+        r"Forgetting at \1",
+        "How much the features of the image change when this share of the weights is pruned.",
+    ),
 )
 
 
-@dataclass(frozen=True)
-class GalleryEntries:
-    """What the page shows of each image. The larger its rarity, the rarer an image is held to be."""
+class _Places(NamedTuple):
+    """Which rows have a thumbnail, and in which order the sheets hold them."""
 
-    ids: Sequence[str]
-    """Ids of all N images, in the source's order, bad ones included."""
-    columns: Mapping[str, NDArray[np.float32]]
-    """Further scores by name, each (N,), nan where unknown."""
-    rarity: NDArray[np.float32]
-    """(N,), what ranks; nan where an image is bad."""
-    rank: NDArray[np.int64]
-    """(N,), 1 for the rarest; 0 where an image is bad."""
-    percentile: NDArray[np.float32]
-    """(N,), 100 for the rarest; nan where an image is bad."""
-    clusters: NDArray[np.int64]
-    """(N,), the cluster of each image; -1 where it has none."""
-    bad: Mapping[str, str]
-    """Why an image is bad, by id."""
-    labels: NDArray[np.int64] | None = None
-    """(N,), class ids, -1 where unknown; shown only."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes."""
-    score: str = "rarity"
-    """What the rarity is, in a word: "distance"."""
+    ranked: int
+    """The first so many rows come first, in order of their rank."""
+    further: NDArray[np.int64]
+    """Rows whose thumbnails follow. What the top of the page shows lies together here, so that few sheets load."""
 
 
 def write_gallery(
@@ -83,18 +94,20 @@ def write_gallery(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the page: an HTML file, and beside it a folder of its name and `_files` with scores and thumbnails.
+    """Write the page: an HTML file, and beside it a folder of the same name plus `_files` with scores and thumbnails.
 
-    Pages written before stay whole until the new one is, and then give way to it.
+    The page sums the collection up, shows each kind from the rarest to the largest and the odd images, and lists all
+    images by rank. A page that was written before stays complete until the new one is, which then replaces it.
 
     Args:
-        path: The HTML file; its folder is made if need be.
-        entries: The images and their scores.
+        path: The HTML file; its folder is made if it is missing.
+        entries: The images, their scores, kinds and odd images.
         source: Gives the pictures; its ids are those of the entries.
         title: The heading.
-        summary: What the reader should know, in a few sentences.
+        summary: What else the reader should know, in a few sentences.
         why: Says why an image, by its position, has its rank. By default the page says it from the scores.
-        thumbnails: How many of the rarest get a picture; all by default.
+        thumbnails: How many of the rarest images get a picture; all by default. Medoids, the odd images and the
+            examples of the rarest 30 kinds always get one.
         size: Longer side of a thumbnail in pixels; smaller images are kept as they are.
         workers: Processes that decode; 0 decodes in this one.
         progress: Called with (thumbnails done, thumbnails in all).
@@ -106,23 +119,33 @@ def write_gallery(
         InputError: The entries contradict each other or the source, a number is out of range, or the path is a folder.
     """
     path = Path(path)
-    _check(path, entries, source, thumbnails, size)
-    rows = _rows(entries)
-    shown = len(rows) if thumbnails is None else min(thumbnails, len(rows))
+    _check(path, thumbnails, size)
+    check_entries(entries, source)
+    rows = ranked_positions(entries)
+    several = len(entries.groups) > 1  # one kind is no kind apart
+    examples, odd = kind_examples(entries, rows) if several else [], rows_of(entries.odd, rows)
+    places = _places(len(rows) if thumbnails is None else min(thumbnails, len(rows)), examples, odd)
     files = path.with_name(f"{path.stem}_files")
-    stamp = _stamp(entries, rows, shown, size)
-    plan = SheetPlan(rows=rows[:shown], size=size, folder=files, prefix=f"sheet-{stamp}-")
+    stamp = _stamp(entries, rows, places.ranked, size)
+    drawn = np.concatenate([np.arange(places.ranked), places.further])
+    plan = SheetPlan(rows=rows[drawn], size=size, folder=files, prefix=f"sheet-{stamp}-")
     pictures = write_sheets(source, plan, workers=workers, progress=progress)
+    sizes = np.zeros((len(rows), 2), dtype=np.uint16)
+    sizes[drawn] = pictures.sizes
     scripts = []
     for number, first in enumerate(range(0, len(rows), _CHUNK)):
         scripts.append(f"data-{stamp}-{number:03d}.js")
-        text = f"sdclrRows({_json(_chunk(entries, rows, first, pictures, why))});\n"
+        text = f"sdclrRows({_json(_chunk(entries, rows, first, sizes, why))});\n"
         write_atomically(files / scripts[-1], text.encode())
     address = quote(files.name, errors="surrogateescape")  # a name may hold what an address may not: #, ?, %
+    known = _meta(entries, len(rows), pictures, plan, address) | _overview(entries, examples, odd, places)
     page = _page(
         title=title,
+        short=in_short(entries),
         summary=summary,
-        meta=Markup(_json(_meta(entries, rows, pictures, plan, address))),  # noqa: S704  # escaped by _json
+        several=several,
+        ranked_by=_ranked_by(entries),
+        meta=Markup(_json(known)),  # noqa: S704  # escaped by _json
         files=address,
         scripts=scripts,
         nonce=stamp,
@@ -132,46 +155,35 @@ def write_gallery(
     return path
 
 
-def _check(path: Path, entries: GalleryEntries, source: Source, thumbnails: int | None, size: int) -> None:
+def _check(path: Path, thumbnails: int | None, size: int) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the page a file name, such as {path / 'rare.html'}")
-    count = len(entries.ids)
-    columns: dict[str, NDArray[Any] | None] = {
-        **entries.columns,
-        "rarity": entries.rarity,
-        "rank": entries.rank,
-        "percentile": entries.percentile,
-        "clusters": entries.clusters,
-        "labels": entries.labels,
-    }
-    for name, values in columns.items():
-        if values is not None and values.shape != (count,):
-            raise InputError(f"{name} has shape {values.shape} for {count} ids: give one number for each")
-    if len(source) != count:
-        raise InputError(f"{source.name} has {len(source)} images, but {count} are scored: give the source scored")
-    for position in range(0, count, max(1, count // 100)):
-        if source.ids[position] != entries.ids[position]:
-            raise InputError(
-                f"{source.name}: image {position} is {source.ids[position]!r}, but {entries.ids[position]!r} was "
-                "scored there: give the source scored"
-            )
     if thumbnails is not None and thumbnails < 0:
         raise InputError(f"thumbnails={thumbnails}: give 0 or more, or None for all")
     if not 16 <= size <= 1024:
         raise InputError(f"size={size}: give thumbnails 16 to 1024 pixels")
 
 
-def _rows(entries: GalleryEntries) -> NDArray[np.int64]:
-    """Positions of the ranked images, the rarest first: row r of the page is image rows[r]."""
-    ranked = np.flatnonzero(entries.rank > 0)
-    return ranked[np.argsort(entries.rank[ranked], kind="stable")]
+def _places(ranked: int, examples: list[NDArray[np.int64]], odd: NDArray[np.int64]) -> _Places:
+    """Which thumbnails follow those of the rarest images.
+
+    What the top of the page shows is drawn once more, side by side: an example in the middle of the ranking would
+    otherwise load a sheet of its own.
+    """
+    top = np.concatenate([*examples[:_FIRST_KINDS], odd[:_FIRST_ODD]])
+    medoids = np.array([rows[0] for rows in examples[_FIRST_KINDS:]], dtype=np.int64)
+    others = np.concatenate([medoids, odd[_FIRST_ODD:]])
+    further = np.concatenate([top, others[others >= ranked]])
+    _, first = np.unique(further, return_index=True)
+    return _Places(ranked, further[np.sort(first)])
 
 
 def _stamp(entries: GalleryEntries, rows: NDArray[np.int64], shown: int, size: int) -> str:
     """Tells one page's files from another's."""
     digest = hashlib.sha256(f"{shown} {size} {__version__}".encode())
     digest.update("\0".join(entries.ids).encode("utf-8", "surrogatepass"))
-    for values in (rows, entries.rarity, entries.clusters, *entries.columns.values()):
+    digest.update(repr(entries.groups).encode())
+    for values in (rows, entries.rarity, entries.kinds, entries.odd, *entries.columns.values()):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:12]
 
@@ -180,22 +192,19 @@ def _chunk(
     entries: GalleryEntries,
     rows: NDArray[np.int64],
     first: int,
-    pictures: Thumbnails,
+    sizes: NDArray[np.uint16],
     why: Callable[[int], str] | None,
 ) -> dict[str, Any]:
     """What the page is told of `_CHUNK` images, numbers as little-endian bytes in base64."""
     part = rows[first : first + _CHUNK]
-    sizes = np.zeros((len(part), 2), dtype=np.uint16)
-    known = pictures.sizes[first : first + _CHUNK]
-    sizes[: len(known)] = known
     chunk = {
         "first": first,
         "ids": [entries.ids[position] for position in part.tolist()],
         "rank": _bytes(entries.rank[part], "<i4"),
         "percentile": _bytes(entries.percentile[part], "<f4"),
-        "cluster": _bytes(entries.clusters[part], "<i4"),
+        "kind": _bytes(entries.kinds[part], "<i4"),
         "scores": [_bytes(values[part], "<f4") for *_, values in _scores(entries)],
-        "sizes": _bytes(sizes, "<u2"),
+        "sizes": _bytes(sizes[first : first + _CHUNK], "<u2"),
     }
     if entries.labels is not None:
         chunk["label"] = _bytes(entries.labels[part], "<i4")
@@ -204,38 +213,62 @@ def _chunk(
     return chunk
 
 
-def _meta(
-    entries: GalleryEntries, rows: NDArray[np.int64], pictures: Thumbnails, plan: SheetPlan, files: str
-) -> dict[str, Any]:
+def _meta(entries: GalleryEntries, count: int, pictures: Thumbnails, plan: SheetPlan, files: str) -> dict[str, Any]:
     """What the page is told of the collection."""
     bad = [[image_id, f"not scored: {reason}"] for image_id, reason in entries.bad.items()]
-    bad += [[item.id, f"no picture: {item.reason}"] for item in pictures.bad if item.id not in entries.bad]
+    broken = {item.id: item.reason for item in pictures.bad}  # since it was scored
+    bad += [[image_id, f"no picture: {reason}"] for image_id, reason in broken.items() if image_id not in entries.bad]
     return {
-        "rows": len(rows),
+        "rows": count,
         "images": len(entries.ids),
         "scores": [{"name": name, "title": title, "about": about} for name, title, about, _ in _scores(entries)],
         "labelled": entries.labels is not None,
         "classes": list(entries.classes),
         "bad": bad,
-        "pictures": len(plan.rows),
         "sheets": [f"{files}/{name}" for name in pictures.sheets],
         "cells": pictures.cells,
         "across": plan.across,
     }
 
 
+def _overview(
+    entries: GalleryEntries, examples: list[NDArray[np.int64]], odd: NDArray[np.int64], places: _Places
+) -> dict[str, Any]:
+    """What the top of the page shows, the rarest kind first. Without examples it shows no kinds."""
+    drawn = set(places.further.tolist())
+    kinds = []
+    for group, rows in zip(reversed(entries.groups if examples else ()), examples, strict=True):
+        pictured = [row for row in rows.tolist() if row < places.ranked or row in drawn]
+        kinds.append([group.kind, group.size, round(group.separation, 4), group.rare, pictured])
+    return {
+        "kinds": kinds,
+        "firstKinds": _FIRST_KINDS,
+        "odd": odd.tolist(),
+        "firstOdd": _FIRST_ODD,
+        "ranked": places.ranked,
+        "further": places.further.tolist(),
+    }
+
+
 def _scores(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.float32]]]:
     """Name, title, meaning and values of each score: what ranks, then the others."""
-    first = ("rarity", f"Rarity ({entries.score})", "The larger, the rarer the image is held to be.", entries.rarity)
+    first = ("rarity", f"Rarity ({entries.score})", "The larger it is, the rarer the image.", entries.rarity)
     others = []
     for name, values in entries.columns.items():
         title, about = _titled(name)
-        if np.array_equal(values, entries.rarity, equal_nan=True):  # once under its own name says more than twice
+        if np.array_equal(values, entries.rarity, equal_nan=True):  # shown once, under its own name
             first = (name, title, about, values)
         else:
             others.append((name, title, about, values))
     name, title, about, values = first
-    return [(name, title, f"Ranks the images. {about}".strip(), values), *others]
+    return [(name, title, f"The images are ranked by it. {about}".strip(), values), *others]
+
+
+def _ranked_by(entries: GalleryEntries) -> str:
+    """What ranks the images where there is one kind, so that only distances are left to tell them apart."""
+    name, title, *_ = _scores(entries)[0]
+    distance = name.startswith("distance") or entries.score in ("distance", "kinds")
+    return "the distance to their nearest neighbors" if distance else f"this score: {title}"
 
 
 def _titled(name: str) -> tuple[str, str]:
@@ -266,7 +299,7 @@ def _page(**values: Any) -> str:
         lstrip_blocks=True,
     )
     folder = resources.files("sdclr.reporting") / "templates"
-    scripts = ("gallery_model.js", "gallery.js", "gallery_events.js")
+    scripts = ("gallery_model.js", "gallery.js", "gallery_detail.js", "gallery_kinds.js", "gallery_events.js")
     own = {
         "css": Markup((folder / "gallery.css").read_text("utf-8")),  # noqa: S704  # ours
         "js": Markup("\n".join((folder / name).read_text("utf-8") for name in scripts)),  # noqa: S704  # ours

@@ -13,9 +13,6 @@ from sdclr.encoders.saved import is_saved_encoder
 from sdclr.errors import InputError
 from sdclr.training.run import Run
 
-EncoderLike: TypeAlias = "ResolvedEncoder | Run | nn.Module | str | Path | None"
-"""A run, its folder, an exported folder, `timm:NAME`, `timm:NAME=FILE`, a module, or None for the default encoder."""
-
 _SMALL_VIEW: Final = 96
 """Pixels that small images are enlarged to for a pretrained network: a fifth of the work of 224, and the kinds that are
 found are the same (docs/results/rarity.md)."""
@@ -63,6 +60,10 @@ class ResolvedEncoder:
         return self.run
 
 
+EncoderLike: TypeAlias = ResolvedEncoder | Run | nn.Module | str | Path | None
+"""A run, its folder, an exported folder, `timm:NAME`, `timm:NAME=FILE`, a module, or None for the default encoder."""
+
+
 def resolve_encoder(
     encoder: EncoderLike, images: Source | None = None, *, image_size: int | None = None
 ) -> ResolvedEncoder:
@@ -95,7 +96,9 @@ def _is_run(path: Path) -> bool:
     """Whether a folder is a run: exports and bare copies of an encoder have no configuration of one."""
     if not path.is_dir():
         return False
-    return (path / "config.json").is_file() and not (path / "model.safetensors").is_file() or not is_saved_encoder(path)
+    return ((path / "config.json").is_file() and not (path / "model.safetensors").is_file()) or not is_saved_encoder(
+        path
+    )
 
 
 def _sized(encoder: Encoder, images: Source | None, image_size: int | None) -> Encoder:

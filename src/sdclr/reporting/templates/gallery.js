@@ -1,15 +1,14 @@
-// The page. Whatever comes from the collection is written as text, never as markup.
+// The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
-const state = { sort: 0, up: false, text: "", cluster: null, label: null, low: null, high: null, active: null };
+const state = { sort: 0, up: false, text: "", kind: null, label: null, low: null, high: null, active: null };
 const selected = new Uint8Array(rows.count);
 const tiles = new Map(); // tiles on the page, by their place in `shown`
-const spare = []; // tiles to be used again
+const spare = []; // tiles to use again
 const GAP = 10;
 const CAPTION = 18;
 let shown = new Uint32Array(0);
 let selectedCount = 0;
 let anchor = 0;
-let fewestFirst = false;
 let side = 112;
 let across = 1;
 
@@ -20,19 +19,20 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-// Pictures: a cut-out of a sheet, scaled to fit a square.
-function paint(box, row, edge) {
+// A picture is a cut-out of a sheet, scaled to fit a square.
+function paint(box, row, edge, asExample = false) {
   const picture = box.firstChild ?? box.appendChild(make("div"));
   const [width, height] = [rows.sizes[2 * row], rows.sizes[2 * row + 1]];
   const style = picture.style;
+  const drawn = placeOf(row, asExample);
   if (!width) {
     picture.className = "picture none";
-    picture.textContent = edge < 50 ? "–" : row < meta.pictures ? "cannot be read" : "no picture";
+    picture.textContent = drawn >= 0 ? "unreadable" : "no picture";
     style.cssText = "";
     return;
   }
-  const sheet = Math.floor(row / meta.across ** 2);
-  const place = row % meta.across ** 2;
+  const sheet = Math.floor(drawn / meta.across ** 2);
+  const place = drawn % meta.across ** 2;
   const scale = edge / Math.max(width, height);
   const cell = meta.cells[sheet] * scale;
   picture.textContent = "";
@@ -74,12 +74,22 @@ function mark(tile, row) {
   tile.classList.toggle("active", row === state.active);
 }
 
+// Where things are in the window.
+const gridTop = () => $("grid").getBoundingClientRect().top;
+const lineHeight = () => side + GAP + CAPTION;
+const topOf = (place) => gridTop() + GAP + Math.floor(place / across) * lineHeight();
+const isNarrow = matchMedia("(max-width: 800px)");
+function freePart() { // the part of the window that nothing covers
+  const sheetTop = isNarrow.matches && !$("detail").hidden ? $("detail").getBoundingClientRect().top : innerHeight;
+  return { top: $("bar").offsetHeight, bottom: sheetTop };
+}
+
 // Only what is in sight, and a little around it, is on the page.
 function draw(again = false) {
-  const grid = $("grid");
-  const high = side + GAP + CAPTION;
-  const first = Math.max(0, Math.floor(grid.scrollTop / high) - 2) * across;
-  const last = Math.min(shown.length, (Math.ceil((grid.scrollTop + grid.clientHeight) / high) + 2) * across);
+  const high = lineHeight();
+  const top = -gridTop();
+  const first = Math.max(0, Math.floor(top / high) - 2) * across;
+  const last = Math.min(shown.length, Math.max(1, Math.ceil((top + innerHeight) / high) + 2) * across);
   for (const [place, tile] of tiles) {
     if (place < first || place >= last) {
       tiles.delete(place);
@@ -108,6 +118,16 @@ function layout() {
   draw(true);
 }
 
+// Lay the list out anew, and keep an image of it where it is in the window if it is in sight.
+function layoutAround(place, act = () => {}) {
+  const before = topOf(place);
+  const inSight = before > -side && before < innerHeight;
+  act();
+  layout();
+  if (inSight && gridTop() < freePart().top) scrollBy(0, topOf(place) - before);
+  draw();
+}
+
 function remark() {
   for (const [place, tile] of tiles) mark(tile, shown[place]);
   const chosen = selectedCount > 0;
@@ -118,24 +138,23 @@ function remark() {
 }
 
 // Order and filters.
-function update({ keepScroll = false } = {}) {
+function update() {
   shown = shownRows(state);
   anchor = Math.max(0, shown.indexOf(state.active));
-  if (!keepScroll) $("grid").scrollTop = 0;
   const score = meta.scores[state.sort];
   $("sort").value = String(state.sort);
   $("direction").textContent = state.up ? "↑" : "↓";
   $("direction").title = state.up ? "Lowest first" : "Highest first";
   $("direction").setAttribute("aria-label", `${$("direction").title}; change`);
   $("about").textContent = score.about;
-  $("reset").hidden = !(state.text || [state.cluster, state.label, state.low, state.high].some((value) => value !== null));
-  for (const button of document.querySelectorAll("#clusters button")) {
-    button.setAttribute("aria-pressed", String(Number(button.dataset.cluster) === state.cluster));
-  }
+  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high].some((value) => value !== null));
+  $("shown-title").textContent = state.kind === null ? "All images" : state.kind === ODD ? "Odd ones out" : `Kind ${state.kind}`;
+  $("kind").value = state.kind === null ? "" : String(state.kind);
   $("label").value = state.label === null ? "" : String(state.label);
   if ($("search").value !== state.text) $("search").value = state.text;
   drawRange();
   layout();
+  if (gridTop() < $("bar").offsetHeight) toList();
   remark();
   point();
   remember();
@@ -178,166 +197,33 @@ function readRange() {
   update();
 }
 
-function listClusters() {
-  const entries = fewestFirst ? [...allClusters("")].reverse() : allClusters("");
-  const most = allClusters("")[0]?.images ?? 1;
-  const inSight = new IntersectionObserver((changes) => {
-    for (const { isIntersecting, target } of changes) {
-      if (isIntersecting && !target.firstChild) paint(target, Number(target.dataset.row), 34);
-    }
-  }, { root: $("clusters") });
-  $("cluster-field").hidden = entries.length === 0;
-  $("cluster-order").textContent = fewestFirst ? "smallest first" : "largest first";
-  $("clusters").replaceChildren(...entries.map((entry) => {
-    const [item, button, box, share] = [make("li"), make("button"), make("span", "box"), make("span", "share")];
-    button.type = "button";
-    button.dataset.cluster = entry.cluster;
-    button.setAttribute("aria-pressed", String(entry.cluster === state.cluster));
-    // Its most ordinary image stands for it, where that has a picture.
-    box.dataset.row = rows.sizes[2 * entry.ordinary] ? entry.ordinary : entry.rarest;
-    share.append(make("i"));
-    share.firstChild.style.width = `${(100 * entry.images) / most}%`;
-    button.append(box, make("span", "", `Cluster ${entry.cluster}`), make("span", "size", inWords(entry.images)), share);
-    box.style.gridRow = "1 / 3";
-    item.append(button);
-    inSight.observe(box);
-    return item;
-  }));
+// Scroll so that the list begins at the top of the window.
+function toList() {
+  scrollTo(0, scrollY + $("explorer").getBoundingClientRect().top);
+  draw();
 }
 
-// The image in detail.
-function point(row = state.active) {
-  state.active = row;
-  const place = row === null ? -1 : shown.indexOf(row);
-  if (place >= 0) $("grid").setAttribute("aria-activedescendant", `tile-${place}`);
-  else $("grid").removeAttribute("aria-activedescendant");
-  remark();
-  const detail = $("detail");
-  detail.replaceChildren();
-  if (row === null) {
-    detail.append(make("p", "empty", "Choose an image to see its scores."));
-    return;
-  }
-  const [box, actions] = [make("div", "box"), make("div", "row")];
-  detail.append(box);
-  paint(box, row, box.clientWidth || 280);
-  actions.append(
-    button("Copy id", () => copy([rows.ids[row]])),
-    button(selected[row] ? "Unselect" : "Select", () => { select([row], !selected[row]); point(row); }),
-  );
-  const facts = make("dl", "facts");
-  const fact = (name, value) => {
-    const pair = make("div");
-    const definition = make("dd");
-    definition.append(value);
-    pair.append(make("dt", "", name), definition);
-    facts.append(pair);
-  };
-  fact("Rank", `${rows.rank[row].toLocaleString("en")} of ${rows.count.toLocaleString("en")}`);
-  const entry = clusterOf(row);
-  if (entry) {
-    fact("Cluster", button(`${entry.cluster} (${inWords(entry.images)})`, () => { state.cluster = entry.cluster; update(); }));
-  }
-  if (rows.label[row] >= 0) fact("Label", labelName(rows.label[row]));
-  detail.append(make("p", "id", rows.ids[row]), actions, make("p", "why", whyPicked(row)), scoreTable(row), facts);
-}
-
-function scoreTable(row) {
-  const table = make("table");
-  table.append(make("caption", "", "Value, and the share of images with a lower one"));
-  meta.scores.forEach(({ title, about }, column) => {
-    const value = rows.scores[column][row];
-    const share = Number.isNaN(value) ? 0 : percentSmaller(column, value);
-    const [top, line, name, bar] = [make("tr"), make("tr", "line"), make("th", "", title), make("td")];
-    name.scope = "row";
-    name.title = about;
-    top.append(name, make("td", "", inDigits(value)), make("td", "small", Number.isNaN(value) ? "" : inPercent(share)));
-    bar.colSpan = 3;
-    bar.append(make("div", "share"));
-    bar.firstChild.append(make("i"));
-    bar.firstChild.firstChild.style.width = `${share}%`;
-    line.append(bar);
-    table.append(top, line);
-  });
-  return table;
-}
-
-function button(text, act) {
-  const found = make("button", "", text);
-  found.type = "button";
-  found.addEventListener("click", act);
-  return found;
-}
-
-// Selection.
-function select(which, on) {
-  for (const row of which) {
-    selectedCount += Number(on) - selected[row];
-    selected[row] = on ? 1 : 0;
-  }
-  remark();
-}
-
-function go(place, { range = false } = {}) {
+// Make an image the one that the keys move from; with `range` select all from the last one to it.
+function go(place, { range = false, detail = false } = {}) {
   if (!shown.length) return;
   const target = Math.max(0, Math.min(shown.length - 1, place));
   if (range) select(shown.subarray(Math.min(anchor, target), Math.max(anchor, target) + 1), true);
   else anchor = target;
+  if (detail) openDetail(shown[target]);
+  else point(shown[target]);
   reveal(target);
-  point(shown[target]);
   remember();
 }
 
 function reveal(place) {
-  const grid = $("grid");
-  const high = side + GAP + CAPTION;
-  const top = GAP + Math.floor(place / across) * high;
-  if (top < grid.scrollTop) grid.scrollTop = top - GAP;
-  else if (top + high > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + high - grid.clientHeight;
+  const { top, bottom } = freePart();
+  const at = topOf(place);
+  if (at < top + GAP) scrollBy(0, at - top - GAP);
+  else if (at + lineHeight() > bottom) scrollBy(0, at + lineHeight() - bottom);
   draw();
 }
 
-// What leaves the page.
-const leaving = () => (selectedCount ? rowsBy("0:down").filter((row) => selected[row]) : shown);
-
-async function copy(ids) {
-  const text = ids.join("\n");
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = document.body.appendChild(make("textarea"));
-    area.value = text;
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-  say(`${inWords(ids.length, "id")} copied`);
-}
-
-function save(name, kind, text) {
-  const link = make("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: kind }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-const saveCsv = () => {
-  const records = Array.from(leaving(), record);
-  save("images.csv", "text/csv", asCsv(records, Object.keys(records[0])));
-};
-const saveJson = () => save("images.json", "application/json", `${JSON.stringify(Array.from(leaving(), record), null, 1)}\n`);
-const copyIds = () => copy(Array.from(leaving(), (row) => rows.ids[row]));
-
-let silence = 0;
-function say(text) {
-  $("toast").textContent = text;
-  $("toast").classList.add("on");
-  clearTimeout(silence);
-  silence = setTimeout(() => $("toast").classList.remove("on"), 1800);
-}
-
-// The address keeps what is shown. Browsers refuse to have it changed hundreds of times.
+// The address keeps what is shown. Browsers refuse hundreds of changes in a short time.
 let soon = 0;
 function remember() {
   clearTimeout(soon);
@@ -349,8 +235,8 @@ function writeAddress() {
   if (state.sort) kept.set("sort", meta.scores[state.sort].name);
   if (state.up) kept.set("up", "1");
   if (state.text) kept.set("find", state.text);
-  for (const name of ["cluster", "label", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
-  if (state.active !== null) kept.set("image", rows.rank[state.active]);
+  for (const name of ["kind", "label", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
+  if (!$("detail").hidden) kept.set("image", rows.rank[state.active]);
   history.replaceState(null, "", `#${kept}`);
 }
 
@@ -359,9 +245,9 @@ function recall() {
   const number = (name) => (kept.has(name) && Number.isFinite(Number(kept.get(name))) ? Number(kept.get(name)) : null);
   const sort = meta.scores.findIndex(({ name }) => name === kept.get("sort"));
   Object.assign(state, { sort: Math.max(0, sort), up: kept.get("up") === "1", text: kept.get("find") ?? "" });
-  for (const name of ["cluster", "label", "low", "high"]) state[name] = number(name);
+  for (const name of ["kind", "label", "low", "high"]) state[name] = number(name);
   const active = rows.rank.indexOf(number("image") ?? 0);
-  state.active = active >= 0 ? active : rows.count ? 0 : null;
+  if (active >= 0) openDetail(active);
 }
 
 const stored = { // a browser may forbid it

@@ -1,38 +1,54 @@
-// What the reader does, and how the page starts.
+// Keys and clicks, and how the page starts.
+const ARROWS = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"]);
+
 function onKey(event) {
   const typing = event.target.matches("input[type=search], select, input[type=range]");
-  if (document.querySelector("dialog[open]") || (typing && event.key !== "Escape")) return;
-  const place = state.active === null ? -1 : shown.indexOf(state.active);
-  const page = across * Math.max(1, Math.floor($("grid").clientHeight / (side + GAP + CAPTION)));
-  const moves = {
-    ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, PageUp: -page, PageDown: page,
-    Home: -shown.length, End: shown.length,
-  };
-  const onButton = event.target.matches("button, a");
+  if (document.querySelector("dialog[open]") || (typing && event.key !== "Escape") || event.altKey) return;
+  const inList = event.target === $("grid");
   if (event.ctrlKey || event.metaKey) {
-    if (event.key.toLowerCase() !== "a") return;
+    if (event.key.toLowerCase() !== "a" || !inList) return;
     select(shown, true);
-  } else if (event.key in moves) {
-    const target = place + moves[event.key];
-    // Up from the first line and down from the last stay where they are, not at the line's other end.
-    const leaves = Math.abs(moves[event.key]) === across && across > 1 && (target < 0 || target >= shown.length);
-    if (place < 0) go(0);
-    else if (!leaves) go(target, { range: event.shiftKey });
-  } else if (event.key === " " && !onButton) {
-    if (place >= 0) select([state.active], !selected[state.active]);
-    point();
-  } else if (event.key === "/") $("search").focus();
+  } else if (event.target.matches(".thumb") && ARROWS.has(event.key)) moveThumb(event.target, event.key);
+  else if (inList && moves(event)) { /* done */ }
+  else if (event.key === "/") $("search").focus();
   else if (event.key === "?") $("help").showModal();
   else if (event.key === "c") copyIds();
   else if (event.key === "t") changeTheme();
   else if (event.key === "Escape") {
-    if (typing || state.text) {
+    if (event.target.matches("input[type=search]") || state.text) {
       state.text = "";
       update();
-      $("grid").focus();
-    } else unselect();
+      $("grid").focus({ preventScroll: true });
+    } else if (!$("detail").hidden) closeDetail();
+    else unselect();
   } else return;
   event.preventDefault();
+}
+
+// Keys in the list: whether this is one.
+function moves(event) {
+  const place = state.active === null ? -1 : shown.indexOf(state.active);
+  const page = across * Math.max(1, Math.floor((freePart().bottom - freePart().top) / lineHeight()));
+  const steps = {
+    ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, PageUp: -page, PageDown: page,
+    Home: -shown.length, End: shown.length,
+  };
+  if (event.key === " ") {
+    if (place >= 0) select([state.active], !selected[state.active]);
+    point();
+    return true;
+  }
+  if (event.key === "Enter") {
+    if (place >= 0) openDetail(state.active);
+    return true;
+  }
+  if (!(event.key in steps)) return false;
+  const target = place + steps[event.key];
+  // Up from the first line and down from the last stay there, and do not go to the other end of the line.
+  const leaves = Math.abs(steps[event.key]) === across && across > 1 && (target < 0 || target >= shown.length);
+  if (place < 0) go(event.key === "End" ? shown.length - 1 : 0);
+  else if (!leaves) go(target, { range: event.shiftKey });
+  return true;
 }
 
 function unselect() {
@@ -49,15 +65,16 @@ function onClick(event) {
     go(place, { range: true });
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.target.matches(".mark")) select([row], !selected[row]);
-  go(place);
+  const selects = event.ctrlKey || event.metaKey || event.target.matches(".mark");
+  if (selects) select([row], !selected[row]);
+  go(place, { detail: !selects });
 }
 
 function listBad() {
   if (!meta.bad.length) return;
-  const title = `${inWords(meta.bad.length)} cannot be read`;
+  const title = `${inWords(meta.bad.length)} could not be read`;
   $("show-bad").hidden = false;
-  $("show-bad").textContent = title;
+  $("show-bad").textContent = `${meta.bad.length.toLocaleString("en")} unreadable`;
   $("show-bad").addEventListener("click", () => $("bad").showModal());
   $("bad-title").textContent = title;
   $("bad-csv").addEventListener("click", () => {
@@ -70,25 +87,18 @@ function listBad() {
   }));
 }
 
-function listFacts() {
-  const fact = (name, value) => {
-    const pair = make("div");
-    pair.append(make("dt", "", name), make("dd", "", value));
-    $("facts").append(pair);
-  };
-  fact("Images", meta.images.toLocaleString("en"));
-  if (allClusters("").length) fact("Clusters", allClusters("").length.toLocaleString("en"));
+function listScores() {
   meta.scores.forEach(({ title, about, name }, column) => {
     const option = $("sort").appendChild(make("option", "", title));
     option.value = column;
     const line = $("glossary").appendChild(make("div"));
-    line.append(make("dt", "", title), make("dd", "", about || `The column ${name}.`));
+    line.append(make("dt", "", title), make("dd", "", about || `The column ${name} of the table.`));
   });
   if (!meta.labelled) return;
   const counts = new Map();
   for (const label of rows.label) counts.set(label, (counts.get(label) ?? 0) + 1);
   $("label-field").hidden = false;
-  $("label").append(make("option", "", "all"));
+  $("label").append(make("option", "", "All"));
   $("label").firstChild.value = "";
   for (const [label, images] of [...counts].sort((a, b) => a[0] - b[0])) {
     const option = $("label").appendChild(make("option", "", `${labelName(label) || "none"} (${images.toLocaleString("en")})`));
@@ -105,14 +115,12 @@ function listen() {
   on("low", "input", readRange);
   on("high", "input", readRange);
   on("label", "change", () => put({ label: $("label").value === "" ? null : Number($("label").value) }));
-  on("reset", "click", () => put({ text: "", cluster: null, label: null, low: null, high: null }));
-  on("clusters", "click", (event) => {
-    const cluster = Number(event.target.closest("button")?.dataset.cluster ?? NaN);
-    if (!Number.isNaN(cluster)) put({ cluster: cluster === state.cluster ? null : cluster });
-  });
-  on("cluster-order", "click", () => { fewestFirst = !fewestFirst; listClusters(); });
-  on("zoom", "input", () => { layout(); reveal(anchor); });
-  on("grid", "scroll", () => draw());
+  on("kind", "change", () => put({ kind: $("kind").value === "" ? null : Number($("kind").value) }));
+  on("reset", "click", () => put({ text: "", kind: null, label: null, low: null, high: null }));
+  on("more-kinds", "click", () => listKinds(MORE).querySelector(".thumb").focus());
+  on("show-odd", "click", () => showKind(ODD));
+  on("to-top", "click", () => { scrollTo(0, 0); $("show-help").focus({ preventScroll: true }); });
+  on("zoom", "input", () => layoutAround(anchor));
   on("grid", "mousedown", (event) => { if (event.shiftKey) event.preventDefault(); });
   on("grid", "click", onClick);
   on("copy", "click", copyIds);
@@ -121,22 +129,35 @@ function listen() {
   on("unselect", "click", unselect);
   on("theme", "click", changeTheme);
   on("show-help", "click", () => $("help").showModal());
+  for (const id of ["kind-list", "odd-strip"]) {
+    on(id, "click", (event) => {
+      const thumb = event.target.closest(".thumb");
+      if (!thumb) return;
+      opener = thumb;
+      openDetail(Number(thumb.dataset.row));
+    });
+  }
   document.addEventListener("keydown", onKey);
+  document.addEventListener("scroll", () => draw(), { passive: true });
+  addEventListener("resize", () => draw());
+  isNarrow.addEventListener("change", () => { $("filters").open = !isNarrow.matches; point(); });
   prefersDark.addEventListener("change", () => dress());
   addEventListener("hashchange", () => { recall(); update(); });
-  new ResizeObserver(() => layout()).observe($("grid"));
+  new ResizeObserver(() => layoutAround(anchor)).observe($("grid"));
 }
 
 function start() {
   if (rows.loaded !== rows.count) {
     $("problem").hidden = false;
-    $("problem").textContent = "Some of the scores could not be loaded: keep the folder that ends in _files beside this page.";
+    $("problem").textContent = "Some scores could not be loaded. Keep the folder that ends in _files beside this page.";
     return;
   }
-  recall();
-  listFacts();
+  $("filters").open = !isNarrow.matches;
+  listScores();
   listBad();
-  listClusters();
+  listOverview();
+  shown = shownRows(state);
+  recall();
   listen();
   update();
 }

@@ -1,5 +1,5 @@
 "use strict";
-// The collection: rows lie in order of their rank, the rarest first. Nothing here touches the page.
+// The collection. Rows are in order of rank, the rarest first. Nothing here touches the page.
 const meta = JSON.parse(document.getElementById("meta").textContent);
 
 const rows = {
@@ -9,7 +9,7 @@ const rows = {
   why: null,
   rank: new Int32Array(meta.rows),
   percentile: new Float32Array(meta.rows),
-  cluster: new Int32Array(meta.rows).fill(-1),
+  kind: new Int32Array(meta.rows).fill(-1),
   label: new Int32Array(meta.rows).fill(-1),
   sizes: new Uint16Array(2 * meta.rows),
   scores: meta.scores.map(() => new Float32Array(meta.rows)),
@@ -24,13 +24,13 @@ function numbers(text, Kind) {
   return new Kind(bytes.buffer);
 }
 
-// Called by each script of data.
+// Each data script calls this.
 function sdclrRows(chunk) {
   const first = chunk.first;
   chunk.ids.forEach((id, place) => { rows.ids[first + place] = id; });
   rows.rank.set(numbers(chunk.rank, Int32Array), first);
   rows.percentile.set(numbers(chunk.percentile, Float32Array), first);
-  rows.cluster.set(numbers(chunk.cluster, Int32Array), first);
+  rows.kind.set(numbers(chunk.kind, Int32Array), first);
   if (chunk.label) rows.label.set(numbers(chunk.label, Int32Array), first);
   rows.sizes.set(numbers(chunk.sizes, Uint16Array), 2 * first);
   chunk.scores.forEach((text, column) => rows.scores[column].set(numbers(text, Float32Array), first));
@@ -58,7 +58,7 @@ const rowsBy = remembered((key) => {
   const values = rows.scores[Number(column)];
   const order = new Uint32Array(rows.count);
   for (let row = 0; row < rows.count; row += 1) order[row] = row;
-  if (key === "0:down") return order; // so they lie
+  if (key === "0:down") return order; // as they are
   const sign = direction === "up" ? 1 : -1;
   return order.sort((a, b) => {
     const unknown = Number.isNaN(values[a]) - Number.isNaN(values[b]);
@@ -87,37 +87,37 @@ function shownRows(state) {
   const values = rows.scores[state.sort];
   const text = state.text.toLowerCase();
   const ids = text ? lowerIds("") : null;
-  const { cluster, label, low, high } = state;
-  if (cluster === null && label === null && low === null && high === null && !text) return order;
-  return order.filter((row) => (cluster === null || rows.cluster[row] === cluster)
+  const { kind, label, low, high } = state;
+  if (kind === null && label === null && low === null && high === null && !text) return order;
+  return order.filter((row) => (kind === null || (kind === ODD ? odd.has(row) : rows.kind[row] === kind))
     && (label === null || rows.label[row] === label)
     && (low === null || values[row] >= low)
     && (high === null || values[row] <= high)
     && (!text || ids[row].includes(text)));
 }
 
-// [cluster, images, its rarest row, its most ordinary row], the largest first.
-const allClusters = remembered(() => {
-  const found = new Map();
-  rows.cluster.forEach((cluster, row) => {
-    if (cluster < 0) return;
-    const entry = found.get(cluster);
-    if (entry) {
-      entry.images += 1;
-      entry.ordinary = row;
-    } else found.set(cluster, { cluster, images: 1, rarest: row, ordinary: row });
-  });
-  return [...found.values()].sort((a, b) => b.images - a.images || a.cluster - b.cluster);
-});
+const ODD = -2; // stands for the odd images where a kind is asked for
+const odd = new Set(meta.odd);
 
-const clusterOf = (row) => allClusters("").find((entry) => entry.cluster === rows.cluster[row]);
+// The kinds from the rarest on; `examples` are rows, the most typical image first. None where there is only one kind.
+const kinds = meta.kinds.map(([kind, size, separation, rare, examples]) => ({ kind, size, separation, rare, examples }));
+const kindByNumber = new Map(kinds.map((entry) => [entry.kind, entry]));
+const kindOf = (row) => kindByNumber.get(rows.kind[row]);
+
+// Where the thumbnails of a row lie, counted over all sheets: -1 if it has none. Examples have one beside each other,
+// and one in the order of the rank.
+const examplePlaces = new Map(meta.further.map((row, place) => [row, meta.ranked + place]));
+function placeOf(row, asExample = false) {
+  if (!asExample && row < meta.ranked) return row;
+  return examplePlaces.get(row) ?? (row < meta.ranked ? row : -1);
+}
 
 const labelName = (label) => (label < 0 ? "" : meta.classes[label] ?? String(label));
 
 const inWords = (count, noun = "image") => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-// Never "100 %" of the others: something is always above.
-const inPercent = (share) => `${(Math.floor(share * 10) / 10).toFixed(1)} %`;
+// Rounded down: 99.96% is not all.
+const inPercent = (share) => (share > 0 && share < 0.1 ? "under 0.1%" : `${(Math.floor(share * 10 + 1e-6) / 10).toFixed(1)}%`);
 
 function inDigits(value) {
   if (Number.isNaN(value)) return "–";
@@ -130,23 +130,25 @@ function inDigits(value) {
 function whyPicked(row) {
   if (rows.why) return rows.why[row];
   const rarity = percentSmaller(0, rows.scores[0][row]);
-  const parts = [`Its ${meta.scores[0].title.toLowerCase()} is above that of ${inPercent(rarity)} of ${inWords(rows.count)}.`];
+  const parts = [`Its ${meta.scores[0].title.toLowerCase()} is higher than that of ${inPercent(rarity)} of ${inWords(rows.count)}.`];
   const also = meta.scores.slice(1).map(({ title }, place) => [title, percentSmaller(place + 1, rows.scores[place + 1][row])])
     .filter(([, share]) => share >= 95);
-  if (also.length) parts.push(`Among the highest 5 % too: ${also.map(([title, share]) => `${title.toLowerCase()} (${inPercent(share)})`).join(", ")}.`);
-  const entry = clusterOf(row);
+  if (also.length) parts.push(`It is also among the highest 5% by ${also.map(([title, share]) => `${title.toLowerCase()} (${inPercent(share)})`).join(", ")}.`);
+  const entry = kindOf(row);
   if (entry) {
-    const smaller = allClusters("").filter((other) => other.images < entry.images).length;
-    const place = smaller === 0 ? "it is the smallest" : `${smaller} ${smaller === 1 ? "is" : "are"} smaller`;
-    parts.push(`Its cluster has ${inWords(entry.images)}; of ${inWords(allClusters("").length, "cluster")} ${place}.`);
+    const smaller = kinds.filter((other) => other.size < entry.size).length;
+    parts.push(smaller === 0 ? `It belongs to the smallest of ${inWords(kinds.length, "kind")}, with ${inWords(entry.size)}.`
+      : `It belongs to a kind of ${inWords(entry.size)}; ${smaller.toLocaleString("en")} of ${inWords(kinds.length, "kind")} ${smaller === 1 ? "is" : "are"} smaller.`);
   }
+  if (odd.has(row)) parts.push("It is an odd one out.");
   return parts.join(" ");
 }
 
 function record(row) {
   const known = (value) => (Number.isNaN(value) ? null : Number(value.toPrecision(7)));
   const found = { id: rows.ids[row], rank: rows.rank[row], percentile: known(rows.percentile[row]) };
-  found.cluster = rows.cluster[row] < 0 ? null : rows.cluster[row];
+  found.kind = rows.kind[row] < 0 ? null : rows.kind[row];
+  found.odd = odd.has(row);
   if (meta.labelled) found.label = labelName(rows.label[row]) || null;
   meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
   return found;

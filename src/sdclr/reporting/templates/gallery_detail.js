@@ -1,0 +1,155 @@
+// One image in detail, in a panel at the side; selection; and what leaves the page.
+let opener = null; // what opened the panel, if not the list
+
+// Open the panel with an image, or change its image.
+function openDetail(row) {
+  const opening = $("detail").hidden;
+  const place = shown.indexOf(row);
+  const dress = () => {
+    $("detail").hidden = false;
+    document.body.classList.add("detailed");
+  };
+  if (opening) layoutAround(Math.max(0, place), dress);
+  point(row);
+  remember();
+}
+
+function closeDetail() {
+  if ($("detail").hidden) return;
+  const within = $("detail").contains(document.activeElement);
+  layoutAround(Math.max(0, shown.indexOf(state.active)), () => {
+    $("detail").hidden = true;
+    document.body.classList.remove("detailed");
+  });
+  if (within) (opener?.isConnected ? opener : $("grid")).focus({ preventScroll: true });
+  opener = null;
+  remember();
+}
+
+// Mark the image that the keys move from, and show it in the panel if that is open.
+function point(row = state.active) {
+  state.active = row;
+  const place = row === null ? -1 : shown.indexOf(row);
+  if (place >= 0) $("grid").setAttribute("aria-activedescendant", `tile-${place}`);
+  else $("grid").removeAttribute("aria-activedescendant");
+  remark();
+  const detail = $("detail");
+  if (row === null || detail.hidden) return;
+  const [box, actions, close] = [make("div", "box"), make("div", "row"), button("×", closeDetail)];
+  close.className = "close";
+  close.title = "Close (Esc)";
+  close.setAttribute("aria-label", "Close the detail view");
+  actions.append(
+    button("Copy id", () => copy([rows.ids[row]])),
+    button(selected[row] ? "Unselect" : "Select", () => { select([row], !selected[row]); point(row); }),
+    button("Find in list", () => findInList(row)),
+  );
+  detail.replaceChildren(close, box, make("p", "id", rows.ids[row]), actions, make("p", "why", whyPicked(row)), scoreTable(row), factsOf(row));
+  paint(box, row, box.clientWidth || 280);
+}
+
+function factsOf(row) {
+  const facts = make("dl", "facts");
+  const fact = (name, value) => {
+    const pair = make("div");
+    const definition = make("dd");
+    definition.append(value);
+    pair.append(make("dt", "", name), definition);
+    facts.append(pair);
+  };
+  fact("Rank", `${rows.rank[row].toLocaleString("en")} of ${rows.count.toLocaleString("en")}`);
+  const entry = kindOf(row);
+  if (entry) fact("Kind", button(`${entry.kind} (${inWords(entry.size)})`, () => showKind(entry.kind)));
+  if (odd.has(row)) fact("Odd one out", `number ${(meta.odd.indexOf(row) + 1).toLocaleString("en")} of ${odd.size.toLocaleString("en")}`);
+  if (rows.label[row] >= 0) fact("Label", labelName(rows.label[row]));
+  return facts;
+}
+
+// Scroll to an image in the list; filters that hide it go.
+function findInList(row) {
+  if (!shown.includes(row)) {
+    Object.assign(state, { text: "", kind: null, label: null, low: null, high: null });
+    update();
+  }
+  anchor = shown.indexOf(row);
+  reveal(anchor);
+  point(row);
+  $("grid").focus({ preventScroll: true });
+}
+
+function scoreTable(row) {
+  const table = make("table");
+  table.append(make("caption", "", "Value, and share of images with a lower value"));
+  meta.scores.forEach(({ title, about }, column) => {
+    const value = rows.scores[column][row];
+    const share = Number.isNaN(value) ? 0 : percentSmaller(column, value);
+    const [top, line, name, bar] = [make("tr"), make("tr", "line"), make("th", "", title), make("td")];
+    name.scope = "row";
+    name.title = about;
+    top.append(name, make("td", "", inDigits(value)), make("td", "small", Number.isNaN(value) ? "" : inPercent(share)));
+    bar.colSpan = 3;
+    bar.append(make("div", "share"));
+    bar.firstChild.append(make("i"));
+    bar.firstChild.firstChild.style.width = `${share}%`;
+    line.append(bar);
+    table.append(top, line);
+  });
+  return table;
+}
+
+function button(text, act) {
+  const found = make("button", "", text);
+  found.type = "button";
+  found.addEventListener("click", act);
+  return found;
+}
+
+// Selection.
+function select(which, on) {
+  for (const row of which) {
+    selectedCount += Number(on) - selected[row];
+    selected[row] = on ? 1 : 0;
+  }
+  remark();
+}
+
+// What leaves the page.
+const leaving = () => (selectedCount ? rowsBy("0:down").filter((row) => selected[row]) : shown);
+
+async function copy(ids) {
+  const text = ids.join("\n");
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.body.appendChild(make("textarea"));
+    area.value = text;
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  say(`${inWords(ids.length, "id")} copied`);
+}
+
+function save(name, kind, text) {
+  const link = make("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: kind }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+const saveCsv = () => {
+  const records = Array.from(leaving(), record);
+  save("images.csv", "text/csv", asCsv(records, Object.keys(records[0])));
+};
+const saveJson = () => save("images.json", "application/json", `${JSON.stringify(Array.from(leaving(), record), null, 1)}\n`);
+const copyIds = () => copy(Array.from(leaving(), (row) => rows.ids[row]));
+
+let silence = 0;
+function say(text) {
+  $("toast").textContent = text;
+  $("toast").classList.add("on");
+  clearTimeout(silence);
+  silence = setTimeout(() => $("toast").classList.remove("on"), 1800);
+}
+
