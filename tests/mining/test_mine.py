@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sdclr.config import from_json, to_json
 from sdclr.data.sources import ArraySource, SubsetSource, open_source
+from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.extract import extract_features
 from sdclr.mining.mine import MineConfig, mine
@@ -18,10 +19,10 @@ QUICK = MineConfig(k=(5, 2), clusters=4, batch_size=32, amp="none")
 
 
 def test_the_default_ranks_by_neighbour_distance(sdclr_run, collection, damaged, out):
-    scores = mine(sdclr_run, damaged(collection, (3, 40)), QUICK, out=out)
+    scores = mine(damaged(collection, (3, 40)), QUICK, encoder=sdclr_run, out=out)
     assert list(scores.columns) == ["distance_5", "distance_2", "cluster_size", "forgetting_0.5"]
     good = np.delete(np.arange(120), [3, 40])
-    features = extract_features(sdclr_run.encoder(), collection, image_size=8).values[good]
+    features = extract_features(sdclr_run.encoder(), collection, preprocessing=Preprocessing(image_size=8)).values[good]
     for k in (5, 2):
         expected = NearestNeighbors(n_neighbors=k, metric="cosine").fit(features).kneighbors()[0].mean(axis=1)
         np.testing.assert_allclose(scores.columns[f"distance_{k}"][good], expected, atol=1e-5)
@@ -34,7 +35,7 @@ def test_the_default_ranks_by_neighbour_distance(sdclr_run, collection, damaged,
 
 
 def test_what_is_written_is_what_is_returned(sdclr_run, collection, out):
-    scores = mine(sdclr_run.path, collection, QUICK, out=out)
+    scores = mine(collection, QUICK, encoder=sdclr_run.path, out=out)
     read = Scores.read(out / "scores.parquet")
     np.testing.assert_array_equal(read.rank, scores.rank)
     np.testing.assert_array_equal(read.labels, collection.labels)
@@ -57,7 +58,7 @@ def test_what_is_written_is_what_is_returned(sdclr_run, collection, out):
 )
 def test_every_score_ranks_by_its_column(sdclr_run, collection, out, changes, ranked_by, sign):  # noqa: PLR0917  # fixtures
     config = from_json(MineConfig, to_json(QUICK) | changes | {k: list(v) for k, v in changes.items() if k == "k"})
-    scores = mine(sdclr_run, collection, config, out=out)
+    scores = mine(collection, config, encoder=sdclr_run, out=out)
     assert scores.score == changes["score"]
     np.testing.assert_array_equal(scores.rarity, sign * scores.columns[ranked_by])
     assert np.isfinite(scores.rarity).all()
@@ -65,43 +66,49 @@ def test_every_score_ranks_by_its_column(sdclr_run, collection, out, changes, ra
 
 
 def test_another_score_needs_no_second_pass(sdclr_run, collection, damaged, out):
-    mine(sdclr_run, collection, QUICK, out=out)
+    mine(collection, QUICK, encoder=sdclr_run, out=out)
     again = damaged(collection)
-    mine(sdclr_run, again, MineConfig(score="cluster_size", k=(7,), lof=True, batch_size=32, amp="none"), out=out)
+    mine(
+        again, MineConfig(score="cluster_size", k=(7,), lof=True, batch_size=32, amp="none"), encoder=sdclr_run, out=out
+    )
     assert again.asked == []
 
 
 def test_scores_do_not_depend_on_the_batch_size(sdclr_run, collection, out):
     many = {"loss": True, "views": 3, "k": (5,), "amp": "none"}
-    large = mine(sdclr_run, collection, MineConfig(batch_size=64, **many), out=out / "64")
-    small = mine(sdclr_run, collection, MineConfig(batch_size=7, **many), out=out / "7")
+    large = mine(collection, MineConfig(batch_size=64, **many), encoder=sdclr_run, out=out / "64")
+    small = mine(collection, MineConfig(batch_size=7, **many), encoder=sdclr_run, out=out / "7")
     for name in ("loss", "forgetting_0.5", "distance_5"):
         np.testing.assert_allclose(small.columns[name], large.columns[name], atol=1e-4)
 
 
 def test_labels_play_no_part(sdclr_run, collection, out):
     images = np.stack([collection.image(i) for i in range(120)])
-    plain = mine(sdclr_run, ArraySource(images, ids=list(collection.ids)), QUICK, out=out / "plain")
-    labelled = mine(sdclr_run, collection, QUICK, out=out / "labelled")
+    plain = mine(ArraySource(images, ids=list(collection.ids)), QUICK, encoder=sdclr_run, out=out / "plain")
+    labelled = mine(collection, QUICK, encoder=sdclr_run, out=out / "labelled")
     assert plain.labels is None
     np.testing.assert_array_equal(plain.rank, labelled.rank)
 
 
 def test_a_run_without_pruning(simclr_run, collection, out):
-    scores = mine(simclr_run, collection, QUICK, out=out)
+    scores = mine(collection, QUICK, encoder=simclr_run, out=out)
     assert list(scores.columns) == ["distance_5", "distance_2", "cluster_size"]
     assert scores.about["normalisation"] is None
     asked = MineConfig(score="forgetting", ratios=(0.5,), k=(5,), amp="none")
-    assert mine(simclr_run, collection, asked, out=out).about["normalisation"] == "shared"
+    assert mine(collection, asked, encoder=simclr_run, out=out).about["normalisation"] == "shared"
     with pytest.raises(InputError, match="ended without pruning: give --ratios"):
-        mine(simclr_run, collection, MineConfig(score="forgetting"), out=out)
+        mine(collection, MineConfig(score="forgetting"), encoder=simclr_run, out=out)
 
 
 def test_a_run_whose_ratio_ended_at_zero_forgets_nothing(sdclr_run, collection, out, monkeypatch):
     monkeypatch.setattr(type(sdclr_run), "pruned", 0.0)
-    assert list(mine(sdclr_run, collection, QUICK, out=out).columns) == ["distance_5", "distance_2", "cluster_size"]
+    assert list(mine(collection, QUICK, encoder=sdclr_run, out=out).columns) == [
+        "distance_5",
+        "distance_2",
+        "cluster_size",
+    ]
     with pytest.raises(InputError, match="ended without pruning: give --ratios"):
-        mine(sdclr_run, collection, MineConfig(score="forgetting"), out=out)
+        mine(collection, MineConfig(score="forgetting"), encoder=sdclr_run, out=out)
 
 
 def test_by_default_results_lie_in_the_run(simclr_run, collection, tmp_path):
@@ -109,7 +116,7 @@ def test_by_default_results_lie_in_the_run(simclr_run, collection, tmp_path):
     copied.mkdir()
     for name in ("config.json", "encoder.json", "encoder.safetensors"):
         (copied / name).write_bytes((simclr_run.path / name).read_bytes())
-    mine(copied, collection, QUICK)
+    mine(collection, QUICK, encoder=copied)
     assert (copied / "mine" / "scores.parquet").is_file()
 
 
@@ -119,7 +126,7 @@ def test_an_unusual_image_among_its_likes_comes_first(sdclr_run, tmp_path, out):
         Image.fromarray(rng.integers(0, 20, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"dark-{number:02d}.png")
     Image.fromarray(np.eye(8, dtype=np.uint8).repeat(3).reshape(8, 8, 3) * 255).save(tmp_path / "odd.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    scores = mine(sdclr_run, str(tmp_path), MineConfig(k=(3,), amp="none"), out=out)
+    scores = mine(str(tmp_path), MineConfig(k=(3,), amp="none"), encoder=sdclr_run, out=out)
     assert scores.ids[scores.order()[0]] == "odd.png"
     assert list(scores.bad) == ["broken.png"]
 
@@ -143,12 +150,12 @@ def test_settings_outside_their_domain(changes, message):
 
 def test_too_few_images_for_the_neighbours(sdclr_run, collection, out):
     with pytest.raises(InputError, match="k=10 neighbours of 4 images"):
-        mine(sdclr_run, SubsetSource(collection, np.arange(5)), out=out)
+        mine(SubsetSource(collection, np.arange(5)), encoder=sdclr_run, out=out)
 
 
 def test_real_images(sdclr_run, cifar10_dir, out):
     source = SubsetSource(open_source(cifar10_dir), np.arange(600))
-    scores = mine(sdclr_run, source, MineConfig(loss=True, lof=True, batch_size=64), out=out)
+    scores = mine(source, MineConfig(loss=True, lof=True, batch_size=64), encoder=sdclr_run, out=out)
     assert scores.bad == {}
     assert sorted(scores.rank.tolist()) == list(range(1, 601))
     assert all(np.isfinite(values).all() for values in scores.columns.values())

@@ -14,7 +14,7 @@ from PIL import Image
 from sdclr.config import to_json
 from sdclr.data.decode import decode_image
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.files import read_json, write_json
@@ -65,7 +65,7 @@ def assert_the_card_is_right(folder, run, size, tmp_path, monkeypatch):
     for number, (height, width) in enumerate([(20, 20), (SMALL_SIDE, 30), (150, 110)]):
         picture = np.random.default_rng(number).integers(60, 190, (height, width, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / "image.jpg", format="PNG")
-        view = evaluation_view(decode_image(folder / "image.jpg", image_id="image"), size)
+        view = evaluation_view(decode_image(folder / "image.jpg", image_id="image"), Preprocessing(image_size=size))
         with torch.no_grad():
             expected = run.encoder()(torch.tensor(view).permute(2, 0, 1)[None])
         for title, code in examples.items():
