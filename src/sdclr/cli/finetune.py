@@ -37,8 +37,8 @@ class Finetune:
         str | None,
         tyro.conf.arg(
             metavar="ENCODER",
-            help=f"The encoder to start from: {GRAMMAR}; or scratch, for random weights of --encoder.name. By default a "
-            f"small pretrained one, {DEFAULT_ENCODER}.",
+            help=f"The encoder to start from: {GRAMMAR}; or scratch, for random weights of --encoder.name. By "
+            f"default {DEFAULT_ENCODER}.",
         ),
     ] = None
     train: str

@@ -42,9 +42,9 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
     """A pretrained encoder of timm.
 
     Args:
-        spec: `timm:NAME`, whose weights come from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name without
-            a tag stands for timm's default weights of that model.
-        image_size: Side of the square images in pixels, for models that take more than one; by default the model's own.
+        spec: `timm:NAME`, whose weights come from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name
+            without a tag stands for timm's default weights of that model.
+        image_size: Side of the square images in pixels, for models that take several sizes; by default the model's own.
 
     Returns:
         The encoder in eval mode on the CPU, without its classifier. Size, crop, interpolation, mean and standard

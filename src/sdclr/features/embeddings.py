@@ -99,7 +99,7 @@ class EmbeddedImages:
 
 
 def embedding_files(path: str | Path) -> list[Path]:
-    """The files of embeddings at a path: a `.npy` file, a Parquet file of vectors, or a folder of shards; [] if none."""
+    """The files of embeddings at a path: a `.npy` or Parquet file, or shards in a folder; [] if there are none."""
     path = Path(path).expanduser()
     if path.is_dir():
         return sorted(path.glob("embeddings-*-of-*.parquet"))

@@ -17,6 +17,7 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
+from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
 from sdclr.precision import Amp, autocast_dtype
 
@@ -90,6 +91,7 @@ def feature_batches(
     """
     asked = range(len(source)) if positions is None else positions
     with evaluating(encoder, device) as where:
+        network = for_inference(encoder)
         loader = view_loader(source, preprocessing, asked, batch_size=batch_size, workers=workers, device=where)
         seen, kept, views, bad = 0, [], [], []
         for piece_kept, piece_views, piece_bad in loader:
@@ -101,7 +103,7 @@ def feature_batches(
             if seen % batch_size and seen < len(asked):
                 continue
             if kept:
-                values = encode_batch(encoder, torch.cat(views), where, amp=amp).cpu().numpy()
+                values = encode_batch(network, torch.cat(views), where, amp=amp).cpu().numpy()
                 yield FeatureBatch(values, np.concatenate(kept), bad, seen)
             else:
                 yield FeatureBatch(np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.int64), bad, seen)

@@ -11,6 +11,7 @@ from sdclr.data.sources import Source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import BadImageError
 from sdclr.features.extract import encode_images
+from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
 from sdclr.precision import Amp
 
@@ -39,6 +40,7 @@ def seconds_an_image(
     """
     size = preprocessing.image_size
     batch = torch.zeros(_BATCH, 3, size, size, dtype=torch.uint8)
+    encoder = for_inference(encoder.to(device))
     encode_images(encoder, batch, device=device, amp=amp)
     begun = time.perf_counter()
     encode_images(encoder, batch, device=device, amp=amp).cpu()

@@ -27,6 +27,7 @@ from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.errors import BadImageError, InputError
+from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
 from sdclr.files import read_json, write_atomically, write_json
 from sdclr.mining.forgetting import Networks, forgetting
@@ -171,6 +172,7 @@ class _Reader:
 
     def __init__(self, encoder: Encoder, states: Sequence[Networks], plan: Plan, device: torch.device) -> None:
         self.encoder, self.states, self.plan, self.device = encoder, states, plan, device
+        self.network = encoder if states else for_inference(encoder)  # pruned copies need the encoder as it is
         self.dtype = autocast_dtype(plan.amp, device)
 
     def columns(self) -> list[str]:
@@ -197,7 +199,7 @@ class _Reader:
         }
 
     def __call__(self, views: Tensor) -> _Found:
-        features = self._run(self.encoder, views[0])
+        features = self._run(self.network, views[0])
         sums = [torch.zeros(len(features), device=self.device) for _ in self.columns()]
         for state in self.states if sums else ():
             for number in range(self.plan.forgetting_views):

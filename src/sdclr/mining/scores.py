@@ -46,7 +46,7 @@ class Scores:
     percentile: NDArray[np.float32]
     """(N,) from 0 for the most ordinary image to 100 for the rarest; nan where bad."""
     kinds: NDArray[np.int64]
-    """(N,) kind of the image, 0 the largest; -1 where bad. Kinds are groups that are separated in the neighbor graph."""
+    """(N,) kind of the image, 0 the largest; -1 where bad. A kind is a group that is separate in the neighbor graph."""
     groups: tuple[KindGroup, ...]
     """(K,) size, separation and medoid of each kind, falling in size; one kind where nothing is separated."""
     odd: NDArray[np.int64]
@@ -73,8 +73,8 @@ class Scores:
     def write(self, path: str | Path) -> Path:
         """Write everything to a Parquet file, whole or not at all.
 
-        Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image; empty where an image is not odd),
-        bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the schema's metadata.
+        Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
+        odd), bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -142,7 +142,7 @@ class Scores:
         return _write_csv(path, header, rows)
 
     def summary(self) -> dict[str, Any]:
-        """The collection in short, as plain JSON: counts, quantiles of each score, kinds, odd images, the rarest images."""
+        """The collection in short, as plain JSON: counts, quantiles of each score, kinds, odd and rarest images."""
         usable = self.rank > 0
         quantiles = {
             name: dict(zip(map(str, _QUANTILES), np.percentile(values[usable], _QUANTILES).tolist(), strict=True))

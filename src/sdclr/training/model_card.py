@@ -110,9 +110,12 @@ def _pretrained(encoder: Encoder, architecture: Architecture) -> list[str]:
     """What is known of an encoder that was pretrained elsewhere."""
     size, weights = encoder.image_size, sum(parameter.numel() for parameter in encoder.parameters())
     origin = "Weights of unknown origin." if encoder.origin is None else f"Weights: {_plain(encoder.origin.sentence)}."
+    introduction = (
+        f"A pretrained image encoder, as it was published. `{architecture.name}`; {weights:,} weights. It maps RGB "
+        f"images of {size} x {size} px to {encoder.num_features} features."
+    )
     return [
-        f"A pretrained image encoder, as it was published. `{architecture.name}`; {weights:,} weights. It maps RGB images "
-        f"of {size} x {size} px to {encoder.num_features} features.",
+        introduction,
         f"## Where it comes from\n\n{origin}",
     ]
 

@@ -109,7 +109,7 @@ def _sized(encoder: Encoder, images: Source | None, image_size: int | None) -> E
         return encoder
     if not flexible:
         raise InputError(
-            f"{encoder.config.name!r} sees images of {encoder.image_size} px and no other size: leave out the image size"
+            f"{encoder.config.name!r} takes images of {encoder.image_size} px only: leave out the image size"
         )
     preprocessing = replace(encoder.preprocessing, image_size=image_size)
     return Encoder(

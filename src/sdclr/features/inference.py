@@ -1,0 +1,89 @@
+"""A copy of an encoder that computes the same features in less time on a CPU."""
+
+import copy
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from sdclr.encoders import Encoder
+
+TOLERANCE: Final = 1e-3
+"""How far features of the copy may lie from the encoder's, as a share of the largest; about 1e-6 in practice."""
+
+
+@torch.inference_mode()
+def for_inference(encoder: nn.Module) -> nn.Module:
+    """An encoder for evaluation on a CPU: batch norm folded into the convolutions, weights in channels-last layout.
+
+    Batch norm in evaluation mode is affine, so that it can be part of the convolution before it. On
+    `tf_efficientnet_lite0` at 224 px both together make the forward pass twice as fast (docs/results/mining.md).
+
+    Args:
+        encoder: Changed in no way. Only an `Encoder` on the CPU has a faster copy; anything else is returned as it is.
+
+    Returns:
+        The copy in eval mode. It is checked against the encoder on random images: if their features differ by more than
+        `TOLERANCE`, the encoder itself is returned.
+    """
+    if not isinstance(encoder, Encoder) or encoder.mean.device.type != "cpu":
+        return encoder
+    images = torch.rand(2, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
+    expected = _features(encoder, images)
+    folded = copy.deepcopy(encoder).eval()
+    _fold(folded, images[:1])
+    folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    difference = (_features(folded, images) - expected).abs().max()
+    return folded if bool(difference <= TOLERANCE * expected.abs().max()) else encoder
+
+
+def _features(encoder: nn.Module, images: Tensor) -> Tensor:
+    modes = [(module, module.training) for module in encoder.modules()]
+    features: Tensor = encoder.eval()(images)
+    for module, training in modes:
+        module.training = training
+    return features
+
+
+def _fold(network: nn.Module, images: Tensor) -> None:
+    """Fold each batch norm into the convolution whose output it takes."""
+    pairs = _pairs(network, images)
+    for convolution, norm in pairs:
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+    norms = {id(norm) for _, norm in pairs}
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if id(child) in norms:
+                setattr(parent, name, _without_norm(child))
+
+
+def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
+    """Convolutions with the batch norms that take their outputs, as one forward pass shows them."""
+    outputs: dict[int, tuple[Tensor, Any]] = {}  # the tensors are kept, so that no two have one id
+    pairs: list[tuple[nn.Conv2d, Any]] = []
+
+    def after_convolution(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs[id(output)] = (output, module)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][1], module))
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _without_norm(norm: Any) -> nn.Module:
+    """What is left of a batch norm once it is folded: timm's also drop and activate."""
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
