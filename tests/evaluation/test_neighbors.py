@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from sdclr.evaluation.neighbors import Found, Row, neighbors
 from sklearn.neighbors import NearestNeighbors
 
 from sdclr.config import to_json
@@ -16,6 +15,7 @@ from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
+from sdclr.evaluation.neighbors import Found, Row, neighbors
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
@@ -146,7 +146,5 @@ def test_what_cannot_be_asked(run, source, embeddings, picture, tmp_path):
         neighbors(embeddings, [picture])
     with pytest.raises(InputError, match=r"e\.parquet was not made by .*other: embed again"):
         neighbors(embeddings, [picture], encoder=make_run(tmp_path / "other", seed=1))
-    with pytest.raises(InputError, match="holds no embeddings: name a run"):
-        neighbors("digits", ["x"])
     with pytest.raises(InputError, match=r"a \.csv or a \.parquet file"):
         Found([], []).write(tmp_path / "x.txt")

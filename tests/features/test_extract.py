@@ -94,7 +94,7 @@ class TestEvaluationView:
         Pillow may take rows or columns first and clips in between, so the noise stays off black and white.
         """
         image = np.random.default_rng(0).integers(60, 190, (height, width, 3), dtype=np.uint8)
-        pipeline = v2.Compose([v2.Resize(round(size * 256 / 224), v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
+        pipeline = v2.Compose([v2.Resize(int(size * 256 / 224), v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
         expected = np.asarray(pipeline(Image.fromarray(image))).astype(int)
         assert np.abs(evaluation_view(image, Preprocessing(image_size=size)).astype(int) - expected).max() <= 1
 

@@ -30,8 +30,16 @@ def states(sdclr_run):
 
 @pytest.fixture(scope="module")
 def plan(sdclr_run):
-    views = sdclr_run.config.views
-    return Plan(views=views, forgetting_views=1, pairs=1, projection=False, batch_size=32, amp="none", seed=3)
+    return Plan(
+        preprocessing=Preprocessing(image_size=8),
+        views=sdclr_run.config.views,
+        forgetting_views=1,
+        pairs=1,
+        projection=False,
+        batch_size=32,
+        amp="none",
+        seed=3,
+    )
 
 
 def read(source, states, plan, folder, **how):
@@ -66,7 +74,7 @@ def test_values_are_those_of_the_networks_on_single_images(collection, damaged, 
     plan = dataclasses.replace(plan, forgetting_views=2, projection=True)
     found = read(damaged(collection, BAD), states, plan, tmp_path)
     expected = extract_features(states[0].dense.encoder, collection, preprocessing=Preprocessing(image_size=8)).values
-    np.testing.assert_allclose(found.features[found.usable], expected[found.usable], atol=1e-5)
+    np.testing.assert_allclose(found.features[found.usable], expected[found.usable], rtol=1e-4, atol=1e-4)
     for position in (1, 60, 118):
         with torch.no_grad():
             for ratio in (0.5, 0.3):
