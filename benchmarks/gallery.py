@@ -1,10 +1,14 @@
-"""How quick the page of rare images is with 100,000 of them, in Chromium.
+"""How quick the page of rare images is with 100,000 of them, in Chromium; and a picture of a page.
 
     python benchmarks/gallery.py --data $SDCLR_DATA/data/cifar10 --folder /tmp/gallery
+    python benchmarks/gallery.py --page runs/NAME/mine/rarest.html --picture docs/images/gallery.png
 
-The images are CIFAR-10's, repeated, with random scores. Timed are: the writing; from opening to the first picture
-drawn; scrolling, a third of a screen a frame, in the order of the rank; long jumps, and another order, where every
-picture in sight lies on a sheet of its own. Prints JSON, times in milliseconds but for the writing's seconds.
+The first command shows CIFAR-10's images, repeated, with random scores and kinds. It times: writing the page; opening
+it until the kinds and the first pictures are drawn; scrolling by rank, a third of a screen per frame; long jumps; and
+scrolling in another order, where each picture in sight is on another sheet. It prints JSON; times are in milliseconds,
+except for the writing, which is in seconds.
+
+The second command saves the first screen of a page, 1400 pixels wide, in light colors or with `--dark` in dark ones.
 """
 
 import argparse
@@ -17,20 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, ViewportSize, sync_playwright
 
 from sdclr.data.sources import ArraySource, open_source
-from sdclr.reporting.gallery import GalleryEntries, write_gallery
+from sdclr.reporting.gallery import GalleryEntries, KindGroup, write_gallery
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-CLUSTERS = 300
+KINDS = 300
+ODD = 40
+VIEWPORT = ViewportSize(width=1400, height=900)
 
 SCROLL = """async ([frames, share]) => {
-  const grid = document.getElementById("grid");
+  document.getElementById("explorer").scrollIntoView();
   const times = [];
   let before = await new Promise(requestAnimationFrame);
   for (let frame = 0; frame < frames; frame += 1) {
-    grid.scrollTop += grid.clientHeight * share;
+    scrollBy(0, innerHeight * share);
     const now = await new Promise(requestAnimationFrame);
     times.push(now - before);
     before = now;
@@ -39,9 +45,9 @@ SCROLL = """async ([frames, share]) => {
 }"""
 
 FIRST_PICTURE = """async () => {
-  while (!document.querySelector("#tile-0")) await new Promise(requestAnimationFrame);
+  while (!document.querySelector(".kind .picture")) await new Promise(requestAnimationFrame);
   const sheet = new Image();
-  sheet.src = meta.sheets[0];
+  sheet.src = /"(.*)"/.exec(document.querySelector(".kind .picture").style.backgroundImage)[1];
   await sheet.decode();
   await new Promise(requestAnimationFrame);
   await new Promise(requestAnimationFrame);
@@ -63,17 +69,25 @@ def entries(source: ArraySource) -> GalleryEntries:
     rarity = rng.gamma(4, 0.01, count).astype(np.float32)
     rank = np.empty(count, dtype=np.int64)
     rank[np.argsort(-rarity)] = np.arange(1, count + 1)
-    clusters = np.minimum(rng.geometric(1 / 60, count) - 1, CLUSTERS - 1)
-    sizes = np.bincount(clusters, minlength=CLUSTERS)
+    kinds = np.minimum(rng.geometric(1 / 60, count) - 1, KINDS - 1)
+    _, kinds, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    kinds, sizes = np.argsort(order)[kinds], sizes[order]
+    medoids = np.unique(kinds, return_index=True)[1]
     loss, forgetting = rng.normal(5, 1, count), rng.gamma(2, 0.1, count)
-    columns = {"distance_10": rarity, "forgetting_0.5": forgetting, "loss": loss, "cluster_size": sizes[clusters]}
+    columns = {"distance_10": rarity, "forgetting_0.5": forgetting, "loss": loss, "kind_size": sizes[kinds]}
     return GalleryEntries(
         ids=list(source.ids),
         columns={name: values.astype(np.float32) for name, values in columns.items()},
         rarity=rarity,
         rank=rank,
         percentile=(100 * (count - rank) / (count - 1)).astype(np.float32),
-        clusters=clusters,
+        kinds=kinds,
+        groups=[
+            KindGroup(kind=kind, size=int(size), separation=0.98, medoid=int(medoid), rare=size < count / 1000)
+            for kind, (size, medoid) in enumerate(zip(sizes, medoids, strict=True))
+        ],
+        odd=np.argsort(rank)[:ODD],
         bad={},
         score="distance",
     )
@@ -86,15 +100,16 @@ def measured(page: Page, address: str) -> dict[str, Any]:
     found["tiles on the page"] = page.locator(".tile").count()
     for name, share in (("scroll", 1 / 3), ("jump", 40.0)):
         found[name] = quantiles(page.evaluate(SCROLL, [120, share]))
-        page.evaluate("document.getElementById('grid').scrollTop = 0")
+        page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(500)
     found["order by loss"] = page.evaluate(TAKES, "state.sort = 2; update()")
     found["order by loss again"] = page.evaluate(TAKES, "state.sort = 0; update(); state.sort = 2; update()")
     page.wait_for_timeout(2000)
     found["scroll, ordered by loss"] = quantiles(page.evaluate(SCROLL, [120, 1 / 3]))
     found["find in ids"] = page.evaluate(TAKES, "state.text = '77'; update()")
-    found["filter by cluster"] = page.evaluate(TAKES, "state.text = ''; state.cluster = 7; update()")
-    found["select all"] = page.evaluate(TAKES, "state.cluster = null; update(); select(shown, true)")
+    found["show a kind"] = page.evaluate(TAKES, "showKind(7)")
+    found["select all"] = page.evaluate(TAKES, "state.kind = null; update(); select(shown, true)")
+    found["list all kinds"] = page.evaluate(TAKES, "listKinds(kinds.length)")
     heap = page.context.new_cdp_session(page)
     heap.send("Performance.enable")
     metrics = {entry["name"]: entry["value"] for entry in heap.send("Performance.getMetrics")["metrics"]}
@@ -112,13 +127,23 @@ def rounded(value: Any) -> Any:
     return round(value, 1) if isinstance(value, float) else value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10 as parquet files")
-    parser.add_argument("--folder", type=Path, required=True, help="where the page goes")
-    parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=2)
-    chosen = parser.parse_args()
+def browser_of(playwright: Playwright) -> Browser:
+    path = os.environ.get("SDCLR_CHROMIUM") or shutil.which("chromium")
+    return playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+
+
+def take_picture(page_file: Path, picture: Path, *, dark: bool) -> None:
+    with sync_playwright() as playwright:
+        browser = browser_of(playwright)
+        page = browser.new_page(viewport=VIEWPORT, color_scheme="dark" if dark else "light")
+        page.goto(page_file.resolve().as_uri())
+        page.wait_for_selector(".kind .picture, .tile .picture")
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=picture)
+        browser.close()
+
+
+def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     train = open_source(chosen.data, split="train")
     pictures = np.stack([train.image(index) for index in range(min(chosen.images, 10_000))])
     source = ArraySource(pictures[np.arange(chosen.images) % len(pictures)], name="cifar10-repeated")
@@ -136,14 +161,29 @@ def main() -> None:
         "machine": platform.machine(),
     }
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ.get("SDCLR_CHROMIUM") or shutil.which("chromium"), args=ARGUMENTS
-        )
+        browser = browser_of(playwright)
         result["browser"] = browser.version
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        result |= measured(page, page_file.resolve().as_uri())
+        result |= measured(browser.new_page(viewport=VIEWPORT), page_file.resolve().as_uri())
         browser.close()
-    print(json.dumps(result, indent=1))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as parquet files")
+    parser.add_argument("--folder", type=Path, help="where the page goes")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--page", type=Path, help="a page that exists, of which to take a picture")
+    parser.add_argument("--picture", type=Path, help="the picture, a PNG file")
+    parser.add_argument("--dark", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.page and chosen.picture:
+        take_picture(chosen.page, chosen.picture, dark=chosen.dark)
+    elif chosen.data and chosen.folder:
+        print(json.dumps(measure(chosen), indent=1))
+    else:
+        parser.error("give --data and --folder to measure, or --page and --picture to take a picture")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,24 @@ from PIL import Image
 
 from sdclr.data.sources import ArraySource, FolderSource
 from sdclr.errors import InputError
-from sdclr.reporting.gallery import GalleryEntries, _json, _titled, write_gallery
+from sdclr.reporting.gallery import GalleryEntries, KindGroup, _json, _titled, write_gallery
+from sdclr.reporting.gallery_entries import EXAMPLES, in_short, kind_examples, ranked_positions
 
 
-def collection(count: int, *, bad: tuple[int, ...] = (), side: int = 8) -> tuple[GalleryEntries, ArraySource]:
-    """Images of one grey each, and scores that rank them in a shuffled order."""
+def grouped(kinds: np.ndarray) -> list[KindGroup]:
+    """The groups of kinds 0, 1, …; their first image is the medoid, and the small ones are rare."""
+    sizes = np.bincount(kinds[kinds >= 0])
+    first = {int(kind): int(np.argmax(kinds == kind)) for kind in range(len(sizes))}
+    return [
+        KindGroup(kind=kind, size=int(size), separation=1 - kind / (4 * len(sizes)), medoid=first[kind], rare=kind > 0)
+        for kind, size in enumerate(sizes)
+    ]
+
+
+def collection(
+    count: int, *, bad: tuple[int, ...] = (), side: int = 8, kinds: int = 1, odd: tuple[int, ...] = ()
+) -> tuple[GalleryEntries, ArraySource]:
+    """Images of one gray each, and scores that rank them in a shuffled order. Kind 0 is the largest."""
     images = np.repeat(np.arange(count) % 256, side * side * 3).astype(np.uint8).reshape(count, side, side, 3)
     rng = np.random.default_rng(0)
     rarity = rng.permutation(count).astype(np.float32)
@@ -26,16 +39,18 @@ def collection(count: int, *, bad: tuple[int, ...] = (), side: int = 8) -> tuple
     good = np.flatnonzero(~np.isnan(rarity))
     rank = np.zeros(count, dtype=np.int64)
     rank[good[np.argsort(-rarity[good])]] = np.arange(1, len(good) + 1)
-    source = ArraySource(images, labels=np.arange(count) % 3, name="greys", classes=("a", "b", "c"))
-    clusters = np.arange(count) % 4
-    clusters[list(bad)] = -1
+    source = ArraySource(images, labels=np.arange(count) % 3, name="grays", classes=("a", "b", "c"))
+    kind = np.full(count, -1)
+    kind[good] = np.maximum(0, np.arange(len(good)) % (2 * kinds) - kinds)  # 0 for more than half of the images
     entries = GalleryEntries(
         ids=list(source.ids),
         columns={"distance_10": rarity, "loss": np.where(np.isnan(rarity), np.nan, -rarity).astype(np.float32)},
         rarity=rarity,
         rank=rank,
         percentile=np.where(rank > 0, 100 * (len(good) - rank) / max(1, len(good) - 1), np.nan).astype(np.float32),
-        clusters=clusters,
+        kinds=kind,
+        groups=grouped(kind),
+        odd=np.array(odd, dtype=np.int64),
         bad={source.ids[position]: "truncated" for position in bad},
         labels=source.labels,
         classes=source.classes,
@@ -59,7 +74,7 @@ def numbers(text: str, kind: str) -> np.ndarray:
 
 
 def test_rows_lie_in_order_of_rank_and_bad_images_are_listed_apart(tmp_path: Path) -> None:
-    entries, source = collection(50, bad=(3, 17))
+    entries, source = collection(50, bad=(3, 17), kinds=3)
     page = write_gallery(tmp_path / "rare.html", entries, source, title="Rare")
     (chunk,) = chunks(page)
     expected = sorted(set(range(50)) - {3, 17}, key=lambda position: -entries.rarity[position])
@@ -67,14 +82,14 @@ def test_rows_lie_in_order_of_rank_and_bad_images_are_listed_apart(tmp_path: Pat
     assert numbers(chunk["rank"], "<i4").tolist() == list(range(1, 49))
     assert np.array_equal(numbers(chunk["scores"][0], "<f4"), entries.rarity[expected])
     assert np.array_equal(numbers(chunk["scores"][1], "<f4"), entries.columns["loss"][expected])
-    assert np.array_equal(numbers(chunk["cluster"], "<i4"), entries.clusters[expected])
+    assert np.array_equal(numbers(chunk["kind"], "<i4"), entries.kinds[expected])
     assert np.array_equal(numbers(chunk["label"], "<i4"), source.labels[expected])
     said = meta(page)
     assert (said["rows"], said["images"]) == (48, 50)
     assert said["bad"] == [[source.ids[3], "not scored: truncated"], [source.ids[17], "not scored: truncated"]]
     # The column that is the rarity stands once, under its own name.
     assert [score["name"] for score in said["scores"]] == ["distance_10", "loss"]
-    assert said["scores"][0]["title"] == "Distance to 10 neighbours"
+    assert said["scores"][0]["title"] == "Distance to 10 neighbors"
 
 
 def test_sheets_hold_each_picture_in_its_place(tmp_path: Path) -> None:
@@ -89,8 +104,8 @@ def test_sheets_hold_each_picture_in_its_place(tmp_path: Path) -> None:
         cell = said["cells"][sheet]
         pixels = np.asarray(Image.open(tmp_path / said["sheets"][sheet]))
         x, y = cell * (place % said["across"]), cell * (place // said["across"])
-        grey = source.image(list(source.ids).index(image_id))[0, 0, 0]
-        assert abs(int(pixels[y + 4, x + 4, 0]) - int(grey)) <= 2, row
+        gray = source.image(list(source.ids).index(image_id))[0, 0, 0]
+        assert abs(int(pixels[y + 4, x + 4, 0]) - int(gray)) <= 2, row
     assert (numbers(chunk["sizes"], "<u2") == 8).all()
 
 
@@ -178,10 +193,10 @@ def test_reasons_are_asked_by_position(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "title"),
     [
-        ("distance_50", "Distance to 50 neighbours"),
+        ("distance_50", "Distance to 50 neighbors"),
         ("forgetting_0.5", "Forgetting at 0.5"),
-        ("forgetting_projection_0.9", "Forgetting at 0.9, projected"),
-        ("cluster_size", "Cluster size"),
+        ("forgetting_projection_0.9", "Forgetting at 0.9, projection"),
+        ("kind_size", "Size of the kind"),
         ("my_own", "my own"),
     ],
 )
@@ -196,6 +211,124 @@ def test_an_empty_collection_makes_a_page(tmp_path: Path) -> None:
     assert len(meta(page)["bad"]) == 2
 
 
+def drawn(page: Path) -> dict[int, tuple[int, int]]:
+    """Size of the thumbnail of each row that has one."""
+    sizes = np.concatenate([numbers(chunk["sizes"], "<u2") for chunk in chunks(page)]).reshape(-1, 2)
+    return {int(row): tuple(sizes[row]) for row in np.flatnonzero(sizes.any(axis=1))}
+
+
+def pixel(page: Path, place: int) -> int:
+    """The gray of the thumbnail at a place, counted over all sheets."""
+    said = meta(page)
+    sheet, place = divmod(place, said["across"] ** 2)
+    cell = said["cells"][sheet]
+    x, y = cell * (place % said["across"]), cell * (place // said["across"])
+    return int(np.asarray(Image.open(page.parent / said["sheets"][sheet]))[y + 4, x + 4, 0])
+
+
+def test_kinds_come_from_the_rarest_each_with_its_medoid_first(tmp_path: Path) -> None:
+    entries, source = collection(200, kinds=3, odd=(7, 150))
+    page = write_gallery(tmp_path / "rare.html", entries, source, title="Rare", thumbnails=20)
+    said, rows = meta(page), ranked_positions(entries)
+    assert [(kind, size, rare) for kind, size, _, rare, _ in said["kinds"]] == [
+        (2, 33, True),
+        (1, 33, True),
+        (0, 134, False),
+    ]
+    assert [share for _, _, share, _, _ in said["kinds"]] == pytest.approx([1 - 2 / 12, 1 - 1 / 12, 1], abs=1e-4)
+    assert [rows[row] for row in said["odd"]] == [7, 150]
+    with_picture = drawn(page)
+    for kind, _, _, _, examples in said["kinds"]:
+        positions = rows[examples]
+        assert positions[0] == entries.groups[kind].medoid
+        assert len(set(examples)) == len(examples) == EXAMPLES + 1
+        assert (entries.kinds[positions] == kind).all()
+        members = [row for row in range(200) if entries.kinds[rows[row]] == kind and row != examples[0]]
+        assert (examples[1], examples[-1]) == (members[-1], members[0])  # from the most ordinary to the rarest
+        assert (np.diff(examples[1:]) < 0).all()
+    shown = {row for *_, examples in said["kinds"] for row in examples} | set(said["odd"])
+    assert set(with_picture) == set(range(20)) | shown
+    for place, row in enumerate(said["further"]):
+        assert abs(pixel(page, said["ranked"] + place) - int(source.image(int(rows[row]))[0, 0, 0])) <= 2, row
+
+
+def test_examples_are_spread_evenly_and_a_small_kind_shows_all() -> None:
+    entries, _ = collection(1000, kinds=2)
+    rows = ranked_positions(entries)
+    small, large = kind_examples(replace(entries, groups=grouped(entries.kinds)), rows)
+    members = np.flatnonzero(entries.kinds[rows] == 0)
+    steps = np.diff(np.searchsorted(members, large[1:]))
+    assert len(small) == EXAMPLES + 1
+    assert np.ptp(steps) <= 2  # the medoid is left out
+    entries, _ = collection(8, kinds=2)  # six images and two
+    small, large = kind_examples(entries, ranked_positions(entries))
+    assert (len(small), len(large)) == (2, 6)
+
+
+def test_one_kind_is_said_in_a_sentence(tmp_path: Path) -> None:
+    entries, source = collection(30)
+    page = write_gallery(tmp_path / "rare.html", entries, source, title="Rare", thumbnails=5)
+    text = page.read_text("utf-8")
+    assert "No separate kinds were found, and images are ranked by the distance to their nearest neighbors." in text
+    assert meta(page)["kinds"] == []
+    assert len(drawn(page)) == 5
+    other = {"loss": entries.columns["loss"]}
+    write_gallery(page, replace(entries, columns=other, rarity=other["loss"], score="loss"), source, title="Rare")
+    assert "and images are ranked by this score: Contrastive loss." in page.read_text("utf-8")
+
+
+def test_two_images_and_one_that_is_left(tmp_path: Path) -> None:
+    entries, source = collection(2)
+    assert meta(write_gallery(tmp_path / "a.html", entries, source, title="Rare"))["rows"] == 2
+    apart = np.array([0, 1])
+    entries = replace(entries, kinds=apart, groups=grouped(apart), odd=np.array([1]))
+    page = write_gallery(tmp_path / "b.html", entries, source, title="Rare")
+    assert [examples for *_, examples in meta(page)["kinds"]] == [
+        [int(entries.rank[1]) - 1],
+        [int(entries.rank[0]) - 1],
+    ]
+    entries, source = collection(4, bad=(0, 1, 3))
+    page = write_gallery(tmp_path / "c.html", entries, source, title="Rare")
+    assert (meta(page)["rows"], meta(page)["images"]) == (1, 4)
+    assert "1 image. 3 images could not be read." in page.read_text("utf-8")
+
+
+def test_ten_thousand_kinds(tmp_path: Path) -> None:
+    entries, source = collection(20_000, kinds=10_000, side=2)
+    page = write_gallery(tmp_path / "rare.html", entries, source, title="Rare", thumbnails=100)
+    said = meta(page)
+    assert len(said["kinds"]) == 10_000
+    assert [size for _, size, *_ in said["kinds"]] == [1] * 9_999 + [10_001]
+    assert all(examples for *_, examples in said["kinds"])
+    with_picture = drawn(page)
+    assert all(row in with_picture for *_, examples in said["kinds"] for row in examples)
+    assert len(with_picture) < 10_200  # the medoids and a few more
+    assert "20,000 images. 10,000 separate kinds, from 1 to 10,001 images." in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "odd", "bad", "said"),
+    [
+        ([4138, 376, 372], 12, 3, "4,886 images. 3 separate kinds: 4,138, 376 and 372 images. 12 odd images. 3 images"),
+        ([9, 8], 1, 0, "17 images. 2 separate kinds: 9 and 8 images. 1 odd image."),
+        ([9, 5, 4, 3, 2, 1], 0, 1, "24 images. 6 separate kinds, from 1 to 9 images. 1 image could not be read."),
+        ([5], 0, 0, "5 images."),
+        ([], 0, 2, "No image could be read."),
+    ],
+)
+def test_the_collection_in_one_line(sizes: list[int], odd: int, bad: int, said: str) -> None:
+    kinds = np.repeat([*range(len(sizes)), -1], [*sizes, bad])
+    entries = replace(
+        collection(2)[0],
+        rank=np.where(kinds < 0, 0, np.arange(len(kinds)) + 1),
+        kinds=kinds,
+        groups=grouped(kinds),
+        odd=np.arange(odd),
+        bad={str(number): "truncated" for number in range(bad)},
+    )
+    assert in_short(entries).startswith(said)
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     entries, source = collection(5)
 
@@ -205,6 +338,20 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "loss has shape (4,)" in refused(replace(entries, columns={"loss": np.zeros(4, np.float32)}))
+    (group,) = entries.groups
+    two = np.array([0, 0, 1, 1, 1])
+    assert "'grays/00000' is ranked and has the kind -1" in refused(replace(entries, kinds=np.array([-1, 0, 0, 0, 0])))
+    assert "kinds [0, 0]" in refused(replace(entries, groups=[group, group]))
+    assert "kinds go up to 1, but there are 1 groups" in refused(replace(entries, kinds=two))
+    assert "kind 1 has 3 images, the one before it 2" in refused(replace(entries, kinds=two, groups=grouped(two)))
+    assert "group says 4" in refused(replace(entries, groups=[replace(group, size=4)]))
+    for wrong in (1.5, -0.1, float("nan")):
+        assert f"separation {wrong}" in refused(replace(entries, groups=[replace(group, separation=wrong)]))
+    assert "medoid 5" in refused(replace(entries, groups=[replace(group, medoid=5)]))
+    assert "odd holds 5 for 5 images" in refused(replace(entries, odd=np.array([1, 5])))
+    assert "repeats a position" in refused(replace(entries, odd=np.array([1, 1])))
+    bad, images = collection(5, bad=(2,))
+    assert "'grays/00002' is odd but not ranked" in refused(replace(bad, odd=np.array([2])), images)
     assert "6 images, but 5" in refused(images=collection(6)[1])
     assert "'other'" in refused(replace(entries, ids=["other", *entries.ids[1:]]))
     assert "size=8" in refused(size=8)

@@ -239,7 +239,7 @@ def _overview(
     kinds = []
     for group, rows in zip(reversed(entries.groups if examples else ()), examples, strict=True):
         pictured = [row for row in rows.tolist() if row < places.ranked or row in drawn]
-        kinds.append([group.kind, group.size, round(group.separation, 4), group.rare, pictured])
+        kinds.append([int(group.kind), int(group.size), round(float(group.separation), 4), bool(group.rare), pictured])
     return {
         "kinds": kinds,
         "firstKinds": _FIRST_KINDS,
@@ -261,7 +261,7 @@ def _scores(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.flo
         else:
             others.append((name, title, about, values))
     name, title, about, values = first
-    return [(name, title, f"The images are ranked by it. {about}".strip(), values), *others]
+    return [(name, title, f"This score ranks the images. {about}".strip(), values), *others]
 
 
 def _ranked_by(entries: GalleryEntries) -> str:

@@ -173,7 +173,7 @@ def in_short(entries: GalleryEntries) -> str:
         listed = f"{', '.join(f'{size:,}' for size in kinds[:-1])} and {kinds[-1]:,}"
         parts.append(f"{len(kinds)} separate kinds: {listed} images")
     elif len(kinds) > 1:
-        parts.append(f"{len(kinds):,} separate kinds of {kinds[-1]:,} to {_counted(kinds[0], 'image')}")
+        parts.append(f"{len(kinds):,} separate kinds, from {kinds[-1]:,} to {_counted(kinds[0], 'image')}")
     if len(entries.odd):
         parts.append(_counted(len(entries.odd), "odd image"))
     if entries.bad:

@@ -19,7 +19,7 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-// A picture is a cut-out of a sheet, scaled to fit a square.
+// A picture is a cut-out of a sheet, scaled to fit a square; an example fills it, and loses what is outside.
 function paint(box, row, edge, asExample = false) {
   const picture = box.firstChild ?? box.appendChild(make("div"));
   const [width, height] = [rows.sizes[2 * row], rows.sizes[2 * row + 1]];
@@ -33,7 +33,8 @@ function paint(box, row, edge, asExample = false) {
   }
   const sheet = Math.floor(drawn / meta.across ** 2);
   const place = drawn % meta.across ** 2;
-  const scale = edge / Math.max(width, height);
+  const fitting = edge / Math.max(width, height);
+  const scale = asExample ? Math.min(edge / Math.min(width, height), 2 * fitting) : fitting;
   const cell = meta.cells[sheet] * scale;
   picture.textContent = "";
   picture.className = scale >= 1.5 && meta.cells[sheet] <= 64 ? "picture tiny" : "picture";
@@ -121,10 +122,10 @@ function layout() {
 // Lay the list out anew, and keep an image of it where it is in the window if it is in sight.
 function layoutAround(place, act = () => {}) {
   const before = topOf(place);
-  const inSight = before > -side && before < innerHeight;
+  const keeps = before > -side && before < innerHeight && gridTop() <= freePart().top + GAP;
   act();
   layout();
-  if (inSight && gridTop() < freePart().top) scrollBy(0, topOf(place) - before);
+  if (keeps) scrollBy(0, topOf(place) - before);
   draw();
 }
 

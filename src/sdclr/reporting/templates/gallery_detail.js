@@ -1,8 +1,9 @@
 // One image in detail, in a panel at the side; selection; and what leaves the page.
-let opener = null; // what opened the panel, if not the list
+let opener = null; // the example that opened the panel, if it was not the list
 
 // Open the panel with an image, or change its image.
-function openDetail(row) {
+function openDetail(row, example = null) {
+  opener = example;
   const opening = $("detail").hidden;
   const place = shown.indexOf(row);
   const dress = () => {
@@ -11,6 +12,8 @@ function openDetail(row) {
   };
   if (opening) layoutAround(Math.max(0, place), dress);
   point(row);
+  const hidden = opener ? opener.getBoundingClientRect().bottom + GAP - freePart().bottom : 0;
+  if (hidden > 0) scrollBy(0, hidden);
   remember();
 }
 

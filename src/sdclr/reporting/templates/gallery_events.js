@@ -133,8 +133,8 @@ function listen() {
     on(id, "click", (event) => {
       const thumb = event.target.closest(".thumb");
       if (!thumb) return;
-      opener = thumb;
-      openDetail(Number(thumb.dataset.row));
+      openDetail(Number(thumb.dataset.row), thumb);
+      if (event.detail === 0) $("detail").querySelector(".close").focus(); // opened by a key
     });
   }
   document.addEventListener("keydown", onKey);
@@ -149,6 +149,7 @@ function listen() {
 function start() {
   if (rows.loaded !== rows.count) {
     $("problem").hidden = false;
+    document.querySelector("main").hidden = true;
     $("problem").textContent = "Some scores could not be loaded. Keep the folder that ends in _files beside this page.";
     return;
   }
