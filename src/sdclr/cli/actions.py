@@ -38,12 +38,12 @@ from sdclr.data.subset import select
 from sdclr.demo import run_demo
 from sdclr.encoders import STRONGER
 from sdclr.errors import InputError
-from sdclr.evaluation.diagnose import diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.evaluation.neighbors import neighbors
 from sdclr.files import write_atomically, write_json
 from sdclr.mining.choose import choose_to_label
+from sdclr.mining.diagnose import diagnose
 from sdclr.mining.mine import default_folder, mine, open_mined
 from sdclr.mining.page import write_page
 from sdclr.paper.numbers import Probe

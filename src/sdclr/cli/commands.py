@@ -14,9 +14,9 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.data.subset import SubsetConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
 from sdclr.encoders.load import GRAMMAR
-from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
 from sdclr.features.nearest import Metric
+from sdclr.mining.diagnose import DiagnoseConfig
 from sdclr.mining.mine import MineConfig
 from sdclr.mining.selection import DEFAULT, Method
 from sdclr.precision import Amp

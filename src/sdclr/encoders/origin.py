@@ -3,7 +3,20 @@
 from dataclasses import dataclass
 from typing import Final
 
-_WITHOUT_LABELS: Final = ("dino", "lvd", "mae", "ijepa", "simclr", "moco", "swav", "fcmae", "aimv2", "data2vec", "ssl", "mim_")
+_WITHOUT_LABELS: Final = (
+    "dino",
+    "lvd",
+    "mae",
+    "ijepa",
+    "simclr",
+    "moco",
+    "swav",
+    "fcmae",
+    "aimv2",
+    "data2vec",
+    "ssl",
+    "mim_",
+)
 """Parts of timm's tags and names that mark self-supervised weights."""
 _CAPTIONS: Final = ("clip", "openai", "laion", "webli", "datacomp", "dfn", "metaclip", "siglip")
 """Parts of timm's tags and names that mark weights trained on images with captions."""

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from sdclr.config import differences
 from sdclr.errors import InputError
+from sdclr.files import read_json
 from sdclr.reporting.figures import loss_curve
 from sdclr.reporting.tables import Table
 from sdclr.training.config import PretrainConfig
-from sdclr.training.run import Run, read_json
+from sdclr.training.run import Run
 
 UNKNOWN: Final = "\u2013"
 

@@ -14,7 +14,7 @@ from sdclr.config import to_json
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
-from sdclr.files import write_atomically
+from sdclr.files import read_json, write_atomically
 from sdclr.reporting.comparison import diagnosis, differing_settings, name_runs, overview
 from sdclr.reporting.elements import Elements, Plot
 from sdclr.reporting.figures import (
@@ -28,7 +28,7 @@ from sdclr.reporting.figures import (
 from sdclr.reporting.mined import mined_sheets
 from sdclr.reporting.sheets import class_sheet, example_sheet, view_sheet
 from sdclr.reporting.tables import ScoreName, Table, balance_table, balances
-from sdclr.training.run import Run, read_json
+from sdclr.training.run import Run
 from sdclr.version import __version__
 
 Json = Mapping[str, Any]

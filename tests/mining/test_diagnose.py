@@ -8,9 +8,9 @@ import pytest
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.errors import BadImageError
-from sdclr.evaluation import diagnose as module
+from sdclr.mining import diagnose as module
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.evaluation.diagnose import RELIED, DiagnoseConfig, diagnose, measure
+from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.evaluation.encoded import encode
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.evaluation.label_free import forgetting, gini
