@@ -35,7 +35,7 @@ from sdclr.cli.told import found, shown, tell_encoder
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
-from sdclr.demo import run_demo
+from sdclr.demo import mine_demo, run_demo
 from sdclr.encoders import STRONGER
 from sdclr.errors import InputError
 from sdclr.evaluation.embed import embed
@@ -219,6 +219,12 @@ def _report(command: Report, console: Console) -> None:
 
 
 def _demo(command: Demo, console: Console) -> None:
+    if not command.train:
+        with _progress("reading images") as told:
+            scores, kinds, page = mine_demo(command.run, progress=told)
+        for line in (*found(scores), *kinds, f"page: {page}"):
+            console.print(line, markup=False)
+        return
     tables, page = run_demo(command.run, splits=command.splits, console=console)
     for table in tables:
         console.print(table.rich())
