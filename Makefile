@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 
 .PHONY: demo test check lint types bench clean
 
-demo: $(READY)  ## train SimCLR and SDCLR on embedded digits; ends with a table and a report
+demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
 
 test: $(READY)  ## the whole suite, a process for each core; it runs the examples too

@@ -18,7 +18,6 @@ from sdclr.encoders import Encoder, EncoderConfig, HeadConfig, load_encoder, wra
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.attributes import AttributeConfig, evaluate_attributes
 from sdclr.evaluation.balance import balance
-from sdclr.evaluation.diagnose import DiagnoseConfig, diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
 from sdclr.evaluation.neighbors import neighbors
@@ -34,6 +33,7 @@ from sdclr.method import (
     random_masks,
 )
 from sdclr.mining.choose import choose_to_label
+from sdclr.mining.diagnose import DiagnoseConfig, diagnose
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores

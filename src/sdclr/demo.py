@@ -1,15 +1,20 @@
-"""The demonstration: SimCLR beside SDCLR on a long tail of embedded digits, over several class orders."""
+"""Demonstrations on embedded handwritten digits: rare kinds found by a pretrained encoder, and SimCLR beside SDCLR."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from rich.console import Console
 
 from sdclr.data.longtail import long_tail_split
+from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.mining.mine import mine
+from sdclr.mining.page import write_page
+from sdclr.mining.scores import Scores
 from sdclr.recipes import digits_demo
 from sdclr.reporting.page import write_report
 from sdclr.reporting.tables import Table, balance_table, balances
@@ -22,6 +27,46 @@ MAX_COUNT, IMBALANCE = 100, 50
 
 SHOTS, DRAWS = 2, 5
 """Labelled digits a class of the few-shot probe, and how many such sets are averaged."""
+
+
+RARE_COUNTS: Final = {0: 25, 6: 14, 4: 5}
+"""Images of the rare digits in the collection that is mined; of every other digit there are `COMMON_COUNT`."""
+COMMON_COUNT: Final = 110
+
+
+def rare_digits(seed: int = 0) -> SubsetSource:
+    """A collection with rare kinds: 814 digits, of which 25 are zeros, 14 are sixes and 5 are fours."""
+    train, rng = digits("train"), np.random.default_rng(seed)
+    labels = np.asarray(train.labels)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == digit))[: RARE_COUNTS.get(digit, COMMON_COUNT)] for digit in range(10)
+    ]
+    return SubsetSource(train, np.sort(np.concatenate(chosen)), name="digits")
+
+
+def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores, list[str], Path]:
+    """Find the rare kinds among embedded digits, and say what they are; labels serve for that alone.
+
+    Args:
+        folder: For scores, features and the page.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        The scores, a line for each kind, and the page.
+    """
+    source = rare_digits()
+    scores = mine(source, out=folder, progress=progress)
+    labels = np.asarray(source.labels)
+    lines = []
+    for group in sorted(scores.groups, key=lambda group: group.size):
+        counts = np.bincount(labels[scores.kinds == group.kind], minlength=10)
+        most = [
+            f"{counts[digit]} of digit {digit}" for digit in np.argsort(-counts, kind="stable")[:3] if counts[digit]
+        ]
+        rest = int((counts > 0).sum()) - len(most)
+        more = f" and {rest} more digits" if rest else ""
+        lines.append(f"kind of {group.size} images: {', '.join(most)}{more}")
+    return scores, lines, write_page(folder / "rarest.html", scores, source)
 
 
 def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table], Path]:
@@ -71,6 +116,6 @@ def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table
         results=results,
         source=sources[0],
         tables=tables,
-        commands=[f"sdclr demo --run {folder} --splits {splits}"],
+        commands=[f"sdclr demo --train --run {folder} --splits {splits}"],
     )
     return tables, report

@@ -153,25 +153,6 @@ class TestSize:
         assert (first.image_size, smaller.image_size) == (160, 64)
 
 
-class TestExportOfPretrained:
-    def test_the_exported_folder_gives_equal_features(self, spec: str, tmp_path: Path) -> None:
-        written = export(spec, tmp_path / "out", ("timm",))
-        assert max(written.differences.values()) <= 1e-6
-        before, after = resolve_encoder(spec).encoder, resolve_encoder(written.folder).encoder
-        images = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
-        with torch.no_grad():
-            assert torch.equal(before(images), after(images))
-        assert (after.preprocessing, after.origin) == (before.preprocessing, before.origin)
-        assert resolve_encoder(written.folder, SMALL).preprocessing.image_size == 96
-
-    def test_the_card_does_not_say_what_is_not_so(self, spec: str, tmp_path: Path) -> None:
-        card = (export(spec, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
-        assert "A pretrained image encoder, as it was published" in card
-        assert "Trained without labels" not in card  # nobody knows what the file was trained on
-        assert "self-supervised" not in card
-        assert "pruned copy" not in card
-
-
 def test_the_sparse_branch_needs_a_run() -> None:
     encoder = create_encoder(EncoderConfig(width=4), 8)
     with pytest.raises(InputError, match="needs a run of `sdclr pretrain`"):

@@ -35,15 +35,15 @@ from sdclr.cli.told import found, shown, tell_encoder
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
-from sdclr.demo import run_demo
+from sdclr.demo import mine_demo, run_demo
 from sdclr.encoders import STRONGER
 from sdclr.errors import InputError
-from sdclr.evaluation.diagnose import diagnose
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.evaluation.neighbors import neighbors
 from sdclr.files import write_atomically, write_json
 from sdclr.mining.choose import choose_to_label
+from sdclr.mining.diagnose import diagnose
 from sdclr.mining.mine import default_folder, mine, open_mined
 from sdclr.mining.page import write_page
 from sdclr.paper.numbers import Probe
@@ -219,6 +219,12 @@ def _report(command: Report, console: Console) -> None:
 
 
 def _demo(command: Demo, console: Console) -> None:
+    if not command.train:
+        with _progress("reading images") as told:
+            scores, kinds, page = mine_demo(command.run, progress=told)
+        for line in (*found(scores), *kinds, f"page: {page}"):
+            console.print(line, markup=False)
+        return
     tables, page = run_demo(command.run, splits=command.splits, console=console)
     for table in tables:
         console.print(table.rich())

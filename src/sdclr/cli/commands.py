@@ -14,9 +14,9 @@ from sdclr.cli.reproduce import Reproduce
 from sdclr.data.subset import SubsetConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
 from sdclr.encoders.load import GRAMMAR
-from sdclr.evaluation.diagnose import DiagnoseConfig
 from sdclr.evaluation.evaluate import EvaluateConfig
 from sdclr.features.nearest import Metric
+from sdclr.mining.diagnose import DiagnoseConfig
 from sdclr.mining.mine import MineConfig
 from sdclr.mining.selection import DEFAULT, Method
 from sdclr.precision import Amp
@@ -283,15 +283,18 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Train SimCLR and SDCLR on handwritten digits that come with scikit-learn, made long-tailed, and compare them.
+    """Find the rare kinds among handwritten digits that come with scikit-learn, and show them on a page.
 
-    Takes two to three minutes on two cores; ends with two tables and RUN/report.html.
+    Takes half a minute on two cores. With --train it compares SimCLR and SDCLR on a long tail of digits instead, which
+    takes two to three minutes and ends with two tables and RUN/report.html.
     """
 
     run: Path = Path("runs/demo")
-    """Folder for the runs and the report."""
+    """Folder for the page, or for the runs and the report."""
+    train: bool = False
+    """Train and compare SimCLR and SDCLR."""
     splits: int = 5
-    """Class orders to average over."""
+    """Class orders to average over, with --train."""
 
 
 Command = (

@@ -3,12 +3,27 @@
 from dataclasses import dataclass
 from typing import Final
 
-_WITHOUT_LABELS: Final = ("dino", "lvd", "mae", "ijepa", "simclr", "moco", "swav", "fcmae", "aimv2", "data2vec", "ssl")
+_WITHOUT_LABELS: Final = (
+    "dino",
+    "lvd",
+    "mae",
+    "ijepa",
+    "simclr",
+    "moco",
+    "swav",
+    "fcmae",
+    "aimv2",
+    "data2vec",
+    "ssl",
+    "mim_",
+)
 """Parts of timm's tags and names that mark self-supervised weights."""
 _CAPTIONS: Final = ("clip", "openai", "laion", "webli", "datacomp", "dfn", "metaclip", "siglip")
 """Parts of timm's tags and names that mark weights trained on images with captions."""
-_FINE_TUNED: Final = ("ft_in", "_in1k", "_in22k", "in12k", "in21k")
-"""Parts of timm's tags that mark training on ImageNet's labels, possibly after something else."""
+_FINE_TUNED: Final = "ft_in"
+"""Part of timm's tags that marks fine-tuning on ImageNet's labels, whatever came before."""
+_LABELED: Final = ("in1k", "in12k", "in21k", "in22k", "inat21")
+"""Parts of timm's tags that name data sets with labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +59,8 @@ def trained_with_labels(name: str) -> bool | None:
         for captions; None where neither the name nor the tag says it.
     """
     model, _, tag = name.lower().partition(".")
-    if tag == "in1k" or any(part in f"_{tag}" for part in _FINE_TUNED):
+    if _FINE_TUNED in tag:
         return True
     if any(part in f"{model} {tag}" for part in (*_WITHOUT_LABELS, *_CAPTIONS)):
         return False
-    return None
+    return True if any(part in tag for part in _LABELED) else None

@@ -137,7 +137,7 @@ def _from_hub(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module:
             name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **_options(name, preprocessing)
         )
     except Exception as error:  # timm raises whatever its readers raise
-        reason = str(error).partition("\n")[0]
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{file} does not hold the weights of {name!r} ({type(error).__name__}: {reason}): remove it from the "
             "cache, so that it is fetched again"

@@ -49,7 +49,7 @@ def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> N
             return image
     else:
         # Only the part that survives the center crop is resampled. Pillow's filter reaches over the box's edge, so the
-        # pixels are those of resizing everything and cropping afterwards.
+        # pixels are those of resizing everything and cropping afterwards, within 2 of 255 levels of rounding.
         short, shorter = preprocessing.resized_side, min(height, width)
         squash = preprocessing.crop_mode == "squash"
         resized_width, resized_height = (short if squash else int(short * side / shorter) for side in (width, height))

@@ -17,7 +17,7 @@ class Kinds:
         return np.zeros(0, dtype=np.int64)
 
 
-def find_kinds(features, *, k=15, neighbours=None, seed=0):
+def find_kinds(features, *, k=15, neighbors=None):
     n = len(features)
     return Kinds(
         np.zeros(n, dtype=np.int64), np.array([n]), np.array([1.0]), np.array([0]), np.zeros(0, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,13 +17,12 @@ from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_file
 from sdclr.features.nearest import Neighbours, nearest
 from sdclr.files import write_json
 from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
-from sdclr.mining.kinds import Kinds, find_kinds, kind_rarity
+from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 from sdclr.mining.reading import Plan, Reading, read_collection
-from sdclr.mining.scores import Scores, rank_images
+from sdclr.mining.scores import KIND_NEIGHBORS, Scores, kind_groups, rank_images
 from sdclr.precision import Amp
-from sdclr.reporting.gallery_entries import KindGroup
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
@@ -31,9 +30,6 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
 """An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
-
-_KIND_NEIGHBORS: Final = 15
-"""Neighbors of each image in the graph that kinds are found in; it hardly matters (docs/results/rarity.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +112,9 @@ def mine(
 ) -> Scores:
     """Rank every image of a collection by rarity.
 
-    Writes `scores.parquet`, `summary.json` and the folder `reading` with the encoder's features. A stopped pass
-    resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images that changed under the
-    same ids are not noticed: remove `reading` then.
+    Writes `scores.parquet`, `summary.json` and the folder `reading` with the encoder's features. A pass that was
+    stopped resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images that changed
+    under the same ids are not noticed: remove `reading` then.
 
     Args:
         images: A folder, a manifest, or whatever else `open_source` takes; or embeddings (`.parquet`, `.npy`).
@@ -273,8 +269,8 @@ def _scored(
     # Without bad images the file itself is searched, so that features lie in memory once.
     features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
     ks = tuple(dict.fromkeys(min(k, max(1, len(usable) - 1)) for k in config.k))
-    near = _neighbors(features, max(*ks, _KIND_NEIGHBORS))
-    kinds = find_kinds(features, k=_KIND_NEIGHBORS, neighbours=near)
+    near = _neighbors(features, max(*ks, KIND_NEIGHBORS))
+    kinds = find_kinds(features, k=KIND_NEIGHBORS, neighbors=near)
 
     def spread(values: Any, empty: float = np.nan) -> NDArray[Any]:
         """(N,) from the usable images' values."""
@@ -301,7 +297,7 @@ def _scored(
         by_kind if config.score == "kinds" else columns[ranking],
         spread(kinds.labels, -1),
         score=config.score,
-        groups=_groups(kinds, usable),
+        groups=kind_groups(kinds, usable),
         odd=usable[kinds.odd],
         bad=reading.bad,
         ties=columns[f"distance_{ks[0]}"],
@@ -337,20 +333,6 @@ def _loss(reading: Reading, temperature: float, config: MineConfig) -> NDArray[n
     ]
     mean: NDArray[np.float32] = np.mean(losses, axis=0)
     return mean
-
-
-def _groups(kinds: Kinds, usable: NDArray[np.int64]) -> tuple[KindGroup, ...]:
-    rare = set(kinds.rare().tolist())
-    return tuple(
-        KindGroup(
-            kind=number,
-            size=int(size),
-            separation=float(kinds.separation[number]),
-            medoid=int(usable[kinds.medoids[number]]),
-            rare=number in rare,
-        )
-        for number, size in enumerate(kinds.sizes.tolist())
-    )
 
 
 def _origin(used: ResolvedEncoder | Embeddings) -> str | None:

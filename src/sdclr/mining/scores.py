@@ -17,7 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
+from sdclr.mining.kinds import Kinds
 from sdclr.reporting.gallery_entries import KindGroup
+
+KIND_NEIGHBORS: Final = 15
+"""Neighbors of each image in the graph that kinds are found in; it hardly matters (docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
 
@@ -219,6 +223,26 @@ class Scores:
             score=described["score"],
             about=described["about"],
         )
+
+
+def kind_groups(kinds: Kinds, positions: NDArray[np.int64] | None = None) -> tuple[KindGroup, ...]:
+    """What is known of each kind, falling in size.
+
+    Args:
+        kinds: The kinds of some images.
+        positions: Position of each of these images in the collection; by default they are the collection.
+    """
+    rare = kinds.rare()
+    return tuple(
+        KindGroup(
+            kind=number,
+            size=size,
+            separation=float(kinds.separation[number]),
+            medoid=int(kinds.medoids[number] if positions is None else positions[kinds.medoids[number]]),
+            rare=bool(rare[number]),
+        )
+        for number, size in enumerate(kinds.sizes.tolist())
+    )
 
 
 def rank_images(

@@ -180,7 +180,7 @@ def _answer(
 
 
 def _shown(score: float) -> str:
-    """Three digits at least: neighbours in a ranking differ in the last of them."""
+    """Three digits at least: images that follow each other in a ranking often differ only in the last one."""
     return f"{score:,.0f}" if abs(score) >= 100 else f"{score:#.3g}"
 
 

@@ -122,10 +122,10 @@ function layout() {
 // Lay the list out anew, and keep an image of it where it is in the window if it is in sight.
 function layoutAround(place, act = () => {}) {
   const before = topOf(place);
-  const inSight = before > -side && before < innerHeight;
+  const keeps = before > -side && before < innerHeight && gridTop() <= freePart().top + GAP;
   act();
   layout();
-  if (inSight && gridTop() <= freePart().top + 1) scrollBy(0, topOf(place) - before);
+  if (keeps) scrollBy(0, topOf(place) - before);
   draw();
 }
 

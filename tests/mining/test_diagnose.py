@@ -9,14 +9,14 @@ import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.encoders import Preprocessing
 from sdclr.errors import BadImageError
-from sdclr.evaluation import diagnose as module
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.evaluation.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.evaluation.encoded import encode
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.evaluation.label_free import forgetting, gini
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import nearest
+from sdclr.mining import diagnose as module
+from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.training.resolve import resolve_encoder
 
 QUICK = DiagnoseConfig(part=100, images=400, clusters=6)

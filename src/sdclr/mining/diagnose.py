@@ -1,6 +1,6 @@
-"""Diagnose a collection and its encoder without labels: how long-tailed it seems, how evenly it is served."""
+"""Describe a collection without labels: its kinds, how long-tailed it seems, how evenly an encoder serves it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,9 @@ from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import Neighbours, nearest
+from sdclr.mining.kinds import Kinds, find_kinds
+from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
@@ -30,6 +33,9 @@ RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimen
 REFERENCE: Final = {1: (0.257, 0.013), 10: (0.281, 0.025), 50: (0.301, 0.033), 100: (0.307, 0.035)}
 """`distance_spread` of 3,000 images of CIFAR-10 by their imbalance: mean and standard deviation over encoders, which
 never change, and class orders (`docs/results/diagnosis.md`)."""
+
+_LISTED: Final = 8
+"""Kinds whose sizes the summary lists."""
 
 _COPIES: Final = 1000
 """Images of which a copy is made, to know how far a copy's features lie."""
@@ -115,6 +121,8 @@ class Diagnosis:
     """What the summary relies on."""
     context: dict[str, float]
     """Indices that did not follow the imbalance where it was known, or that are about something else."""
+    kinds: list[dict[str, Any]]
+    """Size, separation and medoid (an id) of each separate kind of image, falling in size; see `sdclr.mine`."""
     clusters: list[dict[str, float]]
     """Of each cluster, sparsest first: images, their mean distance to neighbours, and mean forgetting if known."""
     duplicates: list[tuple[str, str]]
@@ -130,6 +138,7 @@ class Diagnosis:
             "summary": self.summary,
             "indices": without_nan(self.indices),
             "context": without_nan(self.context),
+            "kinds": without_nan(self.kinds),
             "clusters": without_nan(self.clusters),
             "duplicates": [list(pair) for pair in self.duplicates],
             "bad": self.bad,
@@ -146,7 +155,7 @@ def diagnose(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Say how long-tailed a collection seems, how evenly an encoder serves it, and what is in it twice.
+    """Say which kinds of image a collection has, how long-tailed it seems, and what is in it twice.
 
     No label is looked at. `docs/results/diagnosis.md` shows which indices followed the imbalance where it was known.
 
@@ -160,7 +169,7 @@ def diagnose(
         progress: Called with (images done, images in all).
 
     Returns:
-        Sentences, indices, clusters and near-duplicates.
+        Sentences, kinds, indices, clusters and near-duplicates.
 
     Raises:
         InputError: If fewer than 50 images can be decoded, or the run has no encoder.
@@ -186,16 +195,22 @@ def diagnose(
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
     sample = SubsetSource(drawn, encoded.kept[:_COPIES], name=whole.name)
-    near = nearest(encoded.dense, min(config.k, len(ids) - 1))
+    near = nearest(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
+    kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
     limit = _copy_distance(resolved, encoded, sample, device)
     pairs, share = _duplicates(near, limit, ids)
     found["near_duplicates"] = share
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
-    clusters = _by_cluster(groups, near.distances.mean(1).numpy(), encoded)
+    distance = neighbour_distance(near, config.k).numpy()
+    clusters = _by_cluster(groups, distance, encoded)
     return Diagnosis(
-        summary=_summary(found, clusters, read=len(ids), config=config, bad=len(encoded.bad)),
+        summary=[
+            balance_sentence(kinds),
+            *_summary(found, clusters, read=len(ids), config=config, bad=len(encoded.bad)),
+        ],
         indices={name: found[name] for name in (*RELIED, "near_duplicates")},
         context={name: value for name, value in found.items() if name not in (*RELIED, "near_duplicates")},
+        kinds=[asdict(group) | {"medoid": ids[group.medoid]} for group in kind_groups(kinds)],
         clusters=clusters,
         duplicates=pairs,
         bad={item.id: item.reason for item in encoded.bad},
@@ -217,6 +232,29 @@ def _views(resolved: ResolvedEncoder) -> ViewConfig:
     """Augmented views as in training; for an encoder without a run, the defaults at its size."""
     run = resolved.run
     return ViewConfig(image_size=resolved.preprocessing.image_size) if run is None else run.config.views
+
+
+def balance_sentence(kinds: Kinds) -> str:
+    """What the sizes of the kinds say about the balance of a collection."""
+    if len(kinds) < 2:
+        return (
+            "No kind of image is separate from the others: the images form one connected group, and the sizes of the "
+            "kinds in it cannot be told without labels."
+        )
+    sizes = [f"{size:,}" for size in kinds.sizes.tolist()]
+    listed = ", ".join(sizes[:_LISTED]) + (f" and {len(sizes) - _LISTED} smaller ones" if len(sizes) > _LISTED else "")
+    rare = kinds.rare()
+    share = kinds.sizes[rare].sum() / kinds.sizes.sum()
+    few = (
+        f"{int(rare.sum())} of them are rare and hold {share:.1%} of the images"
+        if rare.any()
+        else "none of them is rare"
+    )
+    return (
+        f"The collection has {len(sizes)} separate kinds of image, of {listed} images: {few}. The largest kind is "
+        f"{kinds.sizes[0] / kinds.sizes[-1]:.1f} times as large as the smallest. A kind may hold several classes that "
+        "look alike."
+    )
 
 
 def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
