@@ -28,10 +28,10 @@ from sdclr.data.longtail import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.data.views import ViewConfig
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.mining.diagnose import measure
 from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.label_free import alignment, forgetting
 from sdclr.features.nearest import nearest
+from sdclr.mining.diagnose import measure
 from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
 

@@ -17,6 +17,7 @@ from sdclr.features.extract import extract_features
 from sdclr.features.nearest import nearest
 from sdclr.mining import diagnose as module
 from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
+from sdclr.mining.kinds import Kinds
 from sdclr.training.resolve import resolve_encoder
 
 QUICK = DiagnoseConfig(part=100, images=400, clusters=6)
@@ -92,8 +93,17 @@ def test_a_diagnosis_is_whole_and_plain(run):
     assert sum(cluster["images"] for cluster in found.clusters) == 400
     distances = [cluster["distance"] for cluster in found.clusters]
     assert distances == sorted(distances, reverse=True)
-    assert 2 <= len(found.summary) <= 4
-    assert f"{found.indices['distance_spread']:.2f}" in found.summary[0]
+    assert 3 <= len(found.summary) <= 5
+    assert "kind" in found.summary[0]
+    assert f"{found.indices['distance_spread']:.2f}" in found.summary[1]
+
+
+def test_kinds_are_those_of_the_images_that_were_read(run):
+    found = diagnose(digits("train"), QUICK, encoder=run)
+    sizes = [kind["size"] for kind in found.kinds]
+    assert sum(sizes) == 400
+    assert sizes == sorted(sizes, reverse=True)
+    assert {kind["medoid"] for kind in found.kinds} <= set(digits("train").ids)
 
 
 def test_parts_are_averaged(run, monkeypatch):
@@ -137,7 +147,28 @@ def test_bad_images_are_listed_and_left_out(run):
     assert found.bad == {source.ids[3]: "truncated", source.ids[90]: "truncated"}
     assert found.description["read"] == 98
     assert "2 images could not be read" in found.summary[-1]
-    assert "with 100 images, not 98" in found.summary[0]
+    assert "with 100 images, not 98" in found.summary[1]
+    assert sum(kind["size"] for kind in found.kinds) == 98
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([60], ["No kind of image is separate from the others"]),
+        (
+            [900, 60, 40],
+            ["3 separate kinds of image, of 900, 60, 40 images: 2 of them are rare and hold 10.0%", "22.5"],
+        ),
+        ([30, 30], ["2 separate kinds of image, of 30, 30 images: none of them is rare", "1.0 times as large"]),
+        ([100, *[10] * 9], ["of 100, 10, 10, 10, 10, 10, 10, 10 and 2 smaller ones images"]),
+    ],
+)
+def test_the_sizes_of_kinds_are_said_in_a_sentence(sizes, words):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    nothing = np.empty(0, dtype=np.int64)
+    kinds = Kinds(labels, np.array(sizes), np.ones(len(sizes)), np.zeros(len(sizes), dtype=np.int64), nothing)
+    for word in words:
+        assert word in module.balance_sentence(kinds)
 
 
 @pytest.mark.parametrize(
