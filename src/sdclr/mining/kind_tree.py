@@ -248,8 +248,8 @@ def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
 def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, contrast: float) -> Groups:
     """Join parts that cannot stand alone with the part they are linked to most."""
     owner = np.empty(tree.links.shape[0], dtype=np.int64)
-    for number, part in enumerate(parts):
-        owner[tree.leaves(part)] = number
+    for number, groups in enumerate(parts):
+        owner[tree.leaves(groups)] = number
     member = sparse.csr_matrix((np.ones(len(owner)), (np.arange(len(owner)), owner)))
     between = (member.T @ tree.links @ member).tocsr()
     near = neighborhoods(between)
@@ -268,7 +268,7 @@ def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, 
         others = near[part] or {other: volume[other] for other in range(len(parts)) if into[other] == other != part}
         if not others:
             break
-        target: int = max(others, key=lambda other: (others[other], -other))  # noqa: B023  # used at once
+        target = max(others, key=lambda other: (others[other], -other))
         joined = absorbed(near, target, part)
         near[target] = joined
         for other, weight in joined.items():
