@@ -104,7 +104,7 @@ def _on_digits(place: Place, configure: Configure, weigh: Weigh, folder: Path) -
     config = place.settle(digits_demo(), configure)
     run = pretrain(source, config, run=folder, runtime=place.runtime, weights=weigh(place.arm, source))
     judged = EvaluateConfig(shots=SHOTS, draws=DRAWS, seed=place.split)
-    return run, source, evaluate(run, train, test, judged, device=place.device)
+    return run, source, evaluate(train, test, judged, encoder=run, device=place.device)
 
 
 def _on_cifar(place: Place, configure: Configure, weigh: Weigh, folder: Path) -> tuple[Run, Source, Result]:
@@ -115,10 +115,10 @@ def _on_cifar(place: Place, configure: Configure, weigh: Weigh, folder: Path) ->
     source = drawn.long_tail
     run = pretrain(source, config, run=folder, runtime=place.runtime, weights=weigh(place.arm, source))
     result = evaluate(
-        run,
         drawn.full,
         drawn.test,
         EvaluateConfig(seed=0),
+        encoder=run,
         validation=drawn.validation,
         few_shot=drawn.few_shot,
         device=place.device,

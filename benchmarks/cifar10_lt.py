@@ -86,7 +86,7 @@ def evaluate_all(data: Path, runs: Path) -> dict[str, list[dict]]:
                 continue
             if not result.exists():
                 counts = drawn(train, split).counts
-                evaluate(run, train, test, EvaluateConfig(seed=split), class_counts=counts)
+                evaluate(train, test, EvaluateConfig(seed=split), encoder=run, class_counts=counts)
             found.setdefault(arm, []).append(read_json(result))
             print(run.path, {name: round(v, 2) for name, v in found[arm][-1]["linear"]["balance"].items()}, flush=True)
     return found

@@ -28,10 +28,11 @@ from sdclr.data.longtail import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.data.views import ViewConfig
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.mining.diagnose import measure
 from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.label_free import alignment, forgetting
 from sdclr.features.nearest import nearest
+from sdclr.mining.diagnose import measure
+from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
 
 IMBALANCES = (1, 10, 50, 100)
@@ -91,7 +92,7 @@ def encoded_once(run: Run, source: Source, cache: Path, views: ViewConfig | None
     file = cache / f"{run.path.name}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        found = encode(run, source, views=views)
+        found = encode(resolve_encoder(run), source, views=views)
         parts: dict[str, Any] = {"dense": found.dense}
         if found.sparse is not None:
             parts["sparse"] = found.sparse

@@ -22,6 +22,7 @@ import torch
 from rarity_runs import Trained, config_of, split_of, subset_of
 from sdclr.data.longtail import class_groups
 from sdclr.data.sources import open_source
+from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS
 from sdclr.features.extract import encode_images, load_views
 from sdclr.method import SelfCompetitor
@@ -56,7 +57,7 @@ def shares(run: Run, epoch: int, views: torch.Tensor, labels: np.ndarray, few: d
 def collect(data: Path, runs: Path) -> list[dict[str, Any]]:
     """Train what is not there, and look at every snapshot."""
     train, test = open_source(data, split="train"), open_source(data, split="test")
-    views = load_views(test, image_size=16).images
+    views = load_views(test, preprocessing=Preprocessing(image_size=16)).images
     found = []
     for order in ORDERS:
         for method in ("simclr", "sdclr"):

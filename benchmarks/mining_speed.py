@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from sdclr.data.sources import ArraySource, FolderSource, ParquetSource, Source, SubsetSource
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.precision import Amp, autocast_dtype
 from speed_harness import Candidate, Comparison, Effort, Table, compare
@@ -102,7 +102,12 @@ def compare_extraction(
         Candidate(
             OURS,
             lambda: extract_features(
-                encoder, source, image_size=image_size, batch_size=BATCH, workers=workers, amp=amp
+                encoder,
+                source,
+                preprocessing=Preprocessing(image_size=image_size),
+                batch_size=BATCH,
+                workers=workers,
+                amp=amp,
             ),
             units=len(source),
         ),
@@ -156,7 +161,9 @@ def measure_memory(count: int) -> int:
     encoder = create_encoder(EncoderConfig(width=16), 16)
     before = resident()
     seen = 0
-    for batch in feature_batches(encoder, _Drawn(count), image_size=16, batch_size=BATCH, amp="auto"):
+    for batch in feature_batches(
+        encoder, _Drawn(count), preprocessing=Preprocessing(image_size=16), batch_size=BATCH, amp="auto"
+    ):
         seen += len(batch.positions)
     if seen != count:
         raise RuntimeError(f"{seen} of {count} images seen")

@@ -49,7 +49,7 @@ def evaluated(
     config = replace(ARMS[arm], views=views, seed=seed, epochs=1 if arm == "untrained" else epochs)
     run = pretrain(train, config, run=runs / f"{arm}-{seed}", runtime=Runtime(progress=False, amp="none"))
     counts = dict(zip(train.attribute_names, train.attributes.sum(axis=0, dtype=int).tolist(), strict=True))
-    return evaluate_attributes(run, labelled, test, AttributeConfig(draws=3), attribute_counts=counts)
+    return evaluate_attributes(labelled, test, AttributeConfig(draws=3), encoder=run, attribute_counts=counts)
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def scores_of(case: Case) -> dict[str, NDArray[np.float64]]:
     """Every score of every image (N,), the larger the rarer."""
     k = tuple(number for number in K if number < len(case.source))
     config = MineConfig(k=k, ratios=RATIOS, projection=True, loss=True, lof=True, amp="none")
-    mined = mine(case.run, case.source, config, out=case.run.path / "contest")
+    mined = mine(case.source, config, encoder=case.run, out=case.run.path / "contest")
     features = np.load(case.run.path / "contest" / "reading" / "features.npy")
     found = dict(mined.columns)
     found["cluster_size, √N"] = -found.pop("cluster_size")

@@ -46,6 +46,7 @@ from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE as DIGITS_IMBALANCE
 from sdclr.demo import MAX_COUNT
+from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.logistic import LogisticConfig, logistic_probe
@@ -169,7 +170,7 @@ class Features:
 
 def _views(source: Source, size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Evaluation views and their classes."""
-    views = load_views(source, image_size=size)
+    views = load_views(source, preprocessing=Preprocessing(image_size=size))
     return views.images, np.asarray(source.labels)[views.kept]
 
 

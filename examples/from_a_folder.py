@@ -39,7 +39,7 @@ def main(images: Path, run_folder: Path, *, quick: bool) -> None:
     print(f"{encoder.num_features} features an image: {tuple(features.shape)}")
 
     table = run.path / "embeddings.parquet"
-    rows, _ = sdclr.embed(run, images, table)
+    rows, _ = sdclr.embed(images, table, encoder=run)
     print(f"{rows} embeddings in {table}, columns {', '.join(pq.read_schema(table).names)}")
 
 

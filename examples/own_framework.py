@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sdclr.data.loading import ResidentLoader
 from sdclr.data.scan import load_images
 from sdclr.data.sources import digits
-from sdclr.encoders import EncoderConfig, HeadConfig, create_network
+from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing, create_network
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import extract_features
 from sdclr.method import Objective, SelfCompetitor
@@ -44,7 +44,9 @@ def uniformity(z: Tensor) -> Tensor:
 def accuracy(encoder: nn.Module) -> float:
     """Percent of test digits that their five nearest neighbours name."""
     train, test = digits("train"), digits("test")
-    known, asked = (extract_features(encoder, source, image_size=8).values for source in (train, test))
+    known, asked = (
+        extract_features(encoder, source, preprocessing=Preprocessing(image_size=8)).values for source in (train, test)
+    )
     return 100 * float(np.mean(knn_predict(known, train.labels, asked, 10, k=5) == test.labels))
 
 

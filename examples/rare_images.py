@@ -31,16 +31,16 @@ def main(images: Path, run_folder: Path, *, quick: bool) -> None:
         config = replace(config, epochs=20, encoder=sdclr.EncoderConfig(width=16), optim=optim)
     run = sdclr.pretrain(images, config, run=run_folder)
 
-    scores = sdclr.mine(run, images)  # also written to RUN/mine/scores.parquet
+    scores = sdclr.mine(images, encoder=run)  # also written to RUN/mine/scores.parquet
     print("the rarest:")
     for position in scores.order()[:5]:
         print(f"  {scores.ids[position]}: {sdclr.why(scores, position)}")
     page = sdclr.write_page(run.path / "mine" / "rarest.html", scores, sdclr.open_source(images))
     print(f"all of them to look at: {page}")
 
-    for sentence in sdclr.diagnose(run, images).summary:
+    for sentence in sdclr.diagnose(images, encoder=run).summary:
         print(sentence)
-    chosen = sdclr.choose_to_label(run, images, budget=5)
+    chosen = sdclr.choose_to_label(images, encoder=run, budget=5)
     print(f"to label next: {', '.join(chosen.ids)}")
 
 

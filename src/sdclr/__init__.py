@@ -14,7 +14,7 @@ from sdclr.data.sources import open_source
 from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
-from sdclr.encoders import EncoderConfig, HeadConfig, load_encoder
+from sdclr.encoders import Encoder, EncoderConfig, HeadConfig, load_encoder, wrap_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.attributes import AttributeConfig, evaluate_attributes
 from sdclr.evaluation.balance import balance

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdclr.data.sources import ArraySource, FolderSource
-from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder
 from sdclr.features.extract import extract_features
 
 # Newer Pythons warn when a process with threads forks; torch starts threads, and its DataLoader forks.
@@ -27,7 +27,7 @@ def small():
 def test_both_sides_give_the_same_features_of_small_images(speed, small):
     encoder = create_encoder(EncoderConfig(width=4), 8)
     theirs = speed.plain_loop(encoder, speed.Encoded(small, 8, small=True), workers=0, amp="none")
-    ours = extract_features(encoder, small, image_size=8).values
+    ours = extract_features(encoder, small, preprocessing=Preprocessing(image_size=8)).values
     np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_and_of_files(speed, tmp_path):
     encoder = torch.nn.Flatten()
     source = FolderSource(folder)
     theirs = speed.plain_loop(encoder, speed.Encoded(source, 64, small=False), workers=0, amp="none")
-    ours = extract_features(encoder, source, image_size=64).values
+    ours = extract_features(encoder, source, preprocessing=Preprocessing(image_size=64)).values
     assert np.abs(theirs.numpy() - ours).mean() < 0.01  # ours are decoded at reduced scale
 
 

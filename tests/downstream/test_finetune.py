@@ -41,7 +41,7 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(  # noqa: PLR0917 
     few_digits, test_digits, changed, tmp_path, monkeypatch, method, steps
 ):
     config = changed(method=method)
-    whole = finetune(None, few_digits, test_digits, config, out=tmp_path / "whole", amp="none")
+    whole = finetune(few_digits, test_digits, config, start="scratch", out=tmp_path / "whole", amp="none")
     take = loop.Trainer._take_step
 
     def some(trainer: loop.Trainer, *rest: object) -> None:
@@ -52,9 +52,11 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(  # noqa: PLR0917 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_take_step", some)
         with pytest.raises(StoppedError):
-            finetune(None, few_digits, test_digits, config, out=tmp_path / "cut", amp="none", checkpoint_minutes=0)
+            finetune(
+                few_digits, test_digits, config, start="scratch", out=tmp_path / "cut", amp="none", checkpoint_minutes=0
+            )
     assert load_checkpoint(tmp_path / "cut" / "checkpoints")[0]["step"] == steps
-    resumed = finetune(None, few_digits, test_digits, config, out=tmp_path / "cut", amp="none")
+    resumed = finetune(few_digits, test_digits, config, start="scratch", out=tmp_path / "cut", amp="none")
     ours, theirs = state(tmp_path / "cut"), state(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -72,7 +74,7 @@ def test_every_method_starts_from_a_run_and_leaves_it_alone(  # noqa: PLR0917  #
 ):
     before = {path: path.read_bytes() for path in sorted(pretrained.path.rglob("*")) if path.is_file()}
     seed = torch.random.get_rng_state()
-    result = finetune(pretrained, few_digits, test_digits, changed(method=method), out=out)
+    result = finetune(few_digits, test_digits, changed(method=method), start=pretrained, out=out)
     assert torch.equal(torch.random.get_rng_state(), seed)
     assert {path: path.read_bytes() for path in before} == before
     assert result.description["image_size"] == 12
@@ -107,8 +109,8 @@ def test_from_scratch_every_expert_begins_differently(changed):
 
 
 def test_crt_trains_its_classifier_on_a_frozen_encoder(few_digits, test_digits, changed, tmp_path):
-    finetune(None, few_digits, test_digits, changed(method="crt"), out=tmp_path / "crt", amp="none")
-    finetune(None, few_digits, test_digits, changed(method="ce"), out=tmp_path / "ce", amp="none")
+    finetune(few_digits, test_digits, changed(method="crt"), start="scratch", out=tmp_path / "crt", amp="none")
+    finetune(few_digits, test_digits, changed(method="ce"), start="scratch", out=tmp_path / "ce", amp="none")
     new, old = state(tmp_path / "crt"), state(tmp_path / "ce")
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert set(old) - same == {"head.weight", "head.bias"}
@@ -117,7 +119,7 @@ def test_crt_trains_its_classifier_on_a_frozen_encoder(few_digits, test_digits, 
 def test_the_router_trains_on_frozen_experts(few_digits, test_digits, changed, tmp_path):
     for name, epochs in (("short", 1), ("long", 2)):
         config = changed(method="ride", second_epochs=epochs)
-        finetune(None, few_digits, test_digits, config, out=tmp_path / name, amp="none")
+        finetune(few_digits, test_digits, config, start="scratch", out=tmp_path / name, amp="none")
     short, long = state(tmp_path / "short"), state(tmp_path / "long")
     differs = {name.split(".")[0] for name in short if not torch.equal(short[name], long[name])}
     assert differs == {"routers"}
@@ -142,31 +144,31 @@ def test_tau_is_what_serves_held_out_classes_best(changed):
 
 def test_what_is_finished_is_read_and_another_training_is_refused(few_digits, test_digits, changed, out, monkeypatch):
     config = changed(method="ce", epochs=1)
-    first = finetune(None, few_digits, test_digits, config, out=out)
+    first = finetune(few_digits, test_digits, config, start="scratch", out=out)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train", lambda *_: pytest.fail("trained again"))
-        assert finetune(None, few_digits, test_digits, config, out=out).to_json() == first.to_json()
+        assert finetune(few_digits, test_digits, config, start="scratch", out=out).to_json() == first.to_json()
     with pytest.raises(InputError, match=r"lr: 0.05 → 0.1"):
-        finetune(None, few_digits, test_digits, dataclasses.replace(config, lr=0.1), out=out)
+        finetune(few_digits, test_digits, dataclasses.replace(config, lr=0.1), start="scratch", out=out)
     with pytest.raises(InputError, match=r"other settings or images .*test.*another folder"):
-        finetune(None, few_digits, few_digits, config, out=out)
+        finetune(few_digits, few_digits, config, start="scratch", out=out)
 
 
 def test_what_cannot_be_used_is_refused_with_the_mend(pretrained, few_digits, test_digits, changed, out):
     without = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="no labels"):
-        finetune(None, without, test_digits, changed(), out=out)
+        finetune(without, test_digits, changed(), start="scratch", out=out)
     other = ArraySource(np.zeros((2, 8, 8, 3), dtype=np.uint8), labels=[0, 1], classes=["a", "b"])
     with pytest.raises(InputError, match="different classes"):
-        finetune(None, few_digits, other, changed(), out=out)
+        finetune(few_digits, other, changed(), start="scratch", out=out)
     with pytest.raises(InputError, match="made for 12 px"):
-        finetune(pretrained, few_digits, test_digits, changed(image_size=32), out=out)
+        finetune(few_digits, test_digits, changed(image_size=32), start=pretrained, out=out)
     with pytest.raises(InputError, match=r"encoder.json"):
-        finetune(out, few_digits, test_digits, changed(), out=out)
+        finetune(few_digits, test_digits, changed(), start=out, out=out)
     with pytest.raises(InputError, match="fewer than one batch of 4096"):
-        finetune(None, few_digits, test_digits, changed(batch_size=4096), out=out)
+        finetune(few_digits, test_digits, changed(batch_size=4096), start="scratch", out=out)
     with pytest.raises(InputError, match="fp16"):
-        finetune(None, few_digits, test_digits, changed(), out=out, amp="fp16")
+        finetune(few_digits, test_digits, changed(), start="scratch", out=out, amp="fp16")
     assert not (out / "config.json").exists()
 
 
@@ -195,7 +197,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(few_digits, test_digits, ch
     broken = loop.Stage(name="train", epochs=1, loss=lambda model, images, *_: nan * model(images).sum())
     monkeypatch.setattr("sdclr.downstream.finetune.stages", lambda *_: [broken])
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0 of 4 .*lower --lr"):
-        finetune(None, few_digits, test_digits, changed(method="ce"), out=out, checkpoint_minutes=0)
+        finetune(few_digits, test_digits, changed(method="ce"), start="scratch", out=out, checkpoint_minutes=0)
     assert not (out / "checkpoints").exists()
 
 
@@ -221,10 +223,10 @@ def learnt(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learnt")
     return {
         method: finetune(
-            None,
             source,
             test,
             FinetuneConfig(method=method, encoder=encoder, epochs=16, second_epochs=4, batch_size=32, flip=0.0),
+            start="scratch",
             out=folder / method,
         )
         for method in EVERYTHING
@@ -249,7 +251,7 @@ def test_balanced_softmax_serves_rare_classes_better_than_cross_entropy(seed, tm
         encoder = EncoderConfig(name="resnet20", width=8)
         config = FinetuneConfig(method=method, encoder=encoder, epochs=20, batch_size=32, flip=0.0, seed=seed)
         source = SubsetSource(train, drawn.long_tail)
-        few[method] = finetune(None, source, test, config, out=tmp_path / method).score.balance.few
+        few[method] = finetune(source, test, config, start="scratch", out=tmp_path / method).score.balance.few
     assert few["balanced_softmax"] > few["ce"] + 10  # by 29 to 37 over three class orders
 
 
@@ -261,7 +263,7 @@ def test_real_images_from_scratch_by_experts(cifar10_dir, out):
         encoder=EncoderConfig(name="resnet32", width=8), image_size=16, epochs=2, second_epochs=1, batch_size=64
     )
     images = SubsetSource(train, drawn.long_tail), SubsetSource(test, np.arange(0, 10_000, 33))
-    result = finetune(None, *images, config, out=out)
+    result = finetune(*images, config, start="scratch", out=out)
     assert not np.isnan(result.score.per_class).any()
     assert result.description["test_images"] == 304
     assert 1 <= result.score.details["experts_asked"] <= 3

@@ -241,7 +241,7 @@ def sets():
 
 @pytest.fixture(scope="module")
 def result(run, sets):
-    return evaluate_attributes(run, *sets, QUICK, attribute_counts=COUNTS)
+    return evaluate_attributes(*sets, QUICK, encoder=run, attribute_counts=COUNTS)
 
 
 class TestEvaluate:
@@ -275,7 +275,7 @@ class TestEvaluate:
         assert 30 < written["few_shot"]["images"] < 60
 
     def test_the_sparse_branch_has_a_file_of_its_own(self, run, sets, result):
-        sparse = evaluate_attributes(run, *sets, AttributeConfig(branch="sparse", few_shot=0.1))
+        sparse = evaluate_attributes(*sets, AttributeConfig(branch="sparse", few_shot=0.1), encoder=run)
         assert (run.results / "attributes-sparse.json").exists()
         assert json.loads((run.results / "attributes.json").read_text()) == result.to_json()
         assert sparse.linear.average_precision != result.linear.average_precision
@@ -284,7 +284,7 @@ class TestEvaluate:
     def test_counts_that_the_run_recorded_decide_the_groups(self, run, sets, monkeypatch):
         recorded = run.source | {"attribute_counts": {"9": 50, "3": 2}}
         monkeypatch.setattr(type(run), "source", property(lambda _: recorded))
-        found = evaluate_attributes(run, *sets, QUICK).to_json()
+        found = evaluate_attributes(*sets, QUICK, encoder=run).to_json()
         assert found["counted_in"] == "run"
         assert [found["attribute_counts"][name] for name in "0379"] == [0, 2, 0, 50]
 
@@ -294,7 +294,7 @@ class TestEvaluate:
         values = generator.integers(0, 2, (80, 3)).astype(np.int8)
         train = ArraySource(images, name="a", attributes=values, attribute_names=["x", "y", "gone"])
         test = ArraySource(images, name="b", attributes=values * [[1, 1, 0]], attribute_names=["y", "x", "new"])
-        found = evaluate_attributes(run, train, test, QUICK)
+        found = evaluate_attributes(train, test, QUICK, encoder=run)
         assert found.names == ("x", "y", "gone", "new")
         assert found.linear.untrained == ["new"]
         assert found.description["untested"] == ["gone", "new"]
@@ -317,7 +317,7 @@ class TestEvaluate:
             def image(self, index, *, min_side=None):  # noqa: ARG002  # as the protocol has it
                 return sets[0].image(index % 400)
 
-        found = evaluate_attributes(run, WithUnknown(), sets[1], QUICK, attribute_counts=COUNTS)
+        found = evaluate_attributes(WithUnknown(), sets[1], QUICK, encoder=run, attribute_counts=COUNTS)
         assert found.linear.details["images"] == result.linear.details["images"]
         np.testing.assert_allclose(found.linear.average_precision, result.linear.average_precision, atol=0.5)
 
@@ -326,14 +326,14 @@ class TestEvaluate:
         unknown = ArraySource(np.zeros((3, 8, 8), np.uint8), name="bare", attributes=-np.ones((3, 1), int))
         for source in (bare, unknown):
             with pytest.raises(InputError, match="bare has no attributes: give a table with a column `attributes`"):
-                evaluate_attributes(run, sets[0], source)
+                evaluate_attributes(sets[0], source, encoder=run)
         other = ArraySource(
             np.zeros((3, 8, 8), np.uint8), name="o", attributes=np.ones((3, 1), int), attribute_names=["z"]
         )
         with pytest.raises(InputError, match="train and o have no attribute in common"):
-            evaluate_attributes(run, sets[0], other)
+            evaluate_attributes(sets[0], other, encoder=run)
         with pytest.raises(InputError, match="the counts name no attribute of the images, only a, b"):
-            evaluate_attributes(run, *sets, attribute_counts={"a": 1, "b": 2})
+            evaluate_attributes(*sets, encoder=run, attribute_counts={"a": 1, "b": 2})
         with pytest.raises(InputError, match="few_shot is a share between 0 and 1, not 2"):
             AttributeConfig(few_shot=2)
 

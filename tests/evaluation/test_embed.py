@@ -13,10 +13,11 @@ import torch
 from sdclr.config import to_json
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation import embed as embed_module
-from sdclr.evaluation.embed import embed, embedding_files, read_embeddings
+from sdclr.evaluation.embed import embed, embedding_files
+from sdclr.features.embeddings import read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
@@ -28,7 +29,7 @@ import os, torch
 os.environ.update(env)
 torch.set_num_threads(1)
 from sdclr.evaluation.embed import embed
-embed(run, source, out, batch_size=16)
+embed(source, out, encoder=run, batch_size=16)
 """
 
 
@@ -67,13 +68,13 @@ def _small_chunks(monkeypatch):
 
 
 def expected(run, source):
-    return extract_features(run.encoder(), source, image_size=8, batch_size=16)
+    return extract_features(run.encoder(), source, preprocessing=Preprocessing(image_size=8), batch_size=16)
 
 
 @pytest.mark.usefixtures("_small_chunks")
 @pytest.mark.parametrize("name", ["e.parquet", "folder"])
 def test_rows_are_the_encoders_features(run, source, tmp_path, name):
-    rows, bad = embed(run, source, tmp_path / name, batch_size=16)
+    rows, bad = embed(source, tmp_path / name, encoder=run, batch_size=16)
     found, features = read_embeddings(tmp_path / name), expected(run, source)
     assert rows == 96
     assert found.ids == [source.ids[index] for index in features.kept]
@@ -91,8 +92,8 @@ def test_rows_are_the_encoders_features(run, source, tmp_path, name):
 
 
 def test_a_list_of_bad_images_goes_when_there_are_none(run, source, tmp_path):
-    embed(run, source, tmp_path / "e.parquet")
-    embed(run, source.source, tmp_path / "e.parquet")
+    embed(source, tmp_path / "e.parquet", encoder=run)
+    embed(source.source, tmp_path / "e.parquet", encoder=run)
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
 
 
@@ -105,7 +106,7 @@ def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch):
             return super().image(index, min_side=min_side)
 
     with pytest.raises(KeyboardInterrupt):
-        embed(run, Stopping(digits(), np.arange(100), name="damaged"), tmp_path / "e.parquet", batch_size=16)
+        embed(Stopping(digits(), np.arange(100), name="damaged"), tmp_path / "e.parquet", encoder=run, batch_size=16)
     assert not (tmp_path / "e.parquet").exists()
     asked = []
     monkeypatch.setattr(
@@ -114,7 +115,7 @@ def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch):
         lambda *given, **named: asked.append(named["positions"]) or feature_batches(*given, **named),
     )
     steps = []
-    rows, bad = embed(run, source, tmp_path / "e.parquet", batch_size=16, progress=lambda *at: steps.append(at))
+    rows, bad = embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16, progress=lambda *at: steps.append(at))
     assert asked == [range(64, 100)]
     assert steps == [(80, 100), (96, 100), (100, 100)]
     assert (rows, len(bad)) == (96, 4)  # with the bad images of the chunks made before
@@ -129,10 +130,10 @@ def test_chunks_of_another_encoder_are_not_taken(run, source, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(embed_module, "_put_together", stop)
         with pytest.raises(KeyboardInterrupt):
-            embed(run, source, tmp_path / "e.parquet", batch_size=16)
+            embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16)
     assert list((tmp_path / ".e.parquet.parts").iterdir())
     other = make_run(tmp_path / "other", seed=1)
-    embed(other, source, tmp_path / "e.parquet", batch_size=16)
+    embed(source, tmp_path / "e.parquet", encoder=other, batch_size=16)
     np.testing.assert_array_equal(read_embeddings(tmp_path / "e.parquet").values, expected(other, source).values)
 
 
@@ -145,7 +146,7 @@ def test_two_processes_write_what_one_does(run, source, tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     # Shards of another number of processes must not stay beside the new ones.
-    embed(run, source, tmp_path / "out", batch_size=16)
+    embed(source, tmp_path / "out", encoder=run, batch_size=16)
     children = []
     for rank in range(2):
         values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
@@ -167,12 +168,12 @@ def test_two_processes_write_what_one_does(run, source, tmp_path):
 
 
 def test_a_missing_shard_is_noticed(run, source, tmp_path):
-    embed(run, source, tmp_path / "out")
+    embed(source, tmp_path / "out", encoder=run)
     (file,) = embedding_files(tmp_path / "out")
     file.rename(tmp_path / "out" / "embeddings-00000-of-00003.parquet")
     with pytest.raises(InputError, match="holds 1 shards of embeddings, not 00003: embed again"):
         read_embeddings(tmp_path / "out")
-    with pytest.raises(InputError, match="holds no embeddings: `sdclr embed"):
+    with pytest.raises(InputError, match=r"holds no embeddings: give a \.npy file, .*`sdclr embed IMAGES --out"):
         read_embeddings(run.path)
 
 
@@ -180,20 +181,20 @@ def test_nothing_to_embed(run, tmp_path):
     source = Damaged(digits(), [3, 4], name="gone")
     source.gone = (0, 1)
     with pytest.raises(InputError, match=r"gone: none of 2 images can be decoded; the first: .*: truncated"):
-        embed(run, source, tmp_path / "e.parquet")
+        embed(source, tmp_path / "e.parquet", encoder=run)
     assert not (tmp_path / "e.parquet").exists()
 
 
 def test_names_that_are_no_unicode(run, tmp_path):
     images = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    embed(run, ArraySource(images, ids=["caf\udce9.png"]), tmp_path / "e.parquet")
+    embed(ArraySource(images, ids=["caf\udce9.png"]), tmp_path / "e.parquet", encoder=run)
     assert read_embeddings(tmp_path / "e.parquet").ids == [r"caf\xe9.png"]
     assert pq.read_schema(tmp_path / "e.parquet").names == ["id", "embedding"]
 
 
 def test_half_precision_is_close(run, source, tmp_path):
-    embed(run, source, tmp_path / "full.parquet", amp="none")
-    embed(run, source, tmp_path / "half.parquet", amp="bf16")
+    embed(source, tmp_path / "full.parquet", encoder=run, amp="none")
+    embed(source, tmp_path / "half.parquet", encoder=run, amp="bf16")
     full, half = (read_embeddings(tmp_path / name) for name in ("full.parquet", "half.parquet"))
     assert half.about["precision"] == "bfloat16"
     assert not np.array_equal(full.values, half.values)
@@ -204,7 +205,11 @@ class TestFeatureBatches:
     def test_batches_in_order_whatever_the_workers(self, run, source):
         whole = expected(run, source)
         for workers in (0, 2):
-            batches = list(feature_batches(run.encoder(), source, image_size=8, batch_size=16, workers=workers))
+            batches = list(
+                feature_batches(
+                    run.encoder(), source, preprocessing=Preprocessing(image_size=8), batch_size=16, workers=workers
+                )
+            )
             assert [batch.seen for batch in batches] == [16, 32, 48, 64, 80, 96, 100]
             np.testing.assert_array_equal(np.concatenate([batch.positions for batch in batches]), whole.kept)
             np.testing.assert_array_equal(np.concatenate([batch.values for batch in batches]), whole.values)
@@ -212,7 +217,14 @@ class TestFeatureBatches:
     def test_some_of_the_images(self, run, source):
         encoder = run.encoder()
         batches = list(
-            feature_batches(encoder, source, image_size=8, batch_size=200, positions=range(66, 75), device="cpu")
+            feature_batches(
+                encoder,
+                source,
+                preprocessing=Preprocessing(image_size=8),
+                batch_size=200,
+                positions=range(66, 75),
+                device="cpu",
+            )
         )
         (batch,) = batches
         assert batch.positions.tolist() == [66, 67, 68, 69, 72, 73, 74]
@@ -223,5 +235,5 @@ class TestFeatureBatches:
     def test_batches_larger_than_what_a_worker_decodes_at_once(self, run, source):
         encoder, shapes = run.encoder(), []
         encoder.register_forward_hook(lambda _module, inputs, _output: shapes.append(len(inputs[0])))
-        list(feature_batches(encoder, source, image_size=8, batch_size=90, workers=1))
+        list(feature_batches(encoder, source, preprocessing=Preprocessing(image_size=8), batch_size=90, workers=1))
         assert shapes == [86, 10]

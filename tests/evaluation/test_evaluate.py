@@ -10,9 +10,11 @@ import torch
 
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
+from sdclr.encoders import Preprocessing
 from sdclr.evaluation.evaluate import EvaluateConfig, Score, branch_encoder, draw_shots, evaluate
 from sdclr.evaluation.probes import FEW_SHOT, LINEAR, ProbeConfig, linear_probe, stratified_holdout
 from sdclr.features.extract import extract_features
+from sdclr.training.resolve import resolve_encoder
 
 TINY = sdclr.PretrainConfig(
     encoder=sdclr.EncoderConfig(width=4),
@@ -34,7 +36,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(run):
-    return evaluate(run, digits("train"), digits("test"), QUICK, class_counts=range(100, 0, -10))
+    return evaluate(digits("train"), digits("test"), QUICK, encoder=run, class_counts=range(100, 0, -10))
 
 
 def test_figures_follow_from_the_per_class_accuracies(result):
@@ -49,10 +51,10 @@ def test_figures_follow_from_the_per_class_accuracies(result):
 
 def test_the_linear_score_is_that_of_a_probe_made_by_hand(run, result):
     encoder, train, test = sdclr.load_encoder(run.path), digits("train"), digits("test")
-    x, y = extract_features(encoder, train, image_size=8).values, train.labels
+    x, y = extract_features(encoder, train, preprocessing=Preprocessing(image_size=8)).values, train.labels
     kept, held = stratified_holdout(y, 0.1, 0)
     probe = linear_probe(x[kept], y[kept], x[held], y[held], 10)
-    predicted = probe.predict(extract_features(encoder, test, image_size=8).values)
+    predicted = probe.predict(extract_features(encoder, test, preprocessing=Preprocessing(image_size=8)).values)
     assert result.linear.balance.all == pytest.approx(100 * (predicted == test.labels).mean())
     assert result.linear.details["learning_rate"] == [probe.learning_rate]
 
@@ -69,20 +71,20 @@ def test_json_holds_what_it_takes_to_repeat_it(run, result):
 
 
 def test_counts_recorded_by_the_run_decide_the_groups(run):
-    evaluate(run, digits("train"), digits("test"), QUICK)
+    evaluate(digits("train"), digits("test"), QUICK, encoder=run)
     written = json.loads((run.results / "dense.json").read_text())
     assert written["class_counts"] == np.bincount(digits("train").labels[:400]).tolist()
     assert written["groups"] is not None
 
 
 def test_without_counts_there_are_no_groups(run):
-    found = evaluate(run, digits("train"), digits("test"), QUICK, class_counts=[5] * 10)
+    found = evaluate(digits("train"), digits("test"), QUICK, encoder=run, class_counts=[5] * 10)
     assert math.isnan(found.linear.balance.few)
     assert found.linear.balance.all > 5
 
 
 def test_the_sparse_branch_is_the_pruned_encoder(run):
-    encoder = branch_encoder(run, "sparse").eval()
+    encoder = branch_encoder(resolve_encoder(run), "sparse").eval()
     x = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     objective = run.objective()
     twin = objective.competitor
@@ -101,7 +103,7 @@ def test_augmented_probes_see_images_anew(run, branch, monkeypatch):
     )
     protocol = ProbeConfig(epochs=2, milestones=(1,), learning_rates=(10.0, 1.0))
     config = EvaluateConfig(branch=branch, augment=True, shots=2, k=5, linear=protocol, few_shot=protocol)
-    found = evaluate(run, digits("train"), digits("test"), config)
+    found = evaluate(digits("train"), digits("test"), config, encoder=run)
     assert found.linear.balance.all > 5
     assert seen == [1] * 22  # 1 px of 8; ten batches in each of two epochs, and one in each for the few
     assert found.description["config"]["augment"] is True
@@ -111,9 +113,12 @@ def test_given_sets_take_the_place_of_drawn_ones(run):
     train, test = digits("train"), digits("test")
     taught, held = SubsetSource(train, np.arange(300)), SubsetSource(train, np.arange(900, 1297))
     few = SubsetSource(train, np.arange(300, 340))
-    found = evaluate(run, taught, test, EvaluateConfig(k=5), validation=held, few_shot=few)
+    found = evaluate(taught, test, EvaluateConfig(k=5), encoder=run, validation=held, few_shot=few)
     encoder = sdclr.load_encoder(run.path)
-    x = {source.name: extract_features(encoder, source, image_size=8).values for source in (taught, held, few, test)}
+    x = {
+        source.name: extract_features(encoder, source, preprocessing=Preprocessing(image_size=8)).values
+        for source in (taught, held, few, test)
+    }
     for score, source, protocol in ((found.linear, taught, LINEAR), (found.few_shot, few, FEW_SHOT)):
         probe = linear_probe(x[source.name], source.labels, x[held.name], held.labels, 10, protocol)
         hits = probe.predict(x[test.name]) == test.labels
@@ -129,10 +134,10 @@ def test_given_sets_take_the_place_of_drawn_ones(run):
 def test_a_given_few_shot_set_is_not_drawn(run):
     few = SubsetSource(digits("train"), np.arange(50))
     with pytest.raises(sdclr.InputError, match="leave out shots and draws"):
-        evaluate(run, digits("train"), digits("test"), QUICK, few_shot=few)
+        evaluate(digits("train"), digits("test"), QUICK, encoder=run, few_shot=few)
     unlabelled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
     with pytest.raises(sdclr.InputError, match="plain has no labels"):
-        evaluate(run, digits("train"), digits("test"), validation=unlabelled)
+        evaluate(digits("train"), digits("test"), encoder=run, validation=unlabelled)
 
 
 def test_the_spread_over_classes_is_that_of_the_known_ones(result):
@@ -146,9 +151,9 @@ def test_the_spread_over_classes_is_that_of_the_known_ones(result):
 def test_labels_are_needed_and_must_match(run):
     unlabelled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
     with pytest.raises(sdclr.InputError, match="plain has no labels"):
-        evaluate(run, unlabelled, digits("test"))
+        evaluate(unlabelled, digits("test"), encoder=run)
     with pytest.raises(sdclr.InputError, match="3 class counts but 10 classes"):
-        evaluate(run, digits("train"), digits("test"), QUICK, class_counts=[3, 2, 1])
+        evaluate(digits("train"), digits("test"), QUICK, encoder=run, class_counts=[3, 2, 1])
 
 
 def test_shots_are_balanced_and_reproducible():
@@ -160,9 +165,11 @@ def test_shots_are_balanced_and_reproducible():
 
 
 def test_embeddings_on_disk_are_the_encoders(run, tmp_path):
-    rows, bad = sdclr.embed(run.path, "digits:test", tmp_path / "new" / "e.parquet")
+    rows, bad = sdclr.embed("digits:test", tmp_path / "new" / "e.parquet", encoder=run.path)
     table = pq.read_table(tmp_path / "new" / "e.parquet")
-    expected = extract_features(sdclr.load_encoder(run.path), digits("test"), image_size=8).values
+    expected = extract_features(
+        sdclr.load_encoder(run.path), digits("test"), preprocessing=Preprocessing(image_size=8)
+    ).values
     assert (rows, bad) == (500, [])
     assert table.column_names == ["id", "embedding", "label"]
     assert table["id"].to_pylist() == list(digits("test").ids)

@@ -12,10 +12,10 @@ from sklearn.neighbors import NearestNeighbors
 from sdclr.config import to_json
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
-from sdclr.evaluation.neighbours import Found, Row, neighbours
+from sdclr.evaluation.neighbors import Found, Row, neighbors
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
@@ -42,12 +42,12 @@ def source():
 
 @pytest.fixture(scope="module")
 def features(run, source):
-    return extract_features(run.encoder(), source, image_size=8).values
+    return extract_features(run.encoder(), source, preprocessing=Preprocessing(image_size=8)).values
 
 
 @pytest.fixture
 def embeddings(run, source, tmp_path):
-    embed(run, source, tmp_path / "e.parquet")
+    embed(source, tmp_path / "e.parquet", encoder=run)
     return tmp_path / "e.parquet"
 
 
@@ -62,7 +62,7 @@ def picture(source, tmp_path):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_as_scikit_learn_finds_them(run, source, features, metric):
     queries = [source.ids[index] for index in (3, 50, 3)]
-    found = neighbours(run.path, source, queries, 4, metric=metric)
+    found = neighbors(source, queries, 4, encoder=run.path, metric=metric)
     distances, indices = NearestNeighbors(n_neighbors=5, metric=metric).fit(features).kneighbors(features[[3, 50, 3]])
     assert [row.query for row in found.rows] == np.repeat(queries, 4).tolist()
     assert [row.rank for row in found.rows] == [1, 2, 3, 4] * 3
@@ -73,16 +73,16 @@ def test_as_scikit_learn_finds_them(run, source, features, metric):
 
 def test_embeddings_on_disk_give_the_same_without_a_run(run, source, embeddings, tmp_path):
     queries = list(source.ids[:5])
-    fresh = neighbours(run, source, queries, 3)
-    assert neighbours(None, embeddings, queries, 3) == fresh
-    assert neighbours(run, str(embeddings), queries, 3) == fresh
-    embed(run, source, tmp_path / "shards")
-    assert neighbours(None, tmp_path / "shards", queries, 3) == fresh
+    fresh = neighbors(source, queries, 3, encoder=run)
+    assert neighbors(embeddings, queries, 3) == fresh
+    assert neighbors(str(embeddings), queries, 3, encoder=run) == fresh
+    embed(source, tmp_path / "shards", encoder=run)
+    assert neighbors(tmp_path / "shards", queries, 3) == fresh
 
 
 def test_a_file_from_elsewhere(run, source, embeddings, picture):
     for searched in (source, embeddings):
-        found = neighbours(run, searched, [picture, source.ids[7]], 2)
+        found = neighbors(searched, [picture, source.ids[7]], 2, encoder=run)
         (first, second), inside = found.rows[:2], found.rows[2:]
         assert (first.query, first.rank, first.id) == (str(picture), 1, source.ids[7])
         assert first.distance == pytest.approx(0, abs=1e-5)
@@ -94,10 +94,10 @@ def test_copies_of_an_image_are_neighbours_and_the_image_is_not(run):
     copies.indices = np.array([5, 5, 5, 5])
     copies.ids = ["a", "b", "c", "d"]
     copies.labels = None
-    found = neighbours(run, copies, ["b"], 2)
+    found = neighbors(copies, ["b"], 2, encoder=run)
     assert len(found.rows) == 2
     assert "b" not in {row.id for row in found.rows}
-    assert {row.id for row in neighbours(run, copies, ["c"], 3).rows} == {"a", "b", "d"}
+    assert {row.id for row in neighbors(copies, ["c"], 3, encoder=run).rows} == {"a", "b", "d"}
 
 
 def test_bad_images_are_listed_and_end_nothing(run, tmp_path):
@@ -109,14 +109,14 @@ def test_bad_images_are_listed_and_end_nothing(run, tmp_path):
 
     damaged = Damaged(digits(), np.arange(10))
     (tmp_path / "empty.jpg").write_bytes(b"")
-    found = neighbours(run, damaged, [damaged.ids[2], tmp_path / "empty.jpg", damaged.ids[3]], 9 - 1)
+    found = neighbors(damaged, [damaged.ids[2], tmp_path / "empty.jpg", damaged.ids[3]], 9 - 1, encoder=run)
     assert {row.query for row in found.rows} == {damaged.ids[3]}
     assert damaged.ids[2] not in {row.id for row in found.rows}
     assert [tuple(image)[:2] for image in found.bad] == [
         (damaged.ids[2], "truncated"),
         (str(tmp_path / "empty.jpg"), "zero bytes"),
     ]
-    assert neighbours(run, damaged, [tmp_path / "empty.jpg"], 3).rows == []
+    assert neighbors(damaged, [tmp_path / "empty.jpg"], 3, encoder=run).rows == []
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -137,16 +137,14 @@ def test_written_and_read(tmp_path, suffix):
 def test_what_cannot_be_asked(run, source, embeddings, picture, tmp_path):
     wrong = source.ids[3].replace("digits", "digit")
     with pytest.raises(InputError, match="is neither an id of the source nor a file; did you mean digits/"):
-        neighbours(run, source, [wrong])
-    with pytest.raises(InputError, match="k=60 neighbours of 59 images"):
-        neighbours(run, source, [source.ids[0]], 60)
+        neighbors(source, [wrong], encoder=run)
+    with pytest.raises(InputError, match="k=60 neighbors of 59 images"):
+        neighbors(source, [source.ids[0]], 60, encoder=run)
     with pytest.raises(InputError, match="no queries"):
-        neighbours(run, source, [])
-    with pytest.raises(InputError, match=r"seventh\.png is not among the embeddings: name the run"):
-        neighbours(None, embeddings, [picture])
-    with pytest.raises(InputError, match="is not what the dense encoder of"):
-        neighbours(make_run(tmp_path / "other", seed=1), embeddings, [picture])
-    with pytest.raises(InputError, match="holds no embeddings: name a run"):
-        neighbours(None, "digits", ["x"])
+        neighbors(source, [], encoder=run)
+    with pytest.raises(InputError, match=r"seventh\.png is not among the embeddings: name the encoder that made them"):
+        neighbors(embeddings, [picture])
+    with pytest.raises(InputError, match=r"e\.parquet was not made by .*other: embed again"):
+        neighbors(embeddings, [picture], encoder=make_run(tmp_path / "other", seed=1))
     with pytest.raises(InputError, match=r"a \.csv or a \.parquet file"):
         Found([], []).write(tmp_path / "x.txt")

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from sdclr.data.scan import BadImage
 from sdclr.data.sources import open_source
+from sdclr.encoders import Preprocessing
 from sdclr.errors import BadImageError, InputError
 from sdclr.features.extract import encode_images, evaluation_view, extract_features
 
@@ -67,13 +68,13 @@ def _smooth(height, width, seed=0):
 class TestEvaluationView:
     def test_an_image_of_the_right_size_is_left_alone(self):
         (image,) = _pictures(1, 32, 32)
-        assert evaluation_view(image, 32) is image
+        assert evaluation_view(image, Preprocessing(image_size=32)) is image
 
     @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 16), (28, 28, 32), (96, 96, 64), (40, 90, 32)])
     def test_a_small_image_is_resized_whole(self, height, width, size):
         (image,) = _pictures(1, height, width)
         expected = v2.Resize((size, size), v2.InterpolationMode.BICUBIC)(Image.fromarray(image))
-        np.testing.assert_array_equal(evaluation_view(image, size), np.asarray(expected))
+        np.testing.assert_array_equal(evaluation_view(image, Preprocessing(image_size=size)), np.asarray(expected))
 
     @pytest.mark.parametrize(
         ("height", "width", "size"),
@@ -93,20 +94,20 @@ class TestEvaluationView:
         Pillow may take rows or columns first and clips in between, so the noise stays off black and white.
         """
         image = np.random.default_rng(0).integers(60, 190, (height, width, 3), dtype=np.uint8)
-        pipeline = v2.Compose([v2.Resize(round(size * 256 / 224), v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
+        pipeline = v2.Compose([v2.Resize(int(size * 256 / 224), v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
         expected = np.asarray(pipeline(Image.fromarray(image))).astype(int)
-        assert np.abs(evaluation_view(image, size).astype(int) - expected).max() <= 1
+        assert np.abs(evaluation_view(image, Preprocessing(image_size=size)).astype(int) - expected).max() <= 1
 
     def test_a_sliver_of_an_image_needs_no_giant_canvas(self):
         """Brought to 256 on its short side, this one would be five million pixels wide."""
-        view = evaluation_view(np.full((1, 20000, 3), 7, dtype=np.uint8), 224)
+        view = evaluation_view(np.full((1, 20000, 3), 7, dtype=np.uint8), Preprocessing(image_size=224))
         assert view.shape == (224, 224, 3)
         assert (view == 7).all()
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 64))
     def test_every_shape_gives_the_view_asked_for(self, height, width, size):
-        view = evaluation_view(np.full((height, width, 3), 99, dtype=np.uint8), size)
+        view = evaluation_view(np.full((height, width, 3), 99, dtype=np.uint8), Preprocessing(image_size=size))
         assert view.shape == (size, size, 3)
         assert view.dtype == np.uint8
         assert (view == 99).all()
@@ -115,7 +116,7 @@ class TestEvaluationView:
 class TestExtractFeatures:
     def test_rows_are_the_encoders_output_in_order(self):
         images, encoder = _pictures(11), _Net().eval()
-        features = extract_features(encoder, _Source(images), image_size=8, batch_size=4)
+        features = extract_features(encoder, _Source(images), preprocessing=Preprocessing(image_size=8), batch_size=4)
         inputs = torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         np.testing.assert_allclose(features.values, encoder(inputs).detach().numpy(), atol=1e-6)
         np.testing.assert_array_equal(features.kept, np.arange(11))
@@ -128,18 +129,18 @@ class TestExtractFeatures:
         source, encoder = _Source(_pictures(6)), _Net()
         encoder.layers[1].eval()
         before = {name: value.clone() for name, value in encoder.state_dict().items()}
-        first = extract_features(encoder, source, image_size=8, batch_size=3)
+        first = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8), batch_size=3)
         assert encoder.training
         assert encoder.layers[3].training
         assert not encoder.layers[1].training
         assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-        whole = extract_features(encoder, source, image_size=8, batch_size=6)
+        whole = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8), batch_size=6)
         np.testing.assert_allclose(first.values, whole.values, atol=1e-6)
 
     def test_modes_are_put_back_after_an_error(self):
         encoder = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(0))
         with pytest.raises(InputError, match=r"the encoder gave \(256,\) for 2 images"):
-            extract_features(encoder, _Source(_pictures(2)), image_size=8)
+            extract_features(encoder, _Source(_pictures(2)), preprocessing=Preprocessing(image_size=8))
         assert encoder.training
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -149,8 +150,12 @@ class TestExtractFeatures:
             images[gone] = None
         good = [index for index, image in enumerate(images) if image is not None]
         encoder = _Net()
-        features = extract_features(encoder, _Source(images), image_size=8, batch_size=4, workers=workers)
-        clean = extract_features(encoder, _Source([images[index] for index in good]), image_size=8)
+        features = extract_features(
+            encoder, _Source(images), preprocessing=Preprocessing(image_size=8), batch_size=4, workers=workers
+        )
+        clean = extract_features(
+            encoder, _Source([images[index] for index in good]), preprocessing=Preprocessing(image_size=8)
+        )
         np.testing.assert_array_equal(features.kept, good)
         np.testing.assert_allclose(features.values, clean.values, atol=1e-6)
         assert features.bad == [BadImage(f"image/{index}", "truncated", counted=True) for index in (0, 4, 5, 6, 7)]
@@ -158,30 +163,40 @@ class TestExtractFeatures:
     def test_images_of_many_sizes(self):
         images = [_smooth(8, 8), _smooth(40, 20), _smooth(200, 120), _smooth(100, 300)]
         encoder = _Net()
-        mixed = extract_features(encoder, _Source(images), image_size=8)
-        views = extract_features(encoder, _Source([evaluation_view(image, 8) for image in images]), image_size=8)
+        mixed = extract_features(encoder, _Source(images), preprocessing=Preprocessing(image_size=8))
+        views = extract_features(
+            encoder,
+            _Source([evaluation_view(image, Preprocessing(image_size=8)) for image in images]),
+            preprocessing=Preprocessing(image_size=8),
+        )
         np.testing.assert_array_equal(mixed.values, views.values)
 
     def test_reduced_decoding_never_changes_which_view_is_taken(self):
         """A source may halve a JPEG down to `min_side`; what comes back must still count as large."""
         source = _Source(_pictures(2))
-        extract_features(_Net(), source, image_size=8)
+        extract_features(_Net(), source, preprocessing=Preprocessing(image_size=8))
         assert {side for _, side in source.asked} == {97}
         large = _Source(_pictures(1))
-        extract_features(_Net(size=112), large, image_size=112)
+        extract_features(_Net(size=112), large, preprocessing=Preprocessing(image_size=112))
         assert large.asked == [(0, 256)]
 
     def test_progress_counts_images(self):
         calls = []
         images = [*_pictures(5), None, None]
-        extract_features(_Net(), _Source(images), image_size=8, batch_size=3, progress=lambda *at: calls.append(at))
+        extract_features(
+            _Net(),
+            _Source(images),
+            preprocessing=Preprocessing(image_size=8),
+            batch_size=3,
+            progress=lambda *at: calls.append(at),
+        )
         assert calls == [(3, 7), (6, 7), (7, 7)]
 
     def test_half_precision_is_close_and_still_float32(self):
         encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
         source = _Source(_pictures(4))
-        half = extract_features(encoder, source, image_size=8, amp=True, device="cpu")
-        full = extract_features(encoder, source, image_size=8)
+        half = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8), amp=True, device="cpu")
+        full = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8))
         assert half.values.dtype == np.float32
         assert not np.array_equal(half.values, full.values)
         np.testing.assert_allclose(half.values, full.values, atol=0.02)
@@ -192,7 +207,7 @@ class TestExtractFeatures:
     )
     def test_a_source_without_images(self, images, message):
         with pytest.raises(InputError, match=message):
-            extract_features(_Net(), _Source(images), image_size=8)
+            extract_features(_Net(), _Source(images), preprocessing=Preprocessing(image_size=8))
 
     def test_memory_does_not_grow_with_the_images(self):
         class Drawn(_Source):
@@ -202,7 +217,7 @@ class TestExtractFeatures:
 
         source, encoder = Drawn([None] * 400), nn.Sequential(nn.AvgPool2d(32), nn.Flatten())
         tracemalloc.start()
-        features = extract_features(encoder, source, image_size=64, batch_size=10)
+        features = extract_features(encoder, source, preprocessing=Preprocessing(image_size=64), batch_size=10)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(features.values) == 400
@@ -216,11 +231,11 @@ def test_a_folder_with_large_jpegs_and_a_broken_file(tmp_path):
         Image.fromarray(picture).save(tmp_path / name, quality=95)
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
     encoder = nn.Flatten()
-    features = extract_features(encoder, open_source(tmp_path), image_size=32)
+    features = extract_features(encoder, open_source(tmp_path), preprocessing=Preprocessing(image_size=32))
     np.testing.assert_array_equal(features.kept, [0, 2])
     assert [bad.id for bad in features.bad] == ["b.jpg"]
     for row, picture in zip(features.values, pictures.values(), strict=True):
-        view = evaluation_view(picture, 32).transpose(2, 0, 1).reshape(-1) / 255
+        view = evaluation_view(picture, Preprocessing(image_size=32)).transpose(2, 0, 1).reshape(-1) / 255
         assert np.abs(row - view).max() < 0.04
 
 
@@ -229,7 +244,8 @@ def test_encode_images_equals_extract_features_and_can_be_trained_on():
     tensor = torch.tensor(np.stack(images).transpose(0, 3, 1, 2).copy())
     encoded = encode_images(encoder, tensor, batch_size=4)
     np.testing.assert_array_equal(
-        encoded.numpy(), extract_features(encoder, _Source(images), image_size=8, batch_size=4).values
+        encoded.numpy(),
+        extract_features(encoder, _Source(images), preprocessing=Preprocessing(image_size=8), batch_size=4).values,
     )
     assert encoder.training
     head = nn.Linear(5, 1)

@@ -7,15 +7,18 @@ import pytest
 
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
+from sdclr.encoders import Preprocessing
 from sdclr.errors import BadImageError
-from sdclr.mining import diagnose as module
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.evaluation.encoded import encode
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.evaluation.label_free import forgetting, gini
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import nearest
+from sdclr.mining import diagnose as module
+from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
+from sdclr.mining.kinds import Kinds
+from sdclr.training.resolve import resolve_encoder
 
 QUICK = DiagnoseConfig(part=100, images=400, clusters=6)
 
@@ -54,20 +57,23 @@ class Damaged(SubsetSource):
 
 def test_one_pass_gives_what_each_branch_gives_alone(run):
     source = SubsetSource(digits("train"), np.arange(90))
-    found = encode(run, source, views=run.config.views, batch_size=40)
+    found = encode(resolve_encoder(run), source, views=run.config.views, batch_size=40)
     dense, sparse = (
-        extract_features(branch_encoder(run, branch), source, image_size=8).values for branch in ("dense", "sparse")
+        extract_features(
+            branch_encoder(resolve_encoder(run), branch), source, preprocessing=Preprocessing(image_size=8)
+        ).values
+        for branch in ("dense", "sparse")
     )
     np.testing.assert_allclose(found.dense, dense, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.sparse, sparse, rtol=1e-4, atol=1e-5)
     first, second = found.views
     assert not np.allclose(first, second)
-    again = encode(run, source, views=run.config.views, batch_size=90)
+    again = encode(resolve_encoder(run), source, views=run.config.views, batch_size=90)
     np.testing.assert_allclose(again.views[1], second, rtol=1e-3, atol=1e-4)  # views do not depend on the batches
 
 
 def test_indices_are_of_the_rows_asked(run):
-    found = encode(run, SubsetSource(digits("train"), np.arange(150)))
+    found = encode(resolve_encoder(run), SubsetSource(digits("train"), np.arange(150)))
     rows = np.arange(20, 140)
     indices = measure(found, rows, k=3, clusters=5)
     dense = found.dense[rows]
@@ -78,7 +84,7 @@ def test_indices_are_of_the_rows_asked(run):
 
 
 def test_a_diagnosis_is_whole_and_plain(run):
-    found = diagnose(run.path, digits("train"), QUICK)
+    found = diagnose(digits("train"), QUICK, encoder=run.path)
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert set(written["indices"]) == {*RELIED, "near_duplicates"}
     assert not set(written["indices"]) & set(written["context"])
@@ -87,15 +93,24 @@ def test_a_diagnosis_is_whole_and_plain(run):
     assert sum(cluster["images"] for cluster in found.clusters) == 400
     distances = [cluster["distance"] for cluster in found.clusters]
     assert distances == sorted(distances, reverse=True)
-    assert 2 <= len(found.summary) <= 4
-    assert f"{found.indices['distance_spread']:.2f}" in found.summary[0]
+    assert 3 <= len(found.summary) <= 5
+    assert "kind" in found.summary[0]
+    assert f"{found.indices['distance_spread']:.2f}" in found.summary[1]
+
+
+def test_kinds_are_those_of_the_images_that_were_read(run):
+    found = diagnose(digits("train"), QUICK, encoder=run)
+    sizes = [kind["size"] for kind in found.kinds]
+    assert sum(sizes) == 400
+    assert sizes == sorted(sizes, reverse=True)
+    assert {kind["medoid"] for kind in found.kinds} <= set(digits("train").ids)
 
 
 def test_parts_are_averaged(run, monkeypatch):
     values = iter((0.1, 0.3, 0.2, 0.4))
     real = module.measure
     monkeypatch.setattr(module, "measure", lambda *a, **k: real(*a, **k) | {"distance_gini": next(values)})
-    found = diagnose(run, digits("train"), QUICK)
+    found = diagnose(digits("train"), QUICK, encoder=run)
     assert found.indices["distance_gini"] == pytest.approx(0.25)
     assert found.description["deviation"]["distance_gini"] == pytest.approx(np.std([0.1, 0.2, 0.3, 0.4]))
 
@@ -103,32 +118,57 @@ def test_parts_are_averaged(run, monkeypatch):
 def test_labels_change_nothing(run):
     images = np.stack([digits("train").image(index) for index in range(120)])
     labelled = ArraySource(images, labels=np.arange(120) % 7, name="some")
-    with_labels, without = (diagnose(run, source, QUICK) for source in (labelled, ArraySource(images, name="some")))
+    with_labels, without = (
+        diagnose(source, QUICK, encoder=run) for source in (labelled, ArraySource(images, name="some"))
+    )
     assert with_labels.to_json() == without.to_json()
 
 
 def test_copies_are_found(run):
     images = np.stack([digits("train").image(index) for index in range(120)])
     source = ArraySource(np.concatenate([images, images[:12]]), name="twice")
-    found = diagnose(run, source, QUICK)
+    found = diagnose(source, QUICK, encoder=run)
     expected = {frozenset((f"twice/{one:05}", f"twice/{120 + one:05}")) for one in range(12)}
     assert found.indices["near_duplicates"] >= 24 / 132
     assert expected <= {frozenset(pair) for pair in found.duplicates}
 
 
 def test_a_run_without_damage_is_diagnosed_too(plain_run):
-    found = diagnose(plain_run, digits("train"), DiagnoseConfig(part=100, images=100, clusters=4, alignment=True))
+    found = diagnose(
+        digits("train"), DiagnoseConfig(part=100, images=100, clusters=4, alignment=True), encoder=plain_run
+    )
     assert "forgetting" not in found.context
     assert found.context["alignment"] > 0
 
 
 def test_bad_images_are_listed_and_left_out(run):
     source = Damaged(digits("train"), np.arange(100))
-    found = diagnose(run, source, QUICK)
+    found = diagnose(source, QUICK, encoder=run)
     assert found.bad == {source.ids[3]: "truncated", source.ids[90]: "truncated"}
     assert found.description["read"] == 98
     assert "2 images could not be read" in found.summary[-1]
-    assert "with 100 images, not 98" in found.summary[0]
+    assert "with 100 images, not 98" in found.summary[1]
+    assert sum(kind["size"] for kind in found.kinds) == 98
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([60], ["No kind of image is separate from the others"]),
+        (
+            [900, 60, 40],
+            ["3 separate kinds of image, of 900, 60, 40 images: 2 of them are rare and hold 10.0%", "22.5"],
+        ),
+        ([30, 30], ["2 separate kinds of image, of 30, 30 images: none of them is rare", "1.0 times as large"]),
+        ([100, *[10] * 9], ["of 100, 10, 10, 10, 10, 10, 10, 10 and 2 smaller ones images"]),
+    ],
+)
+def test_the_sizes_of_kinds_are_said_in_a_sentence(sizes, words):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    nothing = np.empty(0, dtype=np.int64)
+    kinds = Kinds(labels, np.array(sizes), np.ones(len(sizes)), np.zeros(len(sizes), dtype=np.int64), nothing)
+    for word in words:
+        assert word in module.balance_sentence(kinds)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +186,7 @@ def test_the_reference_rises():
 
 def test_too_few_images_are_refused(run):
     with pytest.raises(sdclr.InputError, match="40 usable images; a diagnosis needs 50"):
-        diagnose(run, SubsetSource(digits("train"), np.arange(40)))
+        diagnose(SubsetSource(digits("train"), np.arange(40)), encoder=run)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from sdclr.encoders import wrap_encoder
 from sdclr.errors import InputError
 from sdclr.method import magnitude_masks
-from sdclr.mining.forgetting import forgetting, load_networks, own_normalisation
+from sdclr.mining.forgetting import forgetting, load_networks, own_normalisation, pruned_copies
 from sdclr.training.run import Run
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -87,3 +88,22 @@ def test_what_cannot_be_loaded_is_named(sdclr_run, tmp_path):
     assert len(load_networks(Run(tmp_path), [0.5])) == 1
     with pytest.raises(InputError, match=f"{oldest.name} is damaged"):
         load_networks(Run(tmp_path), [0.5], checkpoints=2)
+
+
+def test_an_encoder_without_a_run_is_pruned_by_magnitude(simclr_run):
+    encoder = simclr_run.encoder()
+    state = pruned_copies(encoder, [0.0, 0.6])
+    (expected,) = load_networks(simclr_run, [0.6])
+    torch.testing.assert_close(outputs(state.dense.encoder), outputs(encoder))
+    torch.testing.assert_close(outputs(state.pruned[0.0].encoder), outputs(encoder))
+    # Weights of equal size may be cut at another place, but not of this many.
+    assert zeros(state.pruned[0.6]) == pytest.approx(0.6, abs=1e-3)
+    torch.testing.assert_close(outputs(state.pruned[0.6].encoder), outputs(expected.pruned[0.6].encoder))
+    assert state.second is state.dense
+    assert not any(network.training for network in (state.dense, *state.pruned.values()))
+
+
+def test_an_encoder_without_prunable_weights_is_refused():
+    plain = wrap_encoder(torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten()), image_size=8)
+    with pytest.raises(InputError, match="--ratios: "):
+        pruned_copies(plain, [0.5])

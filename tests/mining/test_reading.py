@@ -8,6 +8,7 @@ import torch
 
 from sdclr.data.render_cv import render_cv
 from sdclr.data.views import draw_views
+from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.extract import evaluation_view, extract_features
 from sdclr.mining import reading as module
@@ -29,8 +30,16 @@ def states(sdclr_run):
 
 @pytest.fixture(scope="module")
 def plan(sdclr_run):
-    views = sdclr_run.config.views
-    return Plan(views=views, forgetting_views=1, pairs=1, projection=False, batch_size=32, amp="none", seed=3)
+    return Plan(
+        preprocessing=Preprocessing(image_size=8),
+        views=sdclr_run.config.views,
+        forgetting_views=1,
+        pairs=1,
+        projection=False,
+        batch_size=32,
+        amp="none",
+        seed=3,
+    )
 
 
 def read(source, states, plan, folder, **how):
@@ -52,7 +61,7 @@ def view(collection, plan, position, number):
     """View `number` of an image, drawn by itself; 0 is the evaluation view."""
     image = collection.image(position)
     if number == 0:
-        drawn = evaluation_view(image, 8)
+        drawn = evaluation_view(image, Preprocessing(image_size=8))
     else:
         height, width = image.shape[:2]
         which = {"epoch": 0, "view": number - 1, "indices": np.array([position]), "height": height, "width": width}
@@ -64,8 +73,8 @@ def test_values_are_those_of_the_networks_on_single_images(collection, damaged, 
     states = load_networks(sdclr_run, [0.5, 0.3], checkpoints=2)
     plan = dataclasses.replace(plan, forgetting_views=2, projection=True)
     found = read(damaged(collection, BAD), states, plan, tmp_path)
-    expected = extract_features(states[0].dense.encoder, collection, image_size=8).values
-    np.testing.assert_allclose(found.features[found.usable], expected[found.usable], atol=1e-5)
+    expected = extract_features(states[0].dense.encoder, collection, preprocessing=Preprocessing(image_size=8)).values
+    np.testing.assert_allclose(found.features[found.usable], expected[found.usable], rtol=1e-4, atol=1e-4)
     for position in (1, 60, 118):
         with torch.no_grad():
             for ratio in (0.5, 0.3):
@@ -156,7 +165,9 @@ def test_features_alone_need_no_states(collection, sdclr_run, plan, tmp_path):
     found = read_collection(collection, sdclr_run.encoder(), [], alone, tmp_path, device=torch.device("cpu"))
     assert found.columns == {}
     assert found.projections is None
-    expected = extract_features(sdclr_run.encoder(), collection, image_size=8, batch_size=32).values
+    expected = extract_features(
+        sdclr_run.encoder(), collection, preprocessing=Preprocessing(image_size=8), batch_size=32
+    ).values
     np.testing.assert_array_equal(found.features, expected)
 
 

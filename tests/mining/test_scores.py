@@ -14,14 +14,22 @@ from hypothesis.extra.numpy import arrays
 from sdclr.data.sources import ArraySource
 from sdclr.errors import InputError
 from sdclr.mining.scores import Scores, rank_images
+from sdclr.reporting.gallery_entries import KindGroup
+
+GROUPS = (
+    KindGroup(kind=0, size=2, separation=0.75, medoid=1, rare=False),
+    KindGroup(kind=1, size=1, separation=1.0, medoid=3, rare=True),
+)
 
 
 def example(ids=("a", "b", "c", "d"), **changes):
     arguments = {
         "columns": {"distance_10": [0.1, 0.3, 9.0, 0.2], "forgetting_0.5": [1, 2, 3, 4]},
         "rarity": [0.1, 0.3, 9.0, 0.2],
-        "clusters": [0, 0, 0, 1],
+        "kinds": [0, 0, 0, 1],
         "score": "distance",
+        "groups": GROUPS,
+        "odd": [3],
         "bad": {ids[2]: "truncated"},
         "labels": np.array([0, 1, 1, -1]),
         "classes": ("cat", "dog"),
@@ -31,9 +39,9 @@ def example(ids=("a", "b", "c", "d"), **changes):
 
 
 def assert_equal(found, expected):
-    for name in ("ids", "bad", "classes", "score", "about"):
+    for name in ("ids", "bad", "classes", "score", "about", "groups"):
         assert getattr(found, name) == getattr(expected, name)
-    for name in ("rarity", "rank", "percentile", "clusters", "labels"):
+    for name in ("rarity", "rank", "percentile", "kinds", "odd", "labels"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert getattr(getattr(found, name), "dtype", None) == getattr(getattr(expected, name), "dtype", None)
     assert list(found.columns) == list(expected.columns)
@@ -46,8 +54,7 @@ def test_the_largest_rarity_comes_first_and_bad_images_nowhere():
     assert scores.rank.tolist() == [3, 1, 0, 2]
     assert scores.percentile[[1, 3, 0]].tolist() == [100, 50, 0]
     assert scores.order().tolist() == [1, 3, 0]
-    assert scores.clusters.tolist() == [0, 0, -1, 1]
-    assert scores.cluster_sizes().tolist() == [2, 1]
+    assert scores.kinds.tolist() == [0, 0, -1, 1]
     assert np.isnan([scores.rarity[2], scores.percentile[2], scores.columns["forgetting_0.5"][2]]).all()
 
 
@@ -83,11 +90,13 @@ def test_names_that_are_no_utf8_survive(tmp_path):
 def test_the_file_is_plain_parquet(tmp_path):
     table = pq.read_table(example().write(tmp_path / "s.parquet"))
     assert table.column_names == [
-        *("id", "score", "rank", "percentile", "cluster", "bad", "label"),
+        *("id", "score", "rank", "percentile", "kind", "odd", "bad", "label"),
         *("distance_10", "forgetting_0.5"),
     ]
     assert table["bad"].to_pylist() == [None, None, "truncated", None]
     assert table["rank"].to_pylist() == [3, 1, None, 2]
+    assert table["kind"].to_pylist() == [0, 0, None, 1]
+    assert table["odd"].to_pylist() == [None, None, None, 1]
     assert table["label"].to_pylist() == [0, 1, 1, None]
     assert json.loads(table.schema.metadata[b"sdclr"])["about"] == {"run": "a"}
 
@@ -100,6 +109,21 @@ def test_other_files_are_refused(tmp_path):
             Scores.read(tmp_path / name)
 
 
+def test_odd_images_keep_their_order(tmp_path):
+    scores = example(odd=[3, 0])
+    read = Scores.read(scores.write(tmp_path / "s.parquet"))
+    assert read.odd.tolist() == scores.odd.tolist() == [3, 0]
+    assert pq.read_table(tmp_path / "s.parquet")["odd"].to_pylist() == [2, None, None, 1]
+
+
+def test_scores_of_an_older_format_are_refused(tmp_path):
+    table = pq.read_table(example().write(tmp_path / "s.parquet"))
+    described = json.loads(table.schema.metadata[b"sdclr"]) | {"format": "sdclr-scores-1"}
+    pq.write_table(table.replace_schema_metadata({"sdclr": json.dumps(described)}), tmp_path / "old.parquet")
+    with pytest.raises(InputError, match=r"old\.parquet has the format 'sdclr-scores-1', not .*: mine .* again"):
+        Scores.read(tmp_path / "old.parquet")
+
+
 def test_csv_lists_the_rarest_first_and_bad_images_last(tmp_path):
     with example().to_csv(tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -107,6 +131,8 @@ def test_csv_lists_the_rarest_first_and_bad_images_last(tmp_path):
     assert [row["label"] for row in rows] == ["dog", "", "cat", "dog"]
     assert [row["bad"] for row in rows] == ["", "", "", "truncated"]
     assert float(rows[0]["distance_10"]) == pytest.approx(0.3)
+    assert [row["kind"] for row in rows] == ["0", "1", "0", ""]
+    assert [row["odd"] for row in rows] == ["", "1", "", ""]
     assert rows[3]["rank"] == rows[3]["distance_10"] == ""
 
 
@@ -139,6 +165,7 @@ def test_summary():
     assert (summary["images"], summary["bad"], summary["score"], summary["run"]) == (4, 1, "distance", "a")
     assert summary["quantiles"]["distance_10"]["50"] == pytest.approx(0.2)
     assert summary["quantiles"]["rarity"]["100"] == pytest.approx(0.3)
-    assert summary["clusters"] == [2, 1]
+    assert [(kind["size"], kind["medoid"]) for kind in summary["kinds"]] == [(2, "b"), (1, "d")]
+    assert summary["odd"] == ["d"]
     assert summary["rarest"] == ["b", "d", "a"]
     assert summary["bad_images"] == {"c": "truncated"}

@@ -6,23 +6,36 @@ import pytest
 from sdclr.errors import InputError
 from sdclr.mining.scores import rank_images
 from sdclr.mining.why import why
+from sdclr.reporting.gallery_entries import KindGroup
 
 
-def scores_of(ranked_by="distance_10", n=1000, **columns):
+def scores_of(ranked_by="distance_10", n=1000, *, kinds=True, **columns):
     sizes = np.r_[np.full(31, 31.0), np.full(n - 31, n - 31.0)]
-    columns = {"distance_10": np.arange(n, 0, -1), "cluster_size": sizes} | columns
+    columns = {"distance_10": np.arange(n, 0, -1), "kind_size": sizes} | columns
     ids = [str(i) for i in range(n)]
     about = {"ranked_by": ranked_by}
     bad = {str(n - 1): "truncated"}
-    return rank_images(ids, columns, columns[ranked_by], sizes < 100, score="distance", bad=bad, about=about)
+    groups = [
+        KindGroup(kind=kind, size=size, separation=1.0, medoid=0, rare=kind == 1)
+        for kind, size in enumerate((n - 31, 31)[: 2 if kinds else 1])
+    ]
+    return rank_images(
+        ids, columns, columns[ranked_by], sizes < 100, score="distance", groups=groups, bad=bad, about=about
+    )
 
 
-def test_distance_and_cluster_are_said():
+def test_distance_and_kind_are_said():
     scores = scores_of()
     assert why(scores, 0) == (
-        "It is farther from its 10 nearest neighbours than 99.90 % of the collection; its cluster has 31 of 999 images."
+        "It is farther from its 10 nearest neighbors than 99.90 % of the collection; its kind has 31 of 999 images."
     )
     assert "than 49.9 % of" in why(scores, 499)  # 499 of the 999 are nearer
+
+
+def test_a_single_kind_is_not_worth_a_word():
+    assert why(scores_of(kinds=False), 0) == (
+        "It is farther from its 10 nearest neighbors than 99.90 % of the collection."
+    )
 
 
 def test_what_ranks_is_said_first():
@@ -33,8 +46,8 @@ def test_what_ranks_is_said_first():
     scores = scores_of("loss", loss=np.arange(1000))
     assert why(scores, 0).startswith("Its contrastive loss is higher than that of 0.0 %")
     scores = scores_of("lof_10", lof_10=np.arange(1000))
-    assert why(scores, 0).startswith("It is lonelier beside its 10 nearest neighbours than 0.0 %")
-    assert why(scores_of("cluster_size"), 0).startswith("Its cluster has 31 of 999 images; it is farther")
+    assert why(scores, 0).startswith("It is lonelier beside its 10 nearest neighbors than 0.0 %")
+    assert why(scores_of("kind_size"), 0).startswith("Its kind has 31 of 999 images; it is farther")
 
 
 def test_a_bad_image_says_so():

@@ -13,7 +13,7 @@ from torch import nn
 
 from sdclr.data.sources import ArraySource, ImageSource, SubsetSource, digits
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing
 from sdclr.features.extract import extract_features
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
@@ -90,6 +90,9 @@ def embed_digits() -> Callable[[nn.Module], tuple[NDArray[np.float32], ...]]:
 
     def call(encoder: nn.Module) -> tuple[NDArray[np.float32], ...]:
         parts = (digits("train"), digits("test"))
-        return tuple(extract_features(encoder, part, image_size=8, batch_size=512).values for part in parts)
+        return tuple(
+            extract_features(encoder, part, preprocessing=Preprocessing(image_size=8), batch_size=512).values
+            for part in parts
+        )
 
     return call

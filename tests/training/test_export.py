@@ -10,11 +10,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdclr.config import to_json
 from sdclr.data.decode import decode_image
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
+from sdclr.encoders import DEFAULT, EncoderConfig, Origin, create_encoder, load_encoder, packaged_weights, save_encoder
 from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.files import read_json, write_json
@@ -22,6 +23,7 @@ from sdclr.training import export as export_module
 from sdclr.training import model_card
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
+from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -58,16 +60,16 @@ def blocks(card):
     return {title: code for title, code in found if title}, next(code for title, code in found if not title)
 
 
-def assert_the_card_is_right(folder, run, size, tmp_path, monkeypatch):
-    """Runs every example of the card on an image, small and large, and compares with the run's own encoder."""
+def assert_the_card_is_right(folder, encoder, tmp_path, monkeypatch):
+    """Runs every example of the card on an image, small and large, and compares with the encoder itself."""
     examples, prepare = blocks((folder / "README.md").read_text())
     monkeypatch.chdir(folder)
     for number, (height, width) in enumerate([(20, 20), (SMALL_SIDE, 30), (150, 110)]):
         picture = np.random.default_rng(number).integers(60, 190, (height, width, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / "image.jpg", format="PNG")
-        view = evaluation_view(decode_image(folder / "image.jpg", image_id="image"), size)
+        view = evaluation_view(decode_image(folder / "image.jpg", image_id="image"), encoder.preprocessing)
         with torch.no_grad():
-            expected = run.encoder()(torch.tensor(view).permute(2, 0, 1)[None])
+            expected = encoder(torch.tensor(view).permute(2, 0, 1)[None])
         for title, code in examples.items():
             script = tmp_path / "script.py"
             script.write_text(prepare + code)
@@ -87,7 +89,7 @@ def test_the_card_says_how_to_load_what_lies_beside_it(kind, tmp_path, monkeypat
     assert set(done.differences) == set(formats)
     assert max(done.differences.values()) <= 1e-6
     assert (done.folder / "config.json").exists() == (kind in {"a ResNet as designed", "a vision transformer"})
-    shown = assert_the_card_is_right(done.folder, run, size, tmp_path, monkeypatch)
+    shown = assert_the_card_is_right(done.folder, run.encoder(), tmp_path, monkeypatch)
     assert shown == set(formats)
 
 
@@ -102,11 +104,11 @@ def everything(tmp_path_factory):
 @needs_onnx
 def test_all_that_can_be_written_is(everything, tmp_path, monkeypatch):
     run, done = everything
-    assert done.files == ("README.md", "encoder.onnx", "model.safetensors", "preprocessing.json")
+    assert done.files == ("README.md", "encoder.json", "encoder.onnx", "model.safetensors", "preprocessing.json")
     assert set(done.differences) == {"timm", "onnx"}
     assert done.differences["onnx"] <= 1e-4
     assert "has a stem for small images" in done.left_out["torchvision"]
-    assert assert_the_card_is_right(done.folder, run, 8, tmp_path, monkeypatch) == {"timm", "ONNX Runtime"}
+    assert assert_the_card_is_right(done.folder, run.encoder(), tmp_path, monkeypatch) == {"timm", "ONNX Runtime"}
 
 
 @needs_onnx
@@ -174,6 +176,57 @@ def test_the_card_tells_where_the_encoder_comes_from(tmp_path):
     assert "<script>" not in card
     assert card.startswith("---\npipeline_tag")
     assert "library_name" not in card.partition("# run")[0]  # timm alone cannot make it
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    """One of timm's models for tests, its weights from a file."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
+    return f"timm:test_resnet.r160_in1k={file}"
+
+
+class TestPretrained:
+    """Exports of encoders that were pretrained elsewhere."""
+
+    def test_the_exported_folder_gives_equal_features(self, spec, tmp_path):
+        written = export(spec, tmp_path / "out", ("timm",))
+        assert max(written.differences.values()) <= 1e-6
+        before, after = load_encoder(spec), load_encoder(written.folder)
+        images = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
+        with torch.no_grad():
+            assert torch.equal(before(images), after(images))
+        assert (after.preprocessing, after.origin) == (before.preprocessing, before.origin)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(packaged_weights() is None, reason="needs the extra `weights`")
+    def test_so_does_that_of_the_default_encoder(self, tmp_path):
+        before = load_encoder()
+        after = load_encoder(export(DEFAULT, tmp_path / "out", ("timm",)).folder)
+        images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+        with torch.no_grad():
+            assert torch.equal(before(images), after(images))
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "Of the published weights: apache-2.0." in card
+        assert "- Trained with labels" in card
+
+    def test_its_card_runs_and_says_nothing_that_is_not_so(self, spec, tmp_path, monkeypatch):
+        folder = export(spec, tmp_path / "out", ("timm",)).folder
+        card = (folder / "README.md").read_text()
+        assert "A pretrained image encoder, as it was published" in card
+        assert "It is not known whether class labels trained the weights" in card
+        for untrue in ("Trained without", "self-supervised", "pruned copy", "long-tailed"):
+            assert untrue not in card
+        encoder = load_encoder(spec)
+        assert assert_the_card_is_right(folder, encoder, tmp_path, monkeypatch) == {"timm"}
+
+    def test_the_card_of_weights_from_captions(self):
+        encoder = create_encoder(EncoderConfig(width=4), 8)
+        encoder.origin = Origin(spec="timm:x", source="a file", license="mit", labels=False)
+        card = model_card.model_card(ResolvedEncoder("x", encoder), model_card.Architecture.of(encoder), formats=())
+        assert "- Trained without class labels" in card
+        assert "Of the published weights: mit." in card
 
 
 @pytest.mark.parametrize("framework", FRAMEWORK_NAMES)

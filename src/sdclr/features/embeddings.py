@@ -183,7 +183,7 @@ def embeddings_of(
             f"{name} is an array of {array.dtype} {array.shape}: give numbers (N, D), a row for each image"
         )
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are reported below
-        table = np.ascontiguousarray(array, dtype=np.float32)
+        table = np.require(array, dtype=np.float32, requirements=["C", "W"])  # torch warns of arrays that are read-only
     numbered = ids is None
     known = [f"{row:0{len(str(len(table) - 1))}d}" for row in range(len(table))] if ids is None else list(ids)
     if len(known) != len(table):
@@ -207,7 +207,7 @@ def embeddings_of(
 
 def _numpy_file(path: Path) -> NDArray[Any]:
     try:
-        values: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")
+        values: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as a NumPy array ({reason}): save it with np.save") from error
@@ -245,7 +245,8 @@ def _rows(column: Any, file: Path) -> NDArray[np.float32]:
     if flat.null_count or not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
         raise InputError(f"{file}: vectors hold {'missing numbers' if flat.null_count else flat.type}: give numbers")
     values: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
-    return values.astype(np.float32, copy=False).reshape(len(column), -1)
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are reported later
+        return values.astype(np.float32, copy=False).reshape(len(column), len(flat) // len(column))
 
 
 def _column(schema: pa.Schema, names: Sequence[str]) -> str | None:

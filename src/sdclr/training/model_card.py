@@ -83,14 +83,15 @@ def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats
     head = ["---"]
     if "timm" in formats and architecture.plain:
         head.append("library_name: timm")
-    head += ["pipeline_tag: image-feature-extraction", "tags:", "- self-supervised", "- long-tailed", "- sdclr", "---"]
+    tags = ["sdclr"] if run is None else ["self-supervised", "long-tailed", "sdclr"]
+    head += ["pipeline_tag: image-feature-extraction", "tags:", *(f"- {tag}" for tag in tags), "---"]
     sections = [
         "\n".join(head),
         f"# {_plain(resolved.short_name)}",
         *(_pretrained(encoder, architecture) if run is None else _of_run(run, encoder, architecture)),
         "## Use\n\n" + _use(encoder, architecture, formats),
-        "## Limits\n\n" + _LIMITS,
-        "## Licence\n\n" + _LICENCE,
+        "## Limits\n\n" + (_pretrained_limits(encoder) if run is None else _LIMITS),
+        "## Licence\n\n" + _license(encoder),
         f"Exported by sdclr {__version__}.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -120,10 +121,37 @@ def _pretrained(encoder: Encoder, architecture: Architecture) -> list[str]:
     ]
 
 
+def _pretrained_limits(encoder: Encoder) -> str:
+    labels = None if encoder.origin is None else encoder.origin.labels
+    return f"{_LABELS[labels]}\n{_PRETRAINED_LIMITS}"
+
+
+def _license(encoder: Encoder) -> str:
+    stated = None if encoder.origin is None else encoder.origin.license
+    if stated is None:
+        return _LICENCE
+    return (
+        f"Of the published weights: {_plain(stated)}. Whether the terms of the images they were trained on allow a use "
+        "is not stated here."
+    )
+
+
 _LICENCE = (
     "Not stated here: whoever publishes this encoder says under which terms, and whether the terms of the images it "
     "was trained on allow it."
 )
+
+_LABELS: Mapping[bool | None, str] = {
+    True: "- Trained with labels: features tell the classes of that training set best, other differences less well.",
+    False: "- Trained without class labels: features say what looks alike, not what an image is of.",
+    None: "- It is not known whether class labels trained the weights.",
+}
+
+_PRETRAINED_LIMITS = """\
+- A use needs a check on the images that it will meet, and for naming classes a probe with labels of its own.
+- The encoder carries whatever bias its training images carry. It has not learned groups of people or places that they
+  lack.
+- It knows images of the size above; at another size features change."""
 
 _LIMITS = """\
 - Trained without labels: features say what looks alike, not what an image is of. A use needs labels of its own for a
