@@ -106,7 +106,8 @@ def test_transformers_take_another_size_by_moved_position_embeddings(hub):
     assert encoder(pictures(96)).shape == (3, encoder.num_features)
 
 
-def test_models_without_cache_and_network_end_in_one_line_with_remedies(hub):
+@pytest.mark.usefixtures("hub")
+def test_models_without_cache_and_network_end_in_one_line_with_remedies():
     with pytest.raises(InputError, match=r"not in the cache.*sdclr\[weights\].*timm:NAME=FILE.*sdclr pretrain") as told:
         load_encoder(f"timm:{TINY}")
     assert "\n" not in str(told.value)
@@ -127,6 +128,7 @@ def test_a_cached_file_that_lacks_weights_is_never_loaded_in_part(hub):
         load_encoder(f"timm:{TINY}")
 
 
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
@@ -139,7 +141,7 @@ def test_a_cached_file_that_lacks_weights_is_never_loaded_in_part(hub):
         ("runs/nothing", "an encoder is a run's folder, an exported folder, timm:NAME"),
     ],
 )
-def test_names_with_mistakes_get_a_line_with_a_remedy(hub, spec, told):
+def test_names_with_mistakes_get_a_line_with_a_remedy(spec, told):
     with pytest.raises(InputError, match=told):
         load_encoder(spec)
 
