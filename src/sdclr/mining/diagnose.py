@@ -245,10 +245,10 @@ def balance_sentence(kinds: Kinds) -> str:
     listed = ", ".join(sizes[:_LISTED]) + (f" and {len(sizes) - _LISTED} smaller ones" if len(sizes) > _LISTED else "")
     rare = kinds.rare()
     share = kinds.sizes[rare].sum() / kinds.sizes.sum()
+    found = int(rare.sum())
+    verbs = ("is", "holds") if found == 1 else ("are", "hold")
     few = (
-        f"{int(rare.sum())} of them are rare and hold {share:.1%} of the images"
-        if rare.any()
-        else "none of them is rare"
+        f"{found} of them {verbs[0]} rare and {verbs[1]} {share:.1%} of the images" if found else "none of them is rare"
     )
     return (
         f"The collection has {len(sizes)} separate kinds of image, of {listed} images: {few}. The largest kind is "
