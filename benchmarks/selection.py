@@ -3,7 +3,7 @@
     python benchmarks/selection.py --data $SDCLR_DATA/data/cifar10 --runs runs/rarity --out docs/results/selection.md
 
 The encoders were trained without labels on the long-tailed subsets that are chosen from here, each with a class order
-of its own: runs of `cifar10_lt.py` and of `rarity_runs.py` on CIFAR-10, and of `sdclr demo` on digits. Every method
+of its own: runs of `cifar10_lt.py` and of `rarity_runs.py` on CIFAR-10, of `sdclr demo --train` on digits. Every method
 chooses 1, 2, 5 and 10 % of the images by encoder features alone. Measured against the truth, with Few the rarest third
 of the classes:
 

@@ -50,10 +50,24 @@ def test_from_images_to_embeddings(tmp_path, capsys):
     main(["pretrain", "digits", "--run", str(run), "--subset.kind", "long-tail", "--subset.imbalance", "5", *FAST])
     assert (run / "report.html").stat().st_size > 10_000
     assert str(run / "encoder.safetensors") in capsys.readouterr().out.replace("\n", "")
-    main(["evaluate", str(run), "--train", "digits:train", "--test", "digits:test", "--shots", "2", "--k", "5"])
+    main(
+        [
+            "evaluate",
+            "--encoder",
+            str(run),
+            "--train",
+            "digits:train",
+            "--test",
+            "digits:test",
+            "--shots",
+            "2",
+            "--k",
+            "5",
+        ]
+    )
     assert "few-shot probe" in capsys.readouterr().out
     assert json.loads((run / "results" / "dense.json").read_text())["groups"] is not None
-    main(["embed", str(run), "digits:test", "--out", str(tmp_path / "e.parquet")])
+    main(["embed", "digits:test", "--encoder", str(run), "--out", str(tmp_path / "e.parquet")])
     assert pq.read_metadata(tmp_path / "e.parquet").num_rows == 500
     assert sdclr.load_encoder(run)(torch.rand(2, 3, 8, 8)).shape == (2, 32)
 
@@ -75,9 +89,11 @@ def trained(tmp_path_factory):
 def test_the_rare_images_are_ranked_shown_and_written(trained, tmp_path, capsys):
     run, images = trained
     tables = ["--csv", str(tmp_path / "rare.csv"), "--fiftyone", str(tmp_path / "fiftyone.csv")]
-    main(["mine", str(run), str(images), "--k", "5", *tables])
+    main(["mine", str(images), "--encoder", str(run), "--k", "5", *tables])
     said = capsys.readouterr().out
-    assert "60 images ranked; 1 could not be read" in said
+    assert "60 images ranked, 1 unreadable" in said
+    assert "encoder: run " in said
+    assert "for 61 images" in said
     scores = sdclr.Scores.read(run / "mine" / "scores.parquet")
     assert scores.bad.keys() == {"broken.png"}
     assert scores.ids[scores.order()[0]] in said
@@ -95,8 +111,9 @@ def test_what_to_label_next(trained, tmp_path, capsys):
     (tmp_path / "done.txt").write_text("00.png\n01.png\n")
     command = [
         "select",
-        str(run),
         str(images),
+        "--encoder",
+        str(run),
         "--folder",
         str(tmp_path / "m"),
         "--labelled",
@@ -107,11 +124,11 @@ def test_what_to_label_next(trained, tmp_path, capsys):
     assert sorted(chosen) == [f"{index:02}.png" for index in range(2, 60)]
     main([*command, "--budget", "3", "--out", str(tmp_path / "next.csv")])
     lines = (tmp_path / "next.csv").read_text().splitlines()
-    assert lines[0] == "order,id,score,percentile,cluster"
+    assert lines[0] == "order,id,score,percentile,kind"
     assert [line.split(",")[1] for line in lines[1:]] == chosen[:3]
-    code, said = failing([*command[:3], "--budget", "3", "--labelled", str(tmp_path / "next.csv")], capsys)
+    code, said = failing([*command[:4], "--budget", "3", "--labelled", str(tmp_path / "next.csv")], capsys)
     assert code == 2
-    assert "is no id of images" in said
+    assert "is no id of these images" in said
 
 
 def test_names_that_are_not_utf8_come_out_as_they_are(trained, tmp_path, capfdbinary):
@@ -119,25 +136,43 @@ def test_names_that_are_not_utf8_come_out_as_they_are(trained, tmp_path, capfdbi
     odd = shutil.copytree(images, tmp_path / "images")
     (odd / "00.png").rename(odd / os.fsdecode(b"od\xe9.png"))
     where = ["--folder", str(tmp_path / "m"), "--budget", "60"]
-    main(["select", str(run), str(odd), *where])
+    main(["select", str(odd), "--encoder", str(run), *where])
     assert b"od\xe9.png" in capfdbinary.readouterr().out.splitlines()
-    main(["mine", str(run), str(odd), "--out", str(tmp_path / "m")])
+    main(["mine", str(odd), "--encoder", str(run), "--out", str(tmp_path / "m")])
     assert b"60 images ranked" in capfdbinary.readouterr().out
 
 
-def test_neighbours_of_an_image_and_of_another_file(trained, tmp_path, capsys):
+def test_neighbors_of_an_image_and_of_another_file(trained, tmp_path, capsys):
     run, images = trained
     query = tmp_path / "other.png"
     Image.open(images / "07.png").save(query)
-    main(["neighbours", str(run), str(images), "--queries", str(query), "07.png", "--k", "2"])
+    main(["neighbors", str(images), "--encoder", str(run), "--queries", str(query), "07.png", "--k", "2"])
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
     assert rows[0][1:] == ["1", "07.png", "0.0000"]  # a copy of it
     assert "07.png" not in {row[2] for row in rows[2:]}
 
 
+def test_embeddings_stand_for_images_and_for_the_encoder(trained, tmp_path, capsys):
+    run, images = trained
+    table = str(tmp_path / "e.parquet")
+    main(["embed", str(images), "--encoder", str(run), "--out", table])
+    assert "60 embeddings written" in capsys.readouterr().out
+    main(["mine", table, "--out", str(tmp_path / "a"), "--k", "5"])
+    said = capsys.readouterr().out
+    assert "embeddings: e.parquet, 60 vectors of 32 numbers" in said
+    (images / "broken.png").rename(tmp_path / "broken.png")
+    main(["mine", str(images), "--encoder", table, "--out", str(tmp_path / "b"), "--k", "5", "--no-page"])
+    (tmp_path / "broken.png").rename(images / "broken.png")
+    alone, beside = (sdclr.Scores.read(tmp_path / name / "scores.parquet") for name in "ab")
+    assert alone.ids == beside.ids
+    np.testing.assert_array_equal(alone.rank, beside.rank)
+    assert (tmp_path / "a" / "rarest.html").is_file()
+    assert not (tmp_path / "b" / "rarest.html").exists()
+
+
 def test_diagnosis_and_export(trained, tmp_path, capsys):
     run, images = trained
-    main(["diagnose", str(run), str(images)])
+    main(["diagnose", str(images), "--encoder", str(run)])
     found = json.loads((run / "results" / "diagnosis.json").read_text())
     assert found["summary"][0][:30] in capsys.readouterr().out.replace("\n", " ")
     main(["export", str(run), str(tmp_path / "out"), "--formats", "timm"])
@@ -176,7 +211,12 @@ def test_options_are_judged_with_the_settings_they_change(tmp_path):
         (["pretrain", "digits", "--run", "x", "--damage.ratio", "1.5"], ["[0, 1)", "1.5"]),
         (["pretrain", "digits", "--run", "x", "--epochs", "5"], ["--optim.warmup-epochs"]),
         (["pretrain", "digits", "--run", "x", "--encoder.name", "resnet81"], ["resnet81", "did you mean"]),
-        (["evaluate", "/nowhere", "--train", "digits", "--test", "digits:test"], ["/nowhere", "sdclr pretrain"]),
+        (
+            ["evaluate", "--encoder", "/nowhere", "--train", "digits", "--test", "digits:test"],
+            ["/nowhere", "timm:NAME"],
+        ),
+        (["mine", "digits", "--encoder", "resnet18"], ["give timm:resnet18"]),
+        (["mine", "e.npy", "--encoder", "timm:resnet18"], ["e.npy", "existing path"]),
         (["pretrain", "digits", "--run", "x", "--device", "cuda:7"], ["cuda:7", "--device cpu"]),
     ],
 )

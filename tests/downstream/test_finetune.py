@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from sdclr.cli.finetune import Finetune, finetune_command
 from sdclr.config import from_json, to_json
@@ -92,6 +94,16 @@ def test_every_method_starts_from_a_run_and_leaves_it_alone(  # noqa: PLR0917  #
         assert len(result.score.details["each_expert"]) == 3
 
 
+def test_a_pretrained_encoder_of_timm_is_a_start_too(few_digits, test_digits, changed, tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
+    spec = f"timm:test_resnet.r160_in1k={file}"
+    result = finetune(few_digits, test_digits, changed(method="ce", epochs=1), start=spec, out=tmp_path / "out")
+    assert result.description["image_size"] == 96  # small images are enlarged so far
+    assert result.description["init"]["run"] == spec
+
+
 @pytest.mark.parametrize("method", ["ce", "ride"])
 def test_at_step_0_the_features_are_those_of_the_run(pretrained, changed, method):
     encoder, images = pretrained.encoder(), torch.rand(4, 3, 12, 12)
@@ -163,7 +175,7 @@ def test_what_cannot_be_used_is_refused_with_the_mend(pretrained, few_digits, te
         finetune(few_digits, other, changed(), start="scratch", out=out)
     with pytest.raises(InputError, match="made for 12 px"):
         finetune(few_digits, test_digits, changed(image_size=32), start=pretrained, out=out)
-    with pytest.raises(InputError, match=r"encoder.json"):
+    with pytest.raises(InputError, match=r"out is no run: it holds no config\.json"):
         finetune(few_digits, test_digits, changed(), start=out, out=out)
     with pytest.raises(InputError, match="fewer than one batch of 4096"):
         finetune(few_digits, test_digits, changed(batch_size=4096), start="scratch", out=out)
@@ -205,7 +217,9 @@ def test_the_command(pretrained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(pretrained.path, run)
     config = FinetuneConfig(method="ride", epochs=1, second_epochs=1, lr=0.05, batch_size=256)
-    command = Finetune(run=run, train="digits:train", test="digits:test", config=config, device="cpu", progress=False)
+    command = Finetune(
+        start=str(run), train="digits:train", test="digits:test", config=config, device="cpu", progress=False
+    )
     finetune_command(command, Console(width=100))
     told = capsys.readouterr().out
     assert "as routed" in told

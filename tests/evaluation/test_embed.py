@@ -236,4 +236,4 @@ class TestFeatureBatches:
         encoder, shapes = run.encoder(), []
         encoder.register_forward_hook(lambda _module, inputs, _output: shapes.append(len(inputs[0])))
         list(feature_batches(encoder, source, preprocessing=Preprocessing(image_size=8), batch_size=90, workers=1))
-        assert shapes == [86, 10]
+        assert shapes[-2:] == [86, 10]  # before them come a few single images, on which a faster copy is tried

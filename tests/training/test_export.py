@@ -15,7 +15,16 @@ from safetensors.torch import save_file
 from sdclr.config import to_json
 from sdclr.data.decode import decode_image
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import DEFAULT, EncoderConfig, Origin, create_encoder, load_encoder, packaged_weights, save_encoder
+from sdclr.encoders import (
+    DEFAULT,
+    EncoderConfig,
+    Origin,
+    create_encoder,
+    load_encoder,
+    packaged_weights,
+    save_encoder,
+    wrap_encoder,
+)
 from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.files import read_json, write_json
@@ -220,6 +229,27 @@ class TestPretrained:
             assert untrue not in card
         encoder = load_encoder(spec)
         assert assert_the_card_is_right(folder, encoder, tmp_path, monkeypatch) == {"timm"}
+
+    @needs_onnx
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_module_whose_weights_timm_does_not_know_goes_to_onnx_alone(self, tmp_path, named):
+        if named:  # with its classifier, which is not exported
+            module = timm.create_model("test_resnet", pretrained=False)
+        else:
+            module = wrap_encoder(torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten()), image_size=8)
+        written = export(module, tmp_path / "out")
+        assert set(written.differences) == {"onnx"}
+        assert written.files == ("README.md", "encoder.onnx", "preprocessing.json")  # nothing for load_encoder
+        assert "are not under timm's names, which timm needs: export to onnx" in written.left_out["timm"]
+        with pytest.raises(InputError, match="not under timm's names"):
+            export(module, tmp_path / "other", ("timm",))
+
+    def test_a_model_of_timm_without_classifier_is_exported(self, tmp_path):
+        model = timm.create_model("test_resnet", pretrained=False, num_classes=0).eval()
+        loaded = load_encoder(export(model, tmp_path / "out", ("timm",)).folder)
+        images = torch.rand(2, 3, 160, 160)
+        with torch.no_grad():
+            assert torch.equal(loaded(images), model((images - loaded.mean) / loaded.std))
 
     def test_the_card_of_weights_from_captions(self):
         encoder = create_encoder(EncoderConfig(width=4), 8)

@@ -17,7 +17,7 @@ import torchvision
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sdclr.encoders import CIFAR_RESNETS, Encoder, describe_encoder
+from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, describe_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically, write_json
 from sdclr.training.model_card import Architecture, model_card, preprocessing
@@ -52,10 +52,11 @@ class Exported:
 def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
     """Write an encoder into a new folder, each format read back and compared before it counts as written.
 
-    The folder holds `README.md` (a model card), `preprocessing.json`, `encoder.json` (for `sdclr.load_encoder`), and
+    The folder holds `README.md` (a model card), `preprocessing.json`, and
 
-    - timm: `model.safetensors` and, where timm can make the architecture by itself, `config.json`: a folder for
-      `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the lines of code.
+    - timm: `model.safetensors`, `encoder.json` for `sdclr.load_encoder` and, where timm can make the architecture by
+      itself, `config.json`: a folder for `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the
+      lines of code.
     - torchvision: the same `model.safetensors`, checked in torchvision's ResNet of that name.
     - onnx: `encoder.onnx`, from uint8 images `(N, 3, S, S)` to features `(N, D)`, normalisation inside, any N.
 
@@ -79,7 +80,8 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
     resolved = resolve_encoder(encoder)
     exported = resolved.encoder
     architecture = Architecture.of(exported)
-    left_out = {name: why for name in FORMATS if (why := _obstacle(name, exported, architecture))}
+    named = _has_timms_names(exported)
+    left_out = {name: why for name in FORMATS if (why := _obstacle(name, exported, architecture, named=named))}
     for name in formats or ():
         if name in left_out:
             raise InputError(left_out[name])
@@ -90,7 +92,8 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
     try:
         differences = {name: _checked(name, _WRITERS[name](exported, architecture, aside, resolved)) for name in chosen}
         write_json(aside / "preprocessing.json", preprocessing(exported))
-        write_json(aside / "encoder.json", describe_encoder(exported))
+        if (aside / "model.safetensors").exists():
+            write_json(aside / "encoder.json", describe_encoder(exported))
         card = model_card(resolved, architecture, formats=chosen)
         write_atomically(aside / "README.md", card.encode("utf-8", "backslashreplace"))
         aside.replace(folder)
@@ -109,17 +112,28 @@ def _checked(name: Format, difference: float) -> float:
     return difference
 
 
-def _obstacle(name: Format, encoder: Encoder, architecture: Architecture) -> str | None:
+def _has_timms_names(encoder: Encoder) -> bool:
+    """Whether the weights are those of the architecture that its settings name, so that others can load them."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            built = create_encoder(encoder.config, encoder.image_size)
+    except InputError:  # a module of the user's own
+        return False
+    shapes, wanted = (
+        {name: value.shape for name, value in made.backbone.state_dict().items()} for made in (encoder, built)
+    )
+    return shapes == wanted
+
+
+def _obstacle(name: Format, encoder: Encoder, architecture: Architecture, *, named: bool) -> str | None:
     """Why a format cannot be written."""
     config = encoder.config
-    if name != "onnx" and config.name in CIFAR_RESNETS:
-        return f"{name} has no {config.name!r} for small images: export to onnx"
+    if name != "onnx" and (config.name in CIFAR_RESNETS or not named):
+        if named:
+            return f"{name} has no {config.name!r} for small images: export to onnx"
+        return f"the weights of {config.name!r} are not under timm's names, which {name} needs: export to onnx"
     if name == "torchvision":
-        if architecture.name not in _TORCHVISION:
-            return f"torchvision's names are those of {', '.join(_TORCHVISION)}, not of {config.name!r}: export to timm"
-        if architecture.small_stem or architecture.narrow:
-            what = "a stem for small images" if architecture.small_stem else f"a width of {config.width}"
-            return f"this {config.name!r} has {what}, which torchvision's has not: export to timm or onnx"
+        return _torchvision_obstacle(encoder, architecture)
     if name == "onnx":
         missing = [package for package in _ONNX_PACKAGES if importlib.util.find_spec(package) is None]
         if missing:
@@ -127,6 +141,16 @@ def _obstacle(name: Format, encoder: Encoder, architecture: Architecture) -> str
         size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
         if size > _ONNX_LIMIT:
             return f"an ONNX file holds 2 GB, not the {size / 1e9:.1f} GB of this encoder: export to timm"
+    return None
+
+
+def _torchvision_obstacle(encoder: Encoder, architecture: Architecture) -> str | None:
+    config = encoder.config
+    if architecture.name not in _TORCHVISION:
+        return f"torchvision's names are those of {', '.join(_TORCHVISION)}, not of {config.name!r}: export to timm"
+    if architecture.small_stem or architecture.narrow:
+        what = "a stem for small images" if architecture.small_stem else f"a width of {config.width}"
+        return f"this {config.name!r} has {what}, which torchvision's has not: export to timm or onnx"
     return None
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 from timm.models.resnet import ResNet
 from torch import nn
 
-from sdclr.encoders import CIFAR_RESNETS, SMALL_SIDE, CifarResNet, Encoder, timm_options
+from sdclr.encoders import SMALL_SIDE, CifarResNet, Encoder, timm_options
 from sdclr.files import read_json
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.resolve import ResolvedEncoder
@@ -38,7 +39,7 @@ class Architecture:
     def of(cls, encoder: Encoder) -> "Architecture":
         """The architecture of an encoder as `create_encoder` made it."""
         config, backbone = encoder.config, encoder.backbone
-        arguments = {} if config.name in CIFAR_RESNETS else timm_options(config, encoder.image_size)
+        arguments = timm_options(config, encoder.image_size) if timm.is_model(config.name) else {}
         if config.width == 64:
             arguments.pop("channels", None)
         small = isinstance(backbone, ResNet) and isinstance(getattr(backbone, "maxpool", None), nn.Identity)
