@@ -31,7 +31,7 @@ from sdclr.cli.commands import (
 from sdclr.cli.finetune import Finetune, finetune_command
 from sdclr.cli.recipe import Recipe, print_recipe
 from sdclr.cli.reproduce import Reproduce, reproduce_command
-from sdclr.cli.told import found, shown, tell_encoder
+from sdclr.cli.told import found, pictureless, shown, tell_encoder
 from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -93,7 +93,7 @@ def _mine(command: Mine, console: Console) -> None:
                 folder / "rarest.html", scores, source, thumbnails=command.thumbnails, workers=workers, progress=told
             )
         console.print(f"page:    {page}", markup=False)
-    for line in found(scores):
+    for line in (*found(scores), *filter(None, [pictureless(source)])):
         console.print(line, markup=False)
     if isinstance(used, ResolvedEncoder) and command.encoder is None:
         console.print(f"For finer features, slower: --encoder {STRONGER}", markup=False)

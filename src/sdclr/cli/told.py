@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from sdclr.data.sources import Source
-from sdclr.features.embeddings import Embeddings
+from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.features.rate import seconds_an_image
 from sdclr.mining.scores import Scores
 from sdclr.precision import Amp
@@ -16,6 +16,8 @@ from sdclr.training.resolve import ResolvedEncoder
 _SHOWN: Final = 10
 """Images that are listed."""
 _LISTED_KINDS: Final = 8
+_LOOKED: Final = 100
+"""Ids that are looked up as files."""
 
 
 def tell_encoder(
@@ -41,14 +43,14 @@ def tell_encoder(
     rate = 1 / seconds_an_image(encoder, seen, source, device=device, workers=workers, amp=amp)
     console.print(
         f"cost:    {weights / 1e6:.1f} million weights, views of {seen.image_size} px, about {rate:.0f} images/s: "
-        f"{duration(len(source) / rate)} for {len(source):,} images",
+        f"{duration(len(source) / rate)} for {_counted(len(source))}",
         markup=False,
     )
 
 
 def found(scores: Scores) -> Iterator[str]:
     """Lines that sum up a ranking: how many images, which kinds, the rarest images."""
-    yield f"{len(scores) - len(scores.bad):,} images ranked, {len(scores.bad):,} unreadable."
+    yield f"{_counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable."
     if len(scores.groups) > 1:
         sizes = [f"{group.size:,}" for group in sorted(scores.groups, key=lambda group: group.size)]
         more = f", … (the largest {sizes[-1]})" if len(sizes) > _LISTED_KINDS else ""
@@ -56,10 +58,24 @@ def found(scores: Scores) -> Iterator[str]:
     else:
         yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
     if len(scores.odd):
-        yield f"{len(scores.odd):,} odd images that are far from all others."
+        yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
         yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"
+
+
+def pictureless(source: Source) -> str | None:
+    """A line for embeddings whose ids name no image files here, so that a page has no pictures; None otherwise."""
+    if not isinstance(source, EmbeddedImages) or any(source.file(index) for index in range(min(len(source), _LOOKED))):
+        return None
+    return (
+        f"no pictures: the ids of {source.name} name no image files here; name the images first to see them: "
+        f"sdclr mine IMAGES --encoder {source.name}"
+    )
+
+
+def _counted(number: int, what: str = "image") -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -196,7 +196,8 @@ def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
     """Where results go if the caller names no folder: into the run, else `mined/NAME` here."""
     if isinstance(used, ResolvedEncoder) and used.run is not None:
         return used.run.path / "mine"
-    return Path("mined") / (source.name.replace("/", "-") or "images")
+    name = Path(source.name).stem if isinstance(source, EmbeddedImages) else source.name
+    return Path("mined") / (name.replace("/", "-") or "images")
 
 
 def _ratios(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from torch import nn
 from sdclr.data.scan import first_shapes
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, SMALL_SIDE, Encoder, Preprocessing, as_encoder, changes_size, load_encoder
+from sdclr.encoders.load import GRAMMAR
 from sdclr.encoders.saved import is_saved_encoder
 from sdclr.errors import InputError
 from sdclr.training.run import Run
@@ -93,12 +94,19 @@ def resolve_encoder(
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is a run: exports and bare copies of an encoder have no configuration of one."""
+    """Whether a folder is a run, finished or not; exports and bare copies of an encoder are none.
+
+    Raises:
+        InputError: If the folder holds neither a run nor an encoder.
+    """
     if not path.is_dir():
         return False
-    return ((path / "config.json").is_file() and not (path / "model.safetensors").is_file()) or not is_saved_encoder(
-        path
-    )
+    exported = (path / "model.safetensors").is_file()
+    if (path / "config.json").is_file() and not exported:
+        return True
+    if not is_saved_encoder(path):
+        raise InputError(f"{path} holds no encoder: an encoder is {GRAMMAR}")
+    return False
 
 
 def _sized(encoder: Encoder, images: Source | None, image_size: int | None) -> Encoder:
