@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_refused_with_the_mend(pretrained, few_digits, te
         finetune(few_digits, other, changed(), start="scratch", out=out)
     with pytest.raises(InputError, match="made for 12 px"):
         finetune(few_digits, test_digits, changed(image_size=32), start=pretrained, out=out)
-    with pytest.raises(InputError, match=r"out is no run: it holds no config\.json"):
+    with pytest.raises(InputError, match="out holds no encoder: an encoder is"):
         finetune(few_digits, test_digits, changed(), start=out, out=out)
     with pytest.raises(InputError, match="fewer than one batch of 4096"):
         finetune(few_digits, test_digits, changed(batch_size=4096), start="scratch", out=out)

@@ -164,7 +164,7 @@ class TestEmbeddings:
         np.save("rows.npy", features)
         found = mine("rows.npy", QUICK)
         assert found.ids[:2] == ["000", "001"]
-        assert (here / "mined" / "rows.npy" / "scores.parquet").is_file()
+        assert (here / "mined" / "rows" / "scores.parquet").is_file()
 
     def test_a_few_of_the_images_may_be_asked(self, collection, table, tmp_path):
         some = SubsetSource(collection, np.arange(50), name="some")

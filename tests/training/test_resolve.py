@@ -99,7 +99,7 @@ class TestNames:
             ),
             ("resnet18", "there is no folder resnet18: for timm's pretrained model give timm:resnet18"),
             ("timm:resnt18", "timm has no model called 'resnt18'; did you mean timm:resnet18"),
-            ("empty", "empty is no run: it holds no config.json"),
+            ("empty", "empty holds no encoder: an encoder is a run's folder, an exported folder"),
             ("weights.pth", "is a file, not an encoder: name its architecture by timm:NAME=weights.pth"),
             ("notes.txt", "is a file, not an encoder: an encoder is a run's folder"),
         ],
