@@ -34,7 +34,7 @@ def counted(monkeypatch):
 
         def call(*args, _name=name, _real=real, **kwargs):
             run = _real(*args, **kwargs)
-            found.append((_name, run.path.name if _name == "pretrain" else args[3].branch))
+            found.append((_name, run.path.name if _name == "pretrain" else args[2].branch))
             return run
 
         monkeypatch.setattr(runner, name, call)
