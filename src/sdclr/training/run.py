@@ -112,7 +112,10 @@ class Run:
     @property
     def config(self) -> PretrainConfig:
         """What the run was started with."""
-        return from_json(PretrainConfig, read_json(self.config_file))
+        values = read_json(self.config_file)
+        if values.get("start") is not None:
+            values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
+        return from_json(PretrainConfig, values)
 
     @property
     def source(self) -> dict[str, Any]:
