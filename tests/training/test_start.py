@@ -18,7 +18,8 @@ from sdclr.encoders import EncoderConfig, HeadConfig, Network, create_encoder, c
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
 from sdclr.training.run import Run, load_encoder, read_json, save_encoder, write_json
-from sdclr.training.start import PICKLED, Start, load_start
+from sdclr.training.start import Start, load_start
+from sdclr.training.weights import PICKLED
 
 SMALL: dict[str, tuple[EncoderConfig, int]] = {
     "resnet": (EncoderConfig(width=4), 8),
@@ -73,7 +74,8 @@ def test_a_folder_gives_its_encoder_and_the_head_stays(kind: str, tmp_path: Path
     assert_taken(into, trained.backbone.state_dict())
     assert all(torch.equal(head[name], value) for name, value in into.head.state_dict().items())
     file = tmp_path / "encoder.safetensors"
-    assert start == Start(file=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert start == Start(file=str(file), sha256=digest, spec=str(tmp_path))
 
 
 def test_a_run_goes_on_from_a_run(finished: Run) -> None:
@@ -261,7 +263,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a tensor": ("model.pt", lambda file: torch.save(torch.ones(3), file), "no weights by name"),
     "not finite": ("model.pt", spoilt, r"not finite in conv1.weight: take an earlier"),
     "another kind": ("model.txt", lambda file: file.write_text("weights"), r"no file of weights.*\.safetensors, \.pth"),
-    "not there": ("model.pt", lambda _: None, "there is no .*name a run's folder or a file"),
+    "not there": ("model.pt", lambda _: None, "there is no .*name timm:NAME, a run's folder or a file"),
 }
 
 

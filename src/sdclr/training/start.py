@@ -1,34 +1,22 @@
-"""Start from an encoder that is trained already: a run's, or a file of weights under timm's names."""
+"""Start from an encoder that is trained already: a model of timm's, a run's, or a file of weights."""
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
-from sdclr.config import from_json
 from sdclr.encoders import CIFAR_RESNETS, Encoder, EncoderConfig, Network
 from sdclr.errors import InputError
-from sdclr.training.run import read_json
+from sdclr.training.origin import is_timm, origin_of
+from sdclr.training.pretrained import load_pretrained
+from sdclr.training.weights import Weights, read_weights, some
 
-PICKLED: Final = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-"""Ends of the names of files that `torch.load` reads; weights alone are taken from them, and no code is run."""
-
-_KEYS: Final = ("state_dict", "model", "objective")
-"""Where a training state keeps its weights."""
 _PREFIXES: Final = ("module.", "_orig_mod.", "network.", "model.", "backbone.", "encoder.")
 """What wrappers put before the names of weights."""
-_NAMED: Final = 3
-"""Weights that an error names, of each kind."""
-
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,105 +24,102 @@ class Start:
     """Where an encoder's first weights came from."""
 
     file: str
-    """The file that was read."""
+    """The file that was read, or where else the weights came from."""
     sha256: str
     """Of its bytes, in hexadecimal."""
+    spec: str = ""
+    """How the weights were named."""
+    license: str | None = None
+    """Under which license they are, as far as it is known."""
+    labels: bool | None = None
+    """Whether labels of classes trained them; None if that is not known."""
+    teacher: str = "it is not known whether labels trained them"
+    """The same in words."""
     left_out: tuple[str, ...] = ()
     """What else it holds: the weights of a classifier, and modules beside the encoder."""
     resized: tuple[str, ...] = ()
     """Position embeddings that were brought from another grid of patches to this one's."""
 
 
-def load_start(network: Network, path: str | Path) -> Start:
+def load_start(network: Network, spec: str | Path) -> Start:
     """Put trained weights into a network's encoder. The projection head stays as it is: random.
 
     Call it before a competitor or a momentum network is made of the network: both begin as copies of parts of it.
 
     What may be named:
 
-    - a finished run's folder, or any with `encoder.json` and `encoder.safetensors`; the same normalisation of the input
-      is asked of the network;
+    - `timm:NAME`, a model of timm's with its weights, or `timm:NAME=FILE`, with those of a file;
+    - a finished run's folder, or any with `encoder.json` and `encoder.safetensors`;
     - a file of weights under timm's names: `.safetensors`, or one that torch writes (`PICKLED`), of a bare state
       dictionary or one under `state_dict` or `model`, a run's snapshots and checkpoints among them. Prefixes such as
       `module.` and `backbone.` are taken off; a classifier and what lies beside the encoder are left out.
 
-    Stem, patches and width must be those of the file. Position embeddings of another number of patches, as when the
-    images have another size, are interpolated.
+    Name, stem, patches, width and normalization of the input must be those of the weights, as far as they say. Position
+    embeddings of another number of patches, as when the images have another size, are interpolated.
 
     Args:
         network: Changed in place. Nothing is changed if this raises.
-        path: The folder or the file.
+        spec: What to start from.
 
     Returns:
         What was read.
 
     Raises:
-        InputError: If there is no such file, it holds more than weights or damaged ones, or they do not fit.
+        InputError: If there are no such weights, they hold more than weights or damaged ones, or they do not fit.
     """
-    path = Path(path).expanduser()
-    file = _encoder_file(path, network.encoder) if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"there is no {file} to start from: name a run's folder or a file of weights")
-    backbone = network.encoder.backbone
+    spec = str(spec)
+    encoder = network.encoder
+    origin = origin_of(spec)
+    if origin.encoder is not None:
+        _check_settings(spec, origin.encoder, encoder.config)
+    if is_timm(spec):
+        trained, source, digest = load_pretrained(spec)
+        given: Weights = trained.backbone.state_dict()
+    else:
+        file = Path(spec).expanduser()
+        file = file / "encoder.safetensors" if file.is_dir() else file
+        if not file.is_file():
+            raise InputError(f"there is no {file} to start from: name timm:NAME, a run's folder or a file of weights")
+        given, source = read_weights(file), str(file)
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    left_out, resized = _put(given, encoder, source)
+    return Start(
+        file=source,
+        sha256=digest,
+        spec=spec,
+        license=origin.license,
+        labels=origin.labels,
+        teacher=origin.teacher,
+        left_out=left_out,
+        resized=resized,
+    )
+
+
+def _check_settings(spec: str, given: EncoderConfig, asked: EncoderConfig) -> None:
+    """The encoder is the one that the weights are of, and normalizes its input in the same way."""
+    if given.name != asked.name:
+        raise InputError(
+            f"the weights of {spec} are of {given.name!r}, not of {asked.name!r}: give --encoder.name {given.name}"
+        )
+    if (given.mean, given.std) != (asked.mean, asked.std):
+        raise InputError(
+            f"the encoder of {spec} normalizes its input by a mean of {_plain(given.mean)} and a deviation of "
+            f"{_plain(given.std)}: give --encoder.mean {_plain(given.mean)} --encoder.std {_plain(given.std)}"
+        )
+
+
+def _put(given: Weights, encoder: Encoder, source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Put weights into the encoder's backbone; what was left out, and what was resized."""
+    backbone = encoder.backbone
     wanted: Weights = backbone.state_dict()
-    found, left_out = _stripped(_read(file), wanted)
+    found, left_out = _stripped(given, wanted)
     weights, resized = _resized(found, wanted, backbone)
-    classifier = sorted(name for name in weights if name not in wanted and _is_classifier(network.encoder, name))
+    classifier = sorted(name for name in weights if name not in wanted and _is_classifier(encoder, name))
     weights = {name: weight for name, weight in weights.items() if name not in classifier}
-    _check(weights, wanted, file, network.encoder)
+    _check(weights, wanted, source, encoder)
     backbone.load_state_dict({**wanted, **weights})
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Start(file=str(file), sha256=digest, left_out=(*left_out, *classifier), resized=resized)
-
-
-def _encoder_file(folder: Path, encoder: Encoder) -> Path:
-    """The weights in a run's folder, whose encoder must normalise its input as this one does."""
-    description, file = folder / "encoder.json", folder / "encoder.safetensors"
-    if not description.is_file() or not file.is_file():
-        raise InputError(
-            f"{folder} holds no encoder.json and encoder.safetensors to start from: let `sdclr pretrain` finish that "
-            "run, or name a file of weights"
-        )
-    values = read_json(description).get("encoder")
-    if not isinstance(values, dict):
-        raise InputError(f"{description} describes no encoder: put back a whole copy of it")
-    config = from_json(EncoderConfig, values)
-    if (config.mean, config.std) != (encoder.config.mean, encoder.config.std):
-        raise InputError(
-            f"the encoder in {folder} normalises its input by a mean of {_plain(config.mean)} and a deviation of "
-            f"{_plain(config.std)}: give --encoder.mean {_plain(config.mean)} --encoder.std {_plain(config.std)}"
-        )
-    return file
-
-
-def _read(file: Path) -> Weights:
-    """All tensors of a file, by name."""
-    suffix = file.suffix.lower()
-    if suffix != ".safetensors" and suffix not in PICKLED:
-        raise InputError(f"{file} is no file of weights: name one that ends in .safetensors, {', '.join(PICKLED)}")
-    try:
-        values: Any = (
-            load_file(file) if suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{file} holds more than weights, or is damaged: save `model.state_dict()` alone, best as .safetensors"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{file} cannot be read ({reason}): put back a whole copy") from error
-    for key in _KEYS:
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-    items = values.items() if isinstance(values, dict) else ()
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise InputError(f"{file} holds no weights by name: save `model.state_dict()`")
-    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise InputError(f"{file} holds numbers that are not finite in {_some(broken)}: take an earlier checkpoint")
-    return tensors
+    return (*left_out, *classifier), resized
 
 
 def _stripped(given: Weights, wanted: Weights) -> tuple[Weights, list[str]]:
@@ -173,7 +158,7 @@ def _is_classifier(encoder: Encoder, name: str) -> bool:
     return name.startswith(tuple(f"{layer}." for layer in layers))
 
 
-def _check(weights: Weights, wanted: Weights, file: Path, encoder: Encoder) -> None:
+def _check(weights: Weights, wanted: Weights, source: str, encoder: Encoder) -> None:
     """Every weight of the encoder is there, in its shape, and nothing else.
 
     Raises:
@@ -185,14 +170,14 @@ def _check(weights: Weights, wanted: Weights, file: Path, encoder: Encoder) -> N
     misshapen = [name for name, weight in weights.items() if name in wanted and weight.shape != wanted[name].shape]
     shapes = [f"{name} {_shape(weights[name])} instead of {_shape(wanted[name])}" for name in misshapen]
     wrong = [
-        f"{len(names)} {what} ({_some(names)})"
+        f"{len(names)} {what} ({some(names)})"
         for names, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
         if names
     ]
     if wrong:
         mend = _mend({name: weights[name] for name in misshapen}, wanted)
         fits = f"{encoder.config.name!r} for {encoder.image_size} px"
-        raise InputError(f"the weights in {file} do not fit {fits}: {'; '.join(wrong)}: {mend}")
+        raise InputError(f"the weights in {source} do not fit {fits}: {'; '.join(wrong)}: {mend}")
 
 
 def _mend(misshapen: Weights, wanted: Weights) -> str:
@@ -207,10 +192,6 @@ def _mend(misshapen: Weights, wanted: Weights) -> str:
     if misshapen:
         return "give the --encoder.width and the size of views that the file was made with"
     return "give the --encoder.name that the file was made with; its weights must have timm's names"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _shape(weight: Tensor) -> str:
