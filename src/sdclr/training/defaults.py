@@ -139,7 +139,7 @@ def _trained_encoder(
     encoder, size = origin.encoder, origin.image_size
     if encoder is None or size is None:  # of a file that does not say
         name = name or "resnet18"
-        known = EncoderConfig(name=name) if name in CIFAR_RESNETS else replace(timm_encoder(name), stem="auto")
+        known = replace(timm_encoder(name), stem="auto") if timm.is_model(name) else EncoderConfig(name=name)
         return first_that_fits(_sizes(known, source, small=small, gpu=gpu))
     if not is_timm(origin.spec):
         return encoder, size
@@ -163,10 +163,10 @@ def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) ->
 
 def _has_small_stem(encoder: EncoderConfig) -> bool:
     """Whether small images get a stem of their own."""
-    if encoder.stem == "default":
-        return False
     if encoder.name in CIFAR_RESNETS:
         return True
+    if encoder.stem == "default" or not timm.is_model(encoder.name):
+        return False
     try:
         timm_options(replace(encoder, stem="small"), PHOTO)
     except InputError:

@@ -4,6 +4,7 @@ Weights are named in one grammar: `timm:NAME` and `timm:NAME=FILE` (a model of t
 those of a file), a run's folder, or a file of weights under timm's names.
 """
 
+import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,10 +62,15 @@ def timm_parts(spec: str) -> tuple[str, Path | None]:
         InputError: If timm has no model of this name.
     """
     name, equals, file = spec.removeprefix(_TIMM).partition("=")
+    listed = "`timm.list_models(pretrained=True)` lists those with weights"
     if not timm.is_model(name):
-        raise InputError(
-            f"{spec} names no model of timm's: `timm.list_models(pretrained=True)` lists those with weights"
-        )
+        near = difflib.get_close_matches(name, timm.list_models(), n=4)
+        hint = f"did you mean {', '.join(near)}?" if near else listed
+        raise InputError(f"{spec} names no model of timm's: {hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # there is no such tag
+        raise InputError(f"{spec} names no weights of timm's ({error}): {listed}") from error
     return name, Path(file).expanduser() if equals else None
 
 
