@@ -175,6 +175,32 @@ def test_the_card_tells_where_the_encoder_comes_from(tmp_path):
     assert "library_name" not in card.partition("# run")[0]  # timm alone cannot make it
 
 
+@pytest.mark.parametrize(
+    ("labels", "teacher", "said"),
+    [
+        (True, "trained with labels", "- Labels of other images trained the weights that it started from"),
+        (None, "perhaps trained with labels", "- Labels of other images may have trained the weights"),
+        (False, "trained without labels", "- Trained without labels: features"),
+    ],
+)
+def test_the_card_tells_of_the_weights_that_a_run_started_from(labels, teacher, said, tmp_path):
+    run = made_run(tmp_path / "run", EncoderConfig(width=4), 8)
+    plain = (export(run, tmp_path / "plain", ("timm",)).folder / "README.md").read_text()
+    assert "An image encoder trained without labels by" in plain
+    assert "started from" not in plain
+    start = {"file": "a.pth", "sha256": "abc", "spec": "timm:tf_efficientnet_lite0", "license": "apache-2.0|"}
+    write_json(run.start_file, {**start, "labels": labels, "teacher": teacher})
+    write_json(run.config_file, read_json(run.config_file) | {"start": "timm:tf_efficientnet_lite0"})
+    card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
+    words = f"timm:tf_efficientnet_lite0 (license apache-2.0, {teacher})"
+    assert f"An image encoder that started from the weights {words} and was adapted without labels by self-" in card
+    assert f"| weights that it started from | {words} |" in card
+    assert "| batch-norm statistics of the encoder | as at the start |" in card
+    assert said in card
+    assert "under the license apache-2.0, which goes on to apply" in card
+    assert labels is False or "- Trained without labels" not in card
+
+
 @pytest.mark.parametrize("framework", FRAMEWORK_NAMES)
 def test_the_card_knows_every_framework(framework, tmp_path):
     run = made_run(tmp_path / "run", EncoderConfig(width=4), 8)

@@ -11,6 +11,7 @@ from torch import nn
 from sdclr.encoders import CIFAR_RESNETS, CifarResNet, Encoder, timm_options
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.run import Run, read_json
+from sdclr.training.start import Start, start_of
 from sdclr.version import __version__
 
 SMALL_SIDE = 96
@@ -89,24 +90,45 @@ def model_card(run: Run, encoder: Encoder, architecture: Architecture, *, format
         "## How it was trained\n\n" + _training(run),
         "## Results\n\n" + _results(run),
         "## Use\n\n" + _use(encoder, architecture, formats),
-        "## Limits\n\n" + _LIMITS,
-        "## Licence\n\n" + _LICENCE,
+        "## Limits\n\n" + _limits(run),
+        "## Licence\n\n" + _licence(run),
         f"Exported by sdclr {__version__}.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-_LICENCE = (
-    "Not stated here: whoever publishes this encoder says under which terms, and whether the terms of the images it "
-    "was trained on allow it."
-)
+def _licence(run: Run) -> str:
+    start = start_of(run)
+    terms = "the terms of the images it was trained on allow it"
+    if start is None:
+        return f"Not stated here: whoever publishes this encoder says under which terms, and whether {terms}."
+    license_ = f"the license {_plain(start.license)}" if start.license else "a license that is not known here"
+    return (
+        f"Not stated here: whoever publishes this encoder says under which terms. The weights that it started from are "
+        f"under {license_}, which goes on to apply; and it has to be made sure that {terms}."
+    )
+
+
+def _limits(run: Run) -> str:
+    start = start_of(run)
+    taught = "Trained without labels" if start is None or start.labels is False else _TAUGHT[start.labels]
+    carried = "The encoder carries whatever bias its images carry"
+    if start is not None:
+        carried += ", and those that the weights it started from were trained on"
+    return _LIMITS.format(taught=taught, carried=carried)
+
+
+_TAUGHT: Mapping[bool | None, str] = {
+    True: "Labels of other images trained the weights that it started from; it was adapted without labels",
+    None: "Labels of other images may have trained the weights that it started from; it was adapted without labels",
+}
 
 _LIMITS = """\
-- Trained without labels: features say what looks alike, not what an image is of. A use needs labels of its own for a
-  probe, and a check on the images it will meet.
+- {taught}: features say what looks alike, not what an image is of. A use needs labels of its own for a probe, and a
+  check on the images it will meet.
 - What was rare in the training images is served less well than what was frequent; how much less, the results say where
   there are any. Training against a pruned copy is meant to lessen that and does not undo it.
-- The encoder carries whatever bias its images carry. Groups of people or places that they lack, it has not learned.
+- {carried}. Groups of people or places that they lack, it has not learned.
 - It knows images of the size above; at another size features change."""
 
 
@@ -142,9 +164,16 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     size = encoder.image_size
     return (
-        f"An image encoder trained without labels by {method}. {', '.join(shape)}; {weights:,} weights. It maps RGB "
-        f"images of {size} x {size} px to {encoder.num_features} features."
+        f"{_trained(start_of(run))} by {method}. {', '.join(shape)}; {weights:,} weights. It maps RGB images of "
+        f"{size} x {size} px to {encoder.num_features} features."
     )
+
+
+def _trained(start: Start | None) -> str:
+    """What made it, up to the method; labels are named wherever they had a part."""
+    if start is None:
+        return "An image encoder trained without labels"
+    return f"An image encoder that started from the weights {_started_from(start)} and was adapted without labels"
 
 
 def _training_set(run: Run) -> str:
@@ -155,6 +184,10 @@ def _training_set(run: Run) -> str:
     if source.get("bad_images"):
         rows.append(("left out, since they could not be decoded", f"{source['bad_images']:,}"))
     rows.append(("labels shown to training", "none"))
+    start = start_of(run)
+    if start is not None:
+        rows.append(("weights that it started from", _started_from(start)))
+        rows.append(("SHA-256 of these", f"`{start.sha256[:16]}`"))
     counts = source.get("class_counts")
     if counts:
         rows.append(("classes, by labels that training did not see", str(len(counts))))
@@ -180,6 +213,7 @@ def _training(run: Run) -> str:
         loss += f", temperature {config.temperature:g}"
     rows = [
         ("second branch", second),
+        ("batch-norm statistics of the encoder", "as at the start" if config.fixes_statistics else "of its batches"),
         ("loss", loss),
         ("rebalanced by", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "nothing"),
         ("epochs", f"{config.epochs:,}"),
@@ -311,6 +345,11 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _plain(text: Any) -> str:
+def _plain(text: Any, *, forbidden: str = "`|<>*_[]#&\\") -> str:
     """A name that came from outside, without what Markdown or HTML would make something of."""
-    return "".join(character for character in str(text) if character.isprintable() and character not in "`|<>*_[]#&\\")
+    return "".join(character for character in str(text) if character.isprintable() and character not in forbidden)
+
+
+def _started_from(start: Start) -> str:
+    """The weights by name, their license, and what taught them. Underscores stay: names of models are full of them."""
+    return _plain(start.words, forbidden="`|<>*[]#&\\")

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def start_file(self) -> Path:
-        """Which weights the encoder started from, if it did not start at random: file, SHA-256, what was left out."""
+        """Which weights the encoder started from, if not at random: name, file, SHA-256, license, part of labels."""
         return self.path / "start.json"
 
     @property

@@ -1,7 +1,7 @@
 """Start from an encoder that is trained already: a model of timm's, a run's, or a file of weights."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +9,12 @@ import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
+from sdclr.config import from_json
 from sdclr.encoders import CIFAR_RESNETS, Encoder, EncoderConfig, Network
 from sdclr.errors import InputError
-from sdclr.training.origin import is_timm, origin_of
+from sdclr.training.origin import Origin, is_timm, origin_of
 from sdclr.training.pretrained import load_pretrained
+from sdclr.training.run import Run, read_json
 from sdclr.training.weights import Weights, read_weights, some
 
 _PREFIXES: Final = ("module.", "_orig_mod.", "network.", "model.", "backbone.", "encoder.")
@@ -39,6 +41,20 @@ class Start:
     """What else it holds: the weights of a classifier, and modules beside the encoder."""
     resized: tuple[str, ...] = ()
     """Position embeddings that were brought from another grid of patches to this one's."""
+
+    @property
+    def words(self) -> str:
+        """What is known, in one phrase, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
+        spec = self.spec or self.file
+        return Origin(spec=spec, license=self.license, labels=self.labels, teacher=self.teacher).words
+
+
+def start_of(run: Run) -> Start | None:
+    """What a run's encoder started from; None if it started at random, or has not begun."""
+    if not run.start_file.is_file():
+        return None
+    known = {field.name for field in fields(Start)}
+    return from_json(Start, {name: value for name, value in read_json(run.start_file).items() if name in known})
 
 
 def load_start(network: Network, spec: str | Path) -> Start:
