@@ -195,6 +195,7 @@ FRAMEWORKS: dict[str, dict[str, Any]] = {
     "shared": {"damage": DamageConfig(ratio=0.3, independent_norm=False)},
     "several": {"damage": DamageConfig(ratio=0.3, also=(0.5,), refresh_steps=2)},
     "dropout": {"damage": DamageConfig(kind="dropout", ratio=0.3)},
+    "layers": {"optim": OptimConfig(lr=0.01, warmup_epochs=1, layer_decay=0.7)},
     "density": {"rebalance": ("density",)},
     "memorization": {"rebalance": ("memorization",)},
     "moco": {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)},
@@ -210,7 +211,7 @@ FRAMEWORKS: dict[str, dict[str, Any]] = {
 def test_a_run_leaves_dense_statistics_alone_and_resumes_to_the_bit(
     train: Train, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    changes = {**FRAMEWORKS[kind], **FIXED, "epochs": 2, "optim": OptimConfig(lr=0.01, warmup_epochs=1)}
+    changes = {"optim": OptimConfig(lr=0.01, warmup_epochs=1), **FRAMEWORKS[kind], **FIXED, "epochs": 2}
     begun: dict[str, Tensor] = {}
     init = Trainer.__init__
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig, Network, create_encoder, create_network
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
@@ -307,6 +308,22 @@ def test_a_model_of_timms_gives_its_weights(lite0: str) -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(own, state, strict=False))
     assert (start.file, start.sha256) == (str(file), hashlib.sha256(file.read_bytes()).hexdigest())
     assert (start.spec, start.labels, start.license) == (lite0, None, None)  # nobody says what a file holds
+
+
+def test_a_run_from_timms_weights_moves_them_and_not_their_statistics(train: Callable[..., Run], lite0: str) -> None:
+    half = (0.5, 0.5, 0.5)
+    changes = {
+        "start": lite0,
+        "encoder": EncoderConfig(name="tf_efficientnet_lite0", mean=half, std=half),
+        "views": ViewConfig(image_size=32),
+        "epochs": 2,
+    }
+    run = train(changes=changes)
+    trained = list(run.encoder().backbone.state_dict().items())
+    given = list(torch.load(Path(lite0.partition("=")[2]), weights_only=True).values())
+    kept = {name for (name, mine), other in zip(trained, given, strict=False) if torch.equal(mine, other)}
+    assert kept == {name for name, _ in trained if name.endswith(("running_mean", "running_var", "tracked"))}
+    assert read_json(run.start_file)["spec"] == lite0
 
 
 def test_another_encoder_than_that_of_the_weights_is_refused(lite0: str, tmp_path: Path) -> None:
