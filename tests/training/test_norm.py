@@ -319,3 +319,14 @@ def test_a_run_from_a_run_keeps_its_statistics(train: Train, finished: Run) -> N
     assert_equal(statistics(before), statistics(weights))
     assert not torch.equal(before["conv1.weight"], weights["conv1.weight"])
     assert read_json(run.config_file)["norm_statistics"] == "auto"
+
+
+def test_mixed_precision_measures_about_the_same() -> None:
+    into = network()
+    measured = []
+    for enabled in (False, True):
+        competitor = SelfCompetitor(into, 0.5)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            measured.append(recalibrate(competitor, batches()))
+    for one, two in zip(*measured, strict=True):
+        torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)

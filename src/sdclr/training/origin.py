@@ -19,12 +19,17 @@ from sdclr.training.run import Run, read_json
 
 _TIMM: Final = "timm:"
 
+# What the parts of a tag of timm's tell, such as `augreg_in21k_ft_in1k`, in the order in which they are asked.
 _FINE_TUNED: Final = re.compile(r"(^|_)(ft|lc)_in\d+k")
+"""Fine-tuned, or given a linear classifier, on a part of ImageNet."""
 _CAPTIONS: Final = re.compile(
-    r"(^|_)(openai|laion|laiona$|clip|datacomp|metaclip|webli|v2_webli|dfn|apple_mclip|mclip|tinyclip|yfcc15m|cc12m|merged2b)"
+    r"(^|_)(openai|laion|clip|datacomp|metaclip|webli|dfn|mclip|tinyclip|yfcc15m|cc12m|merged2b)"
 )
+"""Image and text encoders that were trained together."""
 _NO_LABELS: Final = re.compile(r"(^|_)(dino|lvd|mae|fcmae|ijepa|mim|seer|sat493m)")
+"""Self-supervised."""
 _CLASSES: Final = re.compile(r"(^|_)(in|inw)\d+k(_|$)")
+"""A part of ImageNet, and nothing of the above."""
 
 
 @dataclass(frozen=True, kw_only=True)
