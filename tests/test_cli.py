@@ -218,6 +218,12 @@ def test_options_are_judged_with_the_settings_they_change(tmp_path):
         ),
         (["mine", "digits", "--encoder", "resnet18"], ["give timm:resnet18"]),
         (["mine", "e.npy", "--encoder", "timm:resnet18"], ["e.npy", "existing path"]),
+        (["pretrain", "digits", "--run", "x", "--start", "timm:resnett18"], ["timm:resnett18", "did you mean"]),
+        (["pretrain", "digits", "--run", "x", "--start", "/nowhere.pth"], ["/nowhere.pth", "timm:NAME"]),
+        (
+            ["pretrain", "digits", "--run", "x", "--start", "timm:resnet10t", "--encoder.name", "resnet18"],
+            ["are of 'resnet10t', not of 'resnet18'", "--encoder.name resnet10t"],
+        ),
         (["pretrain", "digits", "--run", "x", "--device", "cuda:7"], ["cuda:7", "--device cpu"]),
     ],
 )
@@ -231,6 +237,28 @@ def test_errors_are_one_line_with_the_mend(arguments, words, tmp_path, monkeypat
     assert said.count("\n") == 1
     for word in words:
         assert word in said
+
+
+def test_a_run_starts_from_another_without_being_told_its_encoder(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    main(["pretrain", "digits", "--run", str(first), *FAST])
+    assert "starting from" not in capsys.readouterr().out
+    again = ["--epochs", "2", "--no-progress", "--device", "cpu"]
+    main(["pretrain", "digits", "--run", str(second), "--start", str(first), *again])
+    said = capsys.readouterr().out
+    assert f"starting from {first} (license not known, trained without labels): resnet18 at 8 px, 2 epochs" in said
+    assert "batch-norm statistics fixed" in said
+    config = sdclr.Run.open(second).config
+    assert (config.encoder.width, config.optim.lr) == (4, 0.0005)
+    assert json.loads((second / "start.json").read_text())["labels"] is False
+
+
+def test_trained_weights_and_named_encoders_need_no_other_option():
+    started = parse(["pretrain", "digits", "--start", "timm:tf_efficientnet_lite0", "--framework", "byol"]).config
+    assert (started.encoder.name, started.encoder.width) == ("tf_efficientnet_lite0", None)
+    assert (started.encoder.mean, started.views.image_size, started.optim.lr) == ((0.5, 0.5, 0.5), 96, 0.0005)
+    named = parse(["pretrain", "digits", "--encoder.name", "tf_efficientnet_lite0", "--epochs", "20"]).config
+    assert (named.encoder.width, named.views.image_size, named.epochs) == (None, 96, 20)
 
 
 def test_a_misspelt_option_gets_a_suggestion(capsys):

@@ -91,7 +91,8 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
     The papers train a ResNet-50 of 2,048 features on large batches; lengths of heads are scaled with the features, and
     the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets. So
     is MoCo v3's temperature of 0.2 there; its paper has 1 for a ResNet-50. SimSiam's head has two layers on small
-    images, as its authors take it on CIFAR-10. BYOL's momentum at the start goes by the number of epochs.
+    images, as its authors take it on CIFAR-10. BYOL's momentum at the start goes by the number of epochs. A run from
+    trained weights keeps its learning rate: those of the papers would destroy what the weights know.
 
     Args:
         config: A run; its damage stays.
@@ -117,7 +118,7 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
         config,
         framework=name,
         head=heads[name],
-        optim=replace(config.optim, lr=0.06 * config.batch_size / 128),
+        optim=config.optim if config.start else replace(config.optim, lr=0.06 * config.batch_size / 128),
         moco_v3=MoCoV3Config(hidden=2 * features),
         byol=BYOLConfig(hidden=2 * features, momentum=_byol_momentum(config.epochs, small=small)),
         simsiam=SimSiamConfig(hidden=max(1, features // 4)),

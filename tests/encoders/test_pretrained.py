@@ -14,7 +14,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from sdclr.encoders import Preprocessing, as_encoder, load_encoder, packaged_weights, wrap_encoder
-from sdclr.encoders.origin import trained_with_labels
+from sdclr.encoders.origin import taught_by
 from sdclr.errors import InputError
 from sdclr.features.view import evaluation_view
 
@@ -300,8 +300,8 @@ def test_preprocessing_that_makes_no_sense_is_refused(setting, told):
         ("vit_huge_patch14_gap_224.in1k_ijepa", False),
         ("eva02_tiny_patch14_224.mim_in22k", False),
         ("vit_base_patch16_224.augreg_in21k", True),
-        ("resnet18", None),
+        ("resnet18", True),
     ],
 )
 def test_whether_labels_trained_the_weights_is_told_by_name(name, labels):
-    assert trained_with_labels(name) is labels
+    assert taught_by(name)[0] is labels

@@ -28,8 +28,8 @@ from sdclr.encoders import (
 from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.files import read_json, write_json
+from sdclr.training import card_usage, model_card
 from sdclr.training import export as export_module
-from sdclr.training import model_card
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
 from sdclr.training.resolve import ResolvedEncoder
@@ -254,9 +254,35 @@ class TestPretrained:
     def test_the_card_of_weights_from_captions(self):
         encoder = create_encoder(EncoderConfig(width=4), 8)
         encoder.origin = Origin(spec="timm:x", source="a file", license="mit", labels=False)
-        card = model_card.model_card(ResolvedEncoder("x", encoder), model_card.Architecture.of(encoder), formats=())
+        card = model_card.model_card(ResolvedEncoder("x", encoder), card_usage.Architecture.of(encoder), formats=())
         assert "- Trained without class labels" in card
         assert "Of the published weights: mit." in card
+
+
+@pytest.mark.parametrize(
+    ("labels", "teacher", "said"),
+    [
+        (True, "trained with labels", "- Labels of other images trained the weights that it started from"),
+        (None, "perhaps trained with labels", "- Labels of other images may have trained the weights"),
+        (False, "trained without labels", "- Trained without labels: features"),
+    ],
+)
+def test_the_card_tells_of_the_weights_that_a_run_started_from(labels, teacher, said, tmp_path):
+    run = made_run(tmp_path / "run", EncoderConfig(width=4), 8)
+    plain = (export(run, tmp_path / "plain", ("timm",)).folder / "README.md").read_text()
+    assert "An image encoder trained without labels by" in plain
+    assert "started from" not in plain
+    start = {"file": "a.pth", "sha256": "abc", "spec": "timm:tf_efficientnet_lite0", "license": "apache-2.0|"}
+    write_json(run.start_file, {**start, "labels": labels, "teacher": teacher})
+    write_json(run.config_file, read_json(run.config_file) | {"start": "timm:tf_efficientnet_lite0"})
+    card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
+    words = f"timm:tf_efficientnet_lite0 (license apache-2.0, {teacher})"
+    assert f"An image encoder that started from the weights {words} and was adapted without labels by self-" in card
+    assert f"| weights that it started from | {words} |" in card
+    assert "| batch-norm statistics of the encoder | as at the start |" in card
+    assert said in card
+    assert "under the license apache-2.0, which goes on to apply" in card
+    assert labels is False or "- Trained without labels" not in card
 
 
 @pytest.mark.parametrize("framework", FRAMEWORK_NAMES)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from sdclr.encoders import EncoderConfig, HeadConfig, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
 from sdclr.training.optim import OptimConfig, create_optimizer, learning_rate, set_learning_rate
@@ -148,8 +150,60 @@ def test_a_first_step_skipped_for_overflow_leaves_no_trace(name: Name) -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
+def with_encoder(name: str, size: int = 16) -> Objective:
+    network = create_network(EncoderConfig(name=name), HeadConfig(dim=8), size)
+    return Objective(SimCLR(), network, SelfCompetitor(network, 0.5))
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_rates_decay_by_depth_as_timm_has_them(name: Name, encoder: str) -> None:
+    module = with_encoder(encoder)
+    backbone = module.network.encoder.backbone  # type: ignore[union-attr]  # a Network's
+    expected = {
+        parameter: group["lr_scale"]
+        for group in param_groups_layer_decay(backbone, layer_decay=0.5)
+        for parameter in group["params"]
+    }
+    assert 0 < min(expected.values()) < 0.1
+    optimizer = create_optimizer(module, OptimConfig(name=name, layer_decay=0.5))
+    set_learning_rate(optimizer, 0.2)
+    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates.keys() == set(module.parameters())
+    assert {parameter: rates[parameter] for parameter in expected} == pytest.approx(
+        {parameter: 0.2 * scale for parameter, scale in expected.items()}
+    )
+    head = module.network.head.parameters()  # type: ignore[union-attr]
+    assert all(rates[parameter] == 0.2 for parameter in head)
+    assert module.competitor is not None
+    networks = dict(module.network.named_parameters())
+    for key, own in module.competitor.normalization().items():
+        if isinstance(own, nn.Parameter):
+            assert rates[own] == rates[networks[key]]
+    assert optimizer.param_groups[0]["lr"] == 0.2  # the one that is logged
+
+
+def test_without_decay_there_is_one_group() -> None:
+    assert len(create_optimizer(with_encoder("resnet18"), OptimConfig()).param_groups) == 1
+
+
+def test_layers_without_an_order_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'resnet20' have no order: leave out --optim.layer-decay"):
+        create_optimizer(with_encoder("resnet20"), OptimConfig(layer_decay=0.5))
+
+
 @pytest.mark.parametrize(
-    "values", [{"lr": 0}, {"lr": -1}, {"final_lr": 1.0}, {"momentum": 1.0}, {"warmup_epochs": -1}, {"weight_decay": -1}]
+    "values",
+    [
+        {"layer_decay": 0},
+        {"layer_decay": 1.5},
+        {"lr": 0},
+        {"lr": -1},
+        {"final_lr": 1.0},
+        {"momentum": 1.0},
+        {"warmup_epochs": -1},
+        {"weight_decay": -1},
+    ],
 )
 def test_nonsense_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(InputError):

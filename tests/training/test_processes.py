@@ -122,6 +122,7 @@ def enough(few_digits: SubsetSource, changes: dict[str, Any]) -> SubsetSource:
     return SubsetSource(digits(), np.arange(80), name="more") if adaptive else few_digits
 
 
+FIXED = {"norm_statistics": "fixed", "optim": OptimConfig(lr=0.02, warmup_epochs=1)}
 MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
 
 
@@ -133,8 +134,9 @@ MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
         {"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)},
         {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
         {"damage": DamageConfig(ratio="adaptive", gain=5.0)},
+        {**FIXED, "damage": DamageConfig(ratio=0.3, refresh_steps=2)},
     ],
-    ids=["plain", "parts", "dropout", "moco", "adaptive"],
+    ids=["plain", "parts", "dropout", "moco", "adaptive", "fixed"],
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     launch: Launch, tiny: PretrainConfig, few_digits: SubsetSource, tmp_path: Path, changes: dict[str, Any]
@@ -236,6 +238,26 @@ def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
     changed = torch.cat([(expected[name] - tensor).flatten() for name, tensor in initial(config).items()])
     assert changed.abs().max() > 1e-2  # else the comparison would say nothing
+
+
+def test_two_processes_with_fixed_statistics_train_as_one_does(  # noqa: PLR0917  # fixtures
+    launch: Launch, tiny: PretrainConfig, finished: Run, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+) -> None:
+    """Dense statistics stay, and both processes measure the twin's on the same images: no batch has any of its own."""
+    config = dataclasses.replace(
+        tiny, start=str(finished.path), head=HeadConfig(dim=8, norm="none"), optim=OptimConfig(lr=0.01, warmup_epochs=1)
+    )
+    port = free_port()
+    pair = [launch(few_digits, config, tmp_path / "two", env=torchrun_env(rank, 2, port)) for rank in range(2)]
+    one = pretrain(few_digits, config, run=tmp_path / "one", runtime=runtime)
+    assert [ended(child) for child in pair] == [0, 0]
+    assert dict(losses(tmp_path / "two")) == pytest.approx(dict(losses(one.path)), abs=1e-4)
+    found, expected = (Run(tmp_path / name).objective().state_dict() for name in ("two", "one"))
+    before = finished.objective().state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        if name.endswith("running_var"):
+            assert torch.equal(value, before[name]) == ("_norm" not in name)
 
 
 def initial(config: PretrainConfig) -> dict[str, torch.Tensor]:

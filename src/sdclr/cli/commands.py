@@ -58,6 +58,7 @@ class Pretrain:
     For example:
         sdclr pretrain ./images --run runs/a
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
+        sdclr pretrain ./images --run runs/c --start timm:tf_efficientnet_lite0
         sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
 

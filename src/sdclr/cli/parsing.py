@@ -48,7 +48,13 @@ def parse(argv: list[str]) -> Command:
     elif command.recipe != "auto":
         base = RECIPES[command.recipe]()
     else:
-        base = for_images(select(open_source(command.images), command.subset), adapt=command.config.damage.may_adapt)
+        asked = command.config
+        base = for_images(
+            select(open_source(command.images), command.subset),
+            adapt=asked.damage.may_adapt,
+            start=asked.start,
+            name=None if asked.encoder.name == PERMISSIVE.encoder.name else asked.encoder.name,
+        )
     if command.settings is None:
         base = with_framework(base, command.config.framework)
     return _read(argv, Pretrain(images=tyro.MISSING, config=base))

@@ -1,29 +1,24 @@
-"""Where an encoder's weights came from, and under which license."""
+"""Where an encoder's weights came from, under which license, and what trained them."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
-_WITHOUT_LABELS: Final = (
-    "dino",
-    "lvd",
-    "mae",
-    "ijepa",
-    "simclr",
-    "moco",
-    "swav",
-    "fcmae",
-    "aimv2",
-    "data2vec",
-    "ssl",
-    "mim_",
+import timm
+
+# What the parts of timm's tags say, such as `augreg_in21k_ft_in1k`, in the order in which they are tried.
+_FINE_TUNED: Final = re.compile(r"(^|_)(ft|lc)_in\d+k")
+"""Fine-tuned, or given a linear classifier, on a part of ImageNet."""
+_CAPTIONS: Final = re.compile(
+    r"(^|_)(openai|laion|clip|datacomp|metaclip|webli|dfn|mclip|tinyclip|yfcc15m|cc12m|merged2b)"
 )
-"""Parts of timm's tags and names that mark self-supervised weights."""
-_CAPTIONS: Final = ("clip", "openai", "laion", "webli", "datacomp", "dfn", "metaclip", "siglip")
-"""Parts of timm's tags and names that mark weights trained on images with captions."""
-_FINE_TUNED: Final = "ft_in"
-"""Part of timm's tags that marks fine-tuning on ImageNet's labels, whatever came before."""
-_LABELED: Final = ("in1k", "in12k", "in21k", "in22k", "inat21")
-"""Parts of timm's tags that name data sets with labels."""
+"""Image and text encoders that were trained together."""
+_NO_LABELS: Final = re.compile(r"(^|_)(dino|lvd|mae|fcmae|ijepa|mim|seer|sat493m)")
+"""Self-supervised."""
+_CLASSES: Final = re.compile(r"(^|_)(in|inw)\d+k(_|$)")
+"""A part of ImageNet, and nothing of the above."""
+
+UNKNOWN_TEACHER: Final = "it is not known whether labels trained them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +35,37 @@ class Origin:
     """Of the file of weights, in hexadecimal; None where there is no such file."""
     labels: bool | None = None
     """Whether class labels trained the weights; None where that is unknown."""
+    teacher: str = UNKNOWN_TEACHER
+    """The same in words."""
+
+    @property
+    def words(self) -> str:
+        """What is known in one phrase, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
+        return f"{self.spec} ({f'license {self.license}' if self.license else 'license not known'}, {self.teacher})"
 
     @property
     def sentence(self) -> str:
-        """One sentence for people: weights, license, place and labels."""
-        trained = {True: "trained with labels", False: "trained without labels", None: "training labels unknown"}
-        return f"{self.spec} (license: {self.license or 'not stated'}; {trained[self.labels]}; from {self.source})"
+        """`words` with the place that the weights were read from."""
+        return f"{self.words} from {self.source}"
 
 
-def trained_with_labels(name: str) -> bool | None:
-    """Whether class labels trained timm's weights, judged by name and tag.
+def taught_by(name: str) -> tuple[bool | None, str]:
+    """Whether class labels trained timm's weights of a name, and the same in words.
+
+    It goes by the tag that timm gives to each set of weights, such as `in1k` or `dinov3_lvd1689m`: a rule of thumb,
+    since no model says so itself.
 
     Args:
-        name: timm's name with the tag of the weights: "vit_small_patch14_dinov2.lvd142m".
-
-    Returns:
-        True for ImageNet classification, also after self-supervised training; False for self-supervised weights and
-        for captions; None where neither the name nor the tag says it.
+        name: A model's name with its tag, or without a tag for timm's default weights.
     """
-    model, _, tag = name.lower().partition(".")
-    if _FINE_TUNED in tag:
-        return True
-    if any(part in f"{model} {tag}" for part in (*_WITHOUT_LABELS, *_CAPTIONS)):
-        return False
-    return True if any(part in tag for part in _LABELED) else None
+    config = timm.get_pretrained_cfg(name)
+    tag = (config.tag if config is not None else "") or ""
+    if _FINE_TUNED.search(tag):
+        return True, "trained with labels"
+    if _CAPTIONS.search(tag):
+        return False, "trained on captions"
+    if _NO_LABELS.search(tag):
+        return False, "trained without labels"
+    if _CLASSES.search(tag):
+        return True, "trained with labels"
+    return None, "perhaps trained with labels" if tag else UNKNOWN_TEACHER

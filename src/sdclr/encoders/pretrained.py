@@ -15,7 +15,7 @@ from sdclr.encoders.config import EncoderConfig
 from sdclr.encoders.encoder import Encoder
 from sdclr.encoders.fitting import takes_image_size
 from sdclr.encoders.hub import fetch_weights
-from sdclr.encoders.origin import Origin, trained_with_labels
+from sdclr.encoders.origin import UNKNOWN_TEACHER, Origin, taught_by
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.encoders.weights import file_digest, fit_weights, read_weights
 from sdclr.errors import InputError
@@ -58,8 +58,8 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
         >>> encoder = load_pretrained("timm:resnet50.a1_in1k")  # doctest: +SKIP
     """
     name, equals, file = spec.removeprefix(PREFIX).partition("=")
-    described = _described(name)
-    name = f"{described['architecture']}.{described['tag']}" if described.get("tag") else described["architecture"]
+    described = describe_timm(name)
+    name = described["name"]
     preprocessing = Preprocessing.from_timm(described, name)
     if image_size is not None:
         preprocessing = replace(preprocessing, image_size=image_size)
@@ -72,14 +72,16 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
         raise InputError(f"{path}: NumPy archives are read from the hub alone; give a .safetensors or .pth file")
     backbone = _from_file(name, path, preprocessing) if equals else _from_hub(name, path, preprocessing)
     source = str(path) if equals else f"hub repository {described['hf_hub_id']}"
+    labels, teacher = (None, UNKNOWN_TEACHER) if equals else taught_by(name)  # nobody says what a file holds
     origin = Origin(
         spec=f"{PREFIX}{name}" + (f"={path}" if equals else ""),
         source=source,
-        license=described.get("license") if not equals else None,
+        license=None if equals else described.get("license"),
         sha256=file_digest(path),
-        labels=trained_with_labels(name) if not equals else None,
+        labels=labels,
+        teacher=teacher,
     )
-    return _encoder(backbone, name, described, preprocessing, origin)
+    return _encoder(backbone, described, preprocessing, origin)
 
 
 def packaged_weights() -> Path | None:
@@ -97,8 +99,18 @@ def changes_size(encoder: Encoder) -> bool:
     return origin is not None and origin.spec.startswith(PREFIX) and not takes_image_size(encoder.config.name)
 
 
-def _described(name: str) -> dict[str, Any]:
-    """Timm's description of a model's weights, as a dictionary."""
+def describe_timm(name: str) -> dict[str, Any]:
+    """Describe weights by timm's `pretrained_cfg`.
+
+    Args:
+        name: A model's name, with the tag of its weights or without.
+
+    Returns:
+        The configuration as a dictionary, with `name`: the name with its tag.
+
+    Raises:
+        InputError: If timm has no such model or no such weights.
+    """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_models(pretrained=True), n=4)
         hint = f"; did you mean {', '.join(PREFIX + match for match in near)}?" if near else ": see timm.list_models()"
@@ -113,8 +125,15 @@ def _described(name: str) -> dict[str, Any]:
     if config is None:
         raise InputError(f"timm describes no weights of {name!r}: name a model of timm.list_models(pretrained=True)")
     described: dict[str, Any] = dict(vars(config))
-    described["architecture"] = described.get("architecture") or name.partition(".")[0]
+    architecture = described.get("architecture") or name.partition(".")[0]
+    described["name"] = f"{architecture}.{described['tag']}" if described.get("tag") else architecture
     return described
+
+
+def timm_config(described: Mapping[str, Any]) -> EncoderConfig:
+    """The settings of an encoder with timm's weights: its stem as published, its own input normalization."""
+    mean, std = tuple(described["mean"]), tuple(described["std"])
+    return EncoderConfig(name=described["name"], stem="default", mean=mean, std=std)
 
 
 def _fetched(name: str, described: Mapping[str, Any]) -> Path:
@@ -164,14 +183,16 @@ def _from_package(name: str, file: Path, described: Mapping[str, Any], preproces
         )
     backbone.load_state_dict(dict(zip(wanted, weights.values(), strict=True)))
     backbone.reset_classifier(0)
+    labels, teacher = taught_by(name)
     origin = Origin(
         spec=f"{PREFIX}{name}",
         source=f"Python package {_PACKAGE.replace('_', '-')}",
         license=described.get("license"),
         sha256=file_digest(file),
-        labels=trained_with_labels(name),
+        labels=labels,
+        teacher=teacher,
     )
-    return _encoder(backbone, name, described, preprocessing, origin)
+    return _encoder(backbone, described, preprocessing, origin)
 
 
 def _untrained(name: str, preprocessing: Preprocessing) -> nn.Module:
@@ -188,7 +209,7 @@ def _finite(backbone: nn.Module, file: Path) -> nn.Module:
 
 
 def _encoder(
-    backbone: nn.Module, name: str, described: Mapping[str, Any], preprocessing: Preprocessing, origin: Origin
+    backbone: nn.Module, described: Mapping[str, Any], preprocessing: Preprocessing, origin: Origin
 ) -> Encoder:
-    config = EncoderConfig(name=name, stem="default", mean=tuple(described["mean"]), std=tuple(described["std"]))
-    return Encoder(backbone, config, preprocessing.image_size, preprocessing=preprocessing, origin=origin).eval()
+    size = preprocessing.image_size
+    return Encoder(backbone, timm_config(described), size, preprocessing=preprocessing, origin=origin).eval()

@@ -198,7 +198,7 @@ def _mend(misshapen: Weights, wanted: Weights) -> str:
             return f"give --encoder.patch {weight.shape[-1]}"
     if misshapen:
         return "give the --encoder.width and the size of views that the file was made with"
-    return "give the name of the model that the file was made with; its weights must have timm's names"
+    return "give the --encoder.name (or timm:NAME) that the file was made with; its weights must have timm's names"
 
 
 def _some(names: list[str]) -> str:

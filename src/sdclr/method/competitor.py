@@ -101,9 +101,11 @@ class SelfCompetitor(nn.Module):
         """The tensors in which the twin differs from the network: masked weights and its own normalisation."""
         weights = dict(self.network.named_parameters())
         twin = {name: _in_autocast(weights[name]) * mask for name, mask in self.masks.items()}
-        for name in self._norm_names:
-            twin[name] = getattr(self._norm, _escaped(name))
-        return twin
+        return {**twin, **self.normalization()}
+
+    def normalization(self) -> dict[str, Tensor]:
+        """The twin's own normalization parameters and running statistics, by the network's names for them."""
+        return {name: getattr(self._norm, _escaped(name)) for name in self._norm_names}
 
     def part(self, name: str) -> nn.Module:
         """One child of the twin as a module of its own, such as the pruned `encoder` without its head."""

@@ -39,11 +39,11 @@ class DropoutCompetitor(SelfCompetitor):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the twin; arguments and result are the network's own."""
-        with self._dropping():
+        with self.dropping():
             return super().forward(*args, **kwargs)
 
     @contextmanager
-    def _dropping(self) -> Iterator[None]:
+    def dropping(self) -> Iterator[None]:
         """Drop outputs of the network's layers for as long as the twin runs: the layers are shared with the network."""
 
         def drop(layer: nn.Module, inputs: Any, output: Any) -> Any:

@@ -165,8 +165,12 @@ class PretrainConfig:
     damage: DamageConfig = field(default_factory=DamageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
-    """A run's folder or a file of weights, such as a timm checkpoint, that the encoder starts from; the head starts at
-    random."""
+    """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
+    head starts at random."""
+    norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
+    """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
+    them, and only weight and bias are trained; a pruned twin's own are measured anew with its masks. Moving follows the
+    batches. Auto fixes them with --start."""
     framework: FrameworkName = "simclr"
     """What the two branches are compared by."""
     moco: MoCoConfig = field(default_factory=MoCoConfig)
@@ -254,6 +258,11 @@ class PretrainConfig:
                 f"individual_temperature has a loss of its own, which {', '.join(others)} would change: leave one out "
                 "of --rebalance"
             )
+
+    @property
+    def fixes_statistics(self) -> bool:
+        """Whether the running statistics of the encoder's batch normalization stay as they are at the start."""
+        return self.norm_statistics == "fixed" or (self.norm_statistics == "auto" and self.start is not None)
 
     @property
     def method(self) -> str:

@@ -1,53 +1,78 @@
 """Settings for images of one's own."""
 
+import re
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
+import timm
 import torch
 
 from sdclr.data.scan import is_small
 from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig
-from sdclr.encoders import EncoderConfig
+from sdclr.encoders import CIFAR_RESNETS, EncoderConfig, timm_options
 from sdclr.errors import BadImageError, InputError
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, untagged
 from sdclr.training.optim import OptimConfig
+from sdclr.training.sizes import first_that_fits
 
 ADAPTS_FROM: Final = 250
 """Images from which on a ratio adapts: fewer were never tried, and a tenth of them is held out for it."""
 
+ENLARGED: Final = 96
+"""Side, in pixels, to which small images are enlarged for networks that were made for photographs."""
+PHOTO: Final = 224
+"""Side, in pixels, at which photographs are seen with a GPU, and at which most networks of timm's are published."""
+PHOTO_ON_CPU: Final = 128
+"""The same without a GPU."""
 
-def for_images(source: Source, *, gpu: bool | None = None, adapt: bool = True) -> PretrainConfig:
+_PLAIN_RESNET: Final = re.compile(r"resnet\d+")
+"""Names of encoders that can be made narrow."""
+
+
+def for_images(
+    source: Source, *, gpu: bool | None = None, adapt: bool = True, start: str | None = None, name: str | None = None
+) -> PretrainConfig:
     """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
 
-    Small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the small stem; larger
-    ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide. How much is pruned
-    follows the generalisation gap, since a fixed ratio costs accuracy in narrow networks and short runs
-    (docs/results/adaptive.md). A batch takes at most a quarter of the images.
+    From random weights: small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the
+    small stem; larger ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide.
+    How much is pruned follows the generalization gap, since a fixed ratio costs accuracy in narrow networks and short
+    runs (docs/results/adaptive.md). A batch takes at most a quarter of the images.
+
+    From trained weights: their encoder, its normalization of the input, and few epochs at a low rate with light damage,
+    which add to what the weights know already. Higher rates and heavier damage destroy it. A run's encoder keeps its
+    image size. A model of timm's sees small images enlarged to 96 px and larger ones as above if it takes any size;
+    otherwise all images at its own size, or at 224 px if that is less and its weights fit there.
 
     Args:
         source: The images.
         gpu: Whether a GPU will train; by default whether there is one.
-        adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is.
+        adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is. From
+            trained weights it is always a light one.
+        start: Trained weights to start from, as `PretrainConfig.start` names them.
+        name: The encoder, if it is to be another than that; a name that timm or `CIFAR_RESNETS` has.
 
     Raises:
-        InputError: If there are fewer than 8 images.
+        InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
     """
     if len(source) < 8:
         raise InputError(
             f"{source.name} has {len(source)} images: contrast needs 8 at the very least, and wants thousands"
         )
     gpu = torch.cuda.is_available() if gpu is None else gpu
+    if start is not None:
+        return _from_trained(source, known_weights(start), name, gpu=gpu)
     small = is_small(source)
-    size = _side(source) if small else (224 if gpu else 128)
-    batch = 512 if small and gpu else 256
-    while batch > max(2, len(source) // 4):
-        batch //= 2
-    views = ViewConfig(image_size=size) if small else ViewConfig(image_size=size, crop_scale=(0.08, 1.0), blur=0.5)
+    encoder, size = _scratch_encoder(source, name, small=small, gpu=gpu)
+    batch = _batch(source, 512 if small and gpu else 256)
     return PretrainConfig(
-        encoder=EncoderConfig(name="resnet18" if small or not gpu else "resnet50", width=None if gpu else 16),
-        views=views,
+        encoder=encoder,
+        views=_views(size, small=small),
         damage=DamageConfig(
             ratio="adaptive" if adapt and len(source) >= ADAPTS_FROM else 0.2, independent_norm="statistics"
         ),
@@ -57,6 +82,108 @@ def for_images(source: Source, *, gpu: bool | None = None, adapt: bool = True) -
         batch_size=batch,
         epochs=200,
     )
+
+
+def starting_line(config: PretrainConfig) -> str:
+    """One line that says what a run starts from and how it goes on: for people, before they wait for it.
+
+    Raises:
+        InputError: If the run starts from weights of which nothing can be known.
+    """
+    origin = "random weights" if config.start is None else known_weights(config.start).words
+    damage = "no damage" if config.damage.kind == "none" else f"{config.damage.share} of the weights damaged"
+    parts = [
+        f"{config.encoder.name} at {config.views.image_size} px",
+        f"{config.epochs} epochs in batches of {config.batch_size}",
+        f"{config.optim.name} at a rate of {config.optim.lr:g}",
+        damage,
+        f"batch-norm statistics {'fixed' if config.fixes_statistics else 'moving'}",
+    ]
+    return f"starting from {origin}: {', '.join(parts)}"
+
+
+def _from_trained(source: Source, known: KnownWeights, name: str | None, *, gpu: bool) -> PretrainConfig:
+    """Few epochs at a low rate: of the rates that were tried this one gained most (SGD, batches of 128)."""
+    small = is_small(source)
+    encoder, size = _trained_encoder(source, known, name, small=small, gpu=gpu)
+    batch = _batch(source, 128)
+    return PretrainConfig(
+        start=known.spec,
+        encoder=encoder,
+        views=_views(size, small=small),
+        damage=DamageConfig(ratio=0.3, independent_norm="statistics"),
+        optim=OptimConfig(lr=0.0005, warmup_epochs=1),
+        moco=_moco_for(len(source), batch),
+        temperature=0.2,
+        batch_size=batch,
+        epochs=8,
+    )
+
+
+def _scratch_encoder(source: Source, name: str | None, *, small: bool, gpu: bool) -> tuple[EncoderConfig, int]:
+    """An encoder with random weights, and the size at which it sees the images."""
+    size = _side(source) if small else (PHOTO if gpu else PHOTO_ON_CPU)
+    width = None if gpu else 16
+    if name is None:
+        return EncoderConfig(name="resnet18" if small or not gpu else "resnet50", width=width), size
+    if _PLAIN_RESNET.fullmatch(name):
+        return EncoderConfig(name=name, width=width), size
+    encoder = EncoderConfig(name=name)
+    return first_that_fits(_sizes(encoder, source, small=small, gpu=gpu))
+
+
+def _trained_encoder(
+    source: Source, known: KnownWeights, name: str | None, *, small: bool, gpu: bool
+) -> tuple[EncoderConfig, int]:
+    """The encoder that trained weights fit, and the size at which it sees the images."""
+    encoder, size = known.encoder, known.image_size
+    if encoder is None or size is None:  # of a file that does not say
+        name = name or "resnet18"
+        plain = EncoderConfig(name=name)
+        given = replace(untagged(name), stem="auto") if timm.is_model(name) else plain
+        return first_that_fits(_sizes(given, source, small=small, gpu=gpu))
+    if not is_timm(known.spec):
+        return encoder, size
+    config = timm.get_pretrained_cfg(encoder.name)
+    if config is not None and config.fixed_input_size:
+        candidates = [(encoder, min(size, PHOTO)), (encoder, size)]
+    else:
+        candidates = list(_sizes(encoder, source, small=small, gpu=gpu))
+    return first_that_fits(candidates, trained_at=size)
+
+
+def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) -> Iterator[tuple[EncoderConfig, int]]:
+    """An encoder at sizes in order of preference; that at which it was published comes last."""
+    if small and _has_small_stem(encoder):
+        yield encoder, _side(source)
+    yield encoder, ENLARGED if small else (PHOTO if gpu else PHOTO_ON_CPU)
+    config = timm.get_pretrained_cfg(encoder.name)
+    if config is not None:
+        yield encoder, int(config.input_size[-1])
+
+
+def _has_small_stem(encoder: EncoderConfig) -> bool:
+    """Whether small images get a stem of their own."""
+    if encoder.name in CIFAR_RESNETS:
+        return True
+    if encoder.stem == "default" or not timm.is_model(encoder.name):
+        return False
+    try:
+        timm_options(replace(encoder, stem="small"), PHOTO)
+    except InputError:
+        return False
+    return True
+
+
+def _views(size: int, *, small: bool) -> ViewConfig:
+    return ViewConfig(image_size=size) if small else ViewConfig(image_size=size, crop_scale=(0.08, 1.0), blur=0.5)
+
+
+def _batch(source: Source, batch: int) -> int:
+    """A batch of so many images, or of a quarter of them at most."""
+    while batch > max(2, len(source) // 4):
+        batch //= 2
+    return batch
 
 
 def _side(source: Source) -> int:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, describe_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically, write_json
-from sdclr.training.model_card import Architecture, model_card, preprocessing
+from sdclr.training.card_usage import Architecture
+from sdclr.training.model_card import model_card, preprocessing
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 Format = Literal["timm", "torchvision", "onnx"]

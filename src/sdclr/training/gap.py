@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdclr.data.loading import Batch, ResidentLoader
-from sdclr.data.sources import Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.data.sources import Source
 from sdclr.data.views import ViewConfig
 from sdclr.features.extract import evaluating
 from sdclr.method import nt_xent
+from sdclr.training.sample import sampled_views
 
 
 def generalisation_gap(
@@ -43,7 +42,10 @@ def generalisation_gap(
     """
     chosen = torch.cat([held, trained])
     with evaluating(network) as device, torch.no_grad():
-        batch = _drawn(images, chosen, views, device, seed=seed, epoch=epoch)
+        # Drawn as no epoch of training draws them: those of its own would be the very views that were learned.
+        (batch,) = sampled_views(
+            images, np.asarray(chosen), views, device, seed=seed ^ 2**62, epoch=epoch, batch_size=len(chosen)
+        )
         is_held = torch.from_numpy(batch.indices < len(held))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             outputs = [
@@ -52,16 +54,3 @@ def generalisation_gap(
             ]
         losses = nt_xent(outputs[0], outputs[1], temperature, reduction="none", alone=True).cpu()
     return float(losses[is_held].mean() - losses[~is_held].mean())
-
-
-def _drawn(
-    images: Tensor | Source, chosen: Tensor, views: ViewConfig, device: torch.device, *, seed: int, epoch: int
-) -> Batch:
-    """Two views of each of the chosen images, by their place among these."""
-    # Drawn as no epoch of training draws them: those of its own would be the very views that were learned.
-    own = seed ^ 2**62
-    if isinstance(images, Tensor):
-        resident = ResidentLoader(images[chosen.to(images.device)], views, seed=own, batch_size=len(chosen))
-        return next(resident.epoch(epoch))
-    source = SubsetSource(images, np.asarray(chosen))
-    return next(StreamLoader(source, views, seed=own, batch_size=len(chosen), device=device).epoch(epoch))

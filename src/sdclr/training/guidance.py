@@ -3,6 +3,7 @@
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,9 +18,15 @@ from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.gap import generalisation_gap
+from sdclr.training.sample import sampled_views
 
 MOST_DRAWS = 4
 """Pairs of views of one image that a measurement of the gap averages over, at most."""
+
+SAMPLED = 512
+"""Images that statistics are measured on, at most; both views of each are taken."""
+SAMPLED_AT_ONCE = 64
+"""Images of a batch of these: 128 views give steady statistics and fit where a training step fits."""
 
 
 class Guidance:
@@ -77,6 +84,32 @@ class Guidance:
             for view, drawn in enumerate((batch.view1, batch.view2))
         )
         return view1, view2
+
+    def sample(self, step: int) -> list[Tensor]:
+        """Batches of views `(n, 3, S, S)` of some images, drawn and changed as training does at present.
+
+        They are a function of the seed and the step, and alike on all processes.
+
+        Args:
+            step: Of the run, from 0.
+        """
+        weights = self._feed.loader.weights
+        share = None if weights is None else weights / weights.sum()
+        images = len(self._feed.kept)
+        drawable = images if share is None else int(np.count_nonzero(share))
+        at_once = min(SAMPLED_AT_ONCE, drawable)
+        count = min(SAMPLED, drawable) // at_once * at_once
+        chosen = np.random.default_rng([self._config.seed, step]).choice(images, count, replace=False, p=share)
+        batches = sampled_views(
+            self._feed.images,
+            chosen,
+            self._config.views,
+            self._place.device,
+            seed=self._config.seed ^ 2**61,  # apart from those of training and of the gap
+            epoch=step,
+            batch_size=at_once,
+        )
+        return [torch.cat(self.views(batch._replace(indices=chosen[batch.indices]))) for batch in batches]
 
     def _look(self) -> None:
         """Give density the distances in the encoder's features, if it is time, and an adaptive ratio the gap."""

@@ -2,49 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import timm
-from timm.models.resnet import ResNet
-from torch import nn
-
-from sdclr.encoders import SMALL_SIDE, CifarResNet, Encoder, timm_options
+from sdclr.encoders import SMALL_SIDE, Encoder
 from sdclr.files import read_json
+from sdclr.training.card_usage import Architecture, how_to_use
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
+from sdclr.training.start import Start, start_of
 from sdclr.version import __version__
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How a backbone is made without this package."""
-
-    name: str
-    """timm's, without the tag of pretrained weights."""
-    arguments: dict[str, Any]
-    """What `timm.create_model` must be told besides."""
-    small_stem: bool
-    """A ResNet with one 3x3 convolution of stride 1 and no max-pooling."""
-    narrow: int | None
-    """A ResNet's channels in the first stage, where they are not 64."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether timm makes it by itself."""
-        return not self.small_stem and self.narrow is None
-
-    @classmethod
-    def of(cls, encoder: Encoder) -> "Architecture":
-        """The architecture of an encoder as `create_encoder` made it."""
-        config, backbone = encoder.config, encoder.backbone
-        arguments = timm_options(config, encoder.image_size) if timm.is_model(config.name) else {}
-        if config.width == 64:
-            arguments.pop("channels", None)
-        small = isinstance(backbone, ResNet) and isinstance(getattr(backbone, "maxpool", None), nn.Identity)
-        narrow = config.width if isinstance(backbone, ResNet | CifarResNet) and config.width != 64 else None
-        return cls(config.name.partition(".")[0], arguments, small_stem=small, narrow=narrow)
 
 
 def preprocessing(encoder: Encoder) -> dict[str, Any]:
@@ -90,9 +57,9 @@ def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats
         "\n".join(head),
         f"# {_plain(resolved.short_name)}",
         *(_pretrained(encoder, architecture) if run is None else _of_run(run, encoder, architecture)),
-        "## Use\n\n" + _use(encoder, architecture, formats),
-        "## Limits\n\n" + (_pretrained_limits(encoder) if run is None else _LIMITS),
-        "## Licence\n\n" + _license(encoder),
+        "## Use\n\n" + how_to_use(encoder, architecture, formats),
+        "## Limits\n\n" + (_pretrained_limits(encoder) if run is None else _limits(run)),
+        "## License\n\n" + (_license(encoder) if run is None else _run_license(run)),
         f"Exported by sdclr {__version__}.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -130,17 +97,38 @@ def _pretrained_limits(encoder: Encoder) -> str:
 def _license(encoder: Encoder) -> str:
     stated = None if encoder.origin is None else encoder.origin.license
     if stated is None:
-        return _LICENCE
+        return "Not known: whoever uses or publishes these weights has to find out."
     return (
         f"Of the published weights: {_plain(stated)}. Whether the terms of the images they were trained on allow a use "
         "is not stated here."
     )
 
 
-_LICENCE = (
-    "Not stated here: whoever publishes this encoder says under which terms, and whether the terms of the images it "
-    "was trained on allow it."
-)
+def _run_license(run: Run) -> str:
+    start = start_of(run)
+    terms = "the terms of the images it was trained on allow it"
+    if start is None:
+        return f"Not stated here: whoever publishes this encoder says under which terms, and whether {terms}."
+    license_ = f"the license {_plain(start.license)}" if start.license else "a license that is not known here"
+    return (
+        f"Not stated here: whoever publishes this encoder says under which terms. The weights that it started from are "
+        f"under {license_}, which goes on to apply; and it has to be made sure that {terms}."
+    )
+
+
+def _limits(run: Run) -> str:
+    start = start_of(run)
+    taught = "Trained without labels" if start is None or start.labels is False else _TAUGHT[start.labels]
+    carried = "The encoder carries whatever bias its images carry"
+    if start is not None:
+        carried += ", and those that the weights it started from were trained on"
+    return _LIMITS.format(taught=taught, carried=carried)
+
+
+_TAUGHT: Mapping[bool | None, str] = {
+    True: "Labels of other images trained the weights that it started from; it was adapted without labels",
+    None: "Labels of other images may have trained the weights that it started from; it was adapted without labels",
+}
 
 _LABELS: Mapping[bool | None, str] = {
     True: "- Trained with labels: features tell the classes of that training set best, other differences less well.",
@@ -155,11 +143,11 @@ _PRETRAINED_LIMITS = """\
 - It knows images of the size above; at another size features change."""
 
 _LIMITS = """\
-- Trained without labels: features say what looks alike, not what an image is of. A use needs labels of its own for a
-  probe, and a check on the images it will meet.
+- {taught}: features say what looks alike, not what an image is of. A use needs labels of its own for a probe, and a
+  check on the images it will meet.
 - What was rare in the training images is served less well than what was frequent; how much less, the results say where
   there are any. Training against a pruned copy is meant to lessen that and does not undo it.
-- The encoder carries whatever bias its images carry. Groups of people or places that they lack, it has not learned.
+- {carried}. Groups of people or places that they lack, it has not learned.
 - It knows images of the size above; at another size features change."""
 
 
@@ -195,9 +183,16 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     size = encoder.image_size
     return (
-        f"An image encoder trained without labels by {method}. {', '.join(shape)}; {weights:,} weights. It maps RGB "
-        f"images of {size} x {size} px to {encoder.num_features} features."
+        f"{_trained(start_of(run))} by {method}. {', '.join(shape)}; {weights:,} weights. It maps RGB images of "
+        f"{size} x {size} px to {encoder.num_features} features."
     )
+
+
+def _trained(start: Start | None) -> str:
+    """What made it, up to the method; labels are named wherever they had a part."""
+    if start is None:
+        return "An image encoder trained without labels"
+    return f"An image encoder that started from the weights {_started_from(start)} and was adapted without labels"
 
 
 def _training_set(run: Run) -> str:
@@ -208,6 +203,10 @@ def _training_set(run: Run) -> str:
     if source.get("bad_images"):
         rows.append(("left out, since they could not be decoded", f"{source['bad_images']:,}"))
     rows.append(("labels shown to training", "none"))
+    start = start_of(run)
+    if start is not None:
+        rows.append(("weights that it started from", _started_from(start)))
+        rows.append(("SHA-256 of these", f"`{start.sha256[:16]}`"))
     counts = source.get("class_counts")
     if counts:
         rows.append(("classes, by labels that training did not see", str(len(counts))))
@@ -233,6 +232,7 @@ def _training(run: Run) -> str:
         loss += f", temperature {config.temperature:g}"
     rows = [
         ("second branch", second),
+        ("batch-norm statistics of the encoder", "as at the start" if config.fixes_statistics else "of its batches"),
         ("loss", loss),
         ("rebalanced by", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "nothing"),
         ("epochs", f"{config.epochs:,}"),
@@ -275,96 +275,16 @@ def _results(run: Run) -> str:
     return "\n\n".join([_table(("", "Many", "Medium", "Few", "All", "Std"), rows), *notes])
 
 
-def _use(encoder: Encoder, architecture: Architecture, formats: Sequence[str]) -> str:
-    size, shorter = encoder.image_size, encoder.preprocessing.resized_side
-    interpolation = encoder.preprocessing.interpolation
-    views = (
-        f"Images become RGB, upright, transparency laid over white. Those with both sides up to {SMALL_SIDE} px are "
-        f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the centre is cut out. "
-        "`preprocessing.json` says the same to programs. In the folder of this card:"
-    )
-    parts = [views, _code(_PREPARE.format(small=SMALL_SIDE, size=size, shorter=shorter, interpolation=interpolation))]
-    mean, std = (list(values) for values in (encoder.config.mean, encoder.config.std))
-    features = f"""\
-mean = torch.tensor({mean}).view(1, 3, 1, 1)
-std = torch.tensor({std}).view(1, 3, 1, 1)
-
-with torch.inference_mode():
-    images = (prepare(Image.open("image.jpg")) / 255 - mean) / std
-    features = model.eval()(images)  # (1, {encoder.num_features})"""
-    if "timm" in formats:
-        parts += ["### timm", _code(_timm_lines(architecture) + "\n\n" + features)]
-        if architecture.plain:
-            call = '`timm.create_model("local-dir:FOLDER", pretrained=True)`'
-            parts.append(f"Or {call}, with this folder's path for FOLDER; on a hub, `hf-hub:` and its name there.")
-    if "torchvision" in formats:
-        lines = (
-            f"import torchvision\nfrom safetensors.torch import load_file\n\n"
-            f"model = torchvision.models.{architecture.name}()\n"
-            'model.load_state_dict(load_file("model.safetensors"), strict=False)  # all but fc\n'
-            "model.fc = torch.nn.Identity()"
-        )
-        parts += ["### torchvision", _code(lines + "\n\n" + features)]
-    if "onnx" in formats:
-        lines = (
-            'import onnxruntime\n\nsession = onnxruntime.InferenceSession("encoder.onnx")\n'
-            'images = prepare(Image.open("image.jpg")).numpy()  # uint8; normalisation is inside\n'
-            f'(features,) = session.run(None, {{"images": images}})  # (1, {encoder.num_features})'
-        )
-        parts += ["### ONNX Runtime", _code(lines)]
-    return "\n\n".join(parts)
-
-
-_PREPARE = """\
-import torch
-from PIL import Image, ImageOps
-from torchvision.transforms import v2
-
-
-def prepare(image):
-    image = ImageOps.exif_transpose(image).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    filter_ = v2.InterpolationMode("{interpolation}")
-    if max(image.size) <= {small}:
-        view = v2.Resize(({size}, {size}), filter_)(image)
-    else:
-        view = v2.CenterCrop({size})(v2.Resize({shorter}, filter_)(image))
-    return v2.functional.pil_to_tensor(view)[None]  # uint8 (1, 3, {size}, {size})"""
-
-
-def _timm_lines(architecture: Architecture) -> str:
-    arguments = "".join(f", {name}={value!r}" for name, value in architecture.arguments.items())
-    call = f"timm.create_model({architecture.name!r}, num_classes=0{arguments}"
-    if architecture.plain:
-        return f'import timm\n\nmodel = {call}, checkpoint_path="model.safetensors")'
-    lines = ["import timm", "from safetensors.torch import load_file", "from torch import nn"]
-    width = architecture.narrow or 64
-    if architecture.narrow is not None:
-        lines.append("from timm.models.resnet import make_blocks")
-    lines += ["", f"model = {call})"]
-    kernel, stride = (3, 1) if architecture.small_stem else (7, 2)
-    lines.append(f"model.conv1 = nn.Conv2d(3, {width}, {kernel}, stride={stride}, padding={kernel // 2}, bias=False)")
-    if architecture.small_stem:
-        lines.append("model.maxpool = nn.Identity()")
-    if architecture.narrow is not None:
-        lines += [
-            "block, depth = type(model.layer1[0]), len(model.layer1)",
-            f"model.layer1 = make_blocks((block,), ({width},), (depth,), {width})[0][0][1]",
-            f"model.bn1 = nn.BatchNorm2d({width})",
-        ]
-    lines.append('model.load_state_dict(load_file("model.safetensors"))')
-    return "\n".join(lines)
-
-
-def _code(lines: str) -> str:
-    return f"```python\n{lines}\n```"
-
-
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _plain(text: Any) -> str:
+def _plain(text: Any, *, forbidden: str = "`|<>*_[]#&\\") -> str:
     """A name that came from outside, without what Markdown or HTML would make something of."""
-    return "".join(character for character in str(text) if character.isprintable() and character not in "`|<>*_[]#&\\")
+    return "".join(character for character in str(text) if character.isprintable() and character not in forbidden)
+
+
+def _started_from(start: Start) -> str:
+    """The weights by name, their license, and what taught them. Underscores stay: names of models are full of them."""
+    return _plain(start.words, forbidden="`|<>*[]#&\\")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.config import differences, from_json
+from sdclr.config import differences
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
-from sdclr.files import read_json, write_json
+from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import weights_digest
@@ -42,7 +42,7 @@ def open_run(
         )
     run = Run(folder)
     if run.config_file.exists():
-        changed = differences(from_json(PretrainConfig, read_json(run.config_file)), config)
+        changed = differences(run.config, config)
         if changed:
             raise InputError(
                 f"{folder} is a run with other settings ({'; '.join(changed)}): name another folder with --run"

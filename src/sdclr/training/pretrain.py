@@ -36,6 +36,7 @@ from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
 from sdclr.training.masks import refresh_masks
+from sdclr.training.norm import fix_statistics, recalibrate
 from sdclr.training.opening import first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
@@ -122,6 +123,8 @@ class Trainer:
             # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
             # timm's converter, in place: torch's own would drop the activations that timm fuses into normalisation.
             convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
+        if config.fixes_statistics:
+            fix_statistics(objective)
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         if runtime.checkpoint_activations:
@@ -216,10 +219,16 @@ class Trainer:
 
     def _refresh_masks(self) -> None:
         """Choose the competitor's masks anew if it is time."""
-        damage = self.config.damage
-        if self.objective.competitor is not None and not self.step % (damage.refresh_steps or self.steps_per_epoch):
-            seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
-            refresh_masks(self.objective, damage, self.step / self.total)
+        damage, competitor = self.config.damage, self.objective.competitor
+        if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
+            return
+        seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
+        refresh_masks(self.objective, damage, self.step / self.total)
+        if self.config.fixes_statistics and damage.independent_norm:
+            with self._precision():
+                measured = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
+            for statistic in measured:
+                statistic.copy_(self.place.mean(statistic))  # to the bit, if processes round differently
 
     def _note_sitting(self) -> None:
         """How this sitting is carried out: what the configuration leaves open, and what may differ from the last."""

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def start_file(self) -> Path:
-        """Which weights the encoder started from, if it did not start at random: file, SHA-256, what was left out."""
+        """Which weights the encoder started from, if not at random: name, file, SHA-256, license, part of labels."""
         return self.path / "start.json"
 
     @property
@@ -109,7 +109,10 @@ class Run:
     @property
     def config(self) -> PretrainConfig:
         """What the run was started with."""
-        return from_json(PretrainConfig, read_json(self.config_file))
+        values = read_json(self.config_file)
+        if values.get("start") is not None:
+            values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
+        return from_json(PretrainConfig, values)
 
     @property
     def source(self) -> dict[str, Any]:

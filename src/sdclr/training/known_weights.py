@@ -1,0 +1,120 @@
+"""What is known of trained weights before they are read: which encoder they fit, their license, and what taught them.
+
+Weights are named in one grammar: `timm:NAME` and `timm:NAME=FILE` (a model of timm with its own weights, or with those
+of a file), a run's or an exported folder, or a file of weights under timm's names.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sdclr.config import from_json
+from sdclr.encoders import EncoderConfig
+from sdclr.encoders.origin import UNKNOWN_TEACHER, taught_by
+from sdclr.encoders.pretrained import PREFIX, describe_timm, timm_config
+from sdclr.errors import InputError
+from sdclr.files import read_json
+from sdclr.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownWeights:
+    """What can be told of trained weights without reading them."""
+
+    spec: str
+    """How they are named."""
+    license: str | None = None
+    """Their license, by the name that timm or the run has for it; None if that is not known."""
+    labels: bool | None = None
+    """Whether class labels trained them; None if that is not known."""
+    teacher: str = UNKNOWN_TEACHER
+    """The same in words."""
+    encoder: EncoderConfig | None = None
+    """The encoder that they fit; None if they do not say."""
+    image_size: int | None = None
+    """Side of the images that they are made for, in pixels."""
+
+    @property
+    def words(self) -> str:
+        """What is known in one phrase, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
+        return f"{self.spec} ({f'license {self.license}' if self.license else 'license not known'}, {self.teacher})"
+
+
+def is_timm(spec: str) -> bool:
+    """Whether weights are named as those of a model of timm."""
+    return spec.startswith(PREFIX)
+
+
+def known_weights(spec: str) -> KnownWeights:
+    """What is known of trained weights.
+
+    Args:
+        spec: How they are named: `timm:NAME`, `timm:NAME=FILE`, a run's folder or a file.
+
+    Raises:
+        InputError: If timm has no model of this name, or what a folder says of its encoder cannot be read.
+
+    Example:
+        >>> known_weights("timm:tf_efficientnet_lite0").words
+        'timm:tf_efficientnet_lite0 (license apache-2.0, trained with labels)'
+    """
+    if is_timm(spec):
+        return _of_timm(spec)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _of_folder(spec, path)
+    folder = path.parent.parent
+    if path.parent.name in {"snapshots", "checkpoints"} and (folder / "config.json").is_file():
+        config = Run(folder).config
+        return replace(_inherited(spec, folder), encoder=config.encoder, image_size=config.views.image_size)
+    return KnownWeights(spec=spec)
+
+
+def untagged(name: str) -> EncoderConfig:
+    """The encoder that timm's weights fit, by the model's name alone: a run's weights soon differ from those of a tag.
+
+    Args:
+        name: A model's name, with the tag of its weights or without.
+
+    Raises:
+        InputError: If timm has no such model or no such weights.
+    """
+    config = timm_config(describe_timm(name))
+    return replace(config, name=config.name.partition(".")[0])
+
+
+def _of_timm(spec: str) -> KnownWeights:
+    name, equals, _ = spec.removeprefix(PREFIX).partition("=")
+    described = describe_timm(name)
+    found = KnownWeights(spec=spec, encoder=untagged(name), image_size=int(described["input_size"][-1]))
+    if equals:
+        return found  # nobody says what the file holds
+    labels, teacher = taught_by(described["name"])
+    return replace(found, license=described.get("license"), labels=labels, teacher=teacher)
+
+
+def _of_folder(spec: str, folder: Path) -> KnownWeights:
+    description = folder / "encoder.json"
+    if not description.is_file():
+        raise InputError(
+            f"{folder} holds no encoder.json and encoder.safetensors to start from: let `sdclr pretrain` finish that "
+            "run, or name a file of weights"
+        )
+    values = read_json(description)
+    if not isinstance(values.get("encoder"), dict) or not isinstance(values.get("image_size"), int):
+        raise InputError(f"{description} describes no encoder: put back a whole copy of it")
+    encoder = from_json(EncoderConfig, values["encoder"])
+    return replace(_inherited(spec, folder), encoder=encoder, image_size=values["image_size"])
+
+
+def _inherited(spec: str, folder: Path) -> KnownWeights:
+    """What a run passes on: a run has no labels of its own, but the weights that it started from may have had some."""
+    run = Run(folder)
+    if run.start_file.is_file():
+        start = read_json(run.start_file)
+        labels, first = start.get("labels"), start.get("spec", "other weights")
+        with_labels = {True: "with labels", False: "without labels", None: "perhaps with labels"}[labels]
+        teacher = f"trained without labels from {first}, which was trained {with_labels}"
+        return KnownWeights(spec=spec, license=start.get("license"), labels=labels, teacher=teacher)
+    if run.config_file.is_file() and run.config.start is None:
+        return KnownWeights(spec=spec, labels=False, teacher="trained without labels")
+    return KnownWeights(spec=spec)

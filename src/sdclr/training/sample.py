@@ -1,0 +1,45 @@
+"""Views of some of a run's images, drawn outside the epochs of training."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdclr.data.loading import Batch, ResidentLoader
+from sdclr.data.sources import Source, SubsetSource
+from sdclr.data.streaming import StreamLoader
+from sdclr.data.views import ViewConfig
+
+
+def sampled_views(
+    images: Tensor | Source,
+    chosen: NDArray[np.int64],
+    views: ViewConfig,
+    device: torch.device,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Two views of each of the chosen images, in whole batches; what is left over after the last one is dropped.
+
+    Args:
+        images: The run's, `(N, 3, H, W)` uint8 on the device, or what decodes them.
+        chosen: `(n,)` positions of the images.
+        views: What the views are like.
+        device: Where they are needed.
+        seed: Decides, with the epoch, which views are drawn and in which order.
+        epoch: Any number from 0 on.
+        batch_size: Images a batch.
+
+    Yields:
+        Batches whose `indices` are positions in `chosen`, from 0 to n - 1.
+    """
+    if isinstance(images, Tensor):
+        some = images[torch.from_numpy(chosen).to(images.device)]
+        yield from ResidentLoader(some, views, seed=seed, batch_size=batch_size).epoch(epoch)
+    else:
+        source = SubsetSource(images, chosen)
+        yield from StreamLoader(source, views, seed=seed, batch_size=batch_size, device=device).epoch(epoch)
