@@ -1,0 +1,290 @@
+"""Groups of a graph's nodes that are separated from the rest, at whatever size.
+
+A tree of ever larger groups is built by joining, again and again, the two groups with the most weight between them
+for their volumes. A group of the tree is separated where far less of its weight leaves it than leaves its own halves.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sknetwork.clustering import Louvain
+
+CONTRAST: Final = 5.0
+"""A group is separated if its halves lose at least this many times the share of links that the group itself loses."""
+
+_SEED_IMAGES: Final = 50
+"""The scale, in images, below which modularity may join nodes before the tree is built."""
+
+_COMPLETE: Final = 0.5
+"""Share of links that half of a complete graph loses: no group can be closer-knit."""
+
+
+@dataclass
+class Tree:
+    """Groups of nodes: the leaves first, then each join after the two groups it joins.
+
+    Attributes:
+        leaf: (N,) leaf of each node.
+        links: (L, L) weight between leaves, with the weight inside each, twice, on the diagonal.
+        volume: Sum of the weighted degrees of each group's nodes.
+        cut: Weight of the links that leave each group.
+        children: The two groups that each join is made of, None for leaves.
+        roots: Groups that nothing leaves.
+    """
+
+    leaf: NDArray[np.int64]
+    links: "sparse.csr_matrix[np.float64]"
+    volume: list[float] = field(default_factory=list)
+    cut: list[float] = field(default_factory=list)
+    children: list[tuple[int, int] | None] = field(default_factory=list)
+    roots: list[int] = field(default_factory=list)
+
+    def outside(self, group: int) -> float:
+        """Share of a group's links that leave it (its conductance), in [0, 1]."""
+        return _share(self.cut[group], self.volume[group])
+
+    def halves(self, groups: Iterable[int]) -> float:
+        """Share of links that leave the halves of a set of groups, in [0, 0.5].
+
+        The mean over its largest subgroups of at most half its volume, weighted by volume, and at most the share that
+        half of a complete graph loses.
+        """
+        pending = list(groups)
+        limit = sum(self.volume[group] for group in pending) / 2
+        lost = total = 0.0
+        while pending:
+            group = pending.pop()
+            pair = self.children[group]
+            if self.volume[group] <= limit:
+                lost += self.cut[group]
+            elif pair is not None:
+                pending += pair
+                continue
+            else:  # a leaf is as closely knit as a group can be
+                lost += self.volume[group] * _COMPLETE
+            total += self.volume[group]
+        return min(_COMPLETE, _share(lost, total))
+
+    def leaves(self, groups: Iterable[int]) -> list[int]:
+        """Leaves of a set of groups."""
+        pending, found = list(groups), []
+        while pending:
+            group = pending.pop()
+            pair = self.children[group]
+            if pair is None:
+                found.append(group)
+            else:
+                pending += pair
+        return found
+
+
+def _share(part: float, whole: float) -> float:
+    return max(0.0, part / whole) if whole > 0 else 0.0
+
+
+def build_tree(graph: "sparse.csr_matrix[np.float64]", tie: NDArray[np.floating]) -> Tree:
+    """Tree of groups by average linkage on a graph (Bonald et al., *Hierarchical graph clustering*, 2018).
+
+    Nodes are first joined into leaves of a few nodes each by modularity at a high resolution (Louvain), which leaves
+    groups at every larger scale whole and takes nearly all the work from the tree.
+
+    Args:
+        graph: (N, N) symmetric; weights on the diagonal count as links that stay inside.
+        tie: (N,) decides the order of nodes of one weighted degree, so that the result does not depend on the nodes'
+            order.
+    """
+    count = graph.shape[0]
+    strength = np.asarray(graph.sum(axis=1)).ravel()
+    order = np.lexsort((np.round(tie, 6), np.round(strength, 9)))
+    leaf = np.empty(count, dtype=np.int64)
+    if graph.nnz:
+        ordered = graph[order][:, order].tocsr()
+        resolution = max(1.0, count / _SEED_IMAGES)
+        found = Louvain(resolution=resolution, sort_clusters=False).fit_predict(ordered)
+        leaf[order] = _numbered(found)
+    else:
+        leaf[order] = np.arange(count)
+    member = sparse.csr_matrix((np.ones(count), (np.arange(count), leaf)))
+    links = (member.T @ graph @ member).tocsr()
+    tree = Tree(leaf, links)
+    _join_all(tree)
+    return tree
+
+
+def _numbered(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels counted from 0 in the order in which they first appear."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _join_all(tree: Tree) -> None:
+    """Join groups, closest first, until none are linked."""
+    near = neighborhoods(tree.links)
+    volume = tree.volume = np.asarray(tree.links.sum(axis=1)).ravel().tolist()
+    inside = tree.links.diagonal().tolist()
+    cut = tree.cut = [whole - part for whole, part in zip(volume, inside, strict=True)]
+    tree.children = [None] * len(volume)
+    heap = [(-w / (volume[a] * volume[b]), a, b) for a, others in enumerate(near) for b, w in others.items() if a < b]
+    heapq.heapify(heap)
+    gone = [False] * len(volume)
+    while heap:
+        _, a, b = heapq.heappop(heap)
+        if gone[a] or gone[b]:
+            continue
+        new = len(volume)
+        weight = near[a][b]
+        volume.append(volume[a] + volume[b])
+        cut.append(cut[a] + cut[b] - 2 * weight)
+        tree.children.append((a, b))
+        gone[a] = gone[b] = True
+        gone.append(False)
+        near.append(absorbed(near, a, b))
+        for other, link in near[new].items():
+            near[other][new] = link
+            heapq.heappush(heap, (-link / (volume[new] * volume[other]), other, new))
+    tree.roots = [group for group, joined in enumerate(gone) if not joined]
+
+
+def neighborhoods(links: "sparse.csr_matrix[np.float64]") -> list[dict[int, float]]:
+    """For each row the other rows it is linked to, with the weight."""
+    found = []
+    for row in range(links.shape[0]):
+        part = slice(links.indptr[row], links.indptr[row + 1])
+        others = dict(zip(links.indices[part].tolist(), links.data[part].tolist(), strict=True))
+        others.pop(row, None)
+        found.append(others)
+    return found
+
+
+def absorbed(near: list[dict[int, float]], a: int, b: int) -> dict[int, float]:
+    """Links of two groups taken together; what they were linked to forgets both."""
+    more, fewer = (a, b) if len(near[a]) >= len(near[b]) else (b, a)
+    joined, near[more] = near[more], {}
+    for other, weight in near[fewer].items():
+        joined[other] = joined.get(other, 0.0) + weight
+    near[fewer] = {}
+    joined.pop(a, None)
+    joined.pop(b, None)
+    for other in joined:
+        near[other].pop(a, None)
+        near[other].pop(b, None)
+    return joined
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Separated groups of a graph's nodes: a partition.
+
+    Attributes:
+        labels: (N,) group of each node.
+        inside: (K,) share of each group's links that stay inside, in [0, 1].
+    """
+
+    labels: NDArray[np.int64]
+    inside: NDArray[np.float64]
+
+
+def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast: float = CONTRAST) -> Groups:
+    """Cut a tree into the groups that are separated from the rest.
+
+    Every separated group of the tree is a candidate, at most half the whole. Candidates lie inside each other, which
+    cuts the whole into parts: each candidate without those inside it. A part that is too small, or not separated
+    itself, joins the part that it is linked to most, the smallest first.
+
+    Args:
+        tree: The tree.
+        counts: (N,) what each node counts for.
+        least: Least count of a group.
+        contrast: See `CONTRAST`.
+    """
+    leaf_counts = np.bincount(tree.leaf, weights=counts, minlength=tree.links.shape[0]).tolist()
+    sizes = list(leaf_counts)
+    for pair in tree.children[len(sizes) :]:
+        sizes.append(sum(sizes[group] for group in pair or ()))
+    half = sum(tree.volume[root] for root in tree.roots) / 2
+    wanted = {
+        group
+        for group in range(len(sizes))
+        if sizes[group] >= least and tree.volume[group] <= half and _is_separated(tree, [group], contrast)
+    }
+    parts = _parts(tree, wanted)
+    return _merged(tree, parts, sizes, least, contrast)
+
+
+def _is_separated(tree: Tree, groups: list[int], contrast: float, cut: float | None = None) -> bool:
+    lost = sum(tree.cut[group] for group in groups) if cut is None else cut
+    outside = _share(lost, sum(tree.volume[group] for group in groups))
+    return contrast * outside <= _COMPLETE and contrast * outside <= tree.halves(groups)
+
+
+def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
+    """The whole cut along the wanted groups: each part as groups of the tree, the part of the roots first."""
+    holds = [group in wanted for group in range(len(tree.children))]
+    for group, pair in enumerate(tree.children):
+        if pair is not None:
+            holds[group] = holds[group] or holds[pair[0]] or holds[pair[1]]
+    parts: list[list[int]] = [[]]
+    pending = [(root, 0) for root in tree.roots]
+    while pending:
+        group, part = pending.pop()
+        if group in wanted:
+            part = len(parts)
+            parts.append([])
+        pair = tree.children[group]
+        if pair is None or not (holds[pair[0]] or holds[pair[1]]):
+            parts[part].append(group)
+        else:
+            pending += [(pair[0], part), (pair[1], part)]
+    return [part for part in parts if part]
+
+
+def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, contrast: float) -> Groups:
+    """Join parts that cannot stand alone with the part they are linked to most."""
+    owner = np.empty(tree.links.shape[0], dtype=np.int64)
+    for number, groups in enumerate(parts):
+        owner[tree.leaves(groups)] = number
+    member = sparse.csr_matrix((np.ones(len(owner)), (np.arange(len(owner)), owner)))
+    between = (member.T @ tree.links @ member).tocsr()
+    near = neighborhoods(between)
+    volume: list[float] = np.asarray(between.sum(axis=1)).ravel().tolist()
+    size = [sum(sizes[group] for group in part) for part in parts]
+    heap = [(volume[number], number) for number in range(len(parts))]
+    heapq.heapify(heap)
+    into = list(range(len(parts)))
+    while heap:
+        known, part = heapq.heappop(heap)
+        if into[part] != part or known != volume[part]:
+            continue
+        lost = sum(near[part].values())
+        if size[part] >= least and (2 * volume[part] > sum(volume) or _is_separated(tree, parts[part], contrast, lost)):
+            continue
+        others = near[part] or {other: volume[other] for other in range(len(parts)) if into[other] == other != part}
+        if not others:
+            break
+        target = max(others, key=lambda other: (others[other], -other))
+        joined = absorbed(near, target, part)
+        near[target] = joined
+        for other, weight in joined.items():
+            near[other][target] = weight
+        into[part] = target
+        volume[target], volume[part] = volume[target] + volume[part], 0.0
+        size[target] += size[part]
+        parts[target] = parts[target] + parts[part]
+        heapq.heappush(heap, (volume[target], target))
+    final = np.array([_last(into, part) for part in range(len(parts))])
+    kept, final = np.unique(final, return_inverse=True)
+    inside = [1 - _share(sum(near[part].values()), volume[part]) for part in kept.tolist()]
+    return Groups(final[owner][tree.leaf], np.array(inside))
+
+
+def _last(into: list[int], part: int) -> int:
+    while into[part] != part:
+        part = into[part]
+    return part

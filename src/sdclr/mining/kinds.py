@@ -1,0 +1,223 @@
+"""Kinds of images: groups that are separated from the rest, without being told how many there are.
+
+The distance to the nearest neighbors finds rare images that lie apart from each other. It fails where rare images are
+alike: in a tight group of their own they have near neighbors, and rank last. Their group shows in the graph of nearest
+neighbors instead: hardly any link leaves it. This module finds such groups in six steps.
+
+1. Near-copies (frames of a burst) collapse into one image, so that they do not fill each other's lists of neighbors.
+2. Each image is linked to its k nearest neighbors. A link weighs as much as the two images share neighbors: the Jaccard
+   index of their lists (Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015). Links that exist only because an
+   image must have k neighbors thus weigh little, which makes the graph nearly independent of k.
+3. Modularity at a high resolution (Louvain, Blondel et al. 2008) makes small communities, far smaller than kinds: at
+   the usual resolution small kinds are lost in large collections (Fortunato and Barthélemy 2007). Leiden (Traag et al.
+   2019) repairs communities that fall apart. Step 5 does so here, and Louvain draws no random numbers.
+4. Average linkage joins the communities into a tree (Bonald et al. 2018).
+5. A group of the tree is separated if few of its links leave it (its conductance) compared with what leaves its own
+   halves: at most a fifth. Where density does not fall between groups, a group of n images in d dimensions loses a
+   share of its links that falls as n^(-1/d): so its halves lose at most 1.5 times as much as the group itself if d is 2
+   or more. The rule compares a group with itself, and so follows the collection instead of a fixed threshold. It is
+   the ratio of inner to outer conductance that defines clusters in Kannan, Vempala and Vetta (JACM 2004) and in Oveis
+   Gharan and Trevisan (SODA 2014).
+6. The separated groups are kinds. Everything else is one kind, usually the largest.
+
+All is deterministic, needs no seed, and is linear in N k after the neighbors are known.
+
+Images that are far from everything are no kind. They are listed on their own, as `Kinds.odd`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdclr.errors import InputError
+from sdclr.features.extract import checked_features
+from sdclr.features.nearest import Neighbours, nearest
+from sdclr.mining.kind_graph import DistinctImages, distinct_images, shared_neighbor_graph
+from sdclr.mining.kind_tree import build_tree, separated_groups
+
+LEAST_IMAGES: Final = 10
+"""Least number of distinct images of a kind."""
+
+BURST: Final = 10
+"""Up to so many near-copies count as one image. More are a kind: black frames, or one picture again and again."""
+
+RARE_SHARE: Final = 0.1
+"""A rare kind holds at most this share of all images."""
+
+_NEAR: Final = 10
+"""Neighbors that say how far an image is from everything."""
+
+_LEAST_NEIGHBORS: Final = 10
+_FENCE: Final = 3.0
+"""Interquartile ranges above the upper quartile from which on a value is far out (Tukey 1977)."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of the images of a collection. Kind 0 is the largest; sizes fall.
+
+    Attributes:
+        labels: (N,) int64, kind of each image.
+        sizes: (K,) int64, images of each kind.
+        separation: (K,) float64, share of a kind's links that stay inside it, in [0, 1]. Links are weighted by shared
+            neighbors.
+        medoids: (K,) int64, position of the most central image of each kind.
+        odd: (O,) int64, positions of single images that are far from everything, oddest first. Near-copies are listed
+            once.
+    """
+
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    separation: NDArray[np.float64]
+    medoids: NDArray[np.int64]
+    odd: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def rare(self, share: float = RARE_SHARE) -> NDArray[np.bool_]:
+        """(K,) which kinds are rare: they hold at most `share` of the images, and are small beside the other kinds.
+
+        Small means at most half the size of the kind in which an average image finds itself. In a collection of many
+        kinds of one size, none is rare.
+        """
+        total = int(self.sizes.sum())
+        usual = float(np.square(self.sizes, dtype=np.float64).sum()) / max(1, total)
+        return (self.sizes <= share * total) & (self.sizes <= usual / 2)
+
+    def members(self, kind: int) -> NDArray[np.int64]:
+        """Positions of a kind's images."""
+        return np.flatnonzero(self.labels == kind)
+
+
+def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbours | None = None) -> Kinds:
+    """Find the kinds of a collection and its odd images.
+
+    Args:
+        features: (N, D) features of the images, on any device. Only their directions matter.
+        k: Neighbors that link an image to others. Fewer are used where there are fewer than ten times as many images.
+        neighbors: Of all images among themselves by cosine, as `nearest(features, k)` gives them, if known already. Of
+            more than k neighbors the first k are used; of fewer all.
+
+    Returns:
+        The kinds: at least one, whatever the features.
+
+    Raises:
+        InputError: Features that cannot be used, a k below 1, or neighbors of other images.
+
+    Example:
+        >>> kinds = find_kinds(features)
+        >>> for kind in np.flatnonzero(kinds.rare()):
+        ...     print(kinds.sizes[kind], kinds.separation[kind], paths[kinds.medoids[kind]])
+    """
+    table = checked_features(features, "features")
+    count = len(table)
+    if k < 1:
+        raise InputError(f"k={k} neighbors: choose 1 or more")
+    if neighbors is not None and len(neighbors.indices) != count:
+        raise InputError(
+            f"neighbors of {len(neighbors.indices)} images, but features of {count}: give both of the same"
+        )
+    k = min(k, max(_LEAST_NEIGHBORS, count // 10), count - 1)
+    if k < 1:
+        return _one_kind(table)
+    if neighbors is None:
+        neighbors = nearest(table, k)
+    distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
+    if len(distinct.positions) <= 1:
+        return _one_kind(table)
+    labels, inside = _groups(distinct)
+    return _described(table, distinct, labels, inside)
+
+
+def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
+    """How rare each image is: images of rare kinds first, the smallest kind first of all, then by distance.
+
+    Args:
+        kinds: The kinds.
+        distance: (N,) how far each image is from its neighbors. It decides within a kind and among images of no rare
+            kind.
+
+    Returns:
+        (N,) share of the images that are less rare, in [0, 1): the larger, the rarer.
+
+    Raises:
+        InputError: Distances of another number of images, or that are not finite.
+    """
+    far = np.asarray(distance, dtype=np.float64)
+    if far.shape != kinds.labels.shape or not np.isfinite(far).all():
+        raise InputError(f"distances of shape {far.shape} for {len(kinds.labels)} images: give one finite number each")
+    rare = np.flatnonzero(kinds.rare())
+    mean = np.array([far[kinds.labels == kind].mean() for kind in rare])
+    level = np.zeros(len(kinds), dtype=np.int64)
+    level[rare[np.lexsort((mean, -kinds.sizes[rare]))]] = 1 + np.arange(len(rare))
+    within = rankdata(far, method="min")
+    place = rankdata(level[kinds.labels] * (len(far) + 1.0) + within, method="min")
+    rarity: NDArray[np.float32] = ((place - 1) / max(1, len(far))).astype(np.float32)
+    return rarity
+
+
+def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Separated group of each distinct image, and the share of links inside each group."""
+    graph = shared_neighbor_graph(distinct.indices)
+    counts = np.where(distinct.copies > BURST, distinct.copies, 1)
+    # The links among many copies of one image stay inside.
+    graph = (graph + sparse.diags(counts - 1.0)).tocsr()
+    tree = build_tree(graph, distinct.distances.sum(axis=1))
+    groups = separated_groups(tree, counts, LEAST_IMAGES)
+    return groups.labels, groups.inside
+
+
+def _described(
+    features: Tensor, distinct: DistinctImages, labels: NDArray[np.int64], inside: NDArray[np.float64]
+) -> Kinds:
+    spread = labels[distinct.owner]
+    sizes = np.bincount(spread, minlength=len(inside))
+    first = np.full(len(inside), len(spread))
+    np.minimum.at(first, spread, np.arange(len(spread)))
+    order = np.lexsort((first, inside, -sizes))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    final = place[spread]
+    medoids = _medoids(features, final, len(order))
+    return Kinds(final, sizes[order], inside[order], medoids, _odd(distinct, place[labels]))
+
+
+def _medoids(features: Tensor, labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(K,) the image of each kind that is nearest to the kind's mean direction."""
+    found = np.empty(count, dtype=np.int64)
+    for kind in range(count):
+        where = np.flatnonzero(labels == kind)
+        part = F.normalize(features[torch.from_numpy(where).to(features.device)])
+        found[kind] = where[int((part @ part.mean(dim=0)).argmax())]
+    return found
+
+
+def _odd(distinct: DistinctImages, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of images whose neighbors are far out of what is usual in the collection and in their own kind."""
+    far = distinct.distances[:, :_NEAR].mean(axis=1).astype(np.float64)
+    usual = np.log(np.maximum(far, np.finfo(np.float32).eps))
+    limits = np.full(len(usual), _fence(usual))
+    for kind in range(labels.max() + 1):
+        limits[labels == kind] = np.maximum(limits[labels == kind], _fence(usual[labels == kind]))
+    single = distinct.copies <= BURST
+    found = np.flatnonzero((usual > limits) & single)
+    return distinct.positions[found[np.argsort(-far[found], kind="stable")]]
+
+
+def _fence(values: NDArray[np.float64]) -> float:
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(high + _FENCE * (high - low))
+
+
+def _one_kind(features: Tensor) -> Kinds:
+    count = len(features)
+    labels = np.zeros(count, dtype=np.int64)
+    return Kinds(labels, np.array([count]), np.ones(1), _medoids(features, labels, 1), np.empty(0, dtype=np.int64))

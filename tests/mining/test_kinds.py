@@ -1,0 +1,247 @@
+"""Kinds: groups that are separated from the rest, and images far from everything."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdclr.errors import InputError
+from sdclr.features.nearest import nearest
+from sdclr.mining.kind_graph import distinct_images, shared_neighbor_graph
+from sdclr.mining.kind_tree import build_tree
+from sdclr.mining.kinds import Kinds, find_kinds, kind_rarity
+
+DIM = 24
+
+
+def around(generator, count, spread, center=None, dim=DIM):
+    """Directions about a center; `spread` is the length of the noise beside the center's length 1."""
+    if center is None:
+        center = generator.normal(size=dim)
+    center = center / np.linalg.norm(center)
+    return (center + spread * generator.normal(size=(count, dim)) / np.sqrt(dim)).astype(np.float32)
+
+
+def planted(seed=0, sizes=(600, 60, 55), spread=0.5):
+    """Separated groups in random order, and their true labels."""
+    generator = np.random.default_rng(seed)
+    features = np.concatenate([around(generator, size, spread) for size in sizes])
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    order = generator.permutation(len(labels))
+    return features[order], labels[order]
+
+
+def distance_to_neighbors(features, k=10):
+    return nearest(torch.as_tensor(features), min(k, len(features) - 1)).distances.mean(dim=1).numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [10, 15, 30, 50])
+def test_planted_groups_are_found_at_any_k(k, seed):
+    features, truth = planted(seed)
+    kinds = find_kinds(features, k=k)
+    np.testing.assert_array_equal(kinds.labels, truth)
+    np.testing.assert_array_equal(kinds.sizes, [600, 60, 55])
+    assert (kinds.separation > 0.9).all()
+    np.testing.assert_array_equal(kinds.rare(), [False, True, True])
+    np.testing.assert_array_equal(truth[kinds.medoids], [0, 1, 2])
+
+
+def test_the_order_of_the_images_does_not_matter():
+    features, _ = planted(3)
+    order = np.random.default_rng(1).permutation(len(features))
+    kinds, shuffled = find_kinds(features), find_kinds(features[order])
+    np.testing.assert_array_equal(shuffled.labels, kinds.labels[order])
+    np.testing.assert_allclose(shuffled.separation, kinds.separation, rtol=1e-9)
+    np.testing.assert_array_equal(order[shuffled.medoids], kinds.medoids)
+    np.testing.assert_array_equal(order[shuffled.odd], kinds.odd)
+
+
+def test_the_scale_of_the_features_does_not_matter():
+    features, _ = planted(4)
+    lengths = np.random.default_rng(0).uniform(0.01, 100, size=(len(features), 1)).astype(np.float32)
+    np.testing.assert_array_equal(find_kinds(features * lengths).labels, find_kinds(features).labels)
+
+
+def test_the_same_features_give_the_same_kinds():
+    features = np.random.default_rng(0).normal(size=(800, 8)).astype(np.float32)
+    first, second = find_kinds(features), find_kinds(features)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.separation, second.separation)
+
+
+@pytest.mark.parametrize("dim", [4, 8, 32])
+@pytest.mark.parametrize("count", [100, 500, 3000])
+def test_one_connected_cloud_is_one_kind(count, dim):
+    features = around(np.random.default_rng(count + dim), count, 1.0, dim=dim)
+    kinds = find_kinds(features)
+    assert len(kinds) == 1
+    assert not kinds.rare().any()
+    assert kinds.separation[0] == 1
+
+
+def test_neighbors_already_known_give_the_same_kinds():
+    features, _ = planted(5)
+    known = nearest(torch.from_numpy(features), 40)
+    np.testing.assert_array_equal(find_kinds(features, k=15, neighbors=known).labels, find_kinds(features, k=15).labels)
+
+
+def test_bursts_of_near_copies_are_no_kinds():
+    generator = np.random.default_rng(0)
+    features = around(generator, 900, 1.0)
+    bursts = [around(generator, size, 0.02, features[17 * size]) for size in range(3, 11)]
+    kinds = find_kinds(np.concatenate([features, *bursts]))
+    assert len(kinds) == 1
+
+
+def test_many_copies_of_one_image_apart_from_the_rest_are_a_kind():
+    generator = np.random.default_rng(0)
+    frame = generator.normal(size=(1, DIM)).astype(np.float32)
+    kinds = find_kinds(np.concatenate([around(generator, 900, 1.0), np.repeat(frame, 40, axis=0)]))
+    np.testing.assert_array_equal(kinds.sizes, [900, 40])
+    assert (kinds.labels[900:] == 1).all()
+    assert not np.isin(np.arange(900, 940), kinds.odd).any()
+
+
+def test_single_images_far_from_everything_are_odd_and_no_kind():
+    generator = np.random.default_rng(0)
+    center = generator.normal(size=DIM)
+    strangers = generator.normal(size=(6, DIM)) - 3 * center / np.linalg.norm(center)
+    features = np.concatenate([around(generator, 600, 0.4, center), strangers.astype(np.float32)])
+    kinds = find_kinds(features)
+    assert len(kinds) == 1
+    assert set(kinds.odd) == set(range(600, 606))
+    far = distance_to_neighbors(features)
+    assert (np.diff(far[kinds.odd]) <= 0).all()
+
+
+def test_a_wide_rare_kind_is_not_odd():
+    generator = np.random.default_rng(1)
+    features = np.concatenate([around(generator, 900, 0.2), around(generator, 60, 0.8)])
+    kinds = find_kinds(features)
+    np.testing.assert_array_equal(kinds.sizes, [900, 60])
+    assert len(kinds.odd) <= 2
+
+
+@pytest.mark.parametrize("count", range(1, 61))
+def test_any_number_of_images_is_taken(count):
+    features = np.random.default_rng(count).normal(size=(count, 6)).astype(np.float32)
+    kinds = find_kinds(features)
+    assert kinds.sizes.sum() == count == len(kinds.labels)
+    assert len(kinds) == 1
+    assert np.isfinite(kind_rarity(kinds, np.arange(count))).all()
+
+
+@pytest.mark.parametrize("count", [2, 5, 16, 400])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_images_that_are_all_the_same_are_one_kind(count, value):
+    kinds = find_kinds(np.full((count, 8), value, dtype=np.float32))
+    np.testing.assert_array_equal(kinds.sizes, [count])
+    assert len(kinds.odd) == 0
+
+
+def test_rows_of_zeros_stand_for_each_other():
+    features, truth = planted(6)
+    kinds = find_kinds(np.concatenate([features, np.zeros((30, DIM), dtype=np.float32)]))
+    assert len(set(kinds.labels[-30:])) == 1
+    np.testing.assert_array_equal(kinds.sizes[np.unique(kinds.labels[:-30])], [600, 60, 55])
+    assert truth.max() == 2
+
+
+def test_features_that_are_no_numbers_are_refused():
+    features, _ = planted()
+    features[3, 2] = np.nan
+    with pytest.raises(InputError):
+        find_kinds(features)
+
+
+def test_neighbors_of_other_images_are_refused():
+    features, _ = planted()
+    with pytest.raises(InputError, match="neighbors of 714 images"):
+        find_kinds(features, neighbors=nearest(torch.from_numpy(features[1:]), 15))
+    with pytest.raises(InputError, match="k=0"):
+        find_kinds(features, k=0)
+
+
+def test_weights_are_shares_of_common_neighbors():
+    features = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
+    indices = nearest(torch.from_numpy(features), 7).indices.numpy()
+    graph = shared_neighbor_graph(indices).toarray()
+    lists = [{image, *others} for image, others in enumerate(indices.tolist())]
+    for a in range(80):
+        for b in range(80):
+            linked = a != b and (b in lists[a] or a in lists[b])
+            expected = len(lists[a] & lists[b]) / len(lists[a] | lists[b]) if linked else 0
+            assert graph[a, b] == pytest.approx(expected)
+
+
+def test_separation_is_the_share_of_links_inside():
+    features, _ = planted(7, sizes=(300, 60), spread=1.1)
+    kinds = find_kinds(features, k=12)
+    graph = shared_neighbor_graph(nearest(torch.from_numpy(features), 12).indices.numpy()).toarray()
+    assert len(kinds) == 2
+    for kind in range(len(kinds)):
+        own = kinds.labels == kind
+        assert kinds.separation[kind] == pytest.approx(graph[own][:, own].sum() / graph[own].sum())
+    assert kinds.separation.max() < 1
+
+
+def test_every_group_of_the_tree_has_the_conductance_of_its_nodes():
+    features = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
+    found = nearest(torch.from_numpy(features), 10)
+    sparse_graph = shared_neighbor_graph(found.indices.numpy())
+    tree, graph = build_tree(sparse_graph, found.distances.sum(dim=1).numpy()), sparse_graph.toarray()
+    for group in range(len(tree.children)):
+        own = np.isin(tree.leaf, tree.leaves([group]))
+        assert tree.outside(group) == pytest.approx(graph[own][:, ~own].sum() / graph[own].sum(), abs=1e-9)
+    assert sum(tree.volume[root] for root in tree.roots) == pytest.approx(graph.sum())
+
+
+def test_copies_collapse_and_all_others_keep_their_neighbors():
+    generator = np.random.default_rng(0)
+    single = around(generator, 200, 1.0)
+    copies = np.concatenate([around(generator, 5, 0.01, single[0]), around(generator, 40, 0.01, single[1])])
+    features = torch.from_numpy(np.concatenate([single, copies]))
+    distinct = distinct_images(features, nearest(features, 15))
+    assert len(distinct.positions) == 200
+    np.testing.assert_array_equal(np.sort(distinct.copies)[-3:], [1, 6, 41])
+    assert len(set(distinct.owner[[0, *range(200, 205)]])) == 1
+    expected = nearest(features[distinct.positions], 15)
+    np.testing.assert_array_equal(distinct.indices, expected.indices.numpy())
+    np.testing.assert_allclose(distinct.distances, expected.distances.numpy(), atol=1e-6)
+
+
+def kinds_of(labels):
+    sizes = np.bincount(labels)
+    return Kinds(np.asarray(labels), sizes, np.ones(len(sizes)), np.zeros(len(sizes), dtype=np.int64), np.empty(0))
+
+
+def test_small_kinds_come_first_and_distance_decides_the_rest():
+    labels = np.repeat([0, 1, 2], [100, 8, 5])
+    distance = np.random.default_rng(0).uniform(size=113)
+    rarity = kind_rarity(kinds_of(labels), distance)
+    order = np.argsort(-rarity)
+    np.testing.assert_array_equal(labels[order], np.repeat([2, 1, 0], [5, 8, 100]))
+    for part in (order[:5], order[5:13], order[13:]):
+        assert (np.diff(distance[part]) <= 0).all()
+    assert 0 <= rarity.min() <= rarity.max() < 1
+
+
+def test_without_rare_kinds_the_order_is_that_of_distance():
+    distance = np.random.default_rng(0).permutation(40).astype(np.float64)
+    rarity = kind_rarity(kinds_of(np.repeat([0, 1], [20, 20])), distance)
+    np.testing.assert_array_equal(np.argsort(rarity), np.argsort(distance))
+    distance[:3] = 7
+    assert len(set(kind_rarity(kinds_of(np.zeros(40, dtype=np.int64)), distance)[:3])) == 1
+
+
+def test_kinds_of_one_size_are_not_rare():
+    assert not kinds_of(np.repeat(np.arange(20), 30)).rare().any()
+    assert kinds_of(np.repeat(np.arange(20), [900, *[30] * 19])).rare().sum() == 19
+
+
+def test_distances_that_do_not_fit_are_refused():
+    kinds = kinds_of(np.zeros(5, dtype=np.int64))
+    with pytest.raises(InputError, match="5 images"):
+        kind_rarity(kinds, np.zeros(4))
+    with pytest.raises(InputError):
+        kind_rarity(kinds, np.full(5, np.nan))
