@@ -2,8 +2,8 @@
 
     python benchmarks/kinds_sheets.py --data DIR --clothing DIR --cache features --out sheets [--only separated]
 
-The first image of a row is the kind's medoid, the others are drawn at random; the last row shows the images that kinds
-ranks first. A red frame means junk, a green one a rare class.
+The first image of a row is the kind's medoid, the others are drawn at random. Unless `--kinds-only` is given, two more
+rows show the images that kinds ranks first. A red frame means junk, a green one a rare class.
 """
 
 import argparse
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw
-from sdclr.mining.kinds import find_kinds
 
 from collections_for_rarity import Collection, Pools, in_form, recipes
 from rarity_contest import Case, scores_of
 from sdclr.features.extract import evaluation_view
+from sdclr.mining.kinds import find_kinds
 
 COLUMNS, SIDE, GAP, LEFT = 12, 64, 4, 150
 MOST_ROWS = 24
@@ -27,7 +27,7 @@ JUNK_FRAME, RARE_FRAME = (220, 40, 40), (40, 170, 70)
 Line = tuple[str, NDArray[np.int64]]
 
 
-def lines_of(case: Case, *, seed: int = 0) -> list[Line]:
+def lines_of(case: Case, *, columns: int = COLUMNS, seed: int = 0, ranking: bool = True) -> list[Line]:
     """Caption and images of each row: kinds from the smallest to the largest, odd images, and the ranking's start."""
     found = find_kinds(case.features)
     labels = np.asarray(found.labels)
@@ -36,21 +36,23 @@ def lines_of(case: Case, *, seed: int = 0) -> list[Line]:
     for kind in np.argsort(found.sizes, kind="stable")[:MOST_ROWS].tolist():
         medoid = int(found.medoids[kind])
         others = np.setdiff1d(np.flatnonzero(labels == kind), [medoid])
-        shown = random.permutation(others)[: COLUMNS - 1]
+        shown = random.permutation(others)[: columns - 1]
         caption = f"kind {kind}: {found.sizes[kind]}\nseparation {found.separation[kind]:.3f}"
         lines.append((caption, np.append(medoid, shown)))
-    odd = np.flatnonzero(np.asarray(found.odd)) if np.asarray(found.odd).dtype == bool else np.asarray(found.odd)
-    if len(odd):
-        lines.append((f"odd: {len(odd)}", random.permutation(odd)[:COLUMNS]))
+    if not ranking:
+        return lines
+    if len(found.odd):
+        lines.append((f"odd: {len(found.odd)}", found.odd[:columns]))
     first = np.argsort(-scores_of(case)[0]["kinds"], kind="stable")
-    lines += [("ranked first", first[:COLUMNS]), ("ranked 50 to 61", first[50 : 50 + COLUMNS])]
+    lines += [("ranked first", first[:columns]), ("ranked from 50 on", first[50 : 50 + columns])]
     return lines
 
 
 def sheet(collection: Collection, lines: Sequence[Line]) -> Pillow.Image:
     """The rows as one image."""
     step = SIDE + 2 * GAP
-    canvas = Pillow.new("RGB", (LEFT + COLUMNS * step, len(lines) * step), "white")
+    columns = max(len(shown) for _, shown in lines)
+    canvas = Pillow.new("RGB", (LEFT + columns * step, len(lines) * step), "white")
     draw = ImageDraw.Draw(canvas)
     rare, junk = collection.rare, collection.junk
     for row, (caption, shown) in enumerate(lines):
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the sheets")
     parser.add_argument("--only", default="", help="only collections whose name starts so")
+    parser.add_argument("--columns", type=int, default=COLUMNS, help="images in a row")
+    parser.add_argument("--seed", type=int, default=0, help="decides which images of a kind are shown")
+    parser.add_argument("--kinds-only", action="store_true", help="no rows of the ranking and of odd images")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     pools = Pools(options.data, options.clothing)
@@ -86,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain = recipe.plain()
         for file in files:
             case = Case.read(file)
-            sheet(in_form(plain, case.form), lines_of(case)).save(options.out / f"{file.stem}.png")
+            lines = lines_of(case, columns=options.columns, seed=options.seed, ranking=not options.kinds_only)
+            drawn = sheet(in_form(plain, case.form), lines)
+            drawn.save(options.out / f"{file.stem}.png", optimize=True)
             print(file.stem, flush=True)
 
 
