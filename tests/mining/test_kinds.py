@@ -6,7 +6,7 @@ import torch
 
 from sdclr.errors import InputError
 from sdclr.features.nearest import nearest
-from sdclr.mining.kind_graph import distinct_images, shared_neighbor_graph
+from sdclr.mining.kind_graph import distinct_images, neighbor_graph, shared_neighbor_graph
 from sdclr.mining.kind_tree import build_tree
 from sdclr.mining.kinds import Kinds, find_kinds, kind_rarity
 
@@ -77,6 +77,12 @@ def test_one_connected_cloud_is_one_kind(count, dim):
     assert len(kinds) == 1
     assert not kinds.rare().any()
     assert kinds.separation[0] == 1
+
+
+@pytest.mark.parametrize("size", [10, 12, 15])
+def test_kinds_smaller_than_the_number_of_neighbors_are_found(size):
+    features, truth = planted(size, sizes=(800, size), spread=0.4)
+    np.testing.assert_array_equal(find_kinds(features, k=15).labels, truth)
 
 
 def test_neighbors_already_known_give_the_same_kinds():
@@ -174,10 +180,22 @@ def test_weights_are_shares_of_common_neighbors():
             assert graph[a, b] == pytest.approx(expected)
 
 
+def test_weights_fall_with_distance_on_the_images_own_scale():
+    features = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    found = nearest(torch.from_numpy(features), 9)
+    indices = found.indices.numpy()
+    shared, graph = shared_neighbor_graph(indices).toarray(), neighbor_graph(indices, found.distances.numpy()).toarray()
+    unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
+    lengths = np.linalg.norm(unit[:, None] - unit[None], axis=2)
+    scale = np.sort(lengths, axis=1)[:, 7]
+    np.testing.assert_allclose(graph, shared * np.exp(-(lengths**2) / np.outer(scale, scale)), rtol=1e-4, atol=1e-12)
+
+
 def test_separation_is_the_share_of_links_inside():
     features, _ = planted(7, sizes=(300, 60), spread=1.1)
     kinds = find_kinds(features, k=12)
-    graph = shared_neighbor_graph(nearest(torch.from_numpy(features), 12).indices.numpy()).toarray()
+    found = nearest(torch.from_numpy(features), 12)
+    graph = neighbor_graph(found.indices.numpy(), found.distances.numpy()).toarray()
     assert len(kinds) == 2
     for kind in range(len(kinds)):
         own = kinds.labels == kind

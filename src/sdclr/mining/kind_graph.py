@@ -24,6 +24,10 @@ REFERENCE: Final = 10
 _ROUNDING: Final = 1e-6
 """Cosine distances below this are float32's rounding."""
 
+TUNING: Final = 7
+"""The neighbor whose distance is an image's own scale: the constant of Zelnik-Manor and Perona."""
+
+_FARTHEST: Final = 30.0
 _ROUNDS: Final = 8
 _PAIRS: Final = 100_000
 """Edges whose shared neighbors are counted at once."""
@@ -129,6 +133,34 @@ def _searched_again(
     new_indices[lost] = near[~own].reshape(len(lost), k)
     new_distances[lost] = far[~own].reshape(len(lost), k)
     return new_indices, new_distances
+
+
+def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> "sparse.csr_matrix[np.float64]":
+    """Symmetric graph of nearest neighbors: the Jaccard index of two images' lists times their closeness.
+
+    Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004), exp(-|x - y|² / (s_x s_y)), where s is
+    the distance to an image's seventh neighbor. For directions |x - y|² is twice the cosine distance. Both factors
+    make the links weak that leave a group of fewer than k images only because each image has k neighbors.
+
+    Args:
+        indices: (N, k), neighbors of each image, nearest first; no image is its own.
+        distances: (N, k), their cosine distances.
+
+    Returns:
+        (N, N) with at most 2 N k entries in (0, 1], and an empty diagonal.
+    """
+    count, k = indices.shape
+    graph = shared_neighbor_graph(indices).tocoo()
+    scale = np.maximum(distances[:, min(TUNING, k) - 1], _ROUNDING)
+    rows = np.repeat(np.arange(count), k)
+    # Zeros would not be stored.
+    known = np.maximum(distances.ravel().astype(np.float64), _ROUNDING)
+    lengths = sparse.csr_matrix((known, (rows, indices.ravel())), shape=(count, count))
+    lengths = lengths.maximum(lengths.T).tocsr()
+    ratio = np.asarray(lengths[graph.row, graph.col]).ravel() / np.sqrt(scale[graph.row] * scale[graph.col])
+    # A link that vanishes in rounding would no longer be one.
+    weights = graph.data * np.exp(-np.minimum(ratio, _FARTHEST))
+    return sparse.csr_matrix((weights, (graph.row, graph.col)), shape=(count, count))
 
 
 def shared_neighbor_graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.float64]":

@@ -1,7 +1,7 @@
 """Groups of a graph's nodes that are separated from the rest, at whatever size.
 
 A tree of ever larger groups is built by joining, again and again, the two groups with the most weight between them
-for their volumes. A group of the tree is separated where far less of its weight leaves it than leaves its own halves.
+for their volumes. A group of the tree is separated where far less of its weight leaves it than leaves its own parts.
 """
 
 import heapq
@@ -15,13 +15,13 @@ from scipy import sparse
 from sknetwork.clustering import Louvain
 
 CONTRAST: Final = 5.0
-"""A group is separated if its halves lose at least this many times the share of links that the group itself loses."""
+"""How many times more links a separated group's parts must lose than they would where density does not fall."""
+
+_FRACTIONS: Final = (1 / 2, 1 / 4, 1 / 8)
+"""Sizes of the parts that a group is compared with."""
 
 _SEED_IMAGES: Final = 50
 """The scale, in images, below which modularity may join nodes before the tree is built."""
-
-_COMPLETE: Final = 0.5
-"""Share of links that half of a complete graph loses: no group can be closer-knit."""
 
 
 @dataclass
@@ -48,14 +48,14 @@ class Tree:
         """Share of a group's links that leave it (its conductance), in [0, 1]."""
         return _share(self.cut[group], self.volume[group])
 
-    def halves(self, groups: Iterable[int]) -> float:
-        """Share of links that leave the halves of a set of groups, in [0, 0.5].
+    def parts(self, groups: Iterable[int], fraction: float) -> float:
+        """Share of links that leave the parts of a set of groups, in [0, 1 - fraction].
 
-        The mean over its largest subgroups of at most half its volume, weighted by volume, and at most the share that
-        half of a complete graph loses.
+        The parts are the largest subgroups with at most `fraction` of its volume. Their mean is weighted by volume. It
+        is at most what such a part of a complete graph loses: no group is closer knit.
         """
         pending = list(groups)
-        limit = sum(self.volume[group] for group in pending) / 2
+        limit = sum(self.volume[group] for group in pending) * fraction
         lost = total = 0.0
         while pending:
             group = pending.pop()
@@ -65,10 +65,10 @@ class Tree:
             elif pair is not None:
                 pending += pair
                 continue
-            else:  # a leaf is as closely knit as a group can be
-                lost += self.volume[group] * _COMPLETE
+            else:  # a leaf that cannot be cut
+                lost += self.volume[group] * (1 - fraction)
             total += self.volume[group]
-        return min(_COMPLETE, _share(lost, total))
+        return min(1 - fraction, _share(lost, total))
 
     def leaves(self, groups: Iterable[int]) -> list[int]:
         """Leaves of a set of groups."""
@@ -219,9 +219,18 @@ def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast
 
 
 def _is_separated(tree: Tree, groups: list[int], contrast: float, cut: float | None = None) -> bool:
+    """Whether a set of groups loses far fewer links than its own parts.
+
+    Where density does not fall, n images in d dimensions lose a share of their links that falls as n^(-1/d): a part
+    with the fraction f of the images loses f^(-1/d) times as much as the whole, at most f^(-1/2) from two dimensions
+    on. `contrast` is what must be left beyond that, for parts of any one size.
+    """
     lost = sum(tree.cut[group] for group in groups) if cut is None else cut
-    outside = _share(lost, sum(tree.volume[group] for group in groups))
-    return contrast * outside <= _COMPLETE and contrast * outside <= tree.halves(groups)
+    outside = contrast * _share(lost, sum(tree.volume[group] for group in groups))
+    return any(
+        outside <= (1 - fraction) * fraction**0.5 and outside <= tree.parts(groups, fraction) * fraction**0.5
+        for fraction in _FRACTIONS
+    )
 
 
 def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:

@@ -5,19 +5,20 @@ alike: in a tight group of their own they have near neighbors, and rank last. Th
 neighbors instead: hardly any link leaves it. This module finds such groups in six steps.
 
 1. Near-copies (frames of a burst) collapse into one image, so that they do not fill each other's lists of neighbors.
-2. Each image is linked to its k nearest neighbors. A link weighs as much as the two images share neighbors: the Jaccard
-   index of their lists (Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015). Links that exist only because an
-   image must have k neighbors thus weigh little, which makes the graph nearly independent of k.
+2. Each image is linked to its k nearest neighbors. A link weighs as much as the two images share neighbors (the Jaccard
+   index of their lists: Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015) times their closeness on their own
+   scale (the self-tuning Gaussian of Zelnik-Manor and Perona 2004). Links that exist only because each image must have
+   k neighbors thus weigh little. Groups somewhat smaller than k are found, and k matters little.
 3. Modularity at a high resolution (Louvain, Blondel et al. 2008) makes small communities, far smaller than kinds: at
    the usual resolution small kinds are lost in large collections (Fortunato and Barthélemy 2007). Leiden (Traag et al.
    2019) repairs communities that fall apart. Step 5 does so here, and Louvain draws no random numbers.
 4. Average linkage joins the communities into a tree (Bonald et al. 2018).
 5. A group of the tree is separated if few of its links leave it (its conductance) compared with what leaves its own
-   halves: at most a fifth. Where density does not fall between groups, a group of n images in d dimensions loses a
-   share of its links that falls as n^(-1/d): so its halves lose at most 1.5 times as much as the group itself if d is 2
-   or more. The rule compares a group with itself, and so follows the collection instead of a fixed threshold. It is
-   the ratio of inner to outer conductance that defines clusters in Kannan, Vempala and Vetta (JACM 2004) and in Oveis
-   Gharan and Trevisan (SODA 2014).
+   halves, quarters or eighths. Where density does not fall between groups, n images in d dimensions lose a share of
+   their links that falls as n^(-1/d), so halves lose at most 1.4 times as much as the whole from two dimensions on.
+   Separated groups must show five times that contrast. The rule compares a group with itself, and so follows the
+   collection instead of a fixed conductance. It is the ratio of inner to outer conductance that defines clusters in
+   Kannan, Vempala and Vetta (JACM 2004) and in Oveis Gharan and Trevisan (SODA 2014).
 6. The separated groups are kinds. Everything else is one kind, usually the largest.
 
 All is deterministic, needs no seed, and is linear in N k after the neighbors are known.
@@ -39,7 +40,7 @@ from torch.nn import functional as F
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
 from sdclr.features.nearest import Neighbours, nearest
-from sdclr.mining.kind_graph import DistinctImages, distinct_images, shared_neighbor_graph
+from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
 
 LEAST_IMAGES: Final = 10
@@ -166,7 +167,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
 
 def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Separated group of each distinct image, and the share of links inside each group."""
-    graph = shared_neighbor_graph(distinct.indices)
+    graph = neighbor_graph(distinct.indices, distinct.distances)
     counts = np.where(distinct.copies > BURST, distinct.copies, 1)
     # The links among many copies of one image stay inside.
     graph = (graph + sparse.diags(counts - 1.0)).tocsr()
