@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += rows_of(case)
         if options.sensitivity and case.form == "plain" and kinds_module() is not None:
             tried += sensitivity(case)
-        print(case.file.stem, *(f"{row['score']} {row['auroc']:.3f}" for row in rows[-10:][:2]), flush=True)
+        print(case.file.stem, flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, options.out / "rarity.csv")
     text = all_tables(rows) + (sensitivity_table(tried) if tried else "")

@@ -151,8 +151,8 @@ def spoiled_table(rows: Sequence[Row]) -> str:
             for measure in ("auroc", count):
                 for score in _TWO:
                     values = [row[measure] for row in group if row["form"] == form and row["score"] == score]
-                    shown = f"{np.mean(values):.3f}" if measure == "auroc" else f"{np.mean(values):.0f}"
-                    cells.append(shown if values else "-")
+                    digits = 3 if measure == "auroc" else 0
+                    cells.append(f"{np.mean(values):.{digits}f}" if values else "-")
         lines.append(f"| {name} | {encoder} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
