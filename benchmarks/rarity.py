@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     options.out.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(_rounded(row), ensure_ascii=False) for row in rows)
-    (options.out / "rarity.json").write_text(f'{{"commit": "{commit.strip()}", "rows": [\n{lines}\n]}}\n')
-    (options.out / "rarity_tables.md").write_text(tables(rows))
+    (options.out / "rarity_scratch.json").write_text(f'{{"commit": "{commit.strip()}", "rows": [\n{lines}\n]}}\n')
+    (options.out / "rarity_scratch_tables.md").write_text(tables(rows))
 
 
 if __name__ == "__main__":

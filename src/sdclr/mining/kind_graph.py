@@ -24,8 +24,8 @@ REFERENCE: Final = 10
 _ROUNDING: Final = 1e-6
 """Cosine distances below this are float32's rounding."""
 
-TUNING: Final = 7
-"""The neighbor whose distance is an image's own scale: the constant of Zelnik-Manor and Perona."""
+TUNING: Final = 5
+"""The neighbor whose distance is an image's own scale: within the smallest kind."""
 
 _FARTHEST: Final = 30.0
 _ROUNDS: Final = 8
@@ -139,7 +139,7 @@ def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -
     """Symmetric graph of nearest neighbors: the Jaccard index of two images' lists times their closeness.
 
     Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004), exp(-|x - y|² / (s_x s_y)), where s is
-    the distance to an image's seventh neighbor. For directions |x - y|² is twice the cosine distance. Both factors
+    the distance to an image's fifth neighbor. For directions |x - y|² is twice the cosine distance. Both factors
     make the links weak that leave a group of fewer than k images only because each image has k neighbors.
 
     Args:

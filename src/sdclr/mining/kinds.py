@@ -56,8 +56,8 @@ _NEAR: Final = 10
 """Neighbors that say how far an image is from everything."""
 
 _LEAST_NEIGHBORS: Final = 10
-_FENCE: Final = 3.0
-"""Interquartile ranges above the upper quartile from which on a value is far out (Tukey 1977)."""
+_FENCE: Final = 1.5
+"""Interquartile ranges above the upper quartile from which on a value is an outlier (Tukey 1977)."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _medoids(features: Tensor, labels: NDArray[np.int64], count: int) -> NDArray
 
 
 def _odd(distinct: DistinctImages, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of images whose neighbors are far out of what is usual in the collection and in their own kind."""
+    """Positions of images whose neighbors are farther than is usual in the collection and in their own kind."""
     far = distinct.distances[:, :_NEAR].mean(axis=1).astype(np.float64)
     usual = np.log(np.maximum(far, np.finfo(np.float32).eps))
     limits = np.full(len(usual), _fence(usual))
