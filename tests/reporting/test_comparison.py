@@ -9,7 +9,8 @@ import pytest
 from sdclr.config import to_json
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
-from sdclr.reporting.comparison import UNKNOWN, diagnosis, differing_settings, name_runs, overview
+from sdclr.files import write_json
+from sdclr.reporting.comparison import UNKNOWN, diagnosis, differing_settings, name_runs, overview, start_weights
 from sdclr.reporting.tables import Table
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
@@ -176,3 +177,11 @@ def test_without_diagnosis_there_is_none(tmp_path: Path) -> None:
 def test_a_diagnosis_that_cannot_be_read_is_named(wrong: object, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"results/diagnosis.json (must hold a JSON object|has no 'summary')"):
         diagnosis({"a": [diagnosed(tmp_path / "a", wrong)]})
+
+
+def test_the_weights_that_a_run_started_from_are_named(tmp_path: Path) -> None:
+    run = diagnosed(tmp_path / "a", {"summary": [], "indices": {}, "context": {}})
+    assert start_weights({"a": [run]}) == []
+    start = {"file": "x", "sha256": "0", "spec": "timm:resnet18", "license": "apache-2.0", "labels": True}
+    write_json(run.start_file, start | {"teacher": "trained with labels"})
+    assert start_weights({"a": [run, run]}) == [("a", "timm:resnet18 (license apache-2.0, trained with labels)")]

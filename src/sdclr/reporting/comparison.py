@@ -7,13 +7,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sdclr.config import differences
+from sdclr.config import differences, to_json
 from sdclr.errors import InputError
 from sdclr.files import read_json
 from sdclr.reporting.figures import loss_curve
 from sdclr.reporting.tables import Table
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
+from sdclr.training.start import start_of
 
 UNKNOWN: Final = "\u2013"
 
@@ -87,6 +88,24 @@ def differing_settings(runs: Runs) -> Table | None:
         return None
     note = "All other settings are the same."
     return Table("In what their settings differ", ("Setting", *configs), tuple(rows), note)
+
+
+def settings_as_json(runs: Runs) -> list[tuple[str, str]]:
+    """Each method's configuration as JSON; of equal ones of a method, one."""
+    settings = []
+    for label, found in runs.items():
+        texts = dict.fromkeys(json.dumps(to_json(run.config), indent=2, ensure_ascii=False) for run in found)
+        settings += [(label, text) for text in texts]
+    return settings
+
+
+def start_weights(runs: Runs) -> list[tuple[str, str]]:
+    """The weights that each method's runs started from, with license and labels in words; [] if all are random."""
+    starts = []
+    for label, found in runs.items():
+        words = dict.fromkeys(start.words for run in found if (start := start_of(run)) is not None)
+        starts += [(label, text) for text in words]
+    return starts
 
 
 class Diagnosis(NamedTuple):

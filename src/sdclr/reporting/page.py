@@ -1,7 +1,6 @@
 """The report: one HTML file that opens from disk, prints well and loads nothing."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,18 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sdclr.config import to_json
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
 from sdclr.files import read_json, write_atomically
-from sdclr.reporting.comparison import diagnosis, differing_settings, name_runs, overview
+from sdclr.reporting.comparison import (
+    diagnosis,
+    differing_settings,
+    name_runs,
+    overview,
+    settings_as_json,
+    start_weights,
+)
 from sdclr.reporting.elements import Elements, Plot
 from sdclr.reporting.figures import (
     class_accuracy,
@@ -97,7 +102,8 @@ def write_report(
         profile=_profile(collection, plain, elements),
         **_pictures(source, first, elements),
         pruned=_pruned(several, order, elements),
-        settings=_settings(several),
+        settings=settings_as_json(several),
+        starts=start_weights(several),
         commands=list(commands),
         bad=_bad_images(several),
         bad_shown=_BAD_IMAGES_SHOWN,
@@ -368,15 +374,6 @@ def _sparsity(runs: Sequence[Run]) -> dict[str, float]:
             if competitor is not None:
                 return competitor.sparsity()
     return {}
-
-
-def _settings(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
-    """Each method's configuration as JSON; of equal ones of a method, one."""
-    settings = []
-    for label, found in runs.items():
-        texts = dict.fromkeys(json.dumps(to_json(run.config), indent=2, ensure_ascii=False) for run in found)
-        settings += [(label, text) for text in texts]
-    return settings
 
 
 def _bad_images(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
