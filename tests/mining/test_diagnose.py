@@ -146,7 +146,7 @@ def test_bad_images_are_listed_and_left_out(run):
     found = diagnose(source, QUICK, encoder=run)
     assert found.bad == {source.ids[3]: "truncated", source.ids[90]: "truncated"}
     assert found.description["read"] == 98
-    assert "2 images could not be read" in found.summary[-1]
+    assert "2 images are unreadable" in found.summary[-1]
     assert "with 100 images, not 98" in found.summary[1]
     assert sum(kind["size"] for kind in found.kinds) == 98
 
@@ -205,3 +205,12 @@ def test_too_few_images_are_refused(run):
 def test_settings_are_checked(values, message):
     with pytest.raises(sdclr.InputError, match=message):
         DiagnoseConfig(**values)
+
+
+def test_the_scale_is_for_encoders_trained_on_the_collection(run):
+    """Its reference was measured with small encoders of that sort; under others it would mislead."""
+    trained = diagnose(digits("train"), QUICK, encoder=run)
+    other = diagnose(digits("train"), QUICK, encoder=run.encoder())
+    assert any("long tail" in sentence or "long-tailed" in sentence for sentence in trained.summary)
+    assert not any("CIFAR-10" in sentence for sentence in other.summary)
+    assert other.indices == trained.indices

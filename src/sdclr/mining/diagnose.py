@@ -206,7 +206,14 @@ def diagnose(
     return Diagnosis(
         summary=[
             balance_sentence(kinds),
-            *_summary(found, clusters, read=len(ids), config=config, bad=len(encoded.bad)),
+            *_summary(
+                found,
+                clusters,
+                read=len(ids),
+                config=config,
+                bad=len(encoded.bad),
+                trained_here=resolved.run is not None,
+            ),
         ],
         indices={name: found[name] for name in (*RELIED, "near_duplicates")},
         context={name: value for name, value in found.items() if name not in (*RELIED, "near_duplicates")},
@@ -296,26 +303,32 @@ def _by_cluster(groups: Clusters, distance: NDArray[np.float32], encoded: Encode
 
 
 def _summary(
-    found: dict[str, float], clusters: list[dict[str, float]], *, read: int, config: DiagnoseConfig, bad: int
+    found: dict[str, float],
+    clusters: list[dict[str, float]],
+    *,
+    read: int,
+    config: DiagnoseConfig,
+    bad: int,
+    trained_here: bool,
 ) -> list[str]:
-    value = found["distance_spread"]
     few = f" with {config.part:,} images, not {read:,}" if read < config.part else ""
-    sentences = [_scale_sentence(value, few)]
+    # The scale was measured with small encoders that were trained on the collection, and holds for no others.
+    sentences = [_scale_sentence(found["distance_spread"], few)] if trained_here else []
     fifth = max(1, len(clusters) // 5)
     sparse, dense = clusters[:fifth], clusters[-fifth:]
     ratio = _mean_distance(sparse) / max(_mean_distance(dense), 1e-6)
     share = sum(cluster["images"] for cluster in sparse) / sum(cluster["images"] for cluster in clusters)
     sentences.append(
-        f"In the sparsest fifth of the clusters ({share:.0%} of the images), images lie {ratio:.1f} times as far from "
-        "their neighbours as in the densest; encoders err more where neighbours are far."
+        f"In the sparsest fifth of the clusters ({share:.0%} of the images), images are {ratio:.1f} times as far from "
+        "their neighbors as in the densest fifth. Encoders make more errors where neighbors are far."
     )
     sentences.append(
-        f"{found['near_duplicates']:.1%} of the images have a near-duplicate: another image nearer than a copy saved "
-        "smaller would be."
+        f"{found['near_duplicates']:.1%} of the images have a near-duplicate: an image that is nearer than a smaller "
+        "copy of it would be."
     )
     next_step = "`sdclr mine` shows the rarest images, `sdclr select` which to label first"
     if bad:
-        next_step += f"; {bad} images could not be read and are listed"
+        next_step += f"; {bad} images are unreadable and listed"
     sentences.append(f"Next: {next_step}.")
     return sentences
 
@@ -326,12 +339,12 @@ def _scale_sentence(value: float, few: str) -> str:
     scale = f"{balanced:.2f} ± {deviation:.2f} when balanced, {most:.2f} ± {most_deviation:.2f} at an imbalance of 100"
     if value > balanced + 2 * deviation:
         return (
-            f"The collection may be long-tailed: distances to neighbours spread {value:.2f}, wider than in balanced "
+            f"The collection may be long-tailed: distances to neighbors spread {value:.2f}, wider than in balanced "
             f"subsets of CIFAR-10 ({scale}, taken{few} under small encoders). This is a hint, not a "
-            "measurement: an encoder trained briefly spreads them too."
+            "measurement: a short training spreads the distances, too."
         )
     return (
-        f"No sign of a long tail, which does not rule one out: distances to neighbours spread {value:.2f}, as in "
+        f"No sign of a long tail, which does not rule one out: distances to neighbors spread {value:.2f}, as in "
         f"balanced subsets of CIFAR-10 ({scale}, taken{few} under small encoders), but an encoder evens "
         "out the distances in a long tail that it was trained on."
     )
