@@ -169,8 +169,8 @@ class PretrainConfig:
     head starts at random."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
     """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
-    them, and only weight and bias are trained; a pruned twin's own are measured anew with its masks. Moving follows the
-    batches. Auto fixes them with --start."""
+    them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
+    follows the batches. Auto fixes them with --start."""
     framework: FrameworkName = "simclr"
     """What the two branches are compared by."""
     moco: MoCoConfig = field(default_factory=MoCoConfig)

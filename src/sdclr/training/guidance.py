@@ -24,7 +24,7 @@ MOST_DRAWS = 4
 """Pairs of views of one image that a measurement of the gap averages over, at most."""
 
 SAMPLED = 512
-"""Images that statistics are measured on, at most; both views of each are taken."""
+"""Images by which a twin's statistics are corrected, at most; both views of each are taken."""
 SAMPLED_AT_ONCE = 64
 """Images of a batch of these: 128 views give steady statistics and fit where a training step fits."""
 

@@ -1,14 +1,17 @@
 """Batch normalization of an encoder that starts from trained weights: its running statistics stay where they are.
 
 Statistics that move to augmented views of a small collection cost a pretrained encoder more than training gains it.
-With fixed statistics each batch-norm layer of the encoder is an affine map, whose weight and bias are trained. The
-pruned twin has other activations, so that its own statistics have to follow its masks: they are measured anew after
-each refresh, over several batches (Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3).
+With fixed statistics each batch-norm layer of the encoder is an affine map, whose weight and bias are trained.
+
+A pruned twin has weaker activations, so that the network's statistics do not fit it. Statistics that are measured on
+the twin itself would not do either: they are those of the augmented views, too, and tell the twin apart from the
+network where nothing is pruned at all. So they are corrected by what pruning changes: after each refresh of the masks
+every layer of the twin gets the statistics with which it gives the mean and variance that it gives in the network.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -49,36 +52,110 @@ def fix_statistics(module: nn.Module) -> int:
 
 @torch.no_grad()
 def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Measure the running statistics of a pruned twin's encoder anew: each is its mean over the batches.
+    """Give a pruned twin the running statistics with which its layers have the network's means and variances.
 
-    A competitor without statistics of its own runs with the network's, and nothing is measured. The projection head's
+    With the network's statistics μ and σ², and mean and variance of a layer's input, m and v in the network, m' and v'
+    in the twin, these are `σ'² = σ² v'/v` and `μ' = m' - (m - μ) σ'/σ`, averaged over the batches. Layers follow each
+    other: what a layer of the twin sees comes from layers that are corrected already. Where nothing is pruned, the twin
+    stays the network. (Jordan et al., *REPAIR*, ICLR 2023, for networks between two others.)
+
+    A competitor without statistics of its own runs with the network's, and nothing is done. The projection head's
     statistics and the modes of all layers stay as they were.
 
     Args:
         competitor: The twin, or several, of a network with an `encoder`.
-        batches: Images `(N, 3, H, W)`, on the network's device.
+        batches: Images `(N, 3, H, W)`, on the network's device; all samples of a layer's input count alike.
 
     Returns:
-        The running means and variances that were measured, `(C,)` each: the competitor's own tensors.
+        The running means and variances that were settled, `(C,)` each: the competitor's own tensors.
     """
-    images, measured = list(batches), []
-    layers = _layers(competitor.network.get_submodule("encoder"))
-    others = competitor.others if isinstance(competitor, SelfCompetitors) else ()
-    twins: list[Any] = [competitor, *others]
-    for twin in twins:
+    encoder = competitor.network.get_submodule("encoder")
+    layers = _layers(encoder)
+    twins = [twin for twin in _each(competitor) if layers.keys() <= _with_statistics(twin)]
+    settled: list[dict[str, list[_Moments]]] = [{name: [] for name in layers} for _ in twins]
+    fixed = {name: _statistics(layer) for name, layer in layers.items()}
+    with _evaluating(layers):
+        for batch in batches if twins else ():
+            seen = _seen(encoder, batch, layers)
+            for twin, of_twin in zip(twins, settled, strict=True):
+                _correct(twin, batch, layers, fixed=fixed, seen=seen, settled=of_twin)
+    changed = []
+    for twin, of_twin in zip(twins, settled, strict=True):
         own = twin.normalization()
-        statistics = [f"encoder.{name}.{end}" for name in layers for end in ("running_mean", "running_var")]
-        if not all(name in own for name in statistics):
-            continue
-        for name in layers:
-            # The moving average of a layer without a momentum weighs all batches since this count was 0 alike.
-            own[f"encoder.{name}.num_batches_tracked"].zero_()
-        part = twin.part("encoder")
-        with _averaging(layers), twin.dropping() if isinstance(twin, DropoutCompetitor) else nullcontext():
-            for batch in images:
-                part(batch)
-        measured += [own[name] for name in statistics]
-    return measured
+        for name, moments in of_twin.items():
+            for end, values in zip(("running_mean", "running_var"), zip(*moments, strict=True), strict=False):
+                changed.append(own[f"encoder.{name}.{end}"].copy_(torch.stack(values).mean(dim=0)))
+    return changed
+
+
+_HARDLY: Final = 1e-8
+"""Variance under which a channel says nothing, such as one that has lost all its weights."""
+
+_Moments = tuple[Tensor, Tensor]
+"""Mean and variance of each channel, `(C,)`."""
+
+
+def _each(competitor: SelfCompetitor) -> list[SelfCompetitor]:
+    others: Any = competitor.others if isinstance(competitor, SelfCompetitors) else ()
+    return [competitor, *others]
+
+
+def _with_statistics(twin: SelfCompetitor) -> set[str]:
+    """Names, within the encoder, of layers of which the twin has running statistics of its own."""
+    start, end = "encoder.", ".running_mean"
+    own = twin.normalization()
+    return {name.removeprefix(start).removesuffix(end) for name in own if name.startswith(start) and name.endswith(end)}
+
+
+def _seen(encoder: nn.Module, batch: Tensor, layers: Mapping[str, _BatchNorm]) -> dict[str, list[_Moments]]:
+    """Moments of what each layer of the network is given, one for each time that it runs."""
+    seen: dict[str, list[_Moments]] = {name: [] for name in layers}
+
+    def note(name: str, _: Any, given: Tensor) -> None:
+        seen[name].append(_moments(given))
+
+    with _before(layers, note):
+        encoder(batch)
+    return seen
+
+
+def _correct(
+    twin: SelfCompetitor,
+    batch: Tensor,
+    layers: Mapping[str, _BatchNorm],
+    *,
+    fixed: Mapping[str, _Moments],
+    seen: Mapping[str, list[_Moments]],
+    settled: dict[str, list[_Moments]],
+) -> None:
+    """Run the twin on a batch, each of its layers with the statistics that fit the batch, and note these."""
+    calls = dict.fromkeys(layers, 0)
+
+    def fit(name: str, layer: Any, given: Tensor) -> None:
+        (mean, variance), (own_mean, own_variance) = seen[name][calls[name]], _moments(given)
+        calls[name] += 1
+        at, spread = fixed[name]
+        ratio = (own_variance + _HARDLY) / (variance + _HARDLY)
+        fitted = ((spread + layer.eps) * ratio - layer.eps).clamp_min(0)
+        scale = ((fitted + layer.eps) / (spread + layer.eps)).sqrt()
+        # While the twin runs, the layer's statistics are the twin's own.
+        layer.running_mean.copy_(own_mean - (mean - at) * scale)
+        layer.running_var.copy_(fitted)
+        settled[name].append(_statistics(layer))
+
+    dropping = twin.dropping() if isinstance(twin, DropoutCompetitor) else nullcontext()
+    with dropping, _before(layers, fit):
+        twin.part("encoder")(batch)
+
+
+def _moments(given: Tensor) -> _Moments:
+    """Of a layer's input `(N, C, …)`."""
+    channels = given.float().transpose(0, 1).flatten(1)
+    return channels.mean(dim=1), channels.var(dim=1, correction=0)
+
+
+def _statistics(layer: Any) -> _Moments:
+    return layer.running_mean.clone(), layer.running_var.clone()
 
 
 class _Evaluating:
@@ -99,13 +176,31 @@ def _layers(encoder: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @contextmanager
-def _averaging(layers: Mapping[str, _BatchNorm]) -> Iterator[None]:
-    """Inside, layers normalize by the batch and average its statistics; outside, they are as they were."""
-    before = [(layer, layer.training, layer.momentum) for layer in layers.values()]
-    for layer in layers.values():
-        layer.training, layer.momentum = True, None
+def _before(layers: Mapping[str, _BatchNorm], action: Callable[[str, Any, Tensor], object]) -> Iterator[None]:
+    """Inside, an action is told each layer's name, the layer and its input before it runs."""
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, given, name=name: _nothing(action(name, layer, given[0])))
+        for name, layer in layers.items()
+    ]
     try:
         yield
     finally:
-        for layer, training, momentum in before:
-            layer.training, layer.momentum = training, momentum
+        for handle in handles:
+            handle.remove()
+
+
+def _nothing(_: object) -> None:
+    """Else what a hook returns would become the layer's input."""
+
+
+@contextmanager
+def _evaluating(layers: Mapping[str, _BatchNorm]) -> Iterator[None]:
+    """Inside, layers normalize by their running statistics; outside, they are in the mode in which they were."""
+    before = [(layer, layer.training) for layer in layers.values()]
+    for layer in layers.values():
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training

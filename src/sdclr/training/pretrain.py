@@ -226,8 +226,8 @@ class Trainer:
         refresh_masks(self.objective, damage, self.step / self.total)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
-                measured = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
-            for statistic in measured:
+                settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
+            for statistic in settled:
                 statistic.copy_(self.place.mean(statistic))  # to the bit, if processes round differently
 
     def _note_sitting(self) -> None:
