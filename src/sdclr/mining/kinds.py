@@ -160,7 +160,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
 
     Example:
         >>> kinds = Kinds(np.array([0] * 40 + [1, 1]), np.array([40, 2]), np.ones(2), np.array([0, 40]), np.array([]))
-        >>> kind_rarity(kinds, np.zeros(42)).argmax()
+        >>> int(kind_rarity(kinds, np.zeros(42)).argmax())
         40
     """
     far = np.asarray(distance, dtype=np.float64)
