@@ -136,7 +136,7 @@ def test_written_and_read(tmp_path, suffix):
 
 def test_what_cannot_be_asked(run, source, embeddings, picture, tmp_path):
     wrong = source.ids[3].replace("digits", "digit")
-    with pytest.raises(InputError, match="is neither an id of the source nor a file; did you mean digits/"):
+    with pytest.raises(InputError, match="is neither an id of the images nor a file; did you mean digits/"):
         neighbors(source, [wrong], encoder=run)
     with pytest.raises(InputError, match="k=60 neighbors of 59 images"):
         neighbors(source, [source.ids[0]], 60, encoder=run)

@@ -160,8 +160,8 @@ def test_bad_images_are_listed_and_left_out(run):
             ["3 separate kinds of image, of 900, 60, 40 images: 2 of them are rare and hold 10.0%"],
         ),
         (
-            [180, 20],
-            ["of 180, 20 images: 1 of them is rare and holds 10.0% of the images. The largest", "9.0 tim"],
+            [180, 18],
+            ["of 180, 18 images: 1 of them is rare and holds 9.1% of the images. The largest", "10.0 tim"],
         ),
         ([30, 30], ["2 separate kinds of image, of 30, 30 images: none of them is rare", "1.0 times as large"]),
         ([100, *[10] * 9], ["of 100, 10, 10, 10, 10, 10, 10, 10 and 2 smaller ones images"]),

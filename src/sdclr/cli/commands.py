@@ -134,7 +134,7 @@ class Embed:
 class Mine:
     """Find the rare images of a collection, without labels, and show them on a page.
 
-    Groups of images that are separate from the rest are kinds; the smallest kinds come first. Writes scores.parquet,
+    Groups of images that are separate from the rest are kinds. Images of rare kinds come first. Writes scores.parquet,
     summary.json and rarest.html, which opens from disk. A stopped command resumes. With another score it runs again in
     seconds.
 

@@ -220,8 +220,7 @@ def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: Labelle
     if encoder is not None:
         if config.image_size not in {None, encoder.image_size}:
             raise InputError(
-                f"image_size is {config.image_size}, but the run's encoder was made for {encoder.image_size} px: leave "
-                "it out"
+                f"image_size is {config.image_size}, but the encoder was made for {encoder.image_size} px: leave it out"
             )
         return encoder.image_size
     if config.image_size is not None:

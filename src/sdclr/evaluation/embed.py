@@ -34,7 +34,7 @@ _BAD: Final = b"sdclr-bad"
 
 
 def embed(
-    source: ImageSource,
+    images: ImageSource,
     out: str | Path,
     *,
     encoder: EncoderLike = None,
@@ -55,7 +55,7 @@ def embed(
     end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images.
 
     Args:
-        source: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
+        images: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
             in the folder, `NAME.bad_images.csv` for the file `NAME.parquet`.
         out: The file, or the folder if the name has no suffix or is that of one; put in place whole.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
@@ -74,16 +74,16 @@ def embed(
     Raises:
         InputError: If no image can be decoded, or several processes are to write one file.
     """
-    images, out = open_source(source), Path(out)
-    resolved = resolve_encoder(encoder, images, image_size=image_size)
+    source, out = open_source(images), Path(out)
+    resolved = resolve_encoder(encoder, source, image_size=image_size)
     sharded = out.is_dir() or not (out.suffix or out.exists())
     with processes(str(device)) as place:
         if place.world > 1 and not sharded:
             raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
         network = branch_encoder(resolved, branch)
-        about = _described(resolved, images, network, branch=branch, amp=amp, place=place)
+        about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
-        work = _Work(network, images, resolved.preprocessing, batch_size, workers, amp, about, parts)
+        work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts)
         chunks = work.run(place, progress)
         bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
         bad = [image for share in place.gather(bad) for image in share]
@@ -91,7 +91,7 @@ def embed(
         if not rows:
             why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
             raise InputError(
-                f"{images.name}: none of {len(images)} images can be decoded{why}. Check the path and the files"
+                f"{source.name}: none of {len(source)} images can be decoded{why}. Check the path and the files"
             )
         _put_together(chunks, out / _shard(place.rank, place.world) if sharded else out, work.schema())
         place.barrier()  # until then a process that is started again needs the chunks

@@ -73,7 +73,7 @@ class Found:
 
 
 def neighbors(
-    source: ImageSource,
+    images: ImageSource,
     queries: Sequence[str | Path],
     k: int = 10,
     *,
@@ -87,8 +87,8 @@ def neighbors(
     """Find the k nearest images of a collection for each query, exactly.
 
     Args:
-        source: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
-        queries: Ids of the source, or else paths of other image files. An image is not its own neighbour.
+        images: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
+        queries: Ids of the collection, or else paths of other image files. An image is not its own neighbor.
         k: Neighbours a query.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder that `load_encoder()` gives. Embeddings that are queried
@@ -107,17 +107,17 @@ def neighbors(
             this run's.
     """
     if not queries:
-        raise InputError("no queries: name ids of the source, or image files")
-    use = _Use(encoder, source)
+        raise InputError("no queries: name ids of the images, or image files")
+    use = _Use(encoder, images)
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "amp": amp}
-    base, bad = _base(use, source, workers=workers, **how)
+    base, bad = _base(use, images, workers=workers, **how)
     row_of = {image_id: row for row, image_id in enumerate(base.ids)}
     gone = {image.id for image in bad}
     asked = [str(query) for query in queries]
     files = [query for query in dict.fromkeys(asked) if query not in row_of and query not in gone]
     for query in files:
         if not Path(query).is_file():
-            raise InputError(f"{query!r} is neither an id of the source nor a file{_hint(query, base.ids)}")
+            raise InputError(f"{query!r} is neither an id of the images nor a file{_hint(query, base.ids)}")
     outside: dict[str, NDArray[np.float32]] = {}
     if files:
         resolved = use.resolved(files[0])

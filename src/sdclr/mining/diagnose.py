@@ -124,11 +124,11 @@ class Diagnosis:
     kinds: list[dict[str, Any]]
     """Size, separation and medoid (an id) of each separate kind of image, falling in size; see `sdclr.mine`."""
     clusters: list[dict[str, float]]
-    """Of each cluster, sparsest first: images, their mean distance to neighbours, and mean forgetting if known."""
+    """Of each cluster, sparsest first: images, their mean distance to neighbors, and mean forgetting if known."""
     duplicates: list[tuple[str, str]]
     """Ids of the nearest pairs of near-duplicates, at most 20."""
     bad: dict[str, str]
-    """Why images could not be read, by id."""
+    """Reason why an image is unreadable, by id."""
     description: dict[str, Any]
     """What was read, and how."""
 
@@ -147,7 +147,7 @@ class Diagnosis:
 
 
 def diagnose(
-    source: ImageSource,
+    images: ImageSource,
     config: DiagnoseConfig | None = None,
     *,
     encoder: EncoderLike = None,
@@ -160,7 +160,7 @@ def diagnose(
     No label is looked at. `docs/results/diagnosis.md` shows which indices followed the imbalance where it was known.
 
     Args:
-        source: The collection.
+        images: The collection.
         config: How it is looked at; `DiagnoseConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder that `load_encoder()` gives.
@@ -175,7 +175,7 @@ def diagnose(
         InputError: If fewer than 50 images can be decoded, or the run has no encoder.
     """
     config = config or DiagnoseConfig()
-    whole = open_source(source)
+    whole = open_source(images)
     resolved = resolve_encoder(encoder, whole)
     rng = np.random.default_rng(config.seed)
     drawn = SubsetSource(whole, rng.permutation(len(whole))[: config.images], name=whole.name)
@@ -280,7 +280,7 @@ def _copy_distance(resolved: ResolvedEncoder, encoded: Encoded, sample: Source, 
 
 
 def _duplicates(near: Neighbours, limit: float, ids: list[str]) -> tuple[list[tuple[str, str]], float]:
-    """The nearest pairs within the limit, at most 20, and the share of images that have such a neighbour."""
+    """The nearest pairs within the limit, at most 20, and the share of images that have such a neighbor."""
     distance, neighbour = near.distances[:, 0].numpy(), near.indices[:, 0].numpy()
     close = np.flatnonzero(distance < limit)
     pairs = dict.fromkeys(
