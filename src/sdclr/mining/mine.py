@@ -37,9 +37,9 @@ class MineConfig:
     """What is measured of each image, and what the ranking goes by."""
 
     score: Score = "kinds"
-    """The ranking. kinds: images of rare separate groups first, which take turns; all others by distance. distance: mean
-    distance to the nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning
-    the network changes the features. loss: the contrastive loss."""
+    """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
+    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
+    changes the features. loss: the contrastive loss."""
     k: tuple[int, ...] = (10,)
     """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
     ratios: tuple[float, ...] | None = None
