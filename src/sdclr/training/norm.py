@@ -71,7 +71,7 @@ def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[T
     """
     encoder = competitor.network.get_submodule("encoder")
     layers = _layers(encoder)
-    twins = [twin for twin in _each(competitor) if layers.keys() <= _with_statistics(twin)]
+    twins = [twin for twin in _each(competitor) if layers and layers.keys() <= _with_statistics(twin)]
     settled: list[dict[str, list[_Moments]]] = [{name: [] for name in layers} for _ in twins]
     fixed = {name: _statistics(layer) for name, layer in layers.items()}
     with _evaluating(layers):
