@@ -250,15 +250,32 @@ def kinds_of(labels):
     return Kinds(np.asarray(labels), sizes, np.ones(len(sizes)), np.zeros(len(sizes), dtype=np.int64), np.empty(0))
 
 
-def test_small_kinds_come_first_and_distance_decides_the_rest():
+def test_rare_kinds_take_turns_and_distance_decides_the_rest():
     labels = np.repeat([0, 1, 2], [100, 8, 5])
     distance = np.random.default_rng(0).uniform(size=113)
     rarity = kind_rarity(kinds_of(labels), distance)
     order = np.argsort(-rarity)
-    np.testing.assert_array_equal(labels[order], np.repeat([2, 1, 0], [5, 8, 100]))
-    for part in (order[:5], order[5:13], order[13:]):
-        assert (np.diff(distance[part]) <= 0).all()
+    assert len(set(rarity)) == 113
+    np.testing.assert_array_equal(labels[order], [2, 1] * 5 + [1] * 3 + [0] * 100)
+    for kind in range(3):
+        assert (np.diff(distance[order[labels[order] == kind]]) <= 0).all()
     assert 0 <= rarity.min() <= rarity.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rare"),
+    [
+        ([4138, 376, 372], [False, True, True]),  # a tenth of what is larger, however that is divided
+        ([2500, 1638, 376, 372], [False, False, True, True]),
+        ([220, 30, 26], [False, False, False]),
+        ([900, 100], [False, False]),
+        ([1000, 100], [False, True]),
+        ([50] * 20, [False] * 20),
+        ([7], [False]),
+    ],
+)
+def test_a_kind_is_rare_if_the_larger_kinds_hold_ten_times_as_many_images(sizes, rare):
+    assert kinds_of(np.repeat(np.arange(len(sizes)), sizes)).rare().tolist() == rare
 
 
 def test_without_rare_kinds_the_order_is_that_of_distance():

@@ -50,7 +50,7 @@ BURST: Final = 10
 """Up to so many near-copies count as one image. More are a kind: black frames, or one picture again and again."""
 
 RARE_SHARE: Final = 0.1
-"""A rare kind holds at most this share of all images."""
+"""A rare kind holds at most this share of the images that the larger kinds hold together."""
 
 _NEAR: Final = 10
 """Neighbors that say how far an image is from everything."""
@@ -84,14 +84,17 @@ class Kinds:
         return len(self.sizes)
 
     def rare(self, share: float = RARE_SHARE) -> NDArray[np.bool_]:
-        """(K,) which kinds are rare: they hold at most `share` of the images, and are small beside the other kinds.
+        """(K,) which kinds are rare: the larger kinds hold at least ten times as many images, at the default share.
 
-        Small means at most half the size of the kind in which an average image finds itself. In a collection of many
-        kinds of one size, none is rare.
+        A rare kind also has at most half the size of the kind in which an average image finds itself, so that none is
+        rare in a collection of many kinds of one size.
+
+        Args:
+            share: A rare kind holds at most this share of the images that the larger kinds hold together.
         """
-        total = int(self.sizes.sum())
-        usual = float(np.square(self.sizes, dtype=np.float64).sum()) / max(1, total)
-        return (self.sizes <= share * total) & (self.sizes <= usual / 2)
+        larger = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+        usual = float(np.square(self.sizes, dtype=np.float64).sum()) / max(1, int(self.sizes.sum()))
+        return (self.sizes <= share * larger) & (self.sizes <= usual / 2)
 
     def members(self, kind: int) -> NDArray[np.int64]:
         """Positions of a kind's images."""
@@ -139,29 +142,41 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
 
 
 def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
-    """How rare each image is: images of rare kinds first, the smallest kind first of all, then by distance.
+    """How rare each image is: images of rare kinds first, all others by distance.
+
+    Rare kinds take turns, the smallest first: one image of each, then the next of each. So the first images that a
+    person looks at show every rare kind. Within a kind the image that is farthest from its neighbors comes first.
 
     Args:
         kinds: The kinds.
-        distance: (N,) how far each image is from its neighbors. It decides within a kind and among images of no rare
-            kind.
+        distance: (N,) how far each image is from its neighbors.
 
     Returns:
-        (N,) share of the images that are less rare, in [0, 1): the larger, the rarer.
+        (N,) share of the images that are less rare, in [0, 1): the larger, the rarer. Equal distances give equal
+        rarity among images of no rare kind.
 
     Raises:
         InputError: Distances of another number of images, or that are not finite.
+
+    Example:
+        >>> kinds = Kinds(np.array([0] * 40 + [1, 1]), np.array([40, 2]), np.ones(2), np.array([0, 40]), np.array([]))
+        >>> kind_rarity(kinds, np.zeros(42)).argmax()
+        40
     """
     far = np.asarray(distance, dtype=np.float64)
     if far.shape != kinds.labels.shape or not np.isfinite(far).all():
         raise InputError(f"distances of shape {far.shape} for {len(kinds.labels)} images: give one finite number each")
-    rare = np.flatnonzero(kinds.rare())
-    mean = np.array([far[kinds.labels == kind].mean() for kind in rare])
-    level = np.zeros(len(kinds), dtype=np.int64)
-    level[rare[np.lexsort((mean, -kinds.sizes[rare]))]] = 1 + np.arange(len(rare))
-    within = rankdata(far, method="min")
-    place = rankdata(level[kinds.labels] * (len(far) + 1.0) + within, method="min")
-    rarity: NDArray[np.float32] = ((place - 1) / max(1, len(far))).astype(np.float32)
+    is_rare = kinds.rare()[kinds.labels]
+    place = np.empty(len(far))
+    place[~is_rare] = rankdata(far[~is_rare], method="min") - 1
+    rare = np.flatnonzero(is_rare)
+    # An image's turn is the number of images of its kind that are farther; sizes decide within a turn.
+    by_kind = rare[np.lexsort((rare, -far[rare], kinds.labels[rare]))]
+    first = np.searchsorted(kinds.labels[by_kind], kinds.labels[by_kind])
+    turn = np.arange(len(by_kind)) - first
+    order = by_kind[np.lexsort((by_kind, -kinds.labels[by_kind], turn))]  # a larger label is a smaller kind
+    place[order] = len(far) - 1 - np.arange(len(order))
+    rarity: NDArray[np.float32] = (place / max(1, len(far))).astype(np.float32)
     return rarity
 
 
