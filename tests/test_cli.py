@@ -218,7 +218,10 @@ def test_options_are_judged_with_the_settings_they_change(tmp_path):
         ),
         (["mine", "digits", "--encoder", "resnet18"], ["give timm:resnet18"]),
         (["mine", "e.npy", "--encoder", "timm:resnet18"], ["e.npy", "existing path"]),
-        (["pretrain", "digits", "--run", "x", "--start", "timm:resnett18"], ["timm:resnett18", "did you mean"]),
+        (
+            ["pretrain", "digits", "--run", "x", "--start", "timm:resnett18"],
+            ["resnett18", "did you mean timm:resnet18"],
+        ),
         (["pretrain", "digits", "--run", "x", "--start", "/nowhere.pth"], ["/nowhere.pth", "timm:NAME"]),
         (
             ["pretrain", "digits", "--run", "x", "--start", "timm:resnet10t", "--encoder.name", "resnet18"],
