@@ -22,7 +22,6 @@ IMAGES = ArraySource(np.zeros((16, 32, 32, 3), dtype=np.uint8), name="small")
 # The smallest of each family, and the size of images at which it is tried; None for the automatic one.
 FAMILIES: dict[str, int | None] = {
     "resnet10t": 32,
-    "resnext26ts": 32,
     "regnetx_002": 32,
     "efficientnet_b0": 32,
     "tf_efficientnet_lite0": None,
@@ -30,15 +29,11 @@ FAMILIES: dict[str, int | None] = {
     "convnext_atto": 32,
     "convnextv2_atto": 32,
     "vit_tiny_patch16_224": 32,
-    "deit3_small_patch16_224": 32,
     "swin_tiny_patch4_window7_224": 64,
     "mobilevit_xxs": 64,
     "mobileone_s0": 32,
     "dla46_c": 32,
-    "densenet121": 32,
-    "xception41": 64,
     "repvgg_a0": 32,
-    "maxvit_rmlp_pico_rw_256": 64,
     "edgenext_xx_small": None,
     "ghostnet_050": None,
     "mixer_s32_224": 64,

@@ -43,25 +43,16 @@ def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> N
     """
     height, width = image.shape[:2]
     size, filter_ = preprocessing.image_size, _FILTERS[preprocessing.interpolation]
-    box: tuple[float, float, float, float] = (0, 0, width, height)
     if max(height, width) <= SMALL_SIDE:
-        if height == width == size:
-            return image
-    else:
-        # Only the part that survives the center crop is resampled. Pillow's filter reaches over the box's edge, so the
-        # pixels are those of resizing everything and cropping afterwards, within 2 of 255 levels of rounding.
-        short, shorter = preprocessing.resized_side, min(height, width)
-        squash = preprocessing.crop_mode == "squash"
-        resized_width, resized_height = (short if squash else int(short * side / shorter) for side in (width, height))
-        left, top = round((resized_width - size) / 2), round((resized_height - size) / 2)
-        x_scale, y_scale = width / resized_width, height / resized_height
-        box = (
-            left * x_scale,
-            top * y_scale,
-            min((left + size) * x_scale, width),
-            min((top + size) * y_scale, height),
-        )
-    return np.asarray(Image.fromarray(image).resize((size, size), filter_, box=box))
+        whole = height == width == size
+        return image if whole else np.asarray(Image.fromarray(image).resize((size, size), filter_))
+    short, shorter = preprocessing.resized_side, min(height, width)
+    squash = preprocessing.crop_mode == "squash"
+    resized = [short if squash else int(short * side / shorter) for side in (width, height)]
+    left, top = (round((side - size) / 2) for side in resized)
+    # Resized whole, then cropped: resizing only the crop's box is off by up to 2 of 255 levels.
+    view = Image.fromarray(image).resize((resized[0], resized[1]), filter_)
+    return np.asarray(view.crop((left, top, left + size, top + size)))
 
 
 def decode_side(preprocessing: Preprocessing) -> int:
