@@ -1,8 +1,8 @@
 """Does adapting a pretrained encoder to one's own long-tailed images improve its frozen features? A first measurement.
 
-What it should show, written before it ran: with fixed batch-norm statistics of the encoder, those of the pruned twin
-corrected, and the automatic settings of `--start`, four epochs on CIFAR-10-LT (imbalance 50, 4,196 images, 64 px) gain
-several points of linear and few-shot accuracy over the frozen encoder. One class order and one seed: a lead, no result.
+First trials had shown a gain of several points with fixed batch-norm statistics, and a loss with moving ones. This
+script repeats one of them with the automatic settings of `--start`: four epochs on CIFAR-10-LT (imbalance 50, 4,196
+images, 64 px), against the frozen encoder. One class order and one seed: a lead, not a result.
 
     python benchmarks/adapting.py --data DIR --run runs/adapted [--epochs 4] [--ratio 0.3]
     python benchmarks/adapting.py --data DIR                      # the frozen encoder

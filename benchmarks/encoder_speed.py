@@ -1,8 +1,8 @@
-"""Images a second of a pretrained encoder on a folder of photos: ours, and a plain timm loop on the same cores.
+"""Images per second of a pretrained encoder on a folder of photos: ours, and a plain timm loop on the same cores.
 
-What it should show, written before it ran: `extract_features` encodes at least 1.5 times as many images a second as a
-plain loop (timm's model, timm's own transforms by torchvision, a DataLoader) at equal features (cosine > 0.999). The
-limits are decoding alone and the network alone.
+The goal, set before the measurement: `extract_features` encodes at least 1.5 times as many images per second as a plain
+loop (timm's model, timm's own transforms by torchvision, a DataLoader) at equal features (cosine above 0.999). Decoding
+alone and the network alone are the limits.
 
     python benchmarks/encoder_speed.py --images DIR [--encoder timm:NAME] [--rounds 3] [--count 1000]
 

@@ -1,4 +1,4 @@
-"""Which score is to be the default of `sdclr mine`? The contest described in `docs/results/rarity.md`.
+"""Compare rarity scores to choose the default of `sdclr mine`: the contest described in `docs/results/rarity.md`.
 
     python benchmarks/rarity_features.py --data DIR --clothing DIR --cache features --held-out features_heldout
     python benchmarks/rarity_features.py --data DIR --clothing DIR --cache features --held-out features_heldout \

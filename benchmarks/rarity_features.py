@@ -10,7 +10,6 @@ kept back go to the folder of `--held-out`, or are left out. What is there is no
 """
 
 import argparse
-import copy
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -28,8 +27,7 @@ from rarity_runs import Trained, config_of
 from sdclr.data.sources import ArraySource
 from sdclr.encoders import Preprocessing, load_encoder
 from sdclr.features.extract import evaluation_view
-from sdclr.method import SelfCompetitor
-from sdclr.mining.forgetting import forgetting
+from sdclr.mining.forgetting import forgetting, pruned_copies
 from sdclr.recipes import digits_demo
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.pretrain import pretrain
@@ -48,14 +46,6 @@ OTHER_SIZE = {
 
 TRAINED_ON_CIFAR = ("cifar-if100-order1", "cifar-if100-order3")
 """Collections of CIFAR images that an encoder is trained on; digits all have one."""
-
-
-def pruned_twin(network: nn.Module, ratio: float) -> nn.Module:
-    """The network without the share `ratio` of its weights, the smallest; its normalization layers stay."""
-    competitor = SelfCompetitor(network, ratio, independent_norm=False)
-    twin = copy.deepcopy(network)
-    twin.load_state_dict(competitor.twin(), strict=False)
-    return twin.eval()
 
 
 @dataclass
@@ -144,7 +134,7 @@ def cache_all(pools: Pools, folders: dict[bool, Path], *, family: str = "") -> N
         if recipe.name in OTHER_SIZE:
             cache_collection(plain, encoders[OTHER_SIZE[recipe.name]], folder)
         print(f"{recipe.name}: {len(plain.images)} images, {time.monotonic() - start:.1f} s", flush=True)
-    twin = pruned_twin(network, PRUNED)
+    twin = pruned_copies(network, [PRUNED]).pruned[PRUNED].encoder
     twins = {size: Encoder("pruned", twin, size) for size in (96, 224)}
     for recipe in wanted:
         plain = recipe.plain()

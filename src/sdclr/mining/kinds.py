@@ -8,7 +8,7 @@ neighbors instead: hardly any link leaves it. This module finds such groups in s
 2. Each image is linked to its k nearest neighbors. A link weighs as much as the two images share neighbors (the Jaccard
    index of their lists: Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015) times their closeness on their own
    scale (the self-tuning Gaussian of Zelnik-Manor and Perona 2004). Links that exist only because each image must have
-   k neighbors thus weigh little. Groups somewhat smaller than k are found, and k matters little.
+   k neighbors thus weigh little. Groups larger than k hardly depend on it; smaller groups can be missed.
 3. Modularity at a high resolution (Louvain, Blondel et al. 2008) makes small communities, far smaller than kinds: at
    the usual resolution small kinds are lost in large collections (Fortunato and Barthélemy 2007). Leiden (Traag et al.
    2019) repairs communities that fall apart. Step 5 does so here, and Louvain draws no random numbers.

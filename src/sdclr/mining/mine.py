@@ -63,7 +63,7 @@ class MineConfig:
     """Images in a forward pass."""
     amp: Amp = "none"
     """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
-    which is faster and moves features a little (cosine 0.998 to 0.9995)."""
+    which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
     seed: int = 0
     """Decides augmented views and negatives."""
 

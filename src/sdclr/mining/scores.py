@@ -21,7 +21,8 @@ from sdclr.mining.kinds import Kinds
 from sdclr.reporting.gallery_entries import KindGroup
 
 KIND_NEIGHBORS: Final = 15
-"""Neighbors of each image in the graph that kinds are found in; it hardly matters (docs/results/rarity.md)."""
+"""Neighbors of each image in the graph that kinds are found in. Larger kinds hardly depend on it, smaller ones can be
+missed (docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
 
