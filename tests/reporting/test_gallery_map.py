@@ -111,7 +111,7 @@ def test_colors_are_those_of_kinds_scores_and_classes(page: Any) -> None:
         found = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).reshape(-1, 4)
         return set(map(tuple, np.unique(found[found[:, 3] > 200][:, :3] // 32, axis=0).tolist()))
 
-    assert page.inner_text("#map-legend").split("\n") == ["other", "kind 2", "kind 1"]
+    assert page.inner_text("#map-legend").split("\n") == ["the largest kind", "kind 2", "kind 1"]
     by_kind = colors()
     page.select_option("#map-color", label="Contrastive loss")
     assert colors() != by_kind

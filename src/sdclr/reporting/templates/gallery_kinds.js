@@ -43,7 +43,7 @@ function kindItem({ kind, size, separation, rare, examples }) {
   const dot = make("i", "dot"); // its color on the map
   dot.style.background = colorOfKind(kind);
   name.append(...(meta.map ? [dot] : []), all, ...(rare ? [" ", make("span", "badge", "rare")] : []));
-  links.append(`Kind ${kind} · ${inPercent(part)} · separation ${inPercent(100 * separation)}`);
+  links.append(`Kind ${kind} · ${inPercent(part).replace("under ", "<")} · separation ${inPercent(100 * separation)}`);
   links.title = `${inPercent(part)} of all images. Each image is linked to its nearest neighbors. Of the links of this kind, ${inPercent(100 * separation)} stay inside it. At 100%, no image of the kind is near an image of another kind.`;
   bar.append(make("i"));
   bar.firstChild.style.width = `${part}%`;

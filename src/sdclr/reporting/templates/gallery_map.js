@@ -22,20 +22,18 @@ const RAMP = Array.from({ length: STEPS }, (_, step) => {
   return `hsl(${250 - 195 * at} ${60 + 25 * at}% ${32 + 28 * at}%)`;
 });
 
-const colorOfKind = (kind) => {
-  const place = kinds.findIndex((entry) => entry.kind === kind);
-  return kind === 0 || place < 0 || place >= HUES.length ? "var(--dot)" : HUES[place];
-};
+// The largest kind is gray. The others have a color each, the rarest first; where they are many, colors repeat.
+const hueOfKind = remembered((kind) => (kind === 0 ? -1 : kinds.findIndex((entry) => entry.kind === kind) % HUES.length));
+const colorOfKind = (kind) => HUES[hueOfKind(kind)] ?? "var(--dot)";
 
 // The color of each row as a number in a list of colors; later colors are drawn over earlier ones.
 const coloring = remembered((by) => {
   const of = new Uint8Array(rows.count);
   if (by === "kind") {
-    // The rarest kinds each have a color. The largest, and those for which no color is left, are gray.
-    const order = kinds.filter(({ kind }) => kind !== 0).slice(0, HUES.length);
-    const place = new Map(order.map(({ kind }, at) => [kind, at + 1]));
-    for (let row = 0; row < rows.count; row += 1) of[row] = place.get(rows.kind[row]) ?? 0;
-    return { of, colors: ["gray", ...HUES], names: ["other", ...order.map(({ kind }) => `kind ${kind}`)] };
+    for (let row = 0; row < rows.count; row += 1) of[row] = rows.kind[row] < 0 ? 0 : 1 + hueOfKind(rows.kind[row]);
+    const several = kinds.filter(({ kind }) => kind !== 0);
+    const names = several.length > HUES.length ? [] : several.map(({ kind }) => `kind ${kind}`);
+    return { of, colors: ["gray", ...HUES], names: kinds.length ? ["the largest kind", ...names] : [] };
   }
   if (by === "label") {
     for (let row = 0; row < rows.count; row += 1) of[row] = rows.label[row] < 0 ? 0 : 1 + (rows.label[row] % HUES.length);
