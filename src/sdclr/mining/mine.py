@@ -15,6 +15,7 @@ from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
 from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
 from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
 from sdclr.mining.kinds import find_kinds, kind_rarity
@@ -56,6 +57,8 @@ class MineConfig:
     """Images that serve as negatives in every image's loss."""
     lof: bool = False
     """Also measure the local outlier factor."""
+    map: bool = True
+    """Also place the images on a map. It takes about 2 s for 3,000 images and half a minute for 100,000."""
     image_size: int | None = None
     """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
     and 96 for images of at most 96 px."""
@@ -65,7 +68,7 @@ class MineConfig:
     """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
     which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
     seed: int = 0
-    """Decides augmented views and negatives."""
+    """Decides augmented views, negatives and the map's start."""
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
@@ -274,9 +277,9 @@ def _scored(
     kinds = find_kinds(features, k=KIND_NEIGHBORS, neighbors=near)
 
     def spread(values: Any, empty: float = np.nan) -> NDArray[Any]:
-        """(N,) from the usable images' values."""
+        """(N, ...) from the usable images' values."""
         array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-        whole = np.full(total, empty, dtype=array.dtype)
+        whole = np.full((total, *array.shape[1:]), empty, dtype=array.dtype)
         whole[usable] = array
         return whole
 
@@ -311,10 +314,17 @@ def _scored(
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
             "normalisation": ("own" if own else "shared") if ratios else None,
+            "map": describe_map(len(usable)) if config.map else None,
             "config": to_json(config),
             "sdclr": __version__,
         },
+        projection=spread(_map(near, config.seed)) if config.map else None,
     )
+
+
+def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:
+    """Places of images by the neighbors that kinds are found with, however many more were asked for."""
+    return project(Neighbours(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
 
 
 def _neighbors(features: torch.Tensor, k: int) -> Neighbours:

@@ -29,6 +29,9 @@ FORMAT: Final = "sdclr-scores-2"
 _FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
 """Columns of the file that every collection has; each score adds one of its own name."""
 
+_MAP: Final = ("map_x", "map_y")
+"""Columns of the file that hold the map, if there is one."""
+
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
 
@@ -66,6 +69,8 @@ class Scores:
     """Name of what `rarity` is, such as "distance"."""
     about: dict[str, Any] = field(default_factory=dict)
     """How the scores came about: run, configuration, version. Plain JSON."""
+    projection: NDArray[np.float32] | None = None
+    """(N, 2) place of each image on a map of the collection, nan where bad; None where no map was made."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +84,8 @@ class Scores:
         """Write everything to a Parquet file, whole or not at all.
 
         Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
-        odd), bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the metadata.
+        odd), bad (the reason), label, map_x and map_y if there is a map, and one for each score. The rest is JSON under
+        the key `sdclr` of the metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -95,6 +101,8 @@ class Scores:
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
         }
+        if self.projection is not None:
+            table |= {name: pa.array(self.projection[:, axis], mask=empty) for axis, name in enumerate(_MAP)}
         table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
         described = {
             "format": FORMAT,
@@ -211,7 +219,7 @@ class Scores:
         reasons = table["bad"].to_pylist()
         return cls(
             ids=ids,
-            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED},
+            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED + _MAP},
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
             percentile=_numbers(table, "percentile", np.nan),
@@ -223,6 +231,7 @@ class Scores:
             classes=tuple(described["classes"]),
             score=described["score"],
             about=described["about"],
+            projection=_map(table),
         )
 
 
@@ -260,6 +269,7 @@ def rank_images(
     labels: NDArray[np.int64] | None = None,
     classes: Sequence[str] = (),
     about: dict[str, Any] | None = None,
+    projection: NDArray[np.float32] | None = None,
 ) -> Scores:
     """Rank images by rarity.
 
@@ -276,6 +286,7 @@ def rank_images(
         labels: (N,) class ids, only kept.
         classes: Class names.
         about: How the scores came about.
+        projection: (N, 2) places on a map, nan where bad.
 
     Raises:
         InputError: If a usable image has no finite rarity.
@@ -311,6 +322,7 @@ def rank_images(
         classes=tuple(classes),
         score=score,
         about=about or {},
+        projection=projection,
     )
 
 
@@ -323,6 +335,13 @@ def _in_order(places: NDArray[Any]) -> NDArray[np.int64]:
 def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
     values: NDArray[Any] = table[name].combine_chunks().fill_null(missing).to_numpy(zero_copy_only=False)
     return values
+
+
+def _map(table: pa.Table) -> NDArray[np.float32] | None:
+    """The map of a file, None for files without one."""
+    if not set(_MAP) <= set(table.column_names):
+        return None
+    return np.stack([_numbers(table, name, np.nan) for name in _MAP], axis=1)
 
 
 def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
