@@ -93,7 +93,13 @@ def _mine(command: Mine, console: Console) -> None:
     if command.page:
         with _progress("drawing thumbnails") as told:
             page = write_page(
-                folder / "rarest.html", scores, source, thumbnails=command.thumbnails, workers=workers, progress=told
+                folder / "rarest.html",
+                scores,
+                source,
+                thumbnails=command.thumbnails,
+                images=command.page_images,
+                workers=workers,
+                progress=told,
             )
         console.print(f"page:    {page}", markup=False)
     for line in (*found(scores), *filter(None, [pictureless(source)])):

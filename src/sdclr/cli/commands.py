@@ -20,6 +20,7 @@ from sdclr.mining.diagnose import DiagnoseConfig
 from sdclr.mining.mine import MineConfig
 from sdclr.mining.selection import DEFAULT, Method
 from sdclr.precision import Amp
+from sdclr.reporting.gallery import PAGE_IMAGES
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.export import Format
 
@@ -158,6 +159,8 @@ class Mine:
     """Write the page."""
     thumbnails: int | None = None
     """How many of the rarest images get a picture on the page; by default all."""
+    page_images: int = PAGE_IMAGES
+    """How many of the rarest images the page lists. A browser takes long for more than 100,000."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None

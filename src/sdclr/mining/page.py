@@ -7,7 +7,7 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
-from sdclr.reporting.gallery import GalleryEntries, write_gallery
+from sdclr.reporting.gallery import PAGE_IMAGES, GalleryEntries, write_gallery
 
 
 def write_page(
@@ -16,6 +16,7 @@ def write_page(
     source: Source,
     *,
     thumbnails: int | None = None,
+    images: int = PAGE_IMAGES,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -26,6 +27,7 @@ def write_page(
         scores: What `mine` found.
         source: The images that were mined.
         thumbnails: How many of the rarest get a picture; all by default.
+        images: How many of the rarest are listed. The file `scores.parquet` has all.
         workers: Processes that decode images.
         progress: Called with (thumbnails done, thumbnails in all).
 
@@ -45,6 +47,7 @@ def write_page(
         labels=scores.labels,
         classes=scores.classes,
         score=scores.score,
+        projection=scores.projection,
     )
     return write_gallery(
         path,
@@ -53,6 +56,7 @@ def write_page(
         title=f"Rare images of {source.name}",
         why=partial(why, scores),
         thumbnails=thumbnails,
+        images=images,
         workers=workers,
         progress=progress,
     )
