@@ -1,6 +1,5 @@
 """How rare each image of a collection is held to be: the scores, their ranking, and their files."""
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import write_atomically, write_csv
 from sdclr.mining.kinds import Kinds
 from sdclr.reporting.gallery_entries import KindGroup
 
@@ -326,12 +325,7 @@ def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
 
 
 def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    write_atomically(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(Path(path), header, rows)
     return Path(path)
 
 
