@@ -137,7 +137,7 @@ def test_csv_lists_the_rarest_first_and_bad_images_last(tmp_path):
 
 
 def test_csv_quotes_what_needs_it(tmp_path):
-    ids = ('say "hi", you', "two\nlines", "c", "d")
+    ids = ('say "hi", you', "two\nlines", "carriage\rreturn", " blank")
     with example(ids=ids).to_csv(tmp_path / "s.csv").open(newline="") as file:
         assert {row["id"] for row in csv.DictReader(file)} == set(ids)
 

@@ -44,7 +44,7 @@ class Mark:
                 text.encode("utf-8", "strict" if name == "label" else "surrogateescape")
             except UnicodeEncodeError as error:
                 raise InputError(
-                    f"{self.where or self.name!r}: the {name} {text[:_LONGEST]!r} is not UTF-8; save the file as UTF-8"
+                    f"{self.where or repr(self.name)}: the {name} {text[:_LONGEST]!r} is not UTF-8; save it as UTF-8"
                 ) from error
         object.__setattr__(self, "label", self.label.strip())
 
