@@ -326,7 +326,7 @@ def test_a_file_that_is_dropped_and_kept_is_an_error(images):
         apply_marks(marks)
 
 
-def test_labels_that_may_be_one_are_told(images, marked):
+def test_labels_that_may_be_one_are_told(marked):
     done = apply_marks(marked({"a/0.png": "=Cat", "a/1.png": "=cat", "b/0.png": "=dog"}))
     assert done.notes == ["Labels that differ in case alone, and may be one: Cat, cat."]
 

@@ -160,6 +160,22 @@ def test_fiftyone_gets_absolute_files_and_names_without_dots(tmp_path):
         example(ids=("a", "b", "d", "c")).to_fiftyone(path, source)
 
 
+def test_fiftyone_gets_duplicates_and_no_name_it_cannot_read(tmp_path):
+    source = ArraySource(np.zeros((4, 2, 2), dtype=np.uint8), ids=["a", "b", "c", "d"], name="plain")
+    source.file = ["a.png", "two\nlines.png", 'quo"te, d.png', "d.png"].__getitem__
+    scores = example(columns={"my score$": [0, 0, 0, 0]})
+    object.__setattr__(scores, "duplicates", ((1, 3),))
+    with scores.to_fiftyone(tmp_path / "f.csv", source).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sdclr_duplicate_of"] for row in rows] == ["", "b", "", ""]
+    assert [row["filepath"].rpartition("/")[2] for row in rows] == ["two\nlines.png", "d.png", "a.png", 'quo"te, d.png']
+    assert "sdclr_my_score_" in rows[0]
+    for name in ("caf\udce9.png", "a\rb.png"):
+        source.file = ["a.png", name, "c.png", "d.png"].__getitem__
+        with pytest.raises(InputError, match="is a name that FiftyOne cannot import: rename"):
+            scores.to_fiftyone(tmp_path / "f.csv", source)
+
+
 def test_summary():
     summary = json.loads(json.dumps(example().summary(), allow_nan=False))
     assert (summary["images"], summary["bad"], summary["score"], summary["run"]) == (4, 1, "distance", "a")
