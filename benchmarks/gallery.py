@@ -1,14 +1,16 @@
-"""How quick the page of rare images is with 100,000 of them, in Chromium; and a picture of a page.
+"""How quick the page of rare images is with many of them, in Chromium; and a picture of a page.
 
-    python benchmarks/gallery.py --data $SDCLR_DATA/data/cifar10 --folder /tmp/gallery
+    python benchmarks/gallery.py --data $SDCLR_DATA/data/cifar10 --folder /tmp/gallery --images 50000
     python benchmarks/gallery.py --page runs/NAME/mine/rarest.html --picture docs/images/gallery.png
 
-The first command shows CIFAR-10's images, repeated, with random scores and kinds. It times: writing the page; opening
-it until the kinds and the first pictures are drawn; scrolling by rank, a third of a screen per frame; long jumps; and
-scrolling in another order, where each picture in sight is on another sheet. It prints JSON; times are in milliseconds,
-except for the writing, which is in seconds.
+The first command shows CIFAR-10's images, repeated, with random scores, kinds, places on the map, near-duplicates and
+images to label next. It times: writing the page; opening it until something is painted, and until the kinds and the
+first pictures are drawn; drawing the map; a loop around half of the map; filters; scrolling by rank, a third of a
+screen per frame; long jumps; and scrolling in another order, where each picture in sight is on another sheet. It prints
+JSON; times are in milliseconds, except for the writing, which is in seconds.
 
-The second command saves the first screen of a page, 1400 pixels wide, in light colors or with `--dark` in dark ones.
+The second command saves the first screen of a page, 1400 x 900 or `--size` pixels, in light colors or with `--dark` in
+dark ones.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, Playwright, ViewportSize, sync_playwright
 
 from sdclr.data.sources import ArraySource, open_source
@@ -53,6 +56,14 @@ FIRST_PICTURE = """async () => {
   await new Promise(requestAnimationFrame);
   return performance.now();  // since the page began to open
 }"""
+
+LOOP = """
+  const loop = Array.from({ length: 60 }, (_, place) => [Math.cos(place / 9.6), Math.sin(place / 9.6)]);
+  state.area = inside(loop.map(([x, y]) => [WIDE / 2 + (WIDE / 4) * x, WIDE / 2 + (WIDE / 4) * y]));
+  update();
+"""
+
+DOTS = "for (let at = 0; at < 1000; at += 1) dotAt([(at * 37) % mapSide(), (at * 91) % mapSide()])"
 
 TAKES = """async (act) => {
   const begin = performance.now();
@@ -90,12 +101,22 @@ def entries(source: ArraySource) -> GalleryEntries:
         odd=np.argsort(rank)[:ODD],
         bad={},
         score="distance",
+        projection=places(kinds, rng),
+        duplicates=[tuple(group) for group in rng.permutation(count)[: 3 * (count // 100)].reshape(-1, 3).tolist()],
+        label_next=rng.permutation(count)[:100],
     )
+
+
+def places(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A blot for each kind."""
+    centers = rng.normal(size=(kinds.max() + 1, 2))
+    return (centers[kinds] + 0.1 * rng.normal(size=(len(kinds), 2))).astype(np.float32)
 
 
 def measured(page: Page, address: str) -> dict[str, Any]:
     page.goto(address)
     found: dict[str, Any] = {"first picture": page.evaluate(FIRST_PICTURE)}
+    found["first paint"] = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     page.wait_for_timeout(1000)
     found["tiles on the page"] = page.locator(".tile").count()
     for name, share in (("scroll", 1 / 3), ("jump", 40.0)):
@@ -107,8 +128,15 @@ def measured(page: Page, address: str) -> dict[str, Any]:
     page.wait_for_timeout(2000)
     found["scroll, ordered by loss"] = quantiles(page.evaluate(SCROLL, [120, 1 / 3]))
     found["find in ids"] = page.evaluate(TAKES, "state.text = '77'; update()")
+    found["clear"] = page.evaluate(TAKES, "Object.assign(state, UNFILTERED); update()")
+    found["draw the map"] = page.evaluate(TAKES, "drawMap()")
+    found["color the map by loss"] = page.evaluate(TAKES, "colorBy = '2'; drawMap()")
+    found["loop around half of the map"] = page.evaluate(TAKES, LOOP)
+    found["1,000 dots under the pointer"] = page.evaluate(TAKES, DOTS)
+    found["show near-duplicates"] = page.evaluate(TAKES, "showKind(COPIES)")
+    found["mark all copies"] = page.evaluate(TAKES, "$('drop-copies').click()")
     found["show a kind"] = page.evaluate(TAKES, "showKind(7)")
-    found["select all"] = page.evaluate(TAKES, "state.kind = null; update(); select(shown, true)")
+    found["select all"] = page.evaluate(TAKES, "Object.assign(state, UNFILTERED); update(); select(shown, true)")
     found["list all kinds"] = page.evaluate(TAKES, "listKinds(kinds.length)")
     heap = page.context.new_cdp_session(page)
     heap.send("Performance.enable")
@@ -132,10 +160,10 @@ def browser_of(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
 
 
-def take_picture(page_file: Path, picture: Path, *, dark: bool) -> None:
+def take_picture(page_file: Path, picture: Path, *, size: ViewportSize, dark: bool) -> None:
     with sync_playwright() as playwright:
         browser = browser_of(playwright)
-        page = browser.new_page(viewport=VIEWPORT, color_scheme="dark" if dark else "light")
+        page = browser.new_page(viewport=size, color_scheme="dark" if dark else "light")
         page.goto(page_file.resolve().as_uri())
         page.wait_for_selector(".kind .picture, .tile .picture")
         page.wait_for_load_state("networkidle")
@@ -157,6 +185,10 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "written in, s": round(time.perf_counter() - begin, 1),
         "files": len(files),
         "MiB": round(sum(file.stat().st_size for file in files) / 2**20, 1),
+        "bytes per image": round((sum(f.stat().st_size for f in files) + page_file.stat().st_size) / chosen.images),
+        "of them for scores and names": round(
+            sum(file.stat().st_size for file in files if file.suffix == ".js") / chosen.images
+        ),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
     }
@@ -177,9 +209,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a page that exists, of which to take a picture")
     parser.add_argument("--picture", type=Path, help="the picture, a PNG file")
     parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--size", type=int, nargs=2, default=(VIEWPORT["width"], VIEWPORT["height"]))
     chosen = parser.parse_args()
     if chosen.page and chosen.picture:
-        take_picture(chosen.page, chosen.picture, dark=chosen.dark)
+        width, height = chosen.size
+        take_picture(chosen.page, chosen.picture, size=ViewportSize(width=width, height=height), dark=chosen.dark)
     elif chosen.data and chosen.folder:
         print(json.dumps(measure(chosen), indent=1))
     else:

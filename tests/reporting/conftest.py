@@ -26,6 +26,8 @@ EVIL = ["<script>alert(1)</script>.png", '"><img src=x onerror=alert(1)>.png', '
 COUNT = 600
 BAD = 7  # position of an image that is not scored
 ODD = (598, 0, 31)  # the first of them is beyond the rarest 550, which have thumbnails anyway
+COPIES = ((52, 50, 51), (20, 599))
+NEXT = (300, 5, 100, 590)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,9 @@ def entries() -> GalleryEntries:
     rank[BAD] = 0
     kinds = np.arange(COUNT) % 10 // 4  # 240, 239 and 120 images
     kinds[BAD] = -1
+    # On the map each kind is a column, and the position falls from top to bottom.
+    projection = np.stack([100.0 * kinds, -np.arange(COUNT)], axis=1).astype(np.float32)
+    projection[BAD] = np.nan
     return GalleryEntries(
         ids=[*EVIL, *(f"set/{index:05d}.png" for index in range(3, COUNT))],
         columns={"loss": loss},
@@ -56,6 +61,9 @@ def entries() -> GalleryEntries:
         labels=np.arange(COUNT) % 2,
         classes=("<i>cat</i>", "dog"),
         score="distance",
+        duplicates=COPIES,
+        projection=projection,
+        label_next=np.array(NEXT),
     )
 
 

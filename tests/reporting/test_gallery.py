@@ -14,7 +14,8 @@ from PIL import Image
 
 from sdclr.data.sources import ArraySource, FolderSource
 from sdclr.errors import InputError
-from sdclr.reporting.gallery import GalleryEntries, KindGroup, _json, _titled, write_gallery
+from sdclr.reporting.gallery import GalleryEntries, KindGroup, write_gallery
+from sdclr.reporting.gallery_data import as_json, titled
 from sdclr.reporting.gallery_entries import EXAMPLES, in_short, kind_examples, ranked_positions
 
 
@@ -120,7 +121,8 @@ def test_only_the_rarest_get_a_picture(tmp_path: Path) -> None:
 
 
 def test_many_rows_come_in_several_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdclr.reporting.gallery._CHUNK", 7)
+    monkeypatch.setattr("sdclr.reporting.gallery.CHUNK", 7)
+    monkeypatch.setattr("sdclr.reporting.gallery_data.CHUNK", 7)
     entries, source = collection(20)
     page = write_gallery(tmp_path / "rare.html", entries, source, title="Rare", thumbnails=10)
     found = chunks(page)
@@ -163,7 +165,7 @@ def test_a_page_replaces_its_predecessor_and_touches_nothing_else(tmp_path: Path
 
 @given(st.text(st.characters(), max_size=50))
 def test_json_in_a_script_survives_and_cannot_end_it(text: str) -> None:
-    written = _json([text, "</script>\u2028<!--&"])
+    written = as_json([text, "</script>\u2028<!--&"])
     assert json.loads(written) == [text, "</script>\u2028<!--&"]
     assert not re.search("[<>&\u2028\u2029\n\r]", written)
     assert written.isascii()
@@ -201,7 +203,7 @@ def test_reasons_are_asked_by_position(tmp_path: Path) -> None:
     ],
 )
 def test_titles_of_scores(name: str, title: str) -> None:
-    assert _titled(name)[0] == title
+    assert titled(name)[0] == title
 
 
 def test_an_empty_collection_makes_a_page(tmp_path: Path) -> None:
@@ -351,7 +353,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "odd holds 5 for 5 images" in refused(replace(entries, odd=np.array([1, 5])))
     assert "repeats a position" in refused(replace(entries, odd=np.array([1, 1])))
     bad, images = collection(5, bad=(2,))
-    assert "'grays/00002' is odd but not ranked" in refused(replace(bad, odd=np.array([2])), images)
+    assert "'grays/00002' is in odd but not ranked" in refused(replace(bad, odd=np.array([2])), images)
     assert "6 images, but 5" in refused(images=collection(6)[1])
     assert "'other'" in refused(replace(entries, ids=["other", *entries.ids[1:]]))
     assert "size=8" in refused(size=8)

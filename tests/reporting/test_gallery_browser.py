@@ -22,7 +22,7 @@ BAD = 7  # position of an image that is not scored
 
 def shown(page: Any) -> list[str]:
     """Ids in the order of the page, as far as they are drawn."""
-    return page.evaluate("[...tiles].sort((a, b) => a[0] - b[0]).map(([, tile]) => tile.title)")
+    return page.evaluate("[...tiles].sort((a, b) => a[0] - b[0]).map(([place]) => rows.ids[shown[place]])")
 
 
 def chosen(page: Any) -> list[str]:
@@ -48,6 +48,8 @@ def test_the_rarest_come_first_with_pictures_and_names_that_stay_text(page: Any)
     assert page.locator("#grid img, #detail img, #grid script").count() == 0
     page.click("#tile-1")
     assert page.inner_text("#detail .id") == EVIL[1]
+    page.click("#tile-2")
+    assert page.inner_text("#detail .id") == EVIL[2].replace("\n", "\\u000a")
 
 
 def test_a_picture_is_where_its_image_is(page: Any) -> None:

@@ -1,7 +1,7 @@
 """What the page of rare images shows: scores, kinds and odd images, checked, and examples of each kind."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -61,6 +61,12 @@ class GalleryEntries:
     """Names of the classes."""
     score: str = "rarity"
     """What the rarity is, in a word: "distance"."""
+    duplicates: Sequence[Sequence[int]] = ()
+    """Groups of near-duplicates as positions, the image to keep first."""
+    projection: NDArray[np.float32] | None = None
+    """(N, 2), where each image lies on a map, nan where an image is bad; None without a map."""
+    label_next: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Positions of images to label next, in order."""
 
 
 def check_entries(entries: GalleryEntries, source: Source) -> None:
@@ -89,8 +95,13 @@ def check_entries(entries: GalleryEntries, source: Source) -> None:
                 f"{source.name}: image {position} is {source.ids[position]!r}, but {entries.ids[position]!r} was "
                 "scored there: give the source scored"
             )
+    if entries.projection is not None and entries.projection.shape != (count, 2):
+        raise InputError(f"projection has shape {entries.projection.shape} for {count} ids: give two numbers for each")
     _check_kinds(entries)
-    _check_odd(entries)
+    _check_positions(entries, "odd", entries.odd)
+    _check_positions(entries, "label_next", entries.label_next)
+    grouped = [position for group in entries.duplicates for position in group]
+    _check_positions(entries, "duplicates", np.array(grouped, dtype=np.int64))
 
 
 def _check_kinds(entries: GalleryEntries) -> None:
@@ -119,16 +130,15 @@ def _check_kinds(entries: GalleryEntries) -> None:
             raise InputError(f"kind {group.kind} has the medoid {group.medoid}: give the position of one of its images")
 
 
-def _check_odd(entries: GalleryEntries) -> None:
-    odd = entries.odd
-    if odd.ndim != 1 or len(np.unique(odd)) != len(odd):
-        raise InputError(f"odd has shape {odd.shape} or repeats a position: give each odd image once")
-    outside = odd[(odd < 0) | (odd >= len(entries.ids))]
+def _check_positions(entries: GalleryEntries, name: str, positions: NDArray[np.int64]) -> None:
+    if positions.ndim != 1 or len(np.unique(positions)) != len(positions):
+        raise InputError(f"{name} has shape {positions.shape} or repeats a position: give each image once")
+    outside = positions[(positions < 0) | (positions >= len(entries.ids))]
     if len(outside):
-        raise InputError(f"odd holds {outside[0]} for {len(entries.ids)} images: give their positions, from 0")
-    unranked = odd[entries.rank[odd] < 1]
+        raise InputError(f"{name} holds {outside[0]} for {len(entries.ids)} images: give their positions, from 0")
+    unranked = positions[entries.rank[positions] < 1]
     if len(unranked):
-        raise InputError(f"{entries.ids[unranked[0]]!r} is odd but not ranked: give ranked images")
+        raise InputError(f"{entries.ids[unranked[0]]!r} is in {name} but not ranked: give ranked images")
 
 
 def ranked_positions(entries: GalleryEntries) -> NDArray[np.int64]:
@@ -164,7 +174,7 @@ def kind_examples(entries: GalleryEntries, rows: NDArray[np.int64]) -> list[NDAr
 
 
 def in_short(entries: GalleryEntries) -> str:
-    """The collection in one line: how many images, kinds, odd images and unreadable ones."""
+    """The collection in one line: how many images, kinds, odd images, near-duplicates and unreadable ones."""
     images, kinds = int((entries.rank > 0).sum()), [group.size for group in entries.groups]
     if images == 0:
         return "No image could be read."
@@ -176,6 +186,9 @@ def in_short(entries: GalleryEntries) -> str:
         parts.append(f"{len(kinds):,} separate kinds, from {kinds[-1]:,} to {_counted(kinds[0], 'image')}")
     if len(entries.odd):
         parts.append(_counted(len(entries.odd), "odd image"))
+    copies = sum(len(group) - 1 for group in entries.duplicates)
+    if copies:
+        parts.append(_counted(copies, "near-duplicate"))
     if entries.bad:
         parts.append(f"{_counted(len(entries.bad), 'image')} could not be read")
     return f"{'. '.join(parts)}."

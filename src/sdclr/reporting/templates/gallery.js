@@ -1,6 +1,7 @@
 // The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
-const state = { sort: 0, up: false, text: "", kind: null, label: null, low: null, high: null, active: null };
+const UNFILTERED = { text: "", kind: null, label: null, low: null, high: null, area: null };
+const state = { sort: 0, up: false, ...UNFILTERED, active: null };
 const selected = new Uint8Array(rows.count);
 const tiles = new Map(); // tiles on the page, by their place in `shown`
 const spare = []; // tiles to use again
@@ -32,6 +33,13 @@ function paint(box, row, edge, asExample = false) {
     return;
   }
   const sheet = Math.floor(drawn / meta.across ** 2);
+  watchSheet(sheet);
+  if (missingSheets.has(sheet)) {
+    picture.className = "picture none";
+    picture.textContent = "picture is missing";
+    style.cssText = "";
+    return;
+  }
   const place = drawn % meta.across ** 2;
   const fitting = edge / Math.max(width, height);
   const scale = asExample ? Math.min(edge / Math.min(width, height), 2 * fitting) : fitting;
@@ -43,6 +51,27 @@ function paint(box, row, edge, asExample = false) {
   style.backgroundImage = `url("${meta.sheets[sheet]}")`;
   style.backgroundSize = `${cell * meta.across}px auto`;
   style.backgroundPosition = `${-cell * (place % meta.across)}px ${-cell * Math.floor(place / meta.across)}px`;
+}
+
+// A background that fails to load says nothing, so each sheet is also loaded as an image.
+const watchedSheets = new Set();
+const missingSheets = new Set();
+function watchSheet(sheet) {
+  if (watchedSheets.has(sheet)) return;
+  watchedSheets.add(sheet);
+  const image = new Image();
+  image.onerror = () => {
+    missingSheets.add(sheet);
+    complain("Some thumbnails are missing. Keep the folder that ends in _files beside this page.");
+    for (const thumb of document.querySelectorAll(".thumb")) if (thumb.firstChild) paint(thumb, Number(thumb.dataset.row), THUMB, true);
+    draw(true);
+  };
+  image.src = meta.sheets[sheet];
+}
+
+function complain(text) {
+  $("problem").hidden = false;
+  $("problem").textContent = text;
 }
 
 function newTile() {
@@ -61,18 +90,29 @@ function fill(tile, place) {
   tile.style.transform = `translate(${GAP + (place % across) * (side + GAP)}px, ${GAP + Math.floor(place / across) * (side + GAP + CAPTION)}px)`;
   tile.style.width = box.style.width = box.style.height = `${side}px`;
   paint(box, row, side);
-  caption.firstChild.textContent = `#${rows.rank[row].toLocaleString("en")}`;
-  caption.lastChild.textContent = side >= 80 ? inDigits(rows.scores[state.sort][row]) : "";
-  tile.title = rows.ids[row];
-  tile.setAttribute("aria-label", `${rows.ids[row]}, rank ${rows.rank[row]}`);
+  tile.title = visible(rows.ids[row]);
+  tile.setAttribute("aria-label", `${visible(rows.ids[row])}, rank ${rows.rank[row]}`);
   tile.setAttribute("aria-setsize", shown.length);
   tile.setAttribute("aria-posinset", place + 1);
+  caption.firstChild.textContent = `#${rows.rank[row].toLocaleString("en")}`;
   mark(tile, row);
+}
+
+// What stands under a picture at its right: the label that was given, the group of near-duplicates, or the score.
+function noteOf(row) {
+  const label = marks.label(row);
+  if (label) return visible(label);
+  if (state.kind === COPIES && copies.has(row)) return `group ${copies.get(row).number + 1}${copies.get(row).kept ? ", keep" : ""}`;
+  return side >= 80 ? inDigits(rows.scores[state.sort][row]) : "";
 }
 
 function mark(tile, row) {
   tile.setAttribute("aria-selected", selected[row] ? "true" : "false");
   tile.classList.toggle("active", row === state.active);
+  tile.classList.toggle("keep", marks.of(row) === KEEP);
+  tile.classList.toggle("drop", marks.of(row) === DROP);
+  tile.lastChild.lastChild.textContent = noteOf(row);
+  tile.lastChild.classList.toggle("labeled", Boolean(marks.label(row)));
 }
 
 // Where things are in the window.
@@ -134,6 +174,7 @@ function remark() {
   const chosen = selectedCount > 0;
   $("count").textContent = shown.length === rows.count ? inWords(rows.count) : `${shown.length.toLocaleString("en")} of ${inWords(rows.count)}`;
   $("what").textContent = chosen ? `${selectedCount.toLocaleString("en")} selected` : "All shown:";
+  for (const id of ["keep", "drop", "give-label"]) $(id).disabled = !chosen && state.active === null;
   $("unselect").hidden = !chosen;
   for (const id of ["copy", "csv", "json"]) $(id).disabled = !chosen && shown.length === 0;
 }
@@ -148,17 +189,23 @@ function update() {
   $("direction").title = state.up ? "Lowest first" : "Highest first";
   $("direction").setAttribute("aria-label", `${$("direction").title}; change`);
   $("about").textContent = score.about;
-  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high].some((value) => value !== null));
-  $("shown-title").textContent = state.kind === null ? "All images" : state.kind === ODD ? "Odd ones out" : `Kind ${state.kind}`;
+  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high, state.area].some((value) => value !== null));
+  $("shown-title").textContent = titleOfShown();
   $("kind").value = state.kind === null ? "" : String(state.kind);
   $("label").value = state.label === null ? "" : String(state.label);
   if ($("search").value !== state.text) $("search").value = state.text;
   drawRange();
   layout();
+  drawMapSoon();
   if (gridTop() < $("bar").offsetHeight) toList();
   remark();
   point();
   remember();
+}
+
+function titleOfShown() {
+  const kind = state.kind === null ? "All images" : lists.get(state.kind)?.name ?? `Kind ${state.kind}`;
+  return state.area ? `${kind}, in the area` : kind;
 }
 
 const BINS = 48;
@@ -251,15 +298,16 @@ function recall() {
   if (active >= 0) openDetail(active);
 }
 
-const stored = { // a browser may forbid it
-  read: () => { try { return localStorage.getItem("sdclr-theme"); } catch { return null; } },
-  write: (theme) => { try { localStorage.setItem("sdclr-theme", theme); } catch { /* lasts as long as the page */ } },
+const stored = { // a browser may forbid it, or be full; `write` says whether it kept the text
+  read: (name) => { try { return localStorage.getItem(name); } catch { return null; } },
+  write: (name, text) => { try { localStorage.setItem(name, text); return true; } catch { return false; } },
 };
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-function dress(theme = stored.read() ?? (prefersDark.matches ? "dark" : "light")) {
+function dress(theme = stored.read("sdclr-theme") ?? (prefersDark.matches ? "dark" : "light")) {
   document.documentElement.dataset.theme = theme;
 }
 function changeTheme() {
   dress(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-  stored.write(document.documentElement.dataset.theme);
+  stored.write("sdclr-theme", document.documentElement.dataset.theme);
+  drawOverview();
 }

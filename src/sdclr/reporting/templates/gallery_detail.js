@@ -38,7 +38,7 @@ function point(row = state.active) {
   remark();
   const detail = $("detail");
   if (row === null || detail.hidden) return;
-  const [box, actions, close] = [make("div", "box"), make("div", "row"), button("×", closeDetail)];
+  const [box, actions, marking, close] = [make("div", "box"), make("div", "row"), make("div", "row"), button("×", closeDetail)];
   close.className = "close";
   close.title = "Close (Esc)";
   close.setAttribute("aria-label", "Close the detail view");
@@ -47,7 +47,14 @@ function point(row = state.active) {
     button(selected[row] ? "Unselect" : "Select", () => { select([row], !selected[row]); point(row); }),
     button("Find in list", () => findInList(row)),
   );
-  detail.replaceChildren(close, box, make("p", "id", rows.ids[row]), actions, make("p", "why", whyPicked(row)), scoreTable(row), factsOf(row));
+  for (const [text, kind] of [["Keep", KEEP], ["Drop", DROP]]) {
+    const found = button(text, () => { marks.set([row], marks.of(row) === kind ? NONE : kind); point(row); });
+    found.setAttribute("aria-pressed", marks.of(row) === kind);
+    marking.append(found);
+  }
+  marking.append(button(marks.label(row) ? `Label: ${visible(marks.label(row))}` : "Label …", () => askLabel([row])));
+  marking.lastChild.setAttribute("aria-pressed", Boolean(marks.label(row)));
+  detail.replaceChildren(close, box, make("p", "id", visible(rows.ids[row])), marking, actions, make("p", "why", visible(whyPicked(row))), scoreTable(row), factsOf(row));
   paint(box, row, box.clientWidth || 280);
 }
 
@@ -60,18 +67,23 @@ function factsOf(row) {
     pair.append(make("dt", "", name), definition);
     facts.append(pair);
   };
-  fact("Rank", `${rows.rank[row].toLocaleString("en")} of ${rows.count.toLocaleString("en")}`);
+  fact("Rank", `${rows.rank[row].toLocaleString("en")} of ${meta.rankedImages.toLocaleString("en")}`);
   const entry = kindOf(row);
   if (entry) fact("Kind", button(`${entry.kind} (${inWords(entry.size)})`, () => showKind(entry.kind)));
   if (odd.has(row)) fact("Odd one out", `number ${(meta.odd.indexOf(row) + 1).toLocaleString("en")} of ${odd.size.toLocaleString("en")}`);
-  if (rows.label[row] >= 0) fact("Label", labelName(rows.label[row]));
+  const copy = copies.get(row);
+  if (copy) {
+    const group = meta.duplicates[copy.number];
+    fact("Near-duplicates", button(`group ${copy.number + 1} (${inWords(group.length)})`, () => { showKind(COPIES); go(shown.indexOf(row)); }));
+  }
+  if (rows.label[row] >= 0) fact("Class", visible(labelName(rows.label[row])));
   return facts;
 }
 
 // Scroll to an image in the list; filters that hide it go.
 function findInList(row) {
   if (!shown.includes(row)) {
-    Object.assign(state, { text: "", kind: null, label: null, low: null, high: null });
+    Object.assign(state, UNFILTERED);
     update();
   }
   anchor = shown.indexOf(row);

@@ -6,13 +6,18 @@ function onKey(event) {
   if (document.querySelector("dialog[open]") || (typing && event.key !== "Escape") || event.altKey) return;
   const inList = event.target === $("grid");
   if (event.ctrlKey || event.metaKey) {
-    if (event.key.toLowerCase() !== "a" || !inList) return;
-    select(shown, true);
+    if (event.key.toLowerCase() === "a" && inList) select(shown, true);
+    else if (event.key.toLowerCase() === "z") marks.undo();
+    else return;
   } else if (event.target.matches(".thumb") && ARROWS.has(event.key)) moveThumb(event.target, event.key);
   else if (inList && moves(event)) { /* done */ }
   else if (event.key === "/") $("search").focus();
   else if (event.key === "?") $("help").showModal();
   else if (event.key === "c") copyIds();
+  else if (event.key === "k") give(KEEP);
+  else if (event.key === "x") give(DROP);
+  else if (event.key === "l") askLabel();
+  else if (event.key === "s") saveMarks();
   else if (event.key === "t") changeTheme();
   else if (event.key === "Escape") {
     if (event.target.matches("input[type=search]") || state.text) {
@@ -82,7 +87,7 @@ function listBad() {
   });
   $("bad").querySelector("tbody").replaceChildren(...meta.bad.map(([id, reason]) => {
     const line = make("tr");
-    line.append(make("td", "", id), make("td", "", reason));
+    line.append(make("td", "", visible(id)), make("td", "", visible(reason)));
     return line;
   }));
 }
@@ -101,7 +106,7 @@ function listScores() {
   $("label").append(make("option", "", "All"));
   $("label").firstChild.value = "";
   for (const [label, images] of [...counts].sort((a, b) => a[0] - b[0])) {
-    const option = $("label").appendChild(make("option", "", `${labelName(label) || "none"} (${images.toLocaleString("en")})`));
+    const option = $("label").appendChild(make("option", "", `${visible(labelName(label)) || "none"} (${images.toLocaleString("en")})`));
     option.value = label;
   }
 }
@@ -116,9 +121,17 @@ function listen() {
   on("high", "input", readRange);
   on("label", "change", () => put({ label: $("label").value === "" ? null : Number($("label").value) }));
   on("kind", "change", () => put({ kind: $("kind").value === "" ? null : Number($("kind").value) }));
-  on("reset", "click", () => put({ text: "", kind: null, label: null, low: null, high: null }));
+  on("reset", "click", () => put(UNFILTERED));
   on("more-kinds", "click", () => listKinds(MORE).querySelector(".thumb").focus());
-  on("show-odd", "click", () => showKind(ODD));
+  on("all-shown", "click", () => select(shown, true));
+  on("keep", "click", () => give(KEEP));
+  on("drop", "click", () => give(DROP));
+  on("give-label", "click", () => askLabel());
+  for (const id of ["save-marks", "save-marks-2"]) on(id, "click", saveMarks);
+  on("show-marks", "click", () => showKind(MARKED));
+  on("clear-marks", "click", () => { marks.clear(marks.rows()); say("All marks removed. Ctrl+Z undoes."); });
+  on("load-marks", "click", () => $("marks-file").click());
+  on("marks-file", "change", () => { if ($("marks-file").files.length) loadMarks($("marks-file").files[0]); $("marks-file").value = ""; });
   on("to-top", "click", () => { scrollTo(0, 0); $("show-help").focus({ preventScroll: true }); });
   on("zoom", "input", () => layoutAround(anchor));
   on("grid", "mousedown", (event) => { if (event.shiftKey) event.preventDefault(); });
@@ -129,7 +142,7 @@ function listen() {
   on("unselect", "click", unselect);
   on("theme", "click", changeTheme);
   on("show-help", "click", () => $("help").showModal());
-  for (const id of ["kind-list", "odd-strip"]) {
+  for (const id of ["kind-list", "rarest-strip", "odd-strip", "copies-strip", "next-strip"]) {
     on(id, "click", (event) => {
       const thumb = event.target.closest(".thumb");
       if (!thumb) return;
@@ -141,23 +154,25 @@ function listen() {
   document.addEventListener("scroll", () => draw(), { passive: true });
   addEventListener("resize", () => draw());
   isNarrow.addEventListener("change", () => { $("filters").open = !isNarrow.matches; point(); });
-  prefersDark.addEventListener("change", () => dress());
+  prefersDark.addEventListener("change", () => { dress(); drawOverview(); });
+  addEventListener("beforeunload", (event) => { if (!marks.safe) event.preventDefault(); });
   addEventListener("hashchange", () => { recall(); update(); });
   new ResizeObserver(() => layoutAround(anchor)).observe($("grid"));
 }
 
 function start() {
   if (rows.loaded !== rows.count) {
-    $("problem").hidden = false;
     document.querySelector("main").hidden = true;
-    $("problem").textContent = "Some scores could not be loaded. Keep the folder that ends in _files beside this page.";
+    complain("Some scores could not be loaded. Keep the folder that ends in _files beside this page. If the page lies in an archive, unpack all of it first.");
     return;
   }
+  marks.recall();
   $("filters").open = !isNarrow.matches;
   listScores();
   listBad();
-  listOverview();
   shown = shownRows(state);
+  listOverview();
+  tellMarks();
   recall();
   listen();
   update();

@@ -1,6 +1,7 @@
-// The top of the page: the kinds, from the rarest on, and the odd ones out.
+// The kinds at the top of the page, from the rarest on, and strips of images.
+const FIRST = 5; // kinds that the first screen has room for
 const MORE = 100; // kinds that each click adds
-const THUMB = 72;
+const THUMB = 58;
 let listed = 0;
 
 // Pictures are painted when they come in sight.
@@ -12,68 +13,61 @@ const inSight = new IntersectionObserver((changes) => {
   }
 }, { rootMargin: "200px" });
 
+function newThumb(row) {
+  const thumb = make("button", "box thumb");
+  thumb.type = "button";
+  thumb.tabIndex = -1;
+  thumb.dataset.row = row;
+  thumb.title = visible(rows.ids[row]);
+  thumb.setAttribute("aria-label", `${thumb.title}, rank ${rows.rank[row]}`);
+  return thumb;
+}
+
 // Of a strip, one image takes part in the tab order; the arrow keys lead to the others.
-function fillStrip(strip, examples, name) {
+function fillStrip(strip, items, name) {
   strip.setAttribute("role", "group");
   strip.setAttribute("aria-label", name);
-  strip.append(...examples.map((row, place) => {
-    const thumb = make("button", "box thumb");
-    thumb.type = "button";
-    thumb.tabIndex = place ? -1 : 0;
-    thumb.dataset.row = row;
-    thumb.title = rows.ids[row];
-    thumb.setAttribute("aria-label", `${rows.ids[row]}, rank ${rows.rank[row]}`);
-    return thumb;
-  }));
+  strip.append(...items);
+  const first = strip.querySelector(".thumb");
+  if (first) first.tabIndex = 0;
   inSight.observe(strip);
 }
 
 function kindItem({ kind, size, separation, rare, examples }) {
-  const [item, about, name, share, links, strip] = [make("li", "kind"), make("div", "about"), make("h3"), make("p"), make("p"), make("div", "strip")];
-  const part = (100 * size) / rows.count;
+  const [item, about, name, links, bar, strip] = [make("li", "kind"), make("div", "about"), make("h3"), make("p"), make("div", "share"), make("div", "strip")];
+  const part = (100 * size) / meta.rankedImages;
   item.dataset.kind = kind;
-  name.append(make("span", "", inWords(size)), ...(rare ? [" ", make("span", "badge", "rare")] : []));
-  share.append(`Kind ${kind} · ${inPercent(part)} of all images`);
-  const bar = make("div", "share");
+  const all = button(inWords(size), () => showKind(kind));
+  all.title = "Show all of them in the list";
+  all.setAttribute("aria-label", `Show all ${inWords(size)} of kind ${kind} in the list`);
+  const dot = make("i", "dot"); // its color on the map
+  dot.style.background = colorOfKind(kind);
+  name.append(...(meta.map ? [dot] : []), all, ...(rare ? [" ", make("span", "badge", "rare")] : []));
+  links.append(`Kind ${kind} · ${inPercent(part).replace("under ", "<")} · separation ${inPercent(100 * separation)}`);
+  links.title = `${inPercent(part)} of all images. Each image is linked to its nearest neighbors. Of the links of this kind, ${inPercent(100 * separation)} stay inside it. At 100%, no image of the kind is near an image of another kind.`;
   bar.append(make("i"));
   bar.firstChild.style.width = `${part}%`;
-  links.append("Separation ", make("b", "", inPercent(100 * separation)));
-  links.className = "separation";
-  links.title = `Each image is linked to its nearest neighbors. Of the links of this kind, ${inPercent(100 * separation)} stay inside it. At 100%, no image of the kind is near an image of another kind.`;
-  about.append(name, share, bar, links);
-  fillStrip(strip, examples, `Examples of kind ${kind}, the most typical first`);
-  const all = button("Show all", () => showKind(kind));
-  all.setAttribute("aria-label", `Show all ${inWords(size)} of kind ${kind} in the list`);
-  item.append(about, strip, all);
+  about.append(name, links, bar);
+  fillStrip(strip, examples.map(newThumb), `Examples of kind ${kind}, the most typical first`);
+  item.append(about, strip);
   return item;
 }
 
 function listKinds(count) {
   const first = listed;
   listed = Math.min(kinds.length, listed + count);
+  $("kind-list").classList.toggle("few", kinds.length < 4);
   $("kind-list").append(...kinds.slice(first, listed).map(kindItem));
   const left = kinds.length - listed;
   $("more-kinds").hidden = left === 0;
-  $("more-kinds").textContent = `Show ${Math.min(MORE, left).toLocaleString("en")} more of ${left.toLocaleString("en")} kinds`;
+  $("more-kinds").textContent = `Show ${Math.min(MORE, left).toLocaleString("en")} more of ${inWords(kinds.length, "kind")}`;
   return $("kind-list").children[first];
 }
 
-function listOverview() {
-  if (kinds.length) listKinds(meta.firstKinds);
-  $("kinds").hidden = rows.count === 0;
-  $("odd").hidden = odd.size === 0;
-  $("show-odd").textContent = `Show all ${odd.size.toLocaleString("en")}`;
-  fillStrip($("odd-strip"), meta.odd.slice(0, meta.firstOdd), "Odd images, the oddest first");
-  $("kind-field").hidden = kinds.length === 0 && odd.size === 0;
-  const option = (text, value) => { $("kind").appendChild(make("option", "", text)).value = value; };
-  option("All", "");
-  if (odd.size) option(`Odd ones out (${odd.size.toLocaleString("en")})`, ODD);
-  for (const { kind, size } of kinds) option(`Kind ${kind} (${inWords(size)})`, kind);
-}
-
-// The images of one kind, or the odd ones, in the list.
+// The images of one kind, or of one of the lists, below.
 function showKind(kind) {
-  Object.assign(state, { text: "", kind, label: null, low: null, high: null });
+  Object.assign(state, UNFILTERED, { kind });
+  if (lists.has(kind)) Object.assign(state, { sort: 0, up: false });
   update();
   toList();
   $("grid").focus({ preventScroll: true });
@@ -81,8 +75,8 @@ function showKind(kind) {
 
 // Arrow keys in the strips: along one, or to the one above or below.
 function moveThumb(thumb, key) {
-  const inLine = (strip) => [...strip.children].filter((one) => one.offsetTop < strip.offsetTop + strip.clientHeight);
-  const strip = thumb.parentElement;
+  const inLine = (strip) => [...strip.querySelectorAll(".thumb")].filter((one) => one.offsetTop < strip.offsetTop + strip.clientHeight);
+  const strip = thumb.closest(".strip");
   const line = inLine(strip);
   const place = line.indexOf(thumb);
   const aside = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: line.length - 1 }[key];
@@ -94,6 +88,6 @@ function moveThumb(thumb, key) {
     target = others[Math.min(place, others.length - 1)];
   }
   if (!target) return;
-  for (const one of target.parentElement.children) one.tabIndex = one === target ? 0 : -1;
+  for (const one of target.closest(".strip").querySelectorAll(".thumb")) one.tabIndex = one === target ? 0 : -1;
   target.focus();
 }

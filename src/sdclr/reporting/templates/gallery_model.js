@@ -12,6 +12,8 @@ const rows = {
   kind: new Int32Array(meta.rows).fill(-1),
   label: new Int32Array(meta.rows).fill(-1),
   sizes: new Uint16Array(2 * meta.rows),
+  map: new Uint16Array(2 * meta.rows).fill(65535), // from 0 to 65534; 65535 has no place
+  files: new Array(meta.rows), // paths as seen from this page
   scores: meta.scores.map(() => new Float32Array(meta.rows)),
 };
 
@@ -33,6 +35,9 @@ function sdclrRows(chunk) {
   rows.kind.set(numbers(chunk.kind, Int32Array), first);
   if (chunk.label) rows.label.set(numbers(chunk.label, Int32Array), first);
   rows.sizes.set(numbers(chunk.sizes, Uint16Array), 2 * first);
+  if (chunk.map) rows.map.set(numbers(chunk.map, Uint16Array), 2 * first);
+  if (chunk.files) chunk.files.forEach((file, place) => { rows.files[first + place] = file; });
+  if (chunk.root !== undefined) chunk.ids.forEach((id, place) => { rows.files[first + place] = chunk.root + id; });
   chunk.scores.forEach((text, column) => rows.scores[column].set(numbers(text, Float32Array), first));
   if (chunk.why) {
     rows.why ??= new Array(meta.rows);
@@ -81,23 +86,39 @@ function percentSmaller(column, value) {
   return (100 * low) / values.length;
 }
 
+// Lists that are no kinds, by the number that stands for them where a kind is asked for. Each has an order of its own.
+const [ODD, COPIES, NEXT, MARKED] = [-2, -3, -4, -5];
+const odd = new Set(meta.odd);
+const lists = new Map([
+  [ODD, { name: "Odd ones out", rows: () => meta.odd }],
+  [COPIES, { name: "Near-duplicates", rows: () => meta.duplicates.flat() }],
+  [NEXT, { name: "To label next", rows: () => meta.next }],
+  [MARKED, { name: "Marked", rows: () => marks.rows() }],
+]);
+
+// Of a near-duplicate: its group, and whether it is the one to keep.
+const copies = new Map(meta.duplicates.flatMap((group, number) => group.map((row, place) => [row, { number, kept: place === 0 }])));
+
 // The rows that a state shows, in its order.
 function shownRows(state) {
-  const order = rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
+  const ranked = state.sort === 0 && !state.up;
+  const list = lists.get(state.kind)?.rows();
+  const order = list && ranked ? Uint32Array.from(list) : rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
+  const listed = list && !ranked ? new Set(list) : null;
+  const kind = list ? null : state.kind;
   const values = rows.scores[state.sort];
   const text = state.text.toLowerCase();
   const ids = text ? lowerIds("") : null;
-  const { kind, label, low, high } = state;
-  if (kind === null && label === null && low === null && high === null && !text) return order;
-  return order.filter((row) => (kind === null || (kind === ODD ? odd.has(row) : rows.kind[row] === kind))
+  const { label, low, high, area } = state;
+  if (!listed && kind === null && label === null && low === null && high === null && !area && !text) return order;
+  return order.filter((row) => (kind === null || rows.kind[row] === kind)
+    && (!listed || listed.has(row))
     && (label === null || rows.label[row] === label)
     && (low === null || values[row] >= low)
     && (high === null || values[row] <= high)
+    && (!area || area[row])
     && (!text || ids[row].includes(text)));
 }
-
-const ODD = -2; // stands for the odd images where a kind is asked for
-const odd = new Set(meta.odd);
 
 // The kinds from the rarest on; `examples` are rows, the most typical image first. None where there is only one kind.
 const kinds = meta.kinds.map(([kind, size, separation, rare, examples]) => ({ kind, size, separation, rare, examples }));
@@ -111,6 +132,10 @@ function placeOf(row, asExample = false) {
   if (!asExample && row < meta.ranked) return row;
   return examplePlaces.get(row) ?? (row < meta.ranked ? row : -1);
 }
+
+// Names as people can read them: what would turn or break a line is written as its code.
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]/gu;
+const visible = (text) => text.replace(HIDDEN, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`);
 
 const labelName = (label) => (label < 0 ? "" : meta.classes[label] ?? String(label));
 

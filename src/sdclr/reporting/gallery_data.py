@@ -1,0 +1,313 @@
+"""What the page of rare images is told: scores, kinds and pictures, as text that a script may hold."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdclr.data.sources import Source, image_file
+from sdclr.reporting.gallery_entries import GalleryEntries, kind_examples, ranked_positions, rows_of
+from sdclr.reporting.thumbnails import SheetPlan, Thumbnails
+
+CHUNK: Final = 20_000
+"""Rows of one script."""
+
+FIRST_KINDS: Final = 30
+"""Kinds whose examples lie side by side in the sheets, since the page lists them first."""
+
+FIRST_ODD: Final = 48
+"""Odd images, and images to label next, that the page shows at first."""
+
+FIRST_GROUPS: Final = 24
+"""Groups of near-duplicates that the page shows at first."""
+
+_FIRST_COPIES: Final = 6
+"""Images of such a group that the page shows at first."""
+
+_OFF_MAP: Final = 65535
+"""The coordinate of an image that the map does not show."""
+
+_TITLES: Final = (
+    (
+        r"distance_(\d+)",
+        r"Distance to \1 neighbors",
+        "The mean distance to the nearest images. A rare image is far from all others.",
+    ),
+    (r"kind_size", "Size of the kind", "The number of images of the same kind. A small kind is rare."),
+    (
+        r"lof_(\d+)",
+        r"Outlier factor, \1 neighbors",
+        "How much sparser the surroundings of an image are than those of its neighbors. Above 1 means sparser.",
+    ),
+    (r"loss", "Contrastive loss", "The loss of the image in the training task. Rare images often have a low one."),
+    (
+        r"forgetting_projection_([\d.]+)",
+        r"Forgetting at \1, projection",
+        "How much the projection of the image changes when this share of the weights is pruned.",
+    ),
+    (
+        r"forgetting_([\d.]+)",
+        r"Forgetting at \1",
+        "How much the features of the image change when this share of the weights is pruned.",
+    ),
+)
+
+
+class PageRows(NamedTuple):
+    """Which images the page lists, and what its top shows. All numbers are rows of the page."""
+
+    positions: NDArray[np.int64]
+    """(R,) the position of each row's image, the rarest first."""
+    ranked: int
+    """How many images have a rank; R or more."""
+    examples: list[NDArray[np.int64]]
+    """Examples of each kind from the smallest to the largest; empty where there is one kind."""
+    odd: NDArray[np.int64]
+    duplicates: list[NDArray[np.int64]]
+    """Groups of near-duplicates; the first image of each is the one to keep."""
+    label_next: NDArray[np.int64]
+
+    def at_the_top(self) -> NDArray[np.int64]:
+        """Rows whose pictures the top of the page shows before anything is clicked."""
+        copies = [group[:_FIRST_COPIES] for group in self.duplicates[:FIRST_GROUPS]]
+        strips = [self.odd[:FIRST_ODD], self.label_next[:FIRST_ODD]]
+        return _in_one([*self.examples[:FIRST_KINDS], *strips, *copies])
+
+    def others_shown(self) -> NDArray[np.int64]:
+        """Rows that the page can show beside the ranking: medoids, odd images, copies, images to label next."""
+        medoids = [rows[:1] for rows in self.examples[FIRST_KINDS:]]
+        return _in_one([*medoids, self.odd, self.label_next, *self.duplicates])
+
+
+class Places(NamedTuple):
+    """Which rows have a thumbnail, and in which order the sheets hold them."""
+
+    ranked: int
+    """The first so many rows come first, in order of their rank."""
+    further: NDArray[np.int64]
+    """Rows whose thumbnails follow. What the top of the page shows lies together here, so that few sheets load."""
+
+    def drawn(self) -> NDArray[np.int64]:
+        """Rows in the order of their thumbnails. A row may have two."""
+        return np.concatenate([np.arange(self.ranked), self.further])
+
+
+class Pictures(NamedTuple):
+    """The thumbnails of the page."""
+
+    places: Places
+    thumbnails: Thumbnails
+    plan: SheetPlan
+    address: str
+    """Of the page's folder, as seen from the page."""
+
+
+def page_rows(entries: GalleryEntries, limit: int) -> PageRows:
+    """Choose the images that the page lists: the rarest, and what its top shows.
+
+    Args:
+        entries: The whole collection.
+        limit: How many of the rarest images are listed.
+    """
+    full = ranked_positions(entries)
+    several = len(entries.groups) > 1  # one kind is no kind apart
+    examples = [full[rows] for rows in kind_examples(entries, full)] if several else []
+    groups = [np.asarray(group, dtype=np.int64) for group in entries.duplicates]
+    label_next = np.asarray(entries.label_next, dtype=np.int64)
+    rows = full
+    if len(full) > limit:
+        wanted = np.concatenate([full[:limit], _in_one([*examples, entries.odd, label_next, *groups])])
+        rows = full[np.sort(np.unique(rows_of(wanted, full)))]
+    return PageRows(
+        positions=rows,
+        ranked=len(full),
+        examples=[rows_of(found, rows) for found in examples],
+        odd=rows_of(entries.odd, rows),
+        duplicates=[rows_of(group, rows) for group in groups],
+        label_next=rows_of(label_next, rows),
+    )
+
+
+def thumbnail_places(rows: PageRows, thumbnails: int | None) -> Places:
+    """Choose which rows get a thumbnail.
+
+    What the top of the page shows is drawn once more, side by side: an example in the middle of the ranking would
+    otherwise load a sheet of its own.
+
+    Args:
+        rows: The rows of the page.
+        thumbnails: How many of the rarest images get one; all by default.
+    """
+    ranked = len(rows.positions) if thumbnails is None else min(thumbnails, len(rows.positions))
+    others = rows.others_shown()
+    further = np.concatenate([rows.at_the_top(), others[others >= ranked]])
+    _, first = np.unique(further, return_index=True)
+    return Places(ranked, further[np.sort(first)])
+
+
+def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
+    """Tell one page's files from another's."""
+    found = hashlib.sha256(salt.encode())
+    found.update(collection_key(entries).encode())
+    found.update(repr(list(entries.groups)).encode())
+    arrays = [rows.positions, entries.rarity, entries.kinds, entries.odd, rows.label_next, *entries.columns.values()]
+    if entries.projection is not None:
+        arrays.append(entries.projection)
+    for values in (*arrays, *rows.duplicates):
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()[:12]
+
+
+def collection_key(entries: GalleryEntries) -> str:
+    """The name under which a browser keeps marks: that of the images, whatever they are ranked by."""
+    return hashlib.sha256("\0".join(entries.ids).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def row_chunk(
+    entries: GalleryEntries,
+    source: Source,
+    rows: NDArray[np.int64],
+    first: int,
+    *,
+    sizes: NDArray[np.uint16],
+    why: Callable[[int], str] | None,
+    page: Path,
+) -> dict[str, Any]:
+    """What the page is told of `CHUNK` images, numbers as little-endian bytes in base64."""
+    part = rows[first : first + CHUNK]
+    chunk: dict[str, Any] = {
+        "first": first,
+        "ids": [entries.ids[position] for position in part.tolist()],
+        "rank": as_bytes(entries.rank[part], "<i4"),
+        "percentile": as_bytes(entries.percentile[part], "<f4"),
+        "kind": as_bytes(entries.kinds[part], "<i4"),
+        "scores": [as_bytes(values[part], "<f4") for *_, values in scores_of(entries)],
+        "sizes": as_bytes(sizes[first : first + CHUNK], "<u2"),
+    }
+    if entries.labels is not None:
+        chunk["label"] = as_bytes(entries.labels[part], "<i4")
+    if entries.projection is not None:
+        chunk["map"] = as_bytes(_on_map(entries.projection)[part], "<u2")
+    if why is not None:
+        chunk["why"] = [why(position) for position in part.tolist()]
+    return chunk | _files(source, chunk["ids"], part.tolist(), page)
+
+
+def page_meta(entries: GalleryEntries, rows: PageRows, pictures: Pictures) -> dict[str, Any]:
+    """What the page is told of the collection, and what its top shows, the rarest kind first."""
+    places, thumbnails = pictures.places, pictures.thumbnails
+    bad = [[image_id, f"not scored: {reason}"] for image_id, reason in entries.bad.items()]
+    broken = {item.id: item.reason for item in thumbnails.bad}  # since it was scored
+    bad += [[image_id, f"no picture: {reason}"] for image_id, reason in broken.items() if image_id not in entries.bad]
+    drawn = set(places.further.tolist())
+    kinds = []
+    for group, found in zip(reversed(entries.groups if rows.examples else ()), rows.examples, strict=True):
+        pictured = [row for row in found.tolist() if row < places.ranked or row in drawn]
+        kinds.append([int(group.kind), int(group.size), round(float(group.separation), 4), bool(group.rare), pictured])
+    return {
+        "rows": len(rows.positions),
+        "rankedImages": rows.ranked,
+        "images": len(entries.ids),
+        "scores": [{"name": name, "title": title, "about": about} for name, title, about, _ in scores_of(entries)],
+        "labelled": entries.labels is not None,
+        "classes": list(entries.classes),
+        "bad": bad,
+        "sheets": [f"{pictures.address}/{name}" for name in thumbnails.sheets],
+        "cells": thumbnails.cells,
+        "across": pictures.plan.across,
+        "key": collection_key(entries),
+        "kinds": kinds,
+        "firstKinds": FIRST_KINDS,
+        "odd": rows.odd.tolist(),
+        "duplicates": [group.tolist() for group in rows.duplicates],
+        "next": rows.label_next.tolist(),
+        "map": entries.projection is not None,
+        "ranked": places.ranked,
+        "further": places.further.tolist(),
+    }
+
+
+def scores_of(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.float32]]]:
+    """Name, title, meaning and values of each score: what ranks, then the others."""
+    first = ("rarity", f"Rarity ({entries.score})", "The larger it is, the rarer the image.", entries.rarity)
+    others = []
+    for name, values in entries.columns.items():
+        title, about = titled(name)
+        if np.array_equal(values, entries.rarity, equal_nan=True):  # shown once, under its own name
+            first = (name, title, about, values)
+        else:
+            others.append((name, title, about, values))
+    name, title, about, values = first
+    return [(name, title, f"This score ranks the images. {about}".strip(), values), *others]
+
+
+def ranked_by(entries: GalleryEntries) -> str:
+    """What ranks the images where there is one kind, so that only distances are left to tell them apart."""
+    name, title, *_ = scores_of(entries)[0]
+    distance = name.startswith("distance") or entries.score in ("distance", "kinds")
+    return "the distance to their nearest neighbors" if distance else f"this score: {title}"
+
+
+def titled(name: str) -> tuple[str, str]:
+    """What a score is called on the page, and what it says."""
+    for pattern, title, about in _TITLES:
+        found = re.fullmatch(pattern, name)
+        if found:
+            return found.expand(title), about
+    return name.replace("_", " "), ""
+
+
+def as_bytes(values: NDArray[Any], kind: str) -> str:
+    """Numbers as little-endian bytes in base64."""
+    return base64.b64encode(np.ascontiguousarray(values.astype(kind)).tobytes()).decode()
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in a script: nothing in it can end the script, or a line."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))  # U+2028 and lone surrogates come as \uXXXX
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _in_one(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+
+
+def _on_map(projection: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """(N, 2) whole numbers from 0 to 65534 along the longer side of the map; 65535 where there is no place."""
+    known = np.isfinite(projection).all(axis=1)
+    places = np.full(projection.shape, _OFF_MAP, dtype=np.uint16)
+    if known.any():
+        low, high = projection[known].min(axis=0), projection[known].max(axis=0)
+        span = float((high - low).max()) or 1.0
+        centered = (projection[known] - (low + high) / 2) / span + 0.5
+        places[known] = np.clip(centered * (_OFF_MAP - 1), 0, _OFF_MAP - 1).round().astype(np.uint16)
+    return places
+
+
+def _files(source: Source, ids: Sequence[str], positions: Sequence[int], page: Path) -> dict[str, Any]:
+    """Where the images lie as seen from the page, so that marks name their files; {} where they are no files.
+
+    The page holds no absolute path, so that it can be passed on, and can move together with its images.
+    """
+    found = [image_file(source, position) for position in positions]
+    if not found or None in found:
+        return {}
+    names = [_as_seen_from(page.absolute().parent, Path(file or "").absolute()) for file in found]
+    roots = {name.removesuffix(image_id) for name, image_id in zip(names, ids, strict=True)}
+    if len(roots) == 1 and all(name.endswith(image_id) for name, image_id in zip(names, ids, strict=True)):
+        return {"root": roots.pop()}
+    return {"files": names}
+
+
+def _as_seen_from(folder: Path, file: Path) -> str:
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return file.as_posix()
