@@ -125,9 +125,10 @@ class Scores:
 
         `fiftyone.Dataset.from_dir(labels_path=PATH, dataset_type=fiftyone.types.CSVDataset, fields=…)` reads it;
         `fields` maps columns to types, as in `{"sdclr_rarity": float, "sdclr_rank": int}`, and only these are imported.
-        Without `fields` all columns are text. FiftyOne sorts samples by path: `dataset.sort_by("sdclr_rank")` puts the
-        rarest first. The columns are filepath (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for
-        each dot; near-duplicates have the id of the image to keep in sdclr_duplicate_of.
+        Without `fields` all columns are text. FiftyOne sorts samples by path;
+        `dataset.exists("sdclr_rank").sort_by("sdclr_rank")` puts the rarest first and leaves out bad images. The
+        columns are filepath (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for each dot;
+        near-duplicates have the id of the image to keep in sdclr_duplicate_of.
 
         Args:
             path: The file.
