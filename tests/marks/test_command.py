@@ -27,10 +27,10 @@ def test_without_an_output_it_says_what_it_would_do(tmp_path, images, marked, tr
     said = capsys.readouterr().out
     for words in (
         "6 images: 3 keep, 1 drop, 2 with a label",
-        "1 rows say nothing",
+        "rows without mark and label: 1",
         "labels:  cat 1, dog 1",
         "kept:    3 images of the marked ones; 1 dropped",
-        "missing: 1 files are not there",
+        "missing: 1 (no such file; if the images have moved",
         r"gone\n\u202e.png",
         "Nothing is written. Add --manifest FILE",
     ):
@@ -38,7 +38,7 @@ def test_without_an_output_it_says_what_it_would_do(tmp_path, images, marked, tr
     main(["apply", file, str(images)])
     said = capsys.readouterr().out
     assert "kept:    5 images of images; 1 dropped" in said
-    assert "unknown: 1 marked images are not in the collection" in said
+    assert "unknown: 1 (marked, but not in images)" in said
     main(["apply", file, str(images), "--manifest", str(tmp_path / "m.csv"), "--dry-run"])
     assert "This was a dry run: nothing is written." in capsys.readouterr().out
     assert tree(tmp_path) == before
@@ -57,14 +57,14 @@ def test_every_output_at_once_and_back(tmp_path, images, marked, tree, capsys):
     )
     said = capsys.readouterr().out
     assert f"links:     {tmp_path / 'links'}" in said
-    assert "1 labels have folders of another name; classes.csv there says which" in said
-    assert "2 kept images have no label and are in no class folder" in said
-    assert "1 dropped files to" in said
+    assert "labels with folders of another name, listed in classes.csv there: 1" in said
+    assert "kept images without a label, in no class folder: 2" in said
+    assert "moved:     1 of 1 dropped to" in said
     assert len(sdclr.open_source(tmp_path / "kept.csv")) == 5
     assert sdclr.open_source(tmp_path / "classes").classes == ("cat", "dog", "x_y")
     assert (tmp_path / "drop.txt").read_text() == f"{images / 'a/0.png'}\n"
     main(["apply", "--undo", str(tmp_path / "dropped" / "moved.csv")])
-    assert "1 files moved back, 0 were there already" in capsys.readouterr().out
+    assert "moved back: 1; in their old place already: 0" in capsys.readouterr().out
     assert tree(images) == before
 
 
@@ -86,6 +86,7 @@ def test_errors_are_one_line_with_the_mend(tmp_path, marked, capsys):
     assert "--undo" in failing(["apply", file, "--undo", file], capsys)
     assert "give one of them" in failing(["apply", file, "--copy", "--hard-links"], capsys)
     assert "existing path" in failing(["apply", file, str(tmp_path / "absent")], capsys)
+    assert f"--also {file}" in failing(["apply", file, file], capsys)
     bad = tmp_path / "bad.csv"
     bad.write_text("id,mark\na,remove\n")
     assert "row 2: the mark is 'remove'" in failing(["apply", str(bad)], capsys)

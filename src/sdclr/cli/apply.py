@@ -112,7 +112,7 @@ def _said(done: Applied) -> Iterator[str]:
         f"{labels.total():,} with a label"
     )
     if images.silent:
-        yield f"         {images.silent:,} rows say nothing: no mark and no label"
+        yield f"         rows without mark and label: {images.silent:,}"
     if labels:
         named = [f"{_plain(label)} {count:,}" for label, count in list(labels.items())[:_LISTED]]
         more = f" and {len(labels) - _LISTED:,} more" if len(labels) > _LISTED else ""
@@ -125,14 +125,15 @@ def _trouble(done: Applied) -> Iterator[str]:
     images = done.images
     if images.missing:
         files = [str(picture.file) for picture in images.missing]
-        hint = "" if images.source is not None else " (if the images have moved, name them: sdclr apply MARKS IMAGES)"
-        yield f"missing: {len(files):,} files are not there{hint}: {_first(files)}"
+        hint = "" if images.source is not None else "; if the images have moved, name them: sdclr apply MARKS IMAGES"
+        yield f"missing: {len(files):,} (no such file{hint}): {_first(files)}"
     if images.unknown:
         rows = [f"{row.name} ({row.where})" for row in images.unknown]
-        yield f"unknown: {len(rows):,} marked images are not in the collection: {_first(rows)}"
+        whose = images.source.name if images.source is not None else "the collection"
+        yield f"unknown: {len(rows):,} (marked, but not in {whose}): {_first(rows)}"
     if done.unreadable:
         broken = [f"{picture.id} ({reason})" for picture, reason in done.unreadable]
-        yield f"left out: {len(broken):,} images cannot be read: {_first(broken)}"
+        yield f"left out: {len(broken):,} (cannot be read): {_first(broken)}"
     yield from done.notes
 
 
@@ -154,24 +155,24 @@ def _written(done: Applied, command: Apply) -> Iterator[str]:
     if "classes" in done.written:
         changed = [label for label, folder in done.folders.items() if label != folder]
         if changed:
-            yield f"           {len(changed):,} labels have folders of another name; {TABLE} there says which"
+            yield f"           labels with folders of another name, listed in {TABLE} there: {len(changed):,}"
         if done.unlabeled and command.unlabeled is None:
-            yield f"           {done.unlabeled:,} kept images have no label and are in no class folder"
+            yield f"           kept images without a label, in no class folder: {done.unlabeled:,}"
         if len(done.folders) == 1 and command.unlabeled is None:
             yield "           with a single class, open its manifest.csv: folders show classes only if there are two"
     if command.move_dropped is not None:
         log = done.written.get("move_dropped")
         undo = f"; undo with: sdclr apply --undo {log}" if log is not None else ""
-        yield f"moved:     {done.moved:,} dropped files to {command.move_dropped}{undo}"
+        yield f"moved:     {done.moved:,} of {len(done.images.dropped):,} dropped to {command.move_dropped}{undo}"
 
 
 def _undo(log: Path, console: Console) -> None:
     done = undo_moves(log)
-    lines = [f"{len(done.returned):,} files moved back, {len(done.there):,} were there already"]
+    lines = [f"moved back: {len(done.returned):,}; in their old place already: {len(done.there):,}"]
     if done.taken:
-        lines.append(f"{len(done.taken):,} stay where they are, since their old place is taken: {_first(done.taken)}")
+        lines.append(f"not moved, since their old place is taken: {len(done.taken):,}: {_first(done.taken)}")
     if done.missing:
-        lines.append(f"{len(done.missing):,} are in neither place: {_first(done.missing)}")
+        lines.append(f"in neither place: {len(done.missing):,}: {_first(done.missing)}")
     for line in lines:
         console.print(shown(line), markup=False)
 

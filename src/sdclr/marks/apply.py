@@ -190,8 +190,9 @@ def _classes(wanted: Outputs, kept: Sequence[Picture], suffixes: Sequence[str]) 
     """Places of the images that have a label, and the folder of each label."""
     labels = {picture.label for picture in kept if picture.label}
     extra = wanted.unlabeled
-    if extra is not None and (extra in labels or folder_names([extra], reserved=RESERVED)[extra] != extra):
-        why = "is a label too" if extra in labels else "is no name of a folder"
+    alike = extra is not None and extra.casefold() in {label.casefold() for label in labels}
+    if extra is not None and (alike or not extra.strip() or folder_names([extra], reserved=RESERVED)[extra] != extra):
+        why = "is a label too" if alike else "is no name of a folder"
         raise InputError(f"--unlabeled {extra!r} {why}; give another name, such as unlabeled")
     folders = folder_names(labels | ({extra} if extra else set()), reserved=RESERVED)
     chosen = [(picture, suffix) for picture, suffix in zip(kept, suffixes, strict=True) if picture.label or extra]

@@ -10,6 +10,7 @@ from sdclr.data.sources import ImageSource, Source, image_file, open_source
 from sdclr.errors import InputError
 from sdclr.features.embeddings import EmbeddedImages, embedding_files, read_embeddings
 from sdclr.marks.rows import Mark, Marks, joined
+from sdclr.marks.table import is_marks
 
 _UNKNOWN = "\ufffd"
 """What a browser writes for a byte that is not UTF-8."""
@@ -51,6 +52,8 @@ def open_collection(images: ImageSource) -> Source:
     Raises:
         InputError: If they cannot be opened.
     """
+    if isinstance(images, (str, Path)) and is_marks(Path(images)):
+        raise InputError(f"{images}: is a file of marks, not of images; name further files of marks by --also {images}")
     if isinstance(images, (str, Path)) and embedding_files(images):
         return EmbeddedImages(read_embeddings(images))
     return open_source(images)
@@ -120,7 +123,7 @@ def _places(marks: Marks, source: Source) -> tuple[dict[int, Mark], list[Mark]]:
             unknown.append(row)
         else:
             found[place] = joined(found[place], row) if place in found else row
-    if not found:
+    if not found and unknown:
         row = unknown[0]
         raise InputError(
             f"{row.where or 'the marks'}: {row.name!r} is not among the images of {source.name}, nor is any other "

@@ -9,7 +9,6 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import Final
 
 from sdclr.data.decode import SUFFIXES
@@ -77,23 +76,25 @@ def relative_names(ids: Sequence[str], suffixes: Sequence[str], *, reserved: Ite
     found = []
     for image_id, suffix in zip(ids, suffixes, strict=True):
         path = wanted = _relative(image_id, suffix)
+        key = _key(path)
         for number in range(len(taken) + len(folders)):
-            below = any(_key(above) in taken for above in _above(path))
-            if not below and _key(path) not in taken and _key(path) not in folders:
+            below = any(above in taken for above in _above(key))
+            if not below and key not in taken and key not in folders:
                 break
-            place = PurePosixPath(wanted)
-            name = f"{_short(place.stem, _LONGEST - 9)}-{_digest(image_id, number)}{place.suffix}"
+            stem, ending = os.path.splitext(wanted.rpartition("/")[2])  # noqa: PTH122  # a million paths are slow
+            name = f"{_short(stem, _LONGEST - 9)}-{_digest(image_id, number)}{ending}"
             # Where a file has the name of a folder above it, the image goes to the top.
-            path = name if below else (PurePosixPath(path).parent / name).as_posix()
-        taken.add(_key(path))
-        folders.update(_key(above) for above in _above(path))
+            path = name if below else f"{path.rpartition('/')[0]}/{name}".lstrip("/")
+            key = _key(path)
+        taken.add(key)
+        folders.update(_above(key))
         found.append(path)
     return found
 
 
 def _relative(image_id: str, suffix: str) -> str:
     parts = [_part(part) for part in image_id.replace("\0", "_").split("/") if part not in ("", ".")] or ["_"]
-    if PurePosixPath(parts[-1]).suffix.lower() not in SUFFIXES:
+    if _suffix(parts[-1]) not in SUFFIXES:
         parts[-1] = _shortened(parts[-1] + suffix, image_id)
     return "/".join(parts)
 
@@ -106,11 +107,14 @@ def _part(part: str) -> str:
 
 
 def _shortened(name: str, of: str) -> str:
-    if len(os.fsencode(name)) <= _LONGEST:
+    if len(name) * 4 <= _LONGEST or len(os.fsencode(name)) <= _LONGEST:
         return name
-    suffix = PurePosixPath(name).suffix
-    suffix = suffix if suffix.lower() in SUFFIXES else ""
+    suffix = os.path.splitext(name)[1] if _suffix(name) in SUFFIXES else ""  # noqa: PTH122
     return f"{_short(name.removesuffix(suffix), _LONGEST - 9 - len(suffix))}-{_digest(of)}{suffix}"
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million paths are slow
 
 
 def _safe(label: str) -> str:
@@ -139,11 +143,14 @@ def _short(text: str, limit: int) -> str:
 
 
 def _above(path: str) -> list[str]:
-    return [folder.as_posix() for folder in PurePosixPath(path).parents][:-1]
+    """The folders on the way to a path, the topmost first."""
+    return [path[:place] for place, letter in enumerate(path) if letter == "/"] if "/" in path else []
 
 
 def _key(path: str) -> str:
     """Equal for names that some file system takes for one."""
+    if path.isascii():
+        return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 

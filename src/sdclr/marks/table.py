@@ -63,6 +63,13 @@ def write_marks(path: str | Path, marks: Marks) -> Path:
     return Path(path)
 
 
+def is_marks(path: Path) -> bool:
+    """Whether a file is one of marks, and no manifest: a CSV file with a column `mark` or `drop`."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    return not {"mark", "drop"}.isdisjoint(name.strip().casefold() for name in _table(path)[0])
+
+
 def _rows(path: Path) -> list[Mark]:
     table = _table(path)
     header = [name.strip().casefold() for name in table[0]]
