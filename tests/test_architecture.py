@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "config", "files", "version", "precision"},
     {"method", "data", "encoders"},
     {"features"},
+    {"marks"},
     {"training"},
     {"evaluation"},
     {"downstream", "reporting"},

@@ -21,6 +21,10 @@ from sdclr.evaluation.balance import balance
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
 from sdclr.evaluation.neighbors import neighbors
+from sdclr.marks.apply import apply_marks
+from sdclr.marks.moves import undo_moves
+from sdclr.marks.rows import Mark, Marks
+from sdclr.marks.table import read_marks, write_marks
 from sdclr.method import (
     DropoutCompetitor,
     MoCo,
@@ -62,6 +66,8 @@ __all__ = [
     "HeadConfig",
     "InputError",
     "Interrupted",
+    "Mark",
+    "Marks",
     "MineConfig",
     "MoCo",
     "Objective",
@@ -74,6 +80,7 @@ __all__ = [
     "SimCLR",
     "ViewConfig",
     "__version__",
+    "apply_marks",
     "balance",
     "choose_to_label",
     "class_groups",
@@ -96,9 +103,12 @@ __all__ = [
     "paper_split",
     "pretrain",
     "random_masks",
+    "read_marks",
     "report",
     "select_to_label",
+    "undo_moves",
     "why",
     "wrap_encoder",
+    "write_marks",
     "write_page",
 ]

@@ -1,7 +1,9 @@
 """Files that are written whole or not at all."""
 
+import csv
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,40 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
     write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, quote_all: bool = False) -> None:
+    """Write a CSV file, whole or not at all. Cells with commas, quotes or line breaks are quoted; None is empty.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+        rows: The cells of each row.
+        quote_all: Quote every cell, so that no reader trims blanks.
+    """
+    write_atomically(path, csv_bytes([header, *rows], quote_all=quote_all))
+
+
+def csv_bytes(rows: Iterable[Sequence[object]], *, quote_all: bool = False) -> bytes:
+    """Rows as CSV in UTF-8; names that are not UTF-8 go back to the bytes they were.
+
+    Raises:
+        InputError: If a text has no bytes, because it holds half a character.
+    """
+    lines = _Lines()
+    # With this line end the writer quotes cells that hold a carriage return; the files themselves end lines with \n.
+    writer = csv.writer(lines, lineterminator="\r\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
+    writer.writerows(rows)
+    text = "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.end + 20]
+        raise InputError(f"{near!r} holds half a character, which no file can: change this text") from error
+
+
+class _Lines(list[str]):
+    """Collects what a CSV writer writes, one text for each row."""
+
+    def write(self, line: str) -> None:
+        self.append(line)

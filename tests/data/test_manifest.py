@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -143,3 +145,16 @@ def test_errors_of_files(tmp_path):
         ManifestSource(manifest(tmp_path, "{}", "list.json"))
     with pytest.raises(InputError, match="cannot be read as parquet"):
         ManifestSource(manifest(tmp_path, "path", "list.parquet"))
+
+
+def test_names_of_files_may_be_no_utf8_but_nothing_else(folder):
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "pictures" / "0.png").rename(folder / "pictures" / name)
+    path = folder / "list.csv"
+    path.write_bytes(b"path,id,label\npictures/caf\xe9.png,caf\xe9.png,cat\npictures/1.png,b,dog\n")
+    source = ManifestSource(path)
+    assert list(source.ids) == [name, "b"]
+    assert source.image(0).shape == (5, 4, 3)
+    path.write_bytes(b"path,label\npictures/caf\xe9.png,m\xe4use\n")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        ManifestSource(path)

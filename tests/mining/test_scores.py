@@ -148,7 +148,7 @@ def test_csv_lists_the_rarest_first_and_bad_images_last(tmp_path):
 
 
 def test_csv_quotes_what_needs_it(tmp_path):
-    ids = ('say "hi", you', "two\nlines", "c", "d")
+    ids = ('say "hi", you', "two\nlines", "carriage\rreturn", " blank")
     with example(ids=ids).to_csv(tmp_path / "s.csv").open(newline="") as file:
         assert {row["id"] for row in csv.DictReader(file)} == set(ids)
 
@@ -169,6 +169,23 @@ def test_fiftyone_gets_absolute_files_and_names_without_dots(tmp_path):
     assert (rows[0]["sdclr_id"], rows[0]["sdclr_rank"]) == ("b", "1")
     with pytest.raises(InputError, match="plain holds other images"):
         example(ids=("a", "b", "d", "c")).to_fiftyone(path, source)
+
+
+def test_fiftyone_gets_duplicates_and_no_name_it_cannot_read(tmp_path):
+    source = ArraySource(np.zeros((4, 2, 2), dtype=np.uint8), ids=["a", "b", "c", "d"], name="plain")
+    source.file = ["a.png", "two\nlines.png", 'quo"te, d.png', "d.png"].__getitem__
+    scores = example(columns={"my score$": [0, 0, 0, 0]})
+    object.__setattr__(scores, "duplicates", ((1, 3),))
+    # As FiftyOne opens it, which makes a line feed of each line end.
+    with scores.to_fiftyone(tmp_path / "f.csv", source).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sdclr_duplicate_of"] for row in rows] == ["", "b", "", ""]
+    assert [row["filepath"].rpartition("/")[2] for row in rows] == ["two\nlines.png", "d.png", "a.png", 'quo"te, d.png']
+    assert "sdclr_my_score_" in rows[0]
+    for name in ("caf\udce9.png", "a\rb.png"):
+        source.file = ["a.png", name, "c.png", "d.png"].__getitem__
+        with pytest.raises(InputError, match="is a name that FiftyOne cannot import: rename"):
+            scores.to_fiftyone(tmp_path / "f.csv", source)
 
 
 def test_summary():

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sdclr.cli.apply import Apply, apply_command
 from sdclr.cli.attributes import Attributes, attributes_command
 from sdclr.cli.bench import Bench, bench_command
 from sdclr.cli.commands import (
@@ -244,6 +245,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Pretrain: _pretrain,
     Mine: _mine,
     Select: _select,
+    Apply: apply_command,
     Diagnose: _diagnose,
     Embed: _embed,
     Neighbors: _neighbors,

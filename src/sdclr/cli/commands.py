@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sdclr.cli.apply import Apply
 from sdclr.cli.attributes import Attributes
 from sdclr.cli.bench import Bench
 from sdclr.cli.finetune import Finetune
@@ -308,6 +309,7 @@ Command = (
     | Embed
     | Mine
     | Select
+    | Apply
     | Diagnose
     | Neighbors
     | Export

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import tyro
 
+from sdclr.cli.apply import Apply
 from sdclr.cli.attributes import Attributes
 from sdclr.cli.bench import Bench
 from sdclr.cli.commands import (
@@ -81,6 +82,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=defaults)]
         | Annotated[Mine, tyro.conf.subcommand("mine")]
         | Annotated[Select, tyro.conf.subcommand("select")]
+        | Annotated[Apply, tyro.conf.subcommand("apply")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
         | Annotated[Embed, tyro.conf.subcommand("embed")]
         | Annotated[Neighbors, tyro.conf.subcommand("neighbors")]

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,18 +122,36 @@ def _read_parquet_manifest(path: Path) -> _Manifest:
 
 
 def _read_csv_manifest(path: Path) -> _Manifest:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # File names that are not UTF-8 come as lone surrogates, as they do from the file system.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, skipinitialspace=True)
         names = [name.strip() for name in rows.fieldnames or ()]
         rows.fieldnames = names
         column = _path_column(names, path)
         label = next((name for name in LABEL_COLUMNS if name in names), None)
         table = list(rows)
+    for row in table:
+        _check_utf8(row, column, path)
     paths = [(row[column] or "").strip() for row in table]
     labels: list[object] | None = [row[label] for row in table] if label is not None else None
     ids: list[object] | None = [row["id"] for row in table] if "id" in names else None
     columns = {name: [row[name] or "" for row in table] for name in attribute_columns(names, str(path))}
     return _Manifest(paths, labels, ids, read_attributes(columns, str(path)))
+
+
+def _check_utf8(row: Mapping[str, object], column: str, path: Path) -> None:
+    """Check that only the name of a file that is there, and its id, are not UTF-8.
+
+    Raises:
+        UnicodeDecodeError: If anything else is not.
+    """
+    texts = {name: str(value or "") for name, value in row.items()}
+    if all(text.isascii() for text in texts.values()):
+        return
+    exists = (path.parent / texts[column].strip()).is_file()
+    for name, text in texts.items():
+        if not (exists and name in (column, "id")):
+            text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
 def _read_text_manifest(path: Path) -> _Manifest:

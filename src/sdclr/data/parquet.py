@@ -94,13 +94,18 @@ class ParquetSource:
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        index = range(len(self))[index]
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        rows = self._row_group(group)
-        data = rows[index - int(self._ends[group])].as_py()  # a negative index, counted from the group's end
+        data = self.encoded(index)
         if data is None:
             raise BadImageError(self.ids[index], "zero bytes")
         return decode_image(data, image_id=self.ids[index], min_side=min_side)
+
+    def encoded(self, index: int) -> bytes | None:
+        """The bytes of one image as they are stored; None where the row has none."""
+        index = range(len(self))[index]
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        rows = self._row_group(group)
+        data: bytes | None = rows[index - int(self._ends[group])].as_py()  # a negative index, counted from the end
+        return data
 
     def _file(self, number: int) -> pq.ParquetFile:
         if number not in self._open_files:

@@ -31,6 +31,7 @@ __all__ = [
     "cifar",
     "digits",
     "fingerprint",
+    "image_bytes",
     "image_file",
     "open_source",
 ]
@@ -78,6 +79,12 @@ def image_file(source: Source, index: int) -> Path | None:
     """The file of one image, or None where images are no files of their own: in memory, or rows of a table."""
     file: Callable[[int], Path | None] | None = getattr(source, "file", None)
     return None if file is None else file(index)
+
+
+def image_bytes(source: Source, index: int) -> bytes | None:
+    """The encoded bytes of an image that is a row of a table; None where a source stores no such bytes."""
+    encoded: Callable[[int], bytes | None] | None = getattr(source, "encoded", None)
+    return None if encoded is None else encoded(index)
 
 
 def attributes_of(source: Source) -> Attributes | None:
@@ -195,6 +202,10 @@ class SubsetSource:
     def file(self, index: int) -> Path | None:
         """The file of an image; see `image_file`."""
         return image_file(self.source, int(self.indices[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        """The encoded bytes of an image; see `image_bytes`."""
+        return image_bytes(self.source, int(self.indices[index]))
 
 
 def digits(split: str = "train") -> ArraySource:

@@ -1,8 +1,8 @@
 """How rare each image of a collection is held to be: the scores, their ranking, and their files."""
 
-import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import write_atomically, write_csv
 from sdclr.mining.kinds import Kinds
 from sdclr.reporting.gallery_entries import KindGroup
 
@@ -129,18 +129,22 @@ class Scores:
         return _write_csv(path, header, ((self.ids[index], *self._cells(index)) for index in self._all()))
 
     def to_fiftyone(self, path: str | Path, source: Source) -> Path:
-        """Write a CSV file of the form that FiftyOne imports as `fiftyone.types.CSVDataset`, rarest first.
+        """Write a CSV file of the form that FiftyOne imports as `fiftyone.types.CSVDataset`.
 
         `fiftyone.Dataset.from_dir(labels_path=PATH, dataset_type=fiftyone.types.CSVDataset, fields=…)` reads it;
-        `fields` maps columns to types, as in `{"sdclr_rarity": float, "sdclr_rank": int}`. The columns are filepath
-        (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for each dot.
+        `fields` maps columns to types, as in `{"sdclr_rarity": float, "sdclr_rank": int}`, and only these are imported.
+        Without `fields` all columns are text. FiftyOne sorts samples by path;
+        `dataset.exists("sdclr_rank").sort_by("sdclr_rank")` puts the rarest first and leaves out bad images. The
+        columns are filepath (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for each dot;
+        near-duplicates have the id of the image to keep in sdclr_duplicate_of.
 
         Args:
             path: The file.
             source: The images that were scored, each a file of its own.
 
         Raises:
-            InputError: If the images have no files of their own, or are not those that were scored.
+            InputError: If the images have no files of their own, are not those that were scored, or the path of one
+                holds what FiftyOne's importer cannot read: a carriage return, or bytes that are not UTF-8.
         """
         if list(source.ids) != self.ids:
             raise InputError(f"{source.name} holds other images than were scored: give the source that was mined")
@@ -149,9 +153,14 @@ class Scores:
             raise InputError(
                 f"{source.name}: its images are no files of their own, which FiftyOne needs: write a CSV file"
             )
-        names = ("id", "rarity", *_FIXED[2:], *self.columns)
-        header = ["filepath", *(f"sdclr_{name.replace('.', '_')}" for name in names)]
-        rows = ((str(Path(files[i] or "").absolute()), self.ids[i], *self._cells(i)) for i in self._all())
+        paths = [str(Path(file or "").absolute()) for file in files]
+        for file in paths:
+            if "\r" in file or _utf8(file) != file:
+                raise InputError(f"{file!r} is a name that FiftyOne cannot import: rename the file, and mine again")
+        copies = {position: self.ids[keep] for keep, *others in getattr(self, "duplicates", ()) for position in others}
+        names = ("id", "duplicate_of", "rarity", *_FIXED[2:], *self.columns)
+        header = ["filepath", *(f"sdclr_{re.sub(r'[^0-9A-Za-z]', '_', name)}" for name in names)]
+        rows = ((paths[i], self.ids[i], copies.get(i), *self._cells(i)) for i in self._all())
         return _write_csv(path, header, rows)
 
     def summary(self) -> dict[str, Any]:
@@ -345,12 +354,7 @@ def _map(table: pa.Table) -> NDArray[np.float32] | None:
 
 
 def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    write_atomically(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(Path(path), header, rows)
     return Path(path)
 
 

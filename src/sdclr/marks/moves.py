@@ -1,0 +1,186 @@
+"""Move files aside, and back again by the log of it."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from sdclr.errors import InputError
+from sdclr.files import csv_bytes, write_atomically
+from sdclr.marks.match import Picture
+from sdclr.marks.names import relative_names
+from sdclr.marks.place import file_suffix, put
+from sdclr.marks.records import complete_records
+
+LOG: Final = "moved.csv"
+"""The log in a folder of moved files: from (absolute), to (relative to the log's folder), id."""
+_HEADER: Final = ("from", "to", "id")
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What became of the files of a log."""
+
+    returned: list[Path]
+    """Files that were moved back."""
+    there: list[Path]
+    """Files that were in their old place already."""
+    taken: list[Path]
+    """Old places that another file has taken; the moved file stays where it is."""
+    missing: list[Path] = field(default_factory=list)
+    """Files that are neither in the old place nor in the new one."""
+
+
+def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str, str]]:
+    """Where dropped files would go: each file, its place relative to the folder, its id. Nothing is moved.
+
+    Raises:
+        InputError: If the folder holds anything but files that were moved there before, or an image is no file.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"{folder}: is there already and no folder; give a new folder for what is dropped")
+    log = folder / LOG
+    if folder.is_dir() and any(folder.iterdir()) and not log.is_file():
+        raise InputError(f"{folder}: is not empty, and has no {LOG} of earlier moves; give a new or empty folder")
+    if log.is_file():
+        list(_moves(log))
+    known: dict[Path, Picture] = {}
+    for picture in dropped:
+        if picture.file is None:
+            raise InputError(
+                f"{picture.where or picture.id}: {picture.id!r} is no file of its own, so it cannot be moved; "
+                "use --drop-list, or --manifest with --links for the images to keep"
+            )
+        known.setdefault(picture.file, picture)  # a file may have two ids
+    names = relative_names(
+        [picture.id for picture in known.values()], [file_suffix(file) for file in known], reserved=(LOG,)
+    )
+    return [
+        (file, _free(folder, name, file), picture.id)
+        for (file, picture), name in zip(known.items(), names, strict=True)
+    ]
+
+
+def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
+    """Move files as `plan_moves` says, and log it.
+
+    The log is on disk before the first file moves. A file is never replaced; stopped in between, each file is in its
+    old place or its new one.
+
+    Returns:
+        The log.
+
+    Raises:
+        InputError: If a file cannot be moved; those before it are.
+    """
+    log = folder / LOG
+    folder.mkdir(parents=True, exist_ok=True)
+    before = list(_moves(log)) if log.is_file() else []
+    rows = dict.fromkeys([*before, *((str(file), to, image_id) for file, to, image_id in moves)])
+    write_atomically(log, csv_bytes([_HEADER, *rows]))
+    for file, to, _ in moves:
+        move_file(file, folder / to)
+    return log
+
+
+def undo_moves(log: str | Path) -> Undone:
+    """Move files back to where they were before they were dropped.
+
+    Args:
+        log: The `moved.csv` in their folder. The folder itself may have moved since.
+
+    Returns:
+        What was moved back, and what was not. The log stays; undoing twice does no harm.
+
+    Raises:
+        InputError: If the log cannot be read, or a file cannot be moved; the message names it.
+    """
+    log = Path(log)
+    if log.is_dir():
+        log /= LOG
+    undone = Undone([], [], [], [])
+    for origin, to, _ in reversed(list(_moves(log))):
+        home, away = Path(origin), log.parent / to
+        if not os.path.lexists(away):
+            (undone.there if os.path.lexists(home) else undone.missing).append(home)
+        elif os.path.lexists(home) and not _same(home, away):
+            undone.taken.append(home)
+        else:
+            move_file(away, home)
+            undone.returned.append(home)
+    return undone
+
+
+def move_file(file: Path, target: Path) -> None:
+    """Move one file, also to another disk; never over another file.
+
+    Raises:
+        InputError: If it cannot be moved. The file is then where it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _same(file, target):  # stopped between its two names
+            file.unlink()
+            return
+        try:
+            put(file, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(file, target)
+            file.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be moved to {target} ({error.strerror}); it is where it was, and so are all after it"
+        ) from error
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Copy a file to another disk, whole or not at all; a link is copied as a link."""
+    if file.is_symlink():
+        target.symlink_to(file.readlink())
+        return
+    number, name = tempfile.mkstemp(prefix=".sdclr-", dir=target.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(number, "wb") as written, file.open("rb") as opened:
+            shutil.copyfileobj(opened, written)
+            written.flush()
+            os.fsync(written.fileno())
+        shutil.copystat(file, aside)
+        put(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, links not followed."""
+    try:
+        return os.path.samestat(one.lstat(), other.lstat())
+    except OSError:
+        return False
+
+
+def _free(folder: Path, name: str, file: Path) -> str:
+    """The name, or the next one that no other file in the folder has."""
+    place, number = PurePosixPath(name), 1
+    while os.path.lexists(folder / name) and not _same(folder / name, file):
+        number += 1
+        name = (place.parent / f"{place.stem}-{number}{place.suffix}").as_posix()
+    return name
+
+
+def _moves(log: Path) -> Iterator[tuple[str, str, str]]:
+    """The rows of a log, checked."""
+    for number, cells in enumerate(complete_records(log, _HEADER, "give the log that --move-dropped wrote"), start=2):
+        origin, to, image_id = cells
+        place = PurePosixPath(to)
+        if not os.path.isabs(origin) or place.is_absolute() or ".." in place.parts or not to:  # noqa: PTH117
+            raise InputError(
+                f"{log}, row {number}: would move {to!r} back to {origin!r}; give a log as --move-dropped writes it"
+            )
+        yield origin, to, image_id

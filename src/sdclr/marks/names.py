@@ -1,0 +1,160 @@
+"""Names of files and folders made from ids and labels, which may hold anything.
+
+A label becomes one folder name that every common file system takes. An id keeps its relative path; only what would
+leave the folder, hide the file or be refused is changed. Names that differ in case alone are kept apart, since some
+file systems take them for one.
+"""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sdclr.data.decode import SUFFIXES
+from sdclr.data.sources import SPLIT_NAMES
+
+_LONGEST: Final = 200
+"""Bytes of one part of a path; file systems end at 255, and a mark that tells names apart must still fit."""
+
+_FORBIDDEN: Final = frozenset('/\\<>:"|?*')
+"""Characters that Windows, or every system, refuses in a name."""
+
+_DEVICES: Final = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
+)
+"""Names that Windows keeps for devices, also before a dot."""
+
+_HIDDEN_KINDS: Final = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
+_JOINERS: Final = frozenset("\u200c\u200d")
+"""Invisible, but part of words and of emoji."""
+
+
+def folder_names(labels: Iterable[str], *, reserved: Iterable[str] = ()) -> dict[str, str]:
+    """One folder name for each label, no two alike.
+
+    Args:
+        labels: The labels; repetitions count once.
+        reserved: Names that may not be used.
+
+    Returns:
+        Name by label, in the order of the sorted labels. A label that is a usable name keeps it, unless another label
+        that sorts before it has the same one but for case.
+    """
+    found: dict[str, str] = {}
+    taken = {_key(name) for name in reserved}
+    ordered = sorted(set(labels))
+    # Labels that are names already come first, so that a label that must change does not take their place.
+    for label in sorted(ordered, key=lambda label: (_safe(label) != label, label)):
+        name = _safe(label)
+        for number in range(len(taken)):
+            if _key(name) not in taken:
+                break
+            name = f"{_short(_safe(label), _LONGEST - 9)}-{_digest(label, number)}"
+        taken.add(_key(name))
+        found[label] = name
+    names = set(map(str.casefold, found.values()))
+    if len(names) > 1 and names <= SPLIT_NAMES:  # such folders would be read as splits of a data set
+        first = min(found)
+        found[first] = f"{found[first]}_"
+    return {label: found[label] for label in ordered}
+
+
+def relative_names(ids: Sequence[str], suffixes: Sequence[str], *, reserved: Iterable[str] = ()) -> list[str]:
+    """A relative path for each id, no two alike, and none that is a folder on the way to another.
+
+    Args:
+        ids: Ids of images: relative paths, or anything else.
+        suffixes: The ending for each that has no ending of an image file, such as ".png".
+        reserved: Paths that may not be used.
+
+    Returns:
+        Paths with `/` between their parts, in the order of the ids. They depend on the ids alone.
+    """
+    taken = {_key(path) for path in reserved}
+    folders: set[str] = set()
+    found = []
+    for image_id, suffix in zip(ids, suffixes, strict=True):
+        path = wanted = _relative(image_id, suffix)
+        key = _key(path)
+        for number in range(len(taken) + len(folders)):
+            below = any(above in taken for above in _above(key))
+            if not below and key not in taken and key not in folders:
+                break
+            stem, ending = os.path.splitext(wanted.rpartition("/")[2])  # noqa: PTH122  # a million paths are slow
+            name = f"{_short(stem, _LONGEST - 9)}-{_digest(image_id, number)}{ending}"
+            # Where a file has the name of a folder above it, the image goes to the top.
+            path = name if below else f"{path.rpartition('/')[0]}/{name}".lstrip("/")
+            key = _key(path)
+        taken.add(key)
+        folders.update(_above(key))
+        found.append(path)
+    return found
+
+
+def _relative(image_id: str, suffix: str) -> str:
+    parts = [_part(part) for part in image_id.replace("\0", "_").split("/") if part not in ("", ".")] or ["_"]
+    if _suffix(parts[-1]) not in SUFFIXES:
+        parts[-1] = _shortened(parts[-1] + suffix, image_id)
+    return "/".join(parts)
+
+
+def _part(part: str) -> str:
+    """One part of an id as a name that stays in its folder, is not hidden and is not too long."""
+    if part == "..":
+        return "_"
+    return _shortened(f"_{part[1:]}" if part.startswith(".") else part, part)
+
+
+def _shortened(name: str, of: str) -> str:
+    if len(name) * 4 <= _LONGEST or len(os.fsencode(name)) <= _LONGEST:
+        return name
+    suffix = os.path.splitext(name)[1] if _suffix(name) in SUFFIXES else ""  # noqa: PTH122
+    return f"{_short(name.removesuffix(suffix), _LONGEST - 9 - len(suffix))}-{_digest(of)}{suffix}"
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million paths are slow
+
+
+def _safe(label: str) -> str:
+    """A label as the name of a folder, which need not be unique."""
+    name = "".join("_" if _hides(letter) or letter in _FORBIDDEN else letter for letter in label.strip())
+    stem = name.rstrip(". ")
+    name = stem + "_" * (len(name) - len(stem))  # Windows drops dots and blanks at the end
+    if name.startswith("."):
+        name = f"_{name[1:]}"
+    if name.partition(".")[0].strip().casefold() in _DEVICES:
+        name = f"_{name}"
+    return _shortened(name, label) or "_"
+
+
+def _hides(letter: str) -> bool:
+    """Whether a character is invisible or turns the direction of the text around it."""
+    kind = unicodedata.category(letter)
+    return kind in _HIDDEN_KINDS or (kind == "Cf" and letter not in _JOINERS)
+
+
+def _short(text: str, limit: int) -> str:
+    """The beginning of a text, at most so many bytes of whole characters."""
+    while len(os.fsencode(text)) > limit:
+        text = text[: max(limit // 4, len(text) - max(1, (len(os.fsencode(text)) - limit) // 4))]
+    return text.rstrip()
+
+
+def _above(path: str) -> list[str]:
+    """The folders on the way to a path, the topmost first."""
+    return [path[:place] for place, letter in enumerate(path) if letter == "/"] if "/" in path else []
+
+
+def _key(path: str) -> str:
+    """Equal for names that some file system takes for one."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def _digest(text: str, number: int = 0) -> str:
+    """Tells names apart; the number tells apart what still has one name."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{digest}{number}" if number else digest

@@ -1,0 +1,112 @@
+"""One mark, and all marks of one or several files."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from sdclr.errors import InputError
+
+Decision: TypeAlias = Literal["keep", "drop", ""]
+"""What becomes of an image; "" says nothing."""
+
+_LONGEST: Final = 200
+"""Characters of a value that an error shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What a person said of one image."""
+
+    id: str = ""
+    """The image's id in its collection; "" where only its file is known."""
+    path: str = ""
+    """Its file, an absolute path; "" where it is no file of its own."""
+    mark: Decision = ""
+    """Whether to keep or to drop it."""
+    label: str = ""
+    """Its label, "" for none; blanks around it are removed."""
+    where: str = field(default="", compare=False)
+    """File and row, for errors."""
+
+    def __post_init__(self) -> None:
+        if not self.id and not self.path:
+            raise InputError(f"{self.where or 'a mark'}: names no image; fill in its `id` or `path`")
+        if self.mark not in ("keep", "drop", ""):
+            raise InputError(
+                f"{self.where or self.id}: the mark is {self.mark!r}; give keep, drop, or nothing to say neither"
+            )
+        for name in ("id", "path", "label"):
+            text = getattr(self, name)
+            try:
+                # Names of files that are not UTF-8 come as lone surrogates; a label is always text.
+                text.encode("utf-8", "strict" if name == "label" else "surrogateescape")
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{self.where or repr(self.name)}: the {name} {text[:_LONGEST]!r} is not UTF-8; save it as UTF-8"
+                ) from error
+        object.__setattr__(self, "label", self.label.strip())
+
+    @property
+    def name(self) -> str:
+        """What tells the image from others: its id, or else its path."""
+        return self.id or self.path
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks of images, one for each image, in the order in which the images were first named."""
+
+    rows: tuple[Mark, ...]
+    files: tuple[Path, ...] = ()
+    """Where they were read from."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def labels(self) -> Counter[str]:
+        """How many images have each label, the most frequent first."""
+        found = Counter(row.label for row in self.rows if row.label)
+        return Counter(dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
+
+    def count(self, mark: Decision) -> int:
+        """How many images have this mark."""
+        return sum(row.mark == mark for row in self.rows)
+
+
+def merged(rows: Iterable[Mark]) -> tuple[Mark, ...]:
+    """One mark for each image. What one row says and another leaves open is taken together.
+
+    Raises:
+        InputError: If two rows contradict each other; names both.
+    """
+    found: dict[str, Mark] = {}
+    id_of: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: not row.id):  # rows that only name a file come after those with its id
+        name = row.id or id_of.get(row.path, row.path)
+        found[name] = row if name not in found else joined(found[name], row)
+        id_of.setdefault(row.path, name)
+    return tuple(found.values())
+
+
+def joined(first: Mark, second: Mark) -> Mark:
+    """Two marks of one image as one.
+
+    Raises:
+        InputError: If they contradict each other.
+    """
+    for name in ("path", "mark", "label"):
+        one, other = getattr(first, name), getattr(second, name)
+        if one and other and one != other:
+            raise InputError(
+                f"{first.where} and {second.where} contradict each other: {first.name!r} has the {name} {one!r} and "
+                f"{other!r}; correct one of the rows, or remove it"
+            )
+    return Mark(
+        id=first.id or second.id,
+        path=first.path or second.path,
+        mark=first.mark or second.mark,
+        label=first.label or second.label,
+        where=first.where,
+    )
