@@ -8,6 +8,7 @@ import tyro
 
 from sdclr.cli.attributes import Attributes
 from sdclr.cli.bench import Bench
+from sdclr.cli.duplicates import Duplicates
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -306,6 +307,7 @@ Command = (
     | Mine
     | Select
     | Diagnose
+    | Duplicates
     | Neighbors
     | Export
     | Report

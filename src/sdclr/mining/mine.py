@@ -1,6 +1,6 @@
 """Rank the images of a collection by rarity, without labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,6 +16,7 @@ from sdclr.errors import InputError
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
 from sdclr.features.nearest import Neighbours, nearest
 from sdclr.files import write_json
+from sdclr.mining.duplicates import Duplicates, duplicates_among
 from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
@@ -56,6 +57,8 @@ class MineConfig:
     """Images that serve as negatives in every image's loss."""
     lof: bool = False
     """Also measure the local outlier factor."""
+    duplicates: bool = True
+    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
     image_size: int | None = None
     """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
     and 96 for images of at most 96 px."""
@@ -98,6 +101,8 @@ class Mined(NamedTuple):
     features: NDArray[np.float32]
     """(N, D), nan where an image is unreadable; memory-mapped where an encoder made them."""
     folder: Path
+    duplicates: Duplicates | None = None
+    """Near-duplicates and how they differ; None if they were not looked for."""
 
 
 def mine(
@@ -163,10 +168,14 @@ def mine_features(
         reading = _read(used, source, config, ratios, folder=folder, device=where, workers=workers, progress=progress)
     else:
         ratios, reading = (), _embedded(used, source, config)
-    scores = _scored(used, source, reading, config, ratios=ratios, device=where)
+    scores, near = _scored(used, source, reading, config, ratios=ratios, device=where)
+    copies = None
+    if config.duplicates:
+        copies = duplicates_among(source, near, reading.usable, folder=folder, workers=workers, progress=progress)
+        scores = replace(scores, duplicates=copies.groups)
     scores.write(folder / "scores.parquet")
     write_json(folder / "summary.json", scores.summary())
-    return Mined(scores, reading.features, folder)
+    return Mined(scores, reading.features, folder, copies)
 
 
 def open_mined(
@@ -265,7 +274,7 @@ def _scored(
     *,
     ratios: tuple[float, ...],
     device: torch.device,
-) -> Scores:
+) -> tuple[Scores, Neighbours]:
     usable, total = reading.usable, len(source)
     # Without bad images the file itself is searched, so that features lie in memory once.
     features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
@@ -292,7 +301,7 @@ def _scored(
     ranking = {"kinds": "kind_size", "loss": "loss"}.get(config.score, first)
     by_kind = spread(kind_rarity(kinds, distance[ks[0]].cpu().numpy()))
     own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
-    return rank_images(
+    scores = rank_images(
         source.ids,
         columns,
         by_kind if config.score == "kinds" else columns[ranking],
@@ -315,6 +324,7 @@ def _scored(
             "sdclr": __version__,
         },
     )
+    return scores, near
 
 
 def _neighbors(features: torch.Tensor, k: int) -> Neighbours:

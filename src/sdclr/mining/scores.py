@@ -27,7 +27,10 @@ missed (docs/results/rarity.md)."""
 FORMAT: Final = "sdclr-scores-2"
 
 _FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
-"""Columns of the file that every collection has; each score adds one of its own name."""
+"""Columns of the table for people that every collection has; each score adds one of its own name."""
+
+_COPY: Final = "duplicate_of"
+"""Column of the Parquet file with the id of the image to keep instead."""
 
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
@@ -66,6 +69,8 @@ class Scores:
     """Name of what `rarity` is, such as "distance"."""
     about: dict[str, Any] = field(default_factory=dict)
     """How the scores came about: run, configuration, version. Plain JSON."""
+    duplicates: tuple[tuple[int, ...], ...] = ()
+    """Groups of positions of near-duplicates, the image to keep first; the largest group first."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +84,8 @@ class Scores:
         """Write everything to a Parquet file, whole or not at all.
 
         Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
-        odd), bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the metadata.
+        odd), bad (the reason), label, duplicate_of (of a near-duplicate that could be dropped: the id of the image to
+        keep), and one for each score. The rest is JSON under the key `sdclr` of the metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -94,6 +100,7 @@ class Scores:
             "odd": pa.array(self._places, mask=self._places == 0),
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
+            _COPY: pa.array(self._kept_instead(plain), type=pa.string()),
         }
         table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
         described = {
@@ -101,6 +108,7 @@ class Scores:
             "score": self.score,
             "classes": list(self.classes),
             "groups": [asdict(group) for group in self.groups],
+            "duplicates": [list(group) for group in self.duplicates],
             "labelled": self.labels is not None,
             "about": self.about,
             # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
@@ -160,6 +168,8 @@ class Scores:
             "quantiles": quantiles,
             "kinds": [asdict(group) | {"medoid": self.ids[group.medoid]} for group in self.groups],
             "odd": [self.ids[position] for position in self.odd.tolist()],
+            "duplicate_groups": len(self.duplicates),
+            "duplicates_to_drop": sum(len(group) - 1 for group in self.duplicates),
             "rarest": [self.ids[index] for index in self.order()[:_RAREST].tolist()],
             "bad_images": self.bad,
             **self.about,
@@ -171,6 +181,14 @@ class Scores:
         places = np.zeros(len(self), dtype=np.int64)
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
+
+    def _kept_instead(self, ids: Sequence[str]) -> list[str | None]:
+        """(N,) id of the image to keep instead of each near-duplicate; None for all others."""
+        kept: list[str | None] = [None] * len(self)
+        for keep, *others in self.duplicates:
+            for position in others:
+                kept[position] = ids[keep]
+        return kept
 
     def _all(self) -> list[int]:
         return [*self.order().tolist(), *np.flatnonzero(self.rank == 0).tolist()]
@@ -211,7 +229,9 @@ class Scores:
         reasons = table["bad"].to_pylist()
         return cls(
             ids=ids,
-            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED},
+            columns={
+                name: _numbers(table, name, np.nan) for name in table.column_names if name not in (*_FIXED, _COPY)
+            },
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
             percentile=_numbers(table, "percentile", np.nan),
@@ -223,6 +243,7 @@ class Scores:
             classes=tuple(described["classes"]),
             score=described["score"],
             about=described["about"],
+            duplicates=tuple(tuple(group) for group in described.get("duplicates", ())),
         )
 
 
