@@ -9,6 +9,7 @@ import tyro
 from sdclr.cli.apply import Apply
 from sdclr.cli.attributes import Attributes
 from sdclr.cli.bench import Bench
+from sdclr.cli.duplicates import Duplicates
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -311,6 +312,7 @@ Command = (
     | Select
     | Apply
     | Diagnose
+    | Duplicates
     | Neighbors
     | Export
     | Report

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.mining.scores import Scores
@@ -47,7 +49,9 @@ def write_page(
         labels=scores.labels,
         classes=scores.classes,
         score=scores.score,
+        duplicates=scores.duplicates,
         projection=scores.projection,
+        label_next=np.array(scores.label_next, dtype=np.int64),
     )
     return write_gallery(
         path,
