@@ -57,7 +57,7 @@ def write_page(
         path,
         entries,
         source,
-        title=f"Rare images of {source.name}",
+        title=f"Images of {source.name}",
         why=partial(why, scores),
         thumbnails=thumbnails,
         images=images,
