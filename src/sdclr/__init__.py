@@ -38,6 +38,8 @@ from sdclr.method import (
 )
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.diagnose import DiagnoseConfig, diagnose
+from sdclr.mining.drop import find_duplicates
+from sdclr.mining.duplicates import Duplicates
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
@@ -59,6 +61,7 @@ __all__ = [
     "DamageConfig",
     "DiagnoseConfig",
     "DropoutCompetitor",
+    "Duplicates",
     "Encoder",
     "EncoderConfig",
     "EvaluateConfig",
@@ -89,6 +92,7 @@ __all__ = [
     "evaluate",
     "evaluate_attributes",
     "export",
+    "find_duplicates",
     "finetune",
     "for_images",
     "layer_sparsity",

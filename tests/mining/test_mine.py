@@ -1,6 +1,7 @@
 """From images and an encoder to a ranking on disk."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,16 @@ def test_every_image_gets_its_distances_its_kind_and_its_forgetting(sdclr_run, c
     assert np.isfinite(scores.rarity[good]).all()
     assert scores.bad == {collection.ids[3]: "truncated", collection.ids[40]: "truncated"}
     assert scores.about["normalisation"] == "own"
+
+
+def test_readable_images_have_a_place_on_the_map(sdclr_run, collection, damaged, out):
+    scores = mine(damaged(collection, (3, 40)), QUICK, encoder=sdclr_run, out=out)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(scores.projection).any(axis=1)), [3, 40])
+    assert scores.projection.shape == (120, 2)
+    assert scores.about["map"] == "t-SNE of the neighbor graph"
+    without = mine(damaged(collection, (3, 40)), replace(QUICK, map=False), encoder=sdclr_run, out=out)
+    assert without.projection is None
+    assert without.about["map"] is None
 
 
 def test_groups_describe_the_kinds_of_the_images(sdclr_run, collection, damaged, out):

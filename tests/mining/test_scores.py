@@ -41,12 +41,23 @@ def example(ids=("a", "b", "c", "d"), **changes):
 def assert_equal(found, expected):
     for name in ("ids", "bad", "classes", "score", "about", "groups"):
         assert getattr(found, name) == getattr(expected, name)
-    for name in ("rarity", "rank", "percentile", "kinds", "odd", "labels"):
+    for name in ("rarity", "rank", "percentile", "kinds", "odd", "labels", "projection"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert getattr(getattr(found, name), "dtype", None) == getattr(getattr(expected, name), "dtype", None)
     assert list(found.columns) == list(expected.columns)
     for name, values in expected.columns.items():
         np.testing.assert_array_equal(found.columns[name], values)
+
+
+def test_a_map_is_kept_with_nan_where_an_image_is_bad(tmp_path):
+    places = np.array([[0.5, -1], [2, 3], [np.nan, np.nan], [4, 5]], dtype=np.float32)
+    scores = example(projection=places)
+    path = scores.write(tmp_path / "scores.parquet")
+    assert_equal(Scores.read(path), scores)
+    table = pq.read_table(path)
+    assert table["map_x"].to_pylist() == [0.5, 2, None, 4]
+    assert table["map_y"].to_pylist() == [-1, 3, None, 5]
+    assert Scores.read(example().write(tmp_path / "without.parquet")).projection is None
 
 
 def test_the_largest_rarity_comes_first_and_bad_images_nowhere():

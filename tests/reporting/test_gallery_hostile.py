@@ -214,7 +214,6 @@ def test_marks_of_hostile_files_come_back_into_the_work(opened: Any, tmp_path: P
     assert len(FolderSource(tmp_path / "links")) == len(FILES) - 1
 
 
-@pytest.mark.xfail(reason="a label without blanks runs out of the panel", strict=True)
 def test_a_long_label_stays_in_its_panel(opened: Any, hostile_file: Path) -> None:
     page = opened(hostile_file)
     page.evaluate("marks.setLabel([0], 'x'.repeat(500))")
@@ -231,7 +230,6 @@ def test_a_long_label_stays_in_its_panel(opened: Any, hostile_file: Path) -> Non
         ("annotation\ufff9.png", "annotation\\ufff9.png"),
     ],
 )
-@pytest.mark.xfail(reason="the page escapes joiners, and does not escape every invisible letter", strict=True)
 def test_what_hides_is_shown_and_what_joins_is_left(opened: Any, tmp_path: Path, name: str, shown: str) -> None:
     pixels = np.zeros((6, 8, 8, 3), dtype=np.uint8)
     page = opened(made_page(tmp_path, ArraySource(pixels, ids=[name, *"bcdef"], name="made")))
@@ -239,7 +237,6 @@ def test_what_hides_is_shown_and_what_joins_is_left(opened: Any, tmp_path: Path,
     assert page.text_content("#detail .id") == shown
 
 
-@pytest.mark.xfail(reason="the plain page writes names as they are", strict=True)
 def test_without_scripts_nothing_turns_or_hides_text(browser: Any, hostile_file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -249,7 +246,6 @@ def test_without_scripts_nothing_turns_or_hides_text(browser: Any, hostile_file:
     assert not {text for text in texts if any(hides(letter) for letter in text.strip())}
 
 
-@pytest.mark.xfail(reason="the page reads only its own kind of CSV", strict=True)
 @pytest.mark.parametrize("text", ["path;id;mark\n;../../etc/passwd;drop\n", "ID,Mark,Note\n../../etc/passwd,Drop,x\n"])
 def test_marks_from_a_spreadsheet_are_loaded(opened: Any, hostile_file: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "marks.csv").write_text(text)
@@ -259,7 +255,6 @@ def test_marks_from_a_spreadsheet_are_loaded(opened: Any, hostile_file: Path, tm
     assert "1 mark loaded" in page.inner_text("#toast")
 
 
-@pytest.mark.xfail(reason="a saved name has U+FFFD where the page has half a character", strict=True)
 def test_marks_of_names_that_are_not_utf8_are_loaded(opened: Any, hostile_file: Path, tmp_path: Path) -> None:
     (tmp_path / "marks.csv").write_text("id,mark\nsurrogate\ufffd.png,drop\n", encoding="utf-8")
     page = opened(hostile_file)

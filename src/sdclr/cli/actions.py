@@ -2,19 +2,18 @@
 
 import csv
 import io
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sdclr.cli.apply import Apply, apply_command
 from sdclr.cli.attributes import Attributes, attributes_command
+from sdclr.cli.bar import is_first as _first
+from sdclr.cli.bar import progress_bar as _progress
 from sdclr.cli.bench import Bench, bench_command
 from sdclr.cli.commands import (
     Command,
@@ -29,11 +28,11 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.duplicates import Duplicates, duplicates_command
 from sdclr.cli.finetune import Finetune, finetune_command
 from sdclr.cli.recipe import Recipe, print_recipe
 from sdclr.cli.reproduce import Reproduce, reproduce_command
 from sdclr.cli.told import found, pictureless, shown, tell_encoder
-from sdclr.data import scan
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.demo import mine_demo, run_demo
@@ -94,7 +93,13 @@ def _mine(command: Mine, console: Console) -> None:
     if command.page:
         with _progress("drawing thumbnails") as told:
             page = write_page(
-                folder / "rarest.html", scores, source, thumbnails=command.thumbnails, workers=workers, progress=told
+                folder / "rarest.html",
+                scores,
+                source,
+                thumbnails=command.thumbnails,
+                images=command.page_images,
+                workers=workers,
+                progress=told,
             )
         console.print(f"page:    {page}", markup=False)
     for line in (*found(scores), *filter(None, [pictureless(source)])):
@@ -242,6 +247,7 @@ _ACTIONS: Final[dict[type, Callable[[Any, Console], None]]] = {
     Apply: apply_command,
     Diagnose: _diagnose,
     Embed: _embed,
+    Duplicates: duplicates_command,
     Neighbors: _neighbors,
     Evaluate: _evaluate,
     Report: _report,
@@ -260,11 +266,6 @@ def _machine(command: Mine | Select | Diagnose | Embed | Neighbors | Evaluate) -
     return resolve_device(command.device), default_workers() if command.workers is None else command.workers
 
 
-def _first() -> bool:
-    """Whether this is the process that speaks: torchrun starts several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _write_lines(lines: Iterable[str]) -> None:
     """Results for other programs, on standard output: ids to the byte, be they UTF-8 or not."""
     for line in lines:
@@ -277,15 +278,3 @@ def _lines(file: Path) -> list[str]:
         return [line for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}): give a file with one id a line") from error
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[scan.Progress | None]:
-    """A bar on standard error, where somebody may be looking."""
-    if not sys.stderr.isatty() or not _first():
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,6 +9,7 @@ import tyro
 from sdclr.cli.apply import Apply
 from sdclr.cli.attributes import Attributes
 from sdclr.cli.bench import Bench
+from sdclr.cli.duplicates import Duplicates
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -21,6 +22,7 @@ from sdclr.mining.diagnose import DiagnoseConfig
 from sdclr.mining.mine import MineConfig
 from sdclr.mining.selection import DEFAULT, Method
 from sdclr.precision import Amp
+from sdclr.reporting.gallery import PAGE_IMAGES
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.export import Format
 
@@ -159,6 +161,8 @@ class Mine:
     """Write the page."""
     thumbnails: int | None = None
     """How many of the rarest images get a picture on the page; by default all."""
+    page_images: int = PAGE_IMAGES
+    """How many of the rarest images the page lists. A browser takes long for more than 100,000."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU if there is one."""
     workers: int | None = None
@@ -308,6 +312,7 @@ Command = (
     | Select
     | Apply
     | Diagnose
+    | Duplicates
     | Neighbors
     | Export
     | Report

@@ -20,6 +20,7 @@ from sdclr.cli.commands import (
     Report,
     Select,
 )
+from sdclr.cli.duplicates import Duplicates
 from sdclr.cli.finetune import Finetune
 from sdclr.cli.recipe import Recipe
 from sdclr.cli.reproduce import Reproduce
@@ -84,6 +85,7 @@ def _read(argv: list[str], defaults: Pretrain) -> Command:
         | Annotated[Select, tyro.conf.subcommand("select")]
         | Annotated[Apply, tyro.conf.subcommand("apply")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Duplicates, tyro.conf.subcommand("duplicates")]
         | Annotated[Embed, tyro.conf.subcommand("embed")]
         | Annotated[Neighbors, tyro.conf.subcommand("neighbors")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

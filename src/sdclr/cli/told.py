@@ -1,6 +1,6 @@
 """What commands tell people: which encoder works, what it costs, and what was found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -59,9 +59,20 @@ def found(scores: Scores) -> Iterator[str]:
         yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
     if len(scores.odd):
         yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
+    if scores.about.get("config", {}).get("duplicates"):
+        yield duplicates_line(scores.duplicates)
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
         yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"
+
+
+def duplicates_line(groups: Sequence[Sequence[int]]) -> str:
+    """How many groups of near-duplicates there are, and how many images could be dropped."""
+    if not groups:
+        return "No near-duplicates."
+    spare = sum(len(group) - 1 for group in groups)
+    name = "group" if len(groups) == 1 else "groups"
+    return f"{len(groups):,} {name} of near-duplicates: {_counted(spare)} could be dropped."
 
 
 def pictureless(source: Source) -> str | None:

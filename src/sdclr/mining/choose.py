@@ -62,7 +62,7 @@ def choose_to_label(
     Raises:
         InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
     """
-    scores, found, _ = mine_features(
+    scores, found, *_ = mine_features(
         images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress
     )
     usable = np.flatnonzero(scores.rank > 0)

@@ -1,8 +1,8 @@
 """Rank the images of a collection by rarity, without labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,18 +15,24 @@ from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
 from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
+from sdclr.mining.duplicates import Duplicates, duplicates_among
 from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 from sdclr.mining.reading import Plan, Reading, read_collection
 from sdclr.mining.scores import KIND_NEIGHBORS, Scores, kind_groups, rank_images
+from sdclr.mining.selection import select_to_label
 from sdclr.precision import Amp
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
 Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
+
+LABEL_NEXT: Final = 100
+"""Images that are suggested for labeling. `sdclr select` chooses any number."""
 
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
 """An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
@@ -56,6 +62,10 @@ class MineConfig:
     """Images that serve as negatives in every image's loss."""
     lof: bool = False
     """Also measure the local outlier factor."""
+    map: bool = True
+    """Also place the images on a map. It takes about 2 s for 3,000 images and half a minute for 100,000."""
+    duplicates: bool = True
+    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
     image_size: int | None = None
     """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
     and 96 for images of at most 96 px."""
@@ -65,7 +75,7 @@ class MineConfig:
     """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
     which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
     seed: int = 0
-    """Decides augmented views and negatives."""
+    """Decides augmented views, negatives and the map's start."""
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
@@ -98,6 +108,8 @@ class Mined(NamedTuple):
     features: NDArray[np.float32]
     """(N, D), nan where an image is unreadable; memory-mapped where an encoder made them."""
     folder: Path
+    duplicates: Duplicates | None = None
+    """Near-duplicates and how they differ; None if they were not looked for."""
 
 
 def mine(
@@ -163,10 +175,15 @@ def mine_features(
         reading = _read(used, source, config, ratios, folder=folder, device=where, workers=workers, progress=progress)
     else:
         ratios, reading = (), _embedded(used, source, config)
-    scores = _scored(used, source, reading, config, ratios=ratios, device=where)
+    scores, near = _scored(used, source, reading, config, ratios=ratios, device=where)
+    copies = None
+    if config.duplicates:
+        copies = duplicates_among(source, near, reading.usable, folder=folder, workers=workers, progress=progress)
+        scores = replace(scores, duplicates=copies.groups)
+    scores = replace(scores, label_next=_label_next(reading, scores, where))
     scores.write(folder / "scores.parquet")
     write_json(folder / "summary.json", scores.summary())
-    return Mined(scores, reading.features, folder)
+    return Mined(scores, reading.features, folder, copies)
 
 
 def open_mined(
@@ -265,7 +282,7 @@ def _scored(
     *,
     ratios: tuple[float, ...],
     device: torch.device,
-) -> Scores:
+) -> tuple[Scores, Neighbours]:
     usable, total = reading.usable, len(source)
     # Without bad images the file itself is searched, so that features lie in memory once.
     features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
@@ -274,9 +291,9 @@ def _scored(
     kinds = find_kinds(features, k=KIND_NEIGHBORS, neighbors=near)
 
     def spread(values: Any, empty: float = np.nan) -> NDArray[Any]:
-        """(N,) from the usable images' values."""
+        """(N, ...) from the usable images' values."""
         array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-        whole = np.full(total, empty, dtype=array.dtype)
+        whole = np.full((total, *array.shape[1:]), empty, dtype=array.dtype)
         whole[usable] = array
         return whole
 
@@ -292,7 +309,7 @@ def _scored(
     ranking = {"kinds": "kind_size", "loss": "loss"}.get(config.score, first)
     by_kind = spread(kind_rarity(kinds, distance[ks[0]].cpu().numpy()))
     own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
-    return rank_images(
+    scores = rank_images(
         source.ids,
         columns,
         by_kind if config.score == "kinds" else columns[ranking],
@@ -311,10 +328,27 @@ def _scored(
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
             "normalisation": ("own" if own else "shared") if ratios else None,
+            "map": describe_map(len(usable)) if config.map else None,
             "config": to_json(config),
             "sdclr": __version__,
         },
+        projection=spread(_map(near, config.seed)) if config.map else None,
     )
+    return scores, near
+
+
+def _label_next(reading: Reading, scores: Scores, device: torch.device) -> tuple[int, ...]:
+    """Positions of a first few images to label, as `sdclr select` chooses them. Of near-duplicates one is enough."""
+    copies = {position for _, *others in scores.duplicates for position in others}
+    usable = np.array([position for position in reading.usable.tolist() if position not in copies], dtype=np.int64)
+    features = torch.from_numpy(reading.features[usable]).to(device)
+    chosen = select_to_label(features, scores.rarity[usable], min(LABEL_NEXT, len(usable)))
+    return tuple(usable[chosen].tolist())
+
+
+def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:
+    """Places of images by the neighbors that kinds are found with, however many more were asked for."""
+    return project(Neighbours(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
 
 
 def _neighbors(features: torch.Tensor, k: int) -> Neighbours:

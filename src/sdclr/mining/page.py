@@ -3,11 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
-from sdclr.reporting.gallery import GalleryEntries, write_gallery
+from sdclr.reporting.gallery import PAGE_IMAGES, GalleryEntries, write_gallery
 
 
 def write_page(
@@ -16,6 +18,7 @@ def write_page(
     source: Source,
     *,
     thumbnails: int | None = None,
+    images: int = PAGE_IMAGES,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -26,6 +29,7 @@ def write_page(
         scores: What `mine` found.
         source: The images that were mined.
         thumbnails: How many of the rarest get a picture; all by default.
+        images: How many of the rarest are listed. The file `scores.parquet` has all.
         workers: Processes that decode images.
         progress: Called with (thumbnails done, thumbnails in all).
 
@@ -45,6 +49,9 @@ def write_page(
         labels=scores.labels,
         classes=scores.classes,
         score=scores.score,
+        duplicates=scores.duplicates,
+        projection=scores.projection,
+        label_next=np.array(scores.label_next, dtype=np.int64),
     )
     return write_gallery(
         path,
@@ -53,6 +60,7 @@ def write_page(
         title=f"Rare images of {source.name}",
         why=partial(why, scores),
         thumbnails=thumbnails,
+        images=images,
         workers=workers,
         progress=progress,
     )

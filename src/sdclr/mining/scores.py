@@ -27,7 +27,13 @@ missed (docs/results/rarity.md)."""
 FORMAT: Final = "sdclr-scores-2"
 
 _FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
-"""Columns of the file that every collection has; each score adds one of its own name."""
+"""Columns of the table for people that every collection has; each score adds one of its own name."""
+
+_COPY: Final = "duplicate_of"
+"""Column of the Parquet file with the id of the image to keep instead."""
+
+_MAP: Final = ("map_x", "map_y")
+"""Columns of the file that hold the map, if there is one."""
 
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
@@ -66,6 +72,12 @@ class Scores:
     """Name of what `rarity` is, such as "distance"."""
     about: dict[str, Any] = field(default_factory=dict)
     """How the scores came about: run, configuration, version. Plain JSON."""
+    projection: NDArray[np.float32] | None = None
+    """(N, 2) place of each image on a map of the collection, nan where bad; None where no map was made."""
+    duplicates: tuple[tuple[int, ...], ...] = ()
+    """Groups of positions of near-duplicates, the image to keep first; the largest group first."""
+    label_next: tuple[int, ...] = ()
+    """Positions of images to label next, in order."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +91,9 @@ class Scores:
         """Write everything to a Parquet file, whole or not at all.
 
         Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
-        odd), bad (the reason), label, and one for each score. The rest is JSON under the key `sdclr` of the metadata.
+        odd), bad (the reason), label, duplicate_of (of a near-duplicate that could be dropped: the id of the image to
+        keep), map_x and map_y if there is a map, and one for each score. The rest is JSON under the key `sdclr` of the
+        metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -94,13 +108,18 @@ class Scores:
             "odd": pa.array(self._places, mask=self._places == 0),
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
+            _COPY: pa.array(self._kept_instead(plain), type=pa.string()),
         }
+        if self.projection is not None:
+            table |= {name: pa.array(self.projection[:, axis], mask=empty) for axis, name in enumerate(_MAP)}
         table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
         described = {
             "format": FORMAT,
             "score": self.score,
             "classes": list(self.classes),
             "groups": [asdict(group) for group in self.groups],
+            "duplicates": [list(group) for group in self.duplicates],
+            "label_next": list(self.label_next),
             "labelled": self.labels is not None,
             "about": self.about,
             # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
@@ -149,7 +168,7 @@ class Scores:
         for file in paths:
             if "\r" in file or _utf8(file) != file:
                 raise InputError(f"{file!r} is a name that FiftyOne cannot import: rename the file, and mine again")
-        copies = {position: self.ids[keep] for keep, *others in getattr(self, "duplicates", ()) for position in others}
+        copies = {position: self.ids[keep] for keep, *others in self.duplicates for position in others}
         names = ("id", "duplicate_of", "rarity", *_FIXED[2:], *self.columns)
         header = ["filepath", *(f"sdclr_{re.sub(r'[^0-9A-Za-z]', '_', name)}" for name in names)]
         rows = ((paths[i], self.ids[i], copies.get(i), *self._cells(i)) for i in self._all())
@@ -169,6 +188,8 @@ class Scores:
             "quantiles": quantiles,
             "kinds": [asdict(group) | {"medoid": self.ids[group.medoid]} for group in self.groups],
             "odd": [self.ids[position] for position in self.odd.tolist()],
+            "duplicate_groups": len(self.duplicates),
+            "duplicates_to_drop": sum(len(group) - 1 for group in self.duplicates),
             "rarest": [self.ids[index] for index in self.order()[:_RAREST].tolist()],
             "bad_images": self.bad,
             **self.about,
@@ -180,6 +201,14 @@ class Scores:
         places = np.zeros(len(self), dtype=np.int64)
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
+
+    def _kept_instead(self, ids: Sequence[str]) -> list[str | None]:
+        """(N,) id of the image to keep instead of each near-duplicate; None for all others."""
+        kept: list[str | None] = [None] * len(self)
+        for keep, *others in self.duplicates:
+            for position in others:
+                kept[position] = ids[keep]
+        return kept
 
     def _all(self) -> list[int]:
         return [*self.order().tolist(), *np.flatnonzero(self.rank == 0).tolist()]
@@ -220,7 +249,11 @@ class Scores:
         reasons = table["bad"].to_pylist()
         return cls(
             ids=ids,
-            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED},
+            columns={
+                name: _numbers(table, name, np.nan)
+                for name in table.column_names
+                if name not in (*_FIXED, *_MAP, _COPY)
+            },
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
             percentile=_numbers(table, "percentile", np.nan),
@@ -232,6 +265,9 @@ class Scores:
             classes=tuple(described["classes"]),
             score=described["score"],
             about=described["about"],
+            projection=_map(table),
+            duplicates=tuple(tuple(group) for group in described.get("duplicates", ())),
+            label_next=tuple(described.get("label_next", ())),
         )
 
 
@@ -269,6 +305,7 @@ def rank_images(
     labels: NDArray[np.int64] | None = None,
     classes: Sequence[str] = (),
     about: dict[str, Any] | None = None,
+    projection: NDArray[np.float32] | None = None,
 ) -> Scores:
     """Rank images by rarity.
 
@@ -285,6 +322,7 @@ def rank_images(
         labels: (N,) class ids, only kept.
         classes: Class names.
         about: How the scores came about.
+        projection: (N, 2) places on a map, nan where bad.
 
     Raises:
         InputError: If a usable image has no finite rarity.
@@ -320,6 +358,7 @@ def rank_images(
         classes=tuple(classes),
         score=score,
         about=about or {},
+        projection=projection,
     )
 
 
@@ -332,6 +371,13 @@ def _in_order(places: NDArray[Any]) -> NDArray[np.int64]:
 def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
     values: NDArray[Any] = table[name].combine_chunks().fill_null(missing).to_numpy(zero_copy_only=False)
     return values
+
+
+def _map(table: pa.Table) -> NDArray[np.float32] | None:
+    """The map of a file, None for files without one."""
+    if not set(_MAP) <= set(table.column_names):
+        return None
+    return np.stack([_numbers(table, name, np.nan) for name in _MAP], axis=1)
 
 
 def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

@@ -33,6 +33,7 @@ from sdclr.reporting.gallery_data import (
 from sdclr.reporting.gallery_entries import GalleryEntries, KindGroup, check_entries, in_short
 from sdclr.reporting.gallery_plain import plain_gallery
 from sdclr.reporting.thumbnails import SheetPlan, write_sheets
+from sdclr.reporting.visible import visible
 from sdclr.version import __version__
 
 __all__ = ["GalleryEntries", "KindGroup", "write_gallery"]
@@ -113,10 +114,10 @@ def write_gallery(
     pictures = Pictures(places, sheets, plan, address)
     plain = plain_gallery(entries, rows, pictures)
     page = _page(
-        title=title,
+        title=visible(title),
         short=in_short(entries),
         listed=len(rows.positions) if len(rows.positions) < rows.ranked else None,
-        summary=summary,
+        summary=visible(summary),
         several=len(entries.groups) > 1,
         ranked_by=ranked_by(entries),
         meta=Markup(as_json(page_meta(entries, rows, pictures))),  # noqa: S704  # escaped

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sdclr.reporting.gallery_data import FIRST_KINDS, FIRST_ODD, PageRows, Pictures
 from sdclr.reporting.gallery_entries import GalleryEntries
+from sdclr.reporting.visible import visible
 
 _RAREST: Final = 72
 _COPIES: Final = 12
@@ -18,7 +19,8 @@ class PlainPicture(NamedTuple):
 
     style: str
     """Name of the style."""
-    id: str
+    name: str
+    """The image's id, for people."""
 
 
 class PlainSection(NamedTuple):
@@ -48,7 +50,7 @@ def plain_gallery(entries: GalleryEntries, rows: PageRows, pictures: Pictures) -
             if place is None or not sizes[place][0]:
                 continue
             used.setdefault(place, _style(place, pictures))
-            shown.append(PlainPicture(f"p{place}", entries.ids[rows.positions[row]]))
+            shown.append(PlainPicture(f"p{place}", visible(entries.ids[rows.positions[row]])))
         return shown
 
     sections: list[PlainSection] = []

@@ -52,7 +52,13 @@ const marks = {
 };
 
 const byId = remembered(() => new Map(rows.ids.map((id, row) => [id, row])));
-const rowOf = (id) => byId("").get(id);
+// A saved file has a question mark in place of what is not UTF-8 in a name.
+const byWholeId = remembered(() => {
+  const found = new Map();
+  rows.ids.forEach((id, row) => { if (!id.isWellFormed()) found.set(id.toWellFormed(), found.has(id.toWellFormed()) ? undefined : row); });
+  return found;
+});
+const rowOf = (id) => byId("").get(id) ?? byWholeId("").get(id);
 
 // What a command on images is about: the selected ones, or else the one that the keys move from.
 const meant = () => (selectedCount ? rowsBy("0:down").filter((row) => selected[row]) : state.active === null ? [] : [state.active]);
@@ -122,21 +128,23 @@ function saveMarks() {
   say(`Saved. Next: sdclr apply marks.csv`);
 }
 
-// Cells of a CSV file, with quotes as Excel and Python write them.
+// Cells of a CSV file, with quotes as Excel and Python write them. Spreadsheets may separate cells by semicolons.
 function fromCsv(text) {
   const lines = [[]];
-  const cells = /(?:"((?:[^"]|"")*)"|([^,\r\n]*))(,|\r\n|\n|\r|$)/gy;
+  const separator = /^[^,\r\n]*;/.test(text) ? ";" : ",";
+  const cells = new RegExp(`(?:"((?:[^"]|"")*)"|([^${separator}\r\n]*))(${separator}|\r\n|\n|\r|$)`, "gy");
   for (let found = cells.exec(text); found; found = cells.exec(text)) {
     lines.at(-1).push(found[1]?.replaceAll('""', '"') ?? found[2]);
-    if (cells.lastIndex >= text.length && found[3] !== ",") break;
-    if (found[3] !== ",") lines.push([]);
+    if (cells.lastIndex >= text.length && found[3] !== separator) break;
+    if (found[3] !== separator) lines.push([]);
   }
   return lines.filter((line) => line.length > 1 || line[0]);
 }
 
 async function loadMarks(file) {
   const [header, ...lines] = fromCsv((await file.text()).replace(/^\ufeff/, ""));
-  const place = Object.fromEntries(["id", "mark", "label"].map((name) => [name, header?.indexOf(name) ?? -1]));
+  const names = header?.map((name) => name.trim().toLowerCase()) ?? [];
+  const place = Object.fromEntries(["id", "mark", "label"].map((name) => [name, names.indexOf(name)]));
   if (place.id < 0 || (place.mark < 0 && place.label < 0)) {
     complain(`${file.name} holds no marks: choose a CSV file with the columns id, mark and label.`);
     return;
@@ -144,7 +152,7 @@ async function loadMarks(file) {
   const found = new Map();
   let strange = 0;
   for (const line of lines) {
-    const [row, kind] = [rowOf(line[place.id]), MARKS.indexOf(line[place.mark] ?? "")];
+    const [row, kind] = [rowOf(line[place.id]), MARKS.indexOf((line[place.mark] ?? "").trim().toLowerCase())];
     if (row === undefined || kind < 0) strange += 1;
     else found.set(row, { kind, label: line[place.label] ?? "" });
   }

@@ -133,9 +133,13 @@ function placeOf(row, asExample = false) {
   return examplePlaces.get(row) ?? (row < meta.ranked ? row : -1);
 }
 
-// Names as people can read them: what would turn or break a line is written as its code.
-const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]/gu;
-const visible = (text) => text.replace(HIDDEN, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`);
+// Names as people can read them: letters that turn, break or hide text are written as their codes. Those that join
+// letters of a word, or parts of an emoji, stay.
+const HIDDEN = /(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+const visible = (text) => text.replace(HIDDEN, (one) => {
+  const code = one.codePointAt(0).toString(16);
+  return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
+});
 
 const labelName = (label) => (label < 0 ? "" : meta.classes[label] ?? String(label));
 

@@ -1,0 +1,103 @@
+"""`sdclr duplicates`: its options, and what it does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import tyro
+from rich.console import Console
+
+from sdclr.cli.bar import progress_bar
+from sdclr.cli.told import duplicates_line, shown, tell_encoder
+from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
+from sdclr.encoders.load import GRAMMAR
+from sdclr.mining.drop import find_duplicates
+from sdclr.mining.duplicates import Duplicates as Found
+from sdclr.mining.mine import MineConfig, default_folder, open_mined
+from sdclr.training.distributed import resolve_device
+from sdclr.training.feed import default_workers
+
+_GROUPS: Final = 5
+_MEMBERS: Final = 4
+"""Groups, and images of a group, that are listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """Find near-duplicates: images that show the same picture, recompressed, resized, cropped, mirrored or relit.
+
+    Prints how many there are and the largest groups. Of each group the image with the most pixels is the one to keep.
+    No file is deleted: --out and --marks write lists. The pass over the images is that of `sdclr mine`, and a complete
+    one is used again.
+
+    For example:
+        sdclr duplicates ./images
+        sdclr duplicates ./images --out drop.csv
+        sdclr duplicates ./images --marks marks.csv
+    """
+
+    images: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGES", help="Images as for `sdclr mine`; or embeddings whose ids are image files."),
+    ]
+    encoder: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="ENCODER",
+            help=f"What names the candidates: {GRAMMAR}; or embeddings of the images. By default {DEFAULT_ENCODER}.",
+        ),
+    ] = None
+    out: Path | None = None
+    """CSV file to write: drop, keep, similarity, how; and the paths where images are files."""
+    marks: Path | None = None
+    """CSV file to write in the form of the page's marks: path, id, mark (drop), label."""
+    folder: Path | None = None
+    """Folder of the pass over the images; by default as for `sdclr mine`."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU if there is one."""
+    workers: int | None = None
+    """Processes that decode images; by default one for each core but one, at most 8."""
+
+
+def duplicates_command(command: Duplicates, console: Console) -> None:
+    """Find near-duplicates, tell, and write the lists."""
+    config = MineConfig()
+    source, used = open_mined(command.images, command.encoder)
+    device = resolve_device(command.device)
+    workers = default_workers() if command.workers is None else command.workers
+    tell_encoder(used, source, device=device, workers=workers, amp=config.amp, console=console)
+    folder = command.folder or default_folder(source, used)
+    with progress_bar("reading images") as told:
+        found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers, progress=told)
+    for line in (_nothing_seen(found) or duplicates_line(found.groups), *_largest(found)):
+        console.print(line, markup=False)
+    if command.out is not None:
+        console.print(f"list:    {found.write(command.out, source)}", markup=False)
+    if command.marks is not None:
+        marks = found.write_marks(command.marks, source)
+        console.print(f"marks:   {marks}; go on with: sdclr apply {marks}", markup=False)
+    if found.groups and command.out is None and command.marks is None:
+        console.print("For a list of the images that could be dropped: --out drop.csv or --marks marks.csv")
+
+
+def _nothing_seen(found: Found) -> str | None:
+    if not found.candidates or found.looked:
+        return None
+    return (
+        f"Near-duplicates: unknown. {found.candidates:,} pairs of embeddings are near, but there are no pixels to "
+        "confirm them by: name the images, with the embeddings as --encoder."
+    )
+
+
+def _largest(found: Found) -> Iterator[str]:
+    how = {pair.drop: f"{pair.how}, similarity {pair.similarity:.2f}" for pair in found.pairs}
+    for keep, *others in found.groups[:_GROUPS]:
+        yield f"  keep {shown(found.ids[keep])}"
+        for position in others[:_MEMBERS]:
+            yield f"    drop {shown(found.ids[position])} ({how[position]})"
+        if len(others) > _MEMBERS:
+            yield f"    and {len(others) - _MEMBERS:,} more"
+    if len(found.groups) > _GROUPS:
+        yield f"  and {len(found.groups) - _GROUPS:,} more groups"

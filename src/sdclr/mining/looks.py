@@ -1,0 +1,164 @@
+"""What the search for near-duplicates remembers of each image, read by worker processes and kept in a file.
+
+One pass over the candidates in the source's order decodes each image once. A look takes 24 kB; a temporary file holds
+them, so that memory does not grow with the number of candidates.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from sdclr.data.decode import prepare_worker
+from sdclr.data.scan import Progress
+from sdclr.data.sources import Source, image_file
+from sdclr.errors import BadImageError, InputError
+from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture
+
+_MIN_SIDE: Final = 256
+"""Shorter side that a JPEG decoded at reduced scale keeps: twice what is compared."""
+
+_READ: Final = 32
+_COMPARED: Final = 256
+"""Images, and pairs, that a worker takes in one go."""
+
+
+class Looks:
+    """The looks of some images of a source, by position.
+
+    Args:
+        positions: (M,) positions in the source, rising.
+        table: (M,) their looks.
+    """
+
+    def __init__(self, positions: NDArray[np.int64], table: NDArray[Any]) -> None:
+        self.positions, self.table = positions, table
+        self.good = np.asarray(table["height"] > 0)
+
+    def __len__(self) -> int:
+        """Images that could be read."""
+        return int(self.good.sum())
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each position."""
+        return np.searchsorted(self.positions, positions)
+
+    def compare(self, one: int, other: int) -> Match | None:
+        """How alike the images at two positions are, or None if they do not show the same picture."""
+        first, second = self.rows(np.array([one, other])).tolist()
+        if not (self.good[first] and self.good[second]):
+            return None
+        return same_picture(self.table[first], self.table[second])
+
+    def digest(self, position: int) -> bytes:
+        """Of the image's pixels: equal for equal ones."""
+        return bytes(self.table["digest"][int(self.rows(np.array([position]))[0])])
+
+    def value(self, position: int) -> tuple[int, int, int, int]:
+        """Falls with how much an image is worth keeping: most pixels, color, most bytes a file, first in the source."""
+        row = self.table[int(self.rows(np.array([position]))[0])]
+        return -int(row["pixels"]), -int(row["colored"]), -int(row["bytes"]), position
+
+
+@contextmanager
+def read_looks(
+    source: Source, positions: NDArray[np.int64], *, workers: int = 0, progress: Progress | None = None
+) -> Iterator[Looks]:
+    """Decode images and hold what is compared of them, until the context ends.
+
+    Args:
+        source: The images.
+        positions: (M,) which of them, rising.
+        workers: Processes that decode.
+        progress: Called with (images read, images to read).
+
+    Raises:
+        InputError: If the source as a whole cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="sdclr-looks-") as folder:
+        if not len(positions):
+            yield Looks(positions, np.zeros(0, dtype=LOOK))
+            return
+        table = np.memmap(Path(folder) / "looks", dtype=LOOK, mode="w+", shape=(len(positions),))
+        done = 0
+        for block in _loaded(_Reading(source, positions), workers):
+            if isinstance(block, InputError):
+                raise block
+            table[done : done + len(block)] = block
+            done += len(block)
+            if progress is not None:
+                progress(done, len(positions))
+        yield Looks(positions, table)
+
+
+def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -> Iterator[tuple[int, int, Match]]:
+    """The pairs (P, 2) of positions that show the same picture, in order, compared by worker processes."""
+    enough = workers if len(pairs) > 4 * _COMPARED else 0
+    for block in _loaded(_Comparing(looks, pairs), enough):
+        yield from block
+
+
+class _Reading(Dataset[NDArray[Any] | InputError]):
+    """The looks of a source's images, in blocks. What cannot be decoded has height 0."""
+
+    def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
+        self.source, self.positions = source, positions
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.positions) / _READ)
+
+    def __getitem__(self, number: int) -> NDArray[Any] | InputError:
+        asked = self.positions[number * _READ : (number + 1) * _READ].tolist()
+        block = np.zeros(len(asked), dtype=LOOK)
+        for row, position in enumerate(asked):
+            try:
+                image = self.source.image(position, min_side=_MIN_SIDE)
+            except BadImageError:
+                continue
+            except InputError as error:
+                return error  # as a value: raised in a worker, its text would hold a traceback
+            pixels, size = full_size(image_file(self.source, position), image)
+            block[row] = look(image, pixels=pixels, size=size)
+        return block
+
+
+class _Comparing(Dataset[list[tuple[int, int, Match]]]):
+    """Pairs of positions, compared in blocks."""
+
+    def __init__(self, looks: Looks, pairs: NDArray[np.int64]) -> None:
+        self.looks, self.pairs = looks, pairs
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.pairs) / _COMPARED)
+
+    def __getitem__(self, number: int) -> list[tuple[int, int, Match]]:
+        found = []
+        for one, other in self.pairs[number * _COMPARED : (number + 1) * _COMPARED].tolist():
+            match = self.looks.compare(one, other)
+            if match is not None:
+                found.append((one, other, match))
+        return found
+
+
+def _loaded(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
+    loader: DataLoader[Any] = DataLoader(
+        blocks,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=prepare_worker,
+        # Its own generator: a loader draws a seed, and must not move the global one on.
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+def _as_it_is(block: Any) -> Any:
+    return block
