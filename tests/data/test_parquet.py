@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from sdclr.data import parquet
 from sdclr.data.parquet import ParquetSource, holds_images
-from sdclr.data.sources import SubsetSource, attributes_of
+from sdclr.data.sources import SubsetSource, attributes_of, digits, image_bytes
 from sdclr.errors import BadImageError, InputError
 
 
@@ -282,3 +282,10 @@ def test_cifar10(cifar10_dir):
         assert source.classes[:2] == ("airplane", "automobile")
         assert source.image(total - 1).shape == (32, 32, 3)
         assert source.ids[12] == f"{split}/00012"
+
+
+def test_images_are_at_hand_as_they_are_stored(tmp_path):
+    source = ParquetSource(write(tmp_path / "train.parquet", [10, None, 30, 40]))
+    assert [source.encoded(index) for index in (0, 1, -1)] == [png(10), None, png(40)]
+    assert image_bytes(SubsetSource(source, [3, 0]), 0) == png(40)
+    assert image_bytes(digits(), 0) is None

@@ -1,6 +1,7 @@
 """`sdclr apply` as a user types it."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_without_an_output_it_says_what_it_would_do(tmp_path, images, marked, tr
     main(["apply", file, str(images), "--manifest", str(tmp_path / "m.csv"), "--dry-run"])
     assert "This was a dry run: nothing is written." in capsys.readouterr().out
     assert tree(tmp_path) == before
+
+
+def test_files_that_are_not_there_are_listed(marked, capsys):
+    main(["apply", str(marked({f"gone{number:02}.png": "drop" for number in range(12)}, root=Path("/nowhere")))])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("missing: 12"))
+    assert [line.strip() for line in lines[start + 1 : start + 12]] == [
+        *(f"/nowhere/gone{number:02}.png" for number in range(10)),
+        "and 2 more",
+    ]
 
 
 def test_every_output_at_once_and_back(tmp_path, images, marked, tree, capsys):

@@ -63,6 +63,14 @@ def test_the_page_of_choices_and_of_scores_may_get_a_column(tmp_path):
     assert [row.mark for row in drops.rows] == ["drop", "", "", "drop", ""]
 
 
+def test_the_table_of_near_duplicates_drops_the_first_of_each_pair(tmp_path):
+    text = 'drop,keep,similarity,how,drop_path,keep_path\nb,a,0.9,mirrored,/i/b,/i/a\n"c;d",a,0.8,resized,/i/c,/i/a\n'
+    assert read_marks(save(tmp_path, text)).rows == (
+        Mark(id="b", path="/i/b", mark="drop"),
+        Mark(id="c;d", path="/i/c", mark="drop"),
+    )
+
+
 def test_relative_paths_start_from_the_file(tmp_path):
     marks = read_marks(save(tmp_path, "file,mark\nsub/../a.png,drop\n"))
     assert marks.rows == (Mark(path=str(tmp_path / "a.png"), mark="drop"),)

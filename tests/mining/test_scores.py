@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -174,8 +175,7 @@ def test_fiftyone_gets_absolute_files_and_names_without_dots(tmp_path):
 def test_fiftyone_gets_duplicates_and_no_name_it_cannot_read(tmp_path):
     source = ArraySource(np.zeros((4, 2, 2), dtype=np.uint8), ids=["a", "b", "c", "d"], name="plain")
     source.file = ["a.png", "two\nlines.png", 'quo"te, d.png', "d.png"].__getitem__
-    scores = example(columns={"my score$": [0, 0, 0, 0]})
-    object.__setattr__(scores, "duplicates", ((1, 3),))
+    scores = replace(example(columns={"my score$": [0, 0, 0, 0]}), duplicates=((1, 3),))
     # As FiftyOne opens it, which makes a line feed of each line end.
     with scores.to_fiftyone(tmp_path / "f.csv", source).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -178,8 +178,10 @@ def _undo(log: Path, console: Console) -> None:
 
 
 def _first(names: Sequence[object]) -> str:
-    more = f", … ({len(names) - 3:,} more)" if len(names) > 3 else ""
-    return ", ".join(_plain(str(name)) for name in names[:3]) + more
+    """The first names: one on the same line, several on a line each."""
+    listed = [_plain(str(name)) for name in names[:_LISTED]]
+    more = [f"and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
+    return "".join(f"\n         {name}" for name in (*listed, *more)) if len(listed) > 1 else listed[0]
 
 
 def _plain(text: str) -> str:

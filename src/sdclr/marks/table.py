@@ -30,7 +30,8 @@ def read_marks(*files: str | Path) -> Marks:
     A file needs a column `id` (or `path`, `image`, `file`, `filename`, `file_name`, `filepath`), and `mark` (keep or
     drop), `label` or `drop` (1 or true for images to drop). Other columns, their order and the case of their names do
     not matter. Commas, semicolons, tabs and vertical bars may separate cells; a byte order mark, CRLF and UTF-16 are
-    understood. Relative paths start from the file's own folder. Equal rows count once.
+    understood. The table of `sdclr duplicates --out`, with ids in the columns drop and keep, is read too. Relative
+    paths start from the file's own folder. Equal rows count once.
 
     Args:
         files: The files.
@@ -76,7 +77,7 @@ def _rows(path: Path) -> list[Mark]:
     places = _columns(header, path)
     found = []
     for number, cells in enumerate(table[1:], start=2):
-        if not any(cell.strip() for cell in cells):
+        if not any(cells):
             continue
         where = f"{path}, row {number}"
         if any(cell.strip() for cell in cells[len(header) :]):
@@ -84,7 +85,8 @@ def _rows(path: Path) -> list[Mark]:
                 f"{where}: has {len(cells)} cells for {len(header)} columns; put cells that hold a comma in quotes"
             )
         full = [*cells, *[""] * (len(header) - len(cells))]
-        found.append(_mark({name: full[place] for name, place in places.items()}, path, where))
+        said = {name: full[place] for name, place in places.items()}
+        found.append(_mark(said | ({"mark": "drop"} if _are_pairs(header) else {}), path, where))
     if not found:
         raise InputError(f"{path}: has no rows below its header; mark images on the page and save the marks again")
     return found
@@ -110,6 +112,9 @@ def _mark(cells: dict[str, str], path: Path, where: str) -> Mark:
 
 def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
     """Places of the columns that count, under the names path, id, mark, label, drop."""
+    if _are_pairs(header):
+        named = {"id": "drop", "path": "drop_path"}
+        return {name: header.index(column) for name, column in named.items() if column in header}
     places = {name: header.index(name) for name in ("id", "mark", "label", "drop") if name in header}
     file = next((name for name in _PATHS if name in header), None)
     if file is not None:
@@ -125,6 +130,11 @@ def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
         if header.count(name) > 1:
             raise InputError(f"{path}: has {header.count(name)} columns named `{name}`; remove or rename all but one")
     return places
+
+
+def _are_pairs(header: Sequence[str]) -> bool:
+    """Whether this is the table of near-duplicates, with ids of images to drop and to keep."""
+    return "id" not in header and {"drop", "keep"} <= set(header)
 
 
 def _table(path: Path) -> list[list[str]]:
@@ -148,7 +158,7 @@ def _known(text: str, delimiter: str) -> int:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:
         return 0
-    known = {"id", "mark", "label", "drop", *_PATHS}
+    known = {"id", "mark", "label", "drop", "keep", *_PATHS}
     return sum(name.strip().casefold() in known for name in header)
 
 

@@ -168,10 +168,10 @@ class Scores:
         for file in paths:
             if "\r" in file or _utf8(file) != file:
                 raise InputError(f"{file!r} is a name that FiftyOne cannot import: rename the file, and mine again")
-        copies = {position: self.ids[keep] for keep, *others in self.duplicates for position in others}
+        kept = self._kept_instead(self.ids)
         names = ("id", "duplicate_of", "rarity", *_FIXED[2:], *self.columns)
         header = ["filepath", *(f"sdclr_{re.sub(r'[^0-9A-Za-z]', '_', name)}" for name in names)]
-        rows = ((paths[i], self.ids[i], copies.get(i), *self._cells(i)) for i in self._all())
+        rows = ((paths[i], self.ids[i], kept[i], *self._cells(i)) for i in self._all())
         return _write_csv(path, header, rows)
 
     def summary(self) -> dict[str, Any]:
