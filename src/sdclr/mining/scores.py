@@ -26,11 +26,8 @@ missed (docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
 
-_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
-"""Columns of the table for people that every collection has; each score adds one of its own name."""
-
-_COPY: Final = "duplicate_of"
-"""Column of the Parquet file with the id of the image to keep instead."""
+_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of")
+"""Columns of the file that every collection has; each score adds one of its own name."""
 
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
@@ -100,7 +97,7 @@ class Scores:
             "odd": pa.array(self._places, mask=self._places == 0),
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
-            _COPY: pa.array(self._kept_instead(plain), type=pa.string()),
+            "duplicate_of": pa.array([None if row is None else plain[row] for row in self._kept], type=pa.string()),
         }
         table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
         described = {
@@ -182,12 +179,13 @@ class Scores:
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
 
-    def _kept_instead(self, ids: Sequence[str]) -> list[str | None]:
-        """(N,) id of the image to keep instead of each near-duplicate; None for all others."""
-        kept: list[str | None] = [None] * len(self)
+    @cached_property
+    def _kept(self) -> list[int | None]:
+        """(N,) position of the image to keep instead of each near-duplicate; None for all others."""
+        kept: list[int | None] = [None] * len(self)
         for keep, *others in self.duplicates:
             for position in others:
-                kept[position] = ids[keep]
+                kept[position] = keep
         return kept
 
     def _all(self) -> list[int]:
@@ -199,11 +197,13 @@ class Scores:
         known = label if not 0 <= label < len(self.classes) else self.classes[label]
         named = None if label < 0 else known
         if not self.rank[index]:
-            return [None, None, None, None, None, self.bad[self.ids[index]], named, *(None for _ in self.columns)]
+            return [*[None] * 5, self.bad[self.ids[index]], named, None, *(None for _ in self.columns)]
         numbers = [float(values[index]) for values in self.columns.values()]
         rarity, percentile = float(self.rarity[index]), float(self.percentile[index])
         odd = int(self._places[index]) or None
-        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, *numbers]
+        kept = self._kept[index]
+        copied = None if kept is None else self.ids[kept]
+        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, copied, *numbers]
 
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
@@ -229,9 +229,7 @@ class Scores:
         reasons = table["bad"].to_pylist()
         return cls(
             ids=ids,
-            columns={
-                name: _numbers(table, name, np.nan) for name in table.column_names if name not in (*_FIXED, _COPY)
-            },
+            columns={name: _numbers(table, name, np.nan) for name in table.column_names if name not in _FIXED},
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
             percentile=_numbers(table, "percentile", np.nan),
