@@ -1,6 +1,7 @@
 """Groups of near-duplicates."""
 
 import csv
+import pickle
 
 import cv2
 import numpy as np
@@ -180,6 +181,16 @@ def test_workers_find_the_same_and_progress_is_told():
     together = duplicates_among(Pictures(images), near, np.arange(80), workers=2)
     assert together == alone or (together.groups, together.pairs) == (alone.groups, alone.pairs)
     assert told[-1] == (80, 80)
+
+
+def test_looks_are_read_by_processes_that_are_not_forked(tmp_path):
+    with looks.read_looks(Pictures([picture(0), picture(0), picture(1)]), np.array([0, 1, 2]), folder=tmp_path) as held:
+        again = pickle.loads(pickle.dumps(held))  # noqa: S301  # made here
+        assert len(pickle.dumps(held)) < 10_000
+        assert again.compare(0, 1).how == "same pixels"
+        assert again.compare(0, 2) is None
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_search_is_taken_up_and_a_damaged_file_is_not(tmp_path):

@@ -227,7 +227,7 @@ def _features(gray: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
     """(P, 2) places and (2, P, 32) descriptors of features, and of the same ones in the mirrored picture."""
     if min(gray.shape) < 2 * TINY:
         return np.zeros((0, 2), np.float32), np.zeros((2, 0, 32), np.uint8)
-    orb = cv2.ORB.create(nfeatures=_POINTS, edgeThreshold=15, fastThreshold=7)
+    orb = cv2.ORB.create(nfeatures=_POINTS, nlevels=5, edgeThreshold=15, fastThreshold=10)
     found, descriptors = orb.detectAndCompute(gray, None)
     if not found:
         return np.zeros((0, 2), np.float32), np.zeros((2, 0, 32), np.uint8)
