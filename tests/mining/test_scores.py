@@ -102,7 +102,7 @@ def test_names_that_are_no_utf8_survive(tmp_path):
 def test_the_file_is_plain_parquet(tmp_path):
     table = pq.read_table(example().write(tmp_path / "s.parquet"))
     assert table.column_names == [
-        *("id", "score", "rank", "percentile", "kind", "odd", "bad", "label"),
+        *("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of"),
         *("distance_10", "forgetting_0.5"),
     ]
     assert table["bad"].to_pylist() == [None, None, "truncated", None]
@@ -111,6 +111,18 @@ def test_the_file_is_plain_parquet(tmp_path):
     assert table["odd"].to_pylist() == [None, None, None, 1]
     assert table["label"].to_pylist() == [0, 1, 1, None]
     assert json.loads(table.schema.metadata[b"sdclr"])["about"] == {"run": "a"}
+
+
+def test_near_duplicates_name_the_image_to_keep(tmp_path):
+    scores = replace(example(ids=("a", "caf\udce9.png", "c", "d")), duplicates=((1, 0, 3),))
+    table = pq.read_table(scores.write(tmp_path / "s.parquet"))
+    assert table["duplicate_of"].to_pylist() == ["caf?.png", None, None, "caf?.png"]
+    assert Scores.read(tmp_path / "s.parquet").duplicates == ((1, 0, 3),)
+    with scores.to_csv(tmp_path / "s.csv").open(newline="", errors="surrogateescape") as file:
+        kept = {row["id"]: row["duplicate_of"] for row in csv.DictReader(file)}
+    assert kept == {"a": scores.ids[1], scores.ids[1]: "", "c": "", "d": scores.ids[1]}
+    summary = scores.summary()
+    assert (summary["duplicate_groups"], summary["duplicates_to_drop"]) == (1, 2)
 
 
 def test_other_files_are_refused(tmp_path):

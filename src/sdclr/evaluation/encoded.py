@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render
@@ -80,21 +79,6 @@ def encode(
         found.kept,
         found.bad,
     )
-
-
-class CopyEncoder(nn.Module):
-    """Features of each image as a copy that was saved at seven eighths of its side and enlarged again."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) images in [0, 1] to (N, D) features of their copies."""
-        side = images.shape[-1]
-        small = F.interpolate(images, size=max(1, side * 7 // 8), mode="bicubic", antialias=True)
-        copy: Tensor = self.encoder(F.interpolate(small, size=side, mode="bicubic", antialias=True).clamp(0, 1))
-        return copy
 
 
 class _Together(nn.Module):

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from sdclr.config import to_json
 from sdclr.data.scan import Progress
-from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
+from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
-from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
+from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
-from sdclr.features.extract import extract_features
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import nearest
+from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
 from sdclr.mining.neighbours import neighbour_distance
 from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
@@ -37,8 +37,8 @@ never change, and class orders (`docs/results/diagnosis.md`)."""
 _LISTED: Final = 8
 """Kinds whose sizes the summary lists."""
 
-_COPIES: Final = 1000
-"""Images of which a copy is made, to know how far a copy's features lie."""
+_PAIRS: Final = 20
+"""Pairs of near-duplicates that are listed."""
 
 
 def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters: int = 20) -> dict[str, float]:
@@ -126,7 +126,7 @@ class Diagnosis:
     clusters: list[dict[str, float]]
     """Of each cluster, sparsest first: images, their mean distance to neighbors, and mean forgetting if known."""
     duplicates: list[tuple[str, str]]
-    """Ids of the nearest pairs of near-duplicates, at most 20."""
+    """Ids of near-duplicates and of the image to keep instead of each, at most 20; see `sdclr.find_duplicates`."""
     bad: dict[str, str]
     """Reason why an image is unreadable, by id."""
     description: dict[str, Any]
@@ -194,12 +194,10 @@ def diagnose(
     measured = [measure(encoded, rows, k=config.k, clusters=config.clusters) for rows in parts]
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
-    sample = SubsetSource(drawn, encoded.kept[:_COPIES], name=whole.name)
     near = nearest(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
     kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
-    limit = _copy_distance(resolved, encoded, sample, device)
-    pairs, share = _duplicates(near, limit, ids)
-    found["near_duplicates"] = share
+    copies = duplicates_among(drawn, near, encoded.kept, workers=workers, progress=progress)
+    found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
     distance = neighbour_distance(near, config.k).numpy()
     clusters = _by_cluster(groups, distance, encoded)
@@ -219,7 +217,7 @@ def diagnose(
         context={name: value for name, value in found.items() if name not in (*RELIED, "near_duplicates")},
         kinds=[asdict(group) | {"medoid": ids[group.medoid]} for group in kind_groups(kinds)],
         clusters=clusters,
-        duplicates=pairs,
+        duplicates=[(drawn.ids[pair.drop], drawn.ids[pair.keep]) for pair in copies.pairs[:_PAIRS]],
         bad={item.id: item.reason for item in encoded.bad},
         description={
             "run": resolved.short_name,
@@ -228,7 +226,6 @@ def diagnose(
             "parts": [len(rows) for rows in parts],
             "deviation": {name: float(np.std([part[name] for part in measured])) for name in RELIED},
             "reference": {str(imbalance): list(value) for imbalance, value in REFERENCE.items()},
-            "near_duplicate_distance": limit,
             "config": to_json(config),
             "sdclr": __version__,
         },
@@ -271,25 +268,6 @@ def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
     return [np.arange(begin, begin + size) for begin in range(0, count - size + 1, size)]
 
 
-def _copy_distance(resolved: ResolvedEncoder, encoded: Encoded, sample: Source, device: str | torch.device) -> float:
-    """How far features of an image lie from those of a copy that was saved smaller: the median of 1 - cosine."""
-    copier = CopyEncoder(resolved.encoder)
-    copies = extract_features(copier, sample, preprocessing=resolved.preprocessing, device=device)
-    moved = label_free.forgetting(encoded.dense[: len(sample)][copies.kept], copies.values)
-    return float(np.median(moved))
-
-
-def _duplicates(near: Neighbours, limit: float, ids: list[str]) -> tuple[list[tuple[str, str]], float]:
-    """The nearest pairs within the limit, at most 20, and the share of images that have such a neighbor."""
-    distance, neighbour = near.distances[:, 0].numpy(), near.indices[:, 0].numpy()
-    close = np.flatnonzero(distance < limit)
-    pairs = dict.fromkeys(
-        (min(row, other), max(row, other)) for row, other in zip(close.tolist(), neighbour[close].tolist(), strict=True)
-    )
-    ordered = sorted(pairs, key=lambda pair: float(min(distance[pair[0]], distance[pair[1]])))
-    return [(ids[one], ids[other]) for one, other in ordered[:20]], len(close) / len(ids)
-
-
 def _by_cluster(groups: Clusters, distance: NDArray[np.float32], encoded: Encoded) -> list[dict[str, float]]:
     columns = {"distance": distance}
     if encoded.sparse is not None:
@@ -323,8 +301,8 @@ def _summary(
         "their neighbors as in the densest fifth. Encoders make more errors where neighbors are far."
     )
     sentences.append(
-        f"{found['near_duplicates']:.1%} of the images have a near-duplicate: an image that is nearer than a smaller "
-        "copy of it would be."
+        f"{found['near_duplicates']:.1%} of the images have a near-duplicate: the same picture, recompressed, resized, "
+        "cropped, mirrored or relit. `sdclr duplicates` lists them."
     )
     next_step = "`sdclr mine` shows the rarest images, `sdclr select` which to label first"
     if bad:

@@ -128,7 +128,8 @@ def duplicates_among(
         source: The images.
         near: The nearest neighbors of each usable image by cosine distance, (n, k).
         usable: (n,) positions of these images in the source, rising.
-        folder: Where the result is kept: a second call for the same images and neighbors reads no pixels.
+        folder: Where the result is kept: a second call for the same images and neighbors reads no pixels. What is
+            compared lies there meanwhile, 40 kB a candidate.
         workers: Processes that decode and compare.
         progress: Called with (images read, images to read).
 
@@ -141,7 +142,9 @@ def duplicates_among(
     if known is not None:
         return known
     pairs = lists.first_pairs()
-    with read_looks(source, np.unique(pairs), workers=workers, progress=progress) as looks:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with read_looks(source, np.unique(pairs), folder=folder, workers=workers, progress=progress) as looks:
         found = _Groups(looks, lists, pairs, workers).all()
         result = Duplicates(
             ids=source.ids,
@@ -179,7 +182,7 @@ def _candidate_lists(near: Neighbours, usable: NDArray[np.int64]) -> _Lists:
     # A collection's own scale: encoders differ in how near they hold ordinary images to be.
     limit = max(NEAR, SHARE * float(np.median(distances[:, width - 1])))
     indices = near.indices[:, :width].cpu().numpy().astype(np.int64)
-    indices = np.where(distances[:, :width] <= limit, usable[indices], -1)
+    indices = np.where((distances[:, :width] <= limit) & (indices >= 0), usable[indices], -1)
     indices[indices == usable[:, None]] = -1  # a single image is its own neighbor
     return _Lists(usable, indices)
 

@@ -1,6 +1,6 @@
 """What the search for near-duplicates remembers of each image, read by worker processes and kept in a file.
 
-One pass over the candidates in the source's order decodes each image once. A look takes 24 kB; a temporary file holds
+One pass over the candidates in the source's order decodes each image once. A look takes 40 kB; a temporary file holds
 them, so that memory does not grow with the number of candidates.
 """
 
@@ -42,6 +42,11 @@ class Looks:
         self.positions, self.table = positions, table
         self.good = np.asarray(table["height"] > 0)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that are not forked: they open the file, too."""
+        file = getattr(self.table, "filename", None)
+        return (Looks, (self.positions, self.table)) if file is None else (_opened, (self.positions, file))
+
     def __len__(self) -> int:
         """Images that could be read."""
         return int(self.good.sum())
@@ -67,26 +72,36 @@ class Looks:
         return -int(row["pixels"]), -int(row["colored"]), -int(row["bytes"]), position
 
 
+def _opened(positions: NDArray[np.int64], file: str) -> Looks:
+    return Looks(positions, np.memmap(file, dtype=LOOK, mode="r", shape=(len(positions),)))
+
+
 @contextmanager
 def read_looks(
-    source: Source, positions: NDArray[np.int64], *, workers: int = 0, progress: Progress | None = None
+    source: Source,
+    positions: NDArray[np.int64],
+    *,
+    folder: Path | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Looks]:
     """Decode images and hold what is compared of them, until the context ends.
 
     Args:
         source: The images.
         positions: (M,) which of them, rising.
+        folder: Where the temporary file lies; by default where such files usually do.
         workers: Processes that decode.
         progress: Called with (images read, images to read).
 
     Raises:
         InputError: If the source as a whole cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="sdclr-looks-") as folder:
+    with tempfile.TemporaryDirectory(prefix="looks-", dir=folder) as place:
         if not len(positions):
             yield Looks(positions, np.zeros(0, dtype=LOOK))
             return
-        table = np.memmap(Path(folder) / "looks", dtype=LOOK, mode="w+", shape=(len(positions),))
+        table = np.memmap(Path(place) / "looks", dtype=LOOK, mode="w+", shape=(len(positions),))
         done = 0
         for block in _loaded(_Reading(source, positions), workers):
             if isinstance(block, InputError):

@@ -124,9 +124,9 @@ def mine(
 ) -> Scores:
     """Rank every image of a collection by rarity.
 
-    Writes `scores.parquet`, `summary.json` and the folder `reading` with the encoder's features. A pass that was
-    stopped resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images that changed
-    under the same ids are not noticed: remove `reading` then.
+    Writes `scores.parquet`, `summary.json`, `duplicates.json` and the folder `reading` with the encoder's features. A
+    pass that was stopped resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images
+    that changed under the same ids are not noticed: remove `reading` then.
 
     Args:
         images: A folder, a manifest, or whatever else `open_source` takes; or embeddings (`.parquet`, `.npy`).

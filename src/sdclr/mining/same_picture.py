@@ -71,7 +71,9 @@ _BLANK: Final = 1.0
 """Standard deviation of the details, in levels of 255, below which an image has none."""
 
 _EQUAL: Final = 3.0
-"""Largest mean difference, in levels of 255, of images without detail that count as the same."""
+_SHAPE: Final = 0.15
+"""Largest mean difference, in levels of 255, of images without detail that count as the same, and largest logarithm of
+the ratio of their aspects."""
 
 LOOK: Final = np.dtype(
     [
@@ -79,6 +81,7 @@ LOOK: Final = np.dtype(
         ("bytes", "i8"),
         ("colored", "?"),
         ("blank", "?"),
+        ("mean", "f4", (3,)),
         ("digest", "S32"),
         ("height", "u2"),
         ("width", "u2"),
@@ -89,8 +92,8 @@ LOOK: Final = np.dtype(
     ]
 )
 """What is compared of an image: width times height, bytes of its file, whether it has color, whether it lacks details,
-a digest of its pixels, the gray picture in the upper left corner, how many features it has and where, their
-descriptors, and those in the mirrored picture."""
+its mean color, a digest of its pixels, the gray picture in the upper left corner, how many features it has and where,
+their descriptors, and those in the mirrored picture."""
 
 
 class Match(NamedTuple):
@@ -143,6 +146,7 @@ def look(image: NDArray[np.uint8], *, pixels: int | None = None, size: int = 0) 
     record["pixels"], record["bytes"] = height * width if pixels is None else pixels, size
     red, green, blue = cv2.split(small)
     highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    record["mean"] = cv2.mean(small)[:3]
     record["colored"] = cv2.mean(cv2.subtract(highest, lowest))[0] > _EQUAL
     record["blank"] = float(_details(gray).std()) < _BLANK
     record["digest"] = hashlib.blake2b(
@@ -189,7 +193,7 @@ def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
     a, b = _gray(first), _gray(second)
     blank = bool(first["blank"]) + bool(second["blank"])
     if blank or min(*a.shape, *b.shape) < TINY:
-        if blank != 1 and _nearly_equal(a, b):
+        if blank != 1 and np.abs(first["mean"] - second["mean"]).max() <= _EQUAL and _nearly_equal(a, b):
             return Match(1.0, _how(first, second, None))
         return None
     for fit, least in _fits(first, second, a, b):
@@ -223,7 +227,7 @@ def _features(gray: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
     """(P, 2) places and (2, P, 32) descriptors of features, and of the same ones in the mirrored picture."""
     if min(gray.shape) < 2 * TINY:
         return np.zeros((0, 2), np.float32), np.zeros((2, 0, 32), np.uint8)
-    orb = cv2.ORB.create(nfeatures=_POINTS, edgeThreshold=15, fastThreshold=7)
+    orb = cv2.ORB.create(nfeatures=_POINTS, nlevels=5, edgeThreshold=15, fastThreshold=10)
     found, descriptors = orb.detectAndCompute(gray, None)
     if not found:
         return np.zeros((0, 2), np.float32), np.zeros((2, 0, 32), np.uint8)
@@ -347,7 +351,9 @@ def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
 
 
 def _nearly_equal(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two pictures have nearly the same values, at the size of the smaller."""
+    """Whether two pictures of one shape have nearly the same values, at the size of the smaller."""
+    if abs(np.log(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]))) > _SHAPE:
+        return False
     shape = (min(a.shape[1], b.shape[1]), min(a.shape[0], b.shape[0]))
     small = [cv2.resize(gray, shape, interpolation=cv2.INTER_AREA).astype(np.float32) for gray in (a, b)]
     return float(np.abs(small[0] - small[1]).mean()) <= _EQUAL

@@ -26,11 +26,8 @@ missed (docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
 
-_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label")
-"""Columns of the table for people that every collection has; each score adds one of its own name."""
-
-_COPY: Final = "duplicate_of"
-"""Column of the Parquet file with the id of the image to keep instead."""
+_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of")
+"""Columns of the file that every collection has; each score adds one of its own name."""
 
 _MAP: Final = ("map_x", "map_y")
 """Columns of the file that hold the map, if there is one."""
@@ -108,7 +105,7 @@ class Scores:
             "odd": pa.array(self._places, mask=self._places == 0),
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
-            _COPY: pa.array(self._kept_instead(plain), type=pa.string()),
+            "duplicate_of": pa.array([None if row is None else plain[row] for row in self._kept], type=pa.string()),
         }
         if self.projection is not None:
             table |= {name: pa.array(self.projection[:, axis], mask=empty) for axis, name in enumerate(_MAP)}
@@ -168,10 +165,9 @@ class Scores:
         for file in paths:
             if "\r" in file or _utf8(file) != file:
                 raise InputError(f"{file!r} is a name that FiftyOne cannot import: rename the file, and mine again")
-        kept = self._kept_instead(self.ids)
-        names = ("id", "duplicate_of", "rarity", *_FIXED[2:], *self.columns)
+        names = ("id", "rarity", *_FIXED[2:], *self.columns)
         header = ["filepath", *(f"sdclr_{re.sub(r'[^0-9A-Za-z]', '_', name)}" for name in names)]
-        rows = ((paths[i], self.ids[i], kept[i], *self._cells(i)) for i in self._all())
+        rows = ((paths[i], self.ids[i], *self._cells(i)) for i in self._all())
         return _write_csv(path, header, rows)
 
     def summary(self) -> dict[str, Any]:
@@ -202,12 +198,13 @@ class Scores:
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
 
-    def _kept_instead(self, ids: Sequence[str]) -> list[str | None]:
-        """(N,) id of the image to keep instead of each near-duplicate; None for all others."""
-        kept: list[str | None] = [None] * len(self)
+    @cached_property
+    def _kept(self) -> list[int | None]:
+        """(N,) position of the image to keep instead of each near-duplicate; None for all others."""
+        kept: list[int | None] = [None] * len(self)
         for keep, *others in self.duplicates:
             for position in others:
-                kept[position] = ids[keep]
+                kept[position] = keep
         return kept
 
     def _all(self) -> list[int]:
@@ -219,11 +216,13 @@ class Scores:
         known = label if not 0 <= label < len(self.classes) else self.classes[label]
         named = None if label < 0 else known
         if not self.rank[index]:
-            return [None, None, None, None, None, self.bad[self.ids[index]], named, *(None for _ in self.columns)]
+            return [*[None] * 5, self.bad[self.ids[index]], named, None, *(None for _ in self.columns)]
         numbers = [float(values[index]) for values in self.columns.values()]
         rarity, percentile = float(self.rarity[index]), float(self.percentile[index])
         odd = int(self._places[index]) or None
-        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, *numbers]
+        kept = self._kept[index]
+        copied = None if kept is None else self.ids[kept]
+        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, copied, *numbers]
 
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
@@ -250,9 +249,7 @@ class Scores:
         return cls(
             ids=ids,
             columns={
-                name: _numbers(table, name, np.nan)
-                for name in table.column_names
-                if name not in (*_FIXED, *_MAP, _COPY)
+                name: _numbers(table, name, np.nan) for name in table.column_names if name not in (*_FIXED, *_MAP)
             },
             rarity=_numbers(table, "score", np.nan),
             rank=_numbers(table, "rank", 0),
