@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
+from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.reporting.gallery_entries import (
@@ -32,6 +33,8 @@ from sdclr.reporting.gallery_entries import (
     ranked_positions,
     rows_of,
 )
+from sdclr.reporting.page_search import remove_searches, write_search
+from sdclr.reporting.search_index import LIMIT
 from sdclr.reporting.thumbnails import SheetPlan, Thumbnails, write_sheets
 from sdclr.version import __version__
 
@@ -91,6 +94,9 @@ def write_gallery(
     why: Callable[[int], str] | None = None,
     thumbnails: int | None = None,
     size: int = 112,
+    features: NDArray[np.floating[Any]] | None = None,
+    encoder: Encoder | None = None,
+    search_limit: int = LIMIT,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -109,6 +115,9 @@ def write_gallery(
         thumbnails: How many of the rarest images get a picture; all by default. Medoids, the odd images and the
             examples of the rarest 30 kinds always get one.
         size: Longer side of a thumbnail in pixels; smaller images are kept as they are.
+        features: (N, D), by which the page finds similar images; nan where an image is bad. May be memory-mapped.
+        encoder: What made the features; the page then takes image files as queries, if a browser can compute it.
+        search_limit: Bytes that the index of the features may take; beyond that the page has no such search.
         workers: Processes that decode; 0 decodes in this one.
         progress: Called with (thumbnails done, thumbnails in all).
 
@@ -116,7 +125,8 @@ def write_gallery(
         The HTML file.
 
     Raises:
-        InputError: The entries contradict each other or the source, a number is out of range, or the path is a folder.
+        InputError: The entries contradict each other or the source, the features do not belong to the images, a number
+            is out of range, or the path is a folder.
     """
     path = Path(path)
     _check(path, thumbnails, size)
@@ -138,7 +148,9 @@ def write_gallery(
         text = f"sdclrRows({_json(_chunk(entries, rows, first, sizes, why))});\n"
         write_atomically(files / scripts[-1], text.encode())
     address = quote(files.name, errors="surrogateescape")  # a name may hold what an address may not: #, ?, %
+    search = write_search(files, stamp, features, rows, source, encoder=encoder, limit=search_limit)
     known = _meta(entries, len(rows), pictures, plan, address) | _overview(entries, examples, odd, places)
+    known["search"] = search and search | {"files": address}
     page = _page(
         title=title,
         short=in_short(entries),
@@ -148,10 +160,12 @@ def write_gallery(
         meta=Markup(_json(known)),  # noqa: S704  # escaped by _json
         files=address,
         scripts=scripts,
+        searches=search is not None,
         nonce=stamp,
     )
     write_atomically(path, page.encode(errors="replace"))
     _remove_others(files, stamp)
+    remove_searches(files, search)
     return path
 
 
@@ -299,9 +313,18 @@ def _page(**values: Any) -> str:
         lstrip_blocks=True,
     )
     folder = resources.files("sdclr.reporting") / "templates"
-    scripts = ("gallery_model.js", "gallery.js", "gallery_detail.js", "gallery_kinds.js", "gallery_events.js")
+    scripts = (
+        "gallery_model.js",
+        "gallery.js",
+        "gallery_detail.js",
+        "gallery_kinds.js",
+        "gallery_encoder.js",
+        "gallery_search.js",
+        "gallery_events.js",
+    )
+    styles = ("gallery.css", "gallery_search.css")
     own = {
-        "css": Markup((folder / "gallery.css").read_text("utf-8")),  # noqa: S704  # ours
+        "css": Markup("\n".join((folder / name).read_text("utf-8") for name in styles)),  # noqa: S704  # ours
         "js": Markup("\n".join((folder / name).read_text("utf-8") for name in scripts)),  # noqa: S704  # ours
     }
     return environment.get_template("gallery.html.j2").render(version=__version__, **own, **values)

@@ -1,6 +1,6 @@
 // The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
-const state = { sort: 0, up: false, text: "", kind: null, label: null, low: null, high: null, active: null };
+const state = { sort: 0, up: false, text: "", kind: null, label: null, low: null, high: null, active: null, like: null };
 const selected = new Uint8Array(rows.count);
 const tiles = new Map(); // tiles on the page, by their place in `shown`
 const spare = []; // tiles to use again
@@ -62,7 +62,7 @@ function fill(tile, place) {
   tile.style.width = box.style.width = box.style.height = `${side}px`;
   paint(box, row, side);
   caption.firstChild.textContent = `#${rows.rank[row].toLocaleString("en")}`;
-  caption.lastChild.textContent = side >= 80 ? inDigits(rows.scores[state.sort][row]) : "";
+  caption.lastChild.textContent = side < 80 ? "" : state.like ? likeText(row) : inDigits(rows.scores[state.sort][row]);
   tile.title = rows.ids[row];
   tile.setAttribute("aria-label", `${rows.ids[row]}, rank ${rows.rank[row]}`);
   tile.setAttribute("aria-setsize", shown.length);
@@ -148,12 +148,13 @@ function update() {
   $("direction").title = state.up ? "Lowest first" : "Highest first";
   $("direction").setAttribute("aria-label", `${$("direction").title}; change`);
   $("about").textContent = score.about;
-  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high].some((value) => value !== null));
-  $("shown-title").textContent = state.kind === null ? "All images" : state.kind === ODD ? "Odd ones out" : `Kind ${state.kind}`;
+  $("reset").hidden = !(state.text || state.like || [state.kind, state.label, state.low, state.high].some((value) => value !== null));
+  $("shown-title").textContent = state.kind === null ? (state.like ? "Most similar first" : "All images") : state.kind === ODD ? "Odd ones out" : `Kind ${state.kind}`;
   $("kind").value = state.kind === null ? "" : String(state.kind);
   $("label").value = state.label === null ? "" : String(state.label);
   if ($("search").value !== state.text) $("search").value = state.text;
   drawRange();
+  drawLike();
   layout();
   if (gridTop() < $("bar").offsetHeight) toList();
   remark();
@@ -237,6 +238,7 @@ function writeAddress() {
   if (state.up) kept.set("up", "1");
   if (state.text) kept.set("find", state.text);
   for (const name of ["kind", "label", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
+  if (state.like && state.like.row !== null) kept.set("like", rows.rank[state.like.row]);
   if (!$("detail").hidden) kept.set("image", rows.rank[state.active]);
   history.replaceState(null, "", `#${kept}`);
 }
@@ -247,6 +249,9 @@ function recall() {
   const sort = meta.scores.findIndex(({ name }) => name === kept.get("sort"));
   Object.assign(state, { sort: Math.max(0, sort), up: kept.get("up") === "1", text: kept.get("find") ?? "" });
   for (const name of ["kind", "label", "low", "high"]) state[name] = number(name);
+  const like = rows.rank.indexOf(number("like") ?? 0);
+  if (like < 0) state.like = null;
+  else if (index.known && state.like?.row !== like) askRow(like);
   const active = rows.rank.indexOf(number("image") ?? 0);
   if (active >= 0) openDetail(active);
 }

@@ -46,6 +46,7 @@ function point(row = state.active) {
     button("Copy id", () => copy([rows.ids[row]])),
     button(selected[row] ? "Unselect" : "Select", () => { select([row], !selected[row]); point(row); }),
     button("Find in list", () => findInList(row)),
+    ...likeButton(row),
   );
   detail.replaceChildren(close, box, make("p", "id", rows.ids[row]), actions, make("p", "why", whyPicked(row)), scoreTable(row), factsOf(row));
   paint(box, row, box.clientWidth || 280);

@@ -110,13 +110,13 @@ function listen() {
   const on = (id, event, act) => $(id).addEventListener(event, act);
   const put = (change) => { Object.assign(state, change); update(); };
   on("search", "input", () => put({ text: $("search").value }));
-  on("sort", "change", () => put({ sort: Number($("sort").value), low: null, high: null }));
-  on("direction", "click", () => put({ up: !state.up }));
+  on("sort", "change", () => put({ sort: Number($("sort").value), low: null, high: null, like: null }));
+  on("direction", "click", () => put({ up: !state.up, like: null }));
   on("low", "input", readRange);
   on("high", "input", readRange);
   on("label", "change", () => put({ label: $("label").value === "" ? null : Number($("label").value) }));
   on("kind", "change", () => put({ kind: $("kind").value === "" ? null : Number($("kind").value) }));
-  on("reset", "click", () => put({ text: "", kind: null, label: null, low: null, high: null }));
+  on("reset", "click", () => put({ text: "", kind: null, label: null, low: null, high: null, like: null }));
   on("more-kinds", "click", () => listKinds(MORE).querySelector(".thumb").focus());
   on("show-odd", "click", () => showKind(ODD));
   on("to-top", "click", () => { scrollTo(0, 0); $("show-help").focus({ preventScroll: true }); });
@@ -137,6 +137,7 @@ function listen() {
       if (event.detail === 0) $("detail").querySelector(".close").focus(); // opened by a key
     });
   }
+  listenForLike();
   document.addEventListener("keydown", onKey);
   document.addEventListener("scroll", () => draw(), { passive: true });
   addEventListener("resize", () => draw());

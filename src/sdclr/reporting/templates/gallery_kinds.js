@@ -73,7 +73,7 @@ function listOverview() {
 
 // The images of one kind, or the odd ones, in the list.
 function showKind(kind) {
-  Object.assign(state, { text: "", kind, label: null, low: null, high: null });
+  Object.assign(state, { text: "", kind, label: null, low: null, high: null, like: null });
   update();
   toList();
   $("grid").focus({ preventScroll: true });

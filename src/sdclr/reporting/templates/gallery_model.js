@@ -83,7 +83,7 @@ function percentSmaller(column, value) {
 
 // The rows that a state shows, in its order.
 function shownRows(state) {
-  const order = rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
+  const order = state.like ? state.like.order : rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
   const values = rows.scores[state.sort];
   const text = state.text.toLowerCase();
   const ids = text ? lowerIds("") : null;
