@@ -57,7 +57,8 @@ async function unpackEncoder() {
 }
 
 // The resize of Pillow: the filter is as wide as the output pixel, so that nothing aliases; values are rounded to bytes
-// after each direction. Returns, for each output pixel from `first` on, where its window starts and its weights.
+// after each direction. (Of images more than twice as high as wide, Pillow 13 may resize the height first, which differs by
+// a few levels at hard edges.) Returns, for each output pixel from `first` on, where its window starts and its weights.
 const FILTERS = {
   bilinear: [1, (x) => 1 - x],
   bicubic: [2, (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : ((-0.5 * x + 2.5) * x - 4) * x + 2)],
