@@ -121,8 +121,9 @@ def wait_for_like(page: Any, name: str) -> None:
 SEND = """([kind, place, data]) => {
   const files = new DataTransfer();
   files.items.add(new File([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], "sent.png"));
-  const settings = { clipboardData: files, dataTransfer: files, bubbles: true, cancelable: true };
+  const settings = { dataTransfer: files, bubbles: true, cancelable: true };
   const event = kind === "paste" ? new ClipboardEvent("paste", settings) : new DragEvent(kind, settings);
+  if (kind === "paste") Object.defineProperty(event, "clipboardData", { value: files }); // Firefox takes none of ours
   return document.querySelector(place).dispatchEvent(event);
 }"""
 

@@ -173,7 +173,9 @@ def test_the_page_says_what_is_left_out(tmp_path: Path):
     told = written(tmp_path, clustered(100, 40), limit=2**10)
     assert told["index"] is None
     assert "sdclr neighbors" in told["why"]
-    assert re.search(r"\d+ components of the 40 features.* \d+% of", written(tmp_path, clustered(100, 40))["about"])
+    about = written(tmp_path, clustered(100, 40))["about"]
+    assert re.search(r"\d+ components of the 40 features.* \d+% of", about)
+    assert "sdclr neighbors IMAGES --queries FILE" in about  # no encoder is there for files
 
 
 def test_features_of_other_images_are_refused(tmp_path: Path):

@@ -63,6 +63,8 @@ def write_search(
     if found is not None:
         told["encoder"] = write_encoder(folder, f"encoder-{stamp}-", found, index.components)
     told["about"] = _about(index, features.shape[1])
+    if found is None:
+        told["about"] += " To search by a file, run: sdclr neighbors IMAGES --queries FILE"
     return told
 
 

@@ -151,7 +151,7 @@ async function componentsOf(image, tell = () => {}) {
     tell((place + 1) / layers.length);
   }
   const features = values[layers.length].data;
-  const length = Math.hypot(...features) || 1;
+  const length = Math.sqrt(features.reduce((sum, value) => sum + value * value, 0)) || 1;
   return Float64Array.from(componentScale, (scale, component) => {
     let sum = 0;
     for (let place = 0; place < width; place += 1) sum += components[component * width + place] * features[place];

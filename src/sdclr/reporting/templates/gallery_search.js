@@ -8,6 +8,15 @@ function sdclrCodes({ first, codes }) {
   const part = numbers(codes, Int8Array);
   index.codes.set(part, first * index.known.dimensions);
   index.filled += part.length;
+  const { dimensions, scale, mean, rest } = index.known;
+  for (let at = 0, row = first; at < part.length; row += 1) {
+    let squared = rest;
+    for (let place = 0; place < dimensions; place += 1, at += 1) {
+      const value = part[at] * scale[place] + mean[place];
+      squared += value * value;
+    }
+    index.factors[row] = Math.max(1e-12, squared) ** -0.25; // one over the root of the length
+  }
 }
 
 function addScript(name) {
@@ -35,9 +44,9 @@ function loadIndex(tell) {
     known.scale = numbers(known.scale, Float32Array);
     known.mean = numbers(known.mean, Float32Array);
     index.codes = new Int8Array(rows.count * known.dimensions);
+    index.factors = new Float64Array(rows.count);
     await addScripts(known.scripts, tell);
     if (index.filled !== index.codes.length) throw new Error("The search is incomplete. Write the page again.");
-    index.factors = Float64Array.from({ length: rows.count }, (_, row) => 1 / Math.sqrt(lengthOf(componentsAt(row))));
   })();
   return index.ready;
 }
@@ -81,7 +90,7 @@ function tellSearch(text, problem = false) {
 // Show the list in the order of similarity to a query.
 function showLike(components, { row = null, name, picture = null }) {
   const found = similarities(components);
-  state.like = { row, name, picture, found, order: bySimilarity(found, row) };
+  state.like = { row, name, picture, components, found, order: bySimilarity(found, row) };
   tellSearch("");
   update();
   toList();
@@ -133,10 +142,15 @@ async function pixelsOf(file, name) {
   };
   const { width, height } = bitmap;
   const scale = 40 / Math.max(width, height);
-  const { data } = drawn(width, height).context.getImageData(0, 0, width, height);
-  const small = drawn(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))).canvas;
-  bitmap.close();
-  return { width, height, data, small };
+  try {
+    const { data } = drawn(width, height).context.getImageData(0, 0, width, height);
+    const small = drawn(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))).canvas;
+    return { width, height, data, small };
+  } catch {
+    throw new Error(`${name} has ${width} × ${height} pixels, too many for this browser.`);
+  } finally {
+    bitmap.close();
+  }
 }
 
 // What the rest of the page asks.
