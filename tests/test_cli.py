@@ -98,6 +98,8 @@ def test_the_rare_images_are_ranked_shown_and_written(trained, tmp_path, capsys)
     assert scores.bad.keys() == {"broken.png"}
     assert scores.ids[scores.order()[0]] in said
     assert (run / "mine" / "rarest.html").stat().st_size > 10_000
+    beside = {file.name.partition("-")[0] for file in (run / "mine" / "rarest_files").iterdir()}
+    assert beside >= {"search", "encoder"}  # the run's features, and its network for the browser
     assert len((tmp_path / "rare.csv").read_text().splitlines()) == 62
     assert str(images / scores.ids[scores.order()[0]]) in (tmp_path / "fiftyone.csv").read_text().splitlines()[1]
     main(["report", str(run), "--source", str(images), "--out", str(tmp_path / "r.html"), "--figures", str(tmp_path)])
@@ -168,6 +170,9 @@ def test_embeddings_stand_for_images_and_for_the_encoder(trained, tmp_path, caps
     assert alone.ids == beside.ids
     np.testing.assert_array_equal(alone.rank, beside.rank)
     assert (tmp_path / "a" / "rarest.html").is_file()
+    beside = {file.name.partition("-")[0] for file in (tmp_path / "a" / "rarest_files").iterdir()}
+    assert "search" in beside
+    assert "encoder" not in beside  # there is none
     assert not (tmp_path / "b" / "rarest.html").exists()
 
 

@@ -12,7 +12,7 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
-from sdclr.mining.mine import mine
+from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
 from sdclr.recipes import digits_demo
@@ -20,6 +20,7 @@ from sdclr.reporting.page import write_report
 from sdclr.reporting.tables import Table, balance_table, balances
 from sdclr.training.config import DamageConfig, Runtime
 from sdclr.training.pretrain import pretrain
+from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
 
 MAX_COUNT, IMBALANCE = 100, 50
@@ -55,7 +56,8 @@ def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores
         The scores, a line for each kind, and the page.
     """
     source = rare_digits()
-    scores = mine(source, out=folder, progress=progress)
+    used = resolve_encoder(None, source)
+    scores, features, *_ = mine_features(source, encoder=used, out=folder, progress=progress)
     labels = np.asarray(source.labels)
     lines = []
     for group in sorted(scores.groups, key=lambda group: group.size):
@@ -66,7 +68,8 @@ def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores
         rest = int((counts > 0).sum()) - len(most)
         more = f" and {rest} more digits" if rest else ""
         lines.append(f"kind of {group.size} images: {', '.join(most)}{more}")
-    return scores, lines, write_page(folder / "rarest.html", scores, source)
+    page = write_page(folder / "rarest.html", scores, source, features=features, encoder=used.encoder)
+    return scores, lines, page
 
 
 def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table], Path]:

@@ -44,7 +44,7 @@ from sdclr.evaluation.neighbors import neighbors
 from sdclr.files import write_atomically, write_json
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.diagnose import diagnose
-from sdclr.mining.mine import default_folder, mine, open_mined
+from sdclr.mining.mine import default_folder, mine_features, open_mined
 from sdclr.mining.page import write_page
 from sdclr.paper.numbers import Probe
 from sdclr.paper.tables import tidy_table
@@ -84,7 +84,9 @@ def _mine(command: Mine, console: Console) -> None:
     device, workers = _machine(command)
     tell_encoder(used, source, device=device, workers=workers, amp=command.config.amp, console=console)
     with _progress("reading images") as told:
-        scores = mine(source, command.config, encoder=used, out=folder, device=device, workers=workers, progress=told)
+        scores, features, *_ = mine_features(
+            source, command.config, encoder=used, out=folder, device=device, workers=workers, progress=told
+        )
     console.print(f"scores:  {folder / 'scores.parquet'}", markup=False)
     if command.csv is not None:
         console.print(f"csv:     {scores.to_csv(command.csv)}", markup=False)
@@ -98,6 +100,8 @@ def _mine(command: Mine, console: Console) -> None:
                 source,
                 thumbnails=command.thumbnails,
                 images=command.page_images,
+                features=features,
+                encoder=used.encoder if isinstance(used, ResolvedEncoder) else None,
                 workers=workers,
                 progress=told,
             )

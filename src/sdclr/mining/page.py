@@ -2,11 +2,14 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
+from sdclr.encoders import Encoder
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
 from sdclr.reporting.gallery import PAGE_IMAGES, GalleryEntries, write_gallery
@@ -19,6 +22,8 @@ def write_page(
     *,
     thumbnails: int | None = None,
     images: int = PAGE_IMAGES,
+    features: NDArray[np.floating[Any]] | None = None,
+    encoder: Encoder | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -30,6 +35,9 @@ def write_page(
         source: The images that were mined.
         thumbnails: How many of the rarest get a picture; all by default.
         images: How many of the rarest are listed. The file `scores.parquet` has all.
+        features: (N, D) that the scores came from, as in `Mined.features`: the page then finds similar images.
+        encoder: What made the features: the page then also finds images like a file that is dropped on it, if a browser
+            can compute the encoder.
         workers: Processes that decode images.
         progress: Called with (thumbnails done, thumbnails in all).
 
@@ -61,6 +69,8 @@ def write_page(
         why=partial(why, scores),
         thumbnails=thumbnails,
         images=images,
+        features=features,
+        encoder=encoder,
         workers=workers,
         progress=progress,
     )

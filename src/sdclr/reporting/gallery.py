@@ -14,9 +14,11 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
+from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.reporting.gallery_data import (
@@ -32,11 +34,15 @@ from sdclr.reporting.gallery_data import (
 )
 from sdclr.reporting.gallery_entries import GalleryEntries, KindGroup, check_entries, in_short
 from sdclr.reporting.gallery_plain import plain_gallery
+from sdclr.reporting.page_search import remove_searches, write_search
+from sdclr.reporting.search_index import LIMIT
 from sdclr.reporting.thumbnails import SheetPlan, write_sheets
 from sdclr.reporting.visible import visible
 from sdclr.version import __version__
 
 __all__ = ["GalleryEntries", "KindGroup", "write_gallery"]
+
+_STYLES: Final = ("gallery.css", "gallery_search.css")
 
 _SCRIPTS: Final = (
     "gallery_model.js",
@@ -46,6 +52,8 @@ _SCRIPTS: Final = (
     "gallery_detail.js",
     "gallery_kinds.js",
     "gallery_overview.js",
+    "gallery_encoder.js",
+    "gallery_search.js",
     "gallery_events.js",
 )
 
@@ -64,6 +72,9 @@ def write_gallery(
     thumbnails: int | None = None,
     images: int = PAGE_IMAGES,
     size: int = 112,
+    features: NDArray[np.floating[Any]] | None = None,
+    encoder: Encoder | None = None,
+    search_limit: int = LIMIT,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -84,6 +95,9 @@ def write_gallery(
             always gets one.
         images: How many of the rarest images are listed. What the top of the page shows is listed besides.
         size: Longer side of a thumbnail in pixels; smaller images are kept as they are.
+        features: (N, D), by which the page finds similar images; nan where an image is bad. May be memory-mapped.
+        encoder: What made the features; the page then takes image files as queries, if a browser can compute it.
+        search_limit: Bytes that the index of the features may take; beyond that the page has no such search.
         workers: Processes that decode; 0 decodes in this one.
         progress: Called with (thumbnails done, thumbnails in all).
 
@@ -91,7 +105,8 @@ def write_gallery(
         The HTML file.
 
     Raises:
-        InputError: The entries contradict each other or the source, a number is out of range, or the path is a folder.
+        InputError: The entries contradict each other or the source, the features do not belong to the images, a number
+            is out of range, or the path is a folder.
     """
     path = Path(path)
     _check(path, thumbnails, images, size)
@@ -113,6 +128,8 @@ def write_gallery(
     address = quote(files.name, errors="surrogateescape")  # a name may hold what an address may not: #, ?, %
     pictures = Pictures(places, sheets, plan, address)
     plain = plain_gallery(entries, rows, pictures)
+    search = write_search(files, stamp, features, rows.positions, source, encoder=encoder, limit=search_limit)
+    known = page_meta(entries, rows, pictures) | {"search": search and search | {"files": address}}
     page = _page(
         title=visible(title),
         short=in_short(entries),
@@ -120,15 +137,17 @@ def write_gallery(
         summary=visible(summary),
         several=len(entries.groups) > 1,
         ranked_by=ranked_by(entries),
-        meta=Markup(as_json(page_meta(entries, rows, pictures))),  # noqa: S704  # escaped
+        meta=Markup(as_json(known)),  # noqa: S704  # escaped by as_json
         files=address,
         scripts=scripts,
         plain=plain.sections,
         plain_styles=Markup(plain.styles),  # noqa: S704  # numbers and our own file names
+        searches=search is not None,
         nonce=stamp,
     )
     write_atomically(path, page.encode(errors="replace"))
     _remove_others(files, stamp)
+    remove_searches(files, search)
     return path
 
 
@@ -153,7 +172,7 @@ def _page(**values: Any) -> str:
     )
     folder = resources.files("sdclr.reporting") / "templates"
     own = {
-        "css": Markup((folder / "gallery.css").read_text("utf-8")),  # noqa: S704  # ours
+        "css": Markup("\n".join((folder / name).read_text("utf-8") for name in _STYLES)),  # noqa: S704  # ours
         "js": Markup("\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)),  # noqa: S704  # ours
     }
     return environment.get_template("gallery.html.j2").render(version=__version__, **own, **values)

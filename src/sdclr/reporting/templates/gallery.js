@@ -1,6 +1,6 @@
 // The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
-const UNFILTERED = { text: "", kind: null, label: null, low: null, high: null, area: null };
+const UNFILTERED = { text: "", kind: null, label: null, low: null, high: null, area: null, like: null };
 const state = { sort: 0, up: false, ...UNFILTERED, active: null };
 const selected = new Uint8Array(rows.count);
 const tiles = new Map(); // tiles on the page, by their place in `shown`
@@ -103,6 +103,7 @@ function noteOf(row) {
   const label = marks.label(row);
   if (label) return visible(label);
   if (state.kind === COPIES && copies.has(row)) return `group ${copies.get(row).number + 1}${copies.get(row).kept ? ", keep" : ""}`;
+  if (state.like) return side < 80 ? "" : likeText(row);
   return side >= 80 ? inDigits(rows.scores[state.sort][row]) : "";
 }
 
@@ -189,12 +190,13 @@ function update() {
   $("direction").title = state.up ? "Lowest first" : "Highest first";
   $("direction").setAttribute("aria-label", `${$("direction").title}; change`);
   $("about").textContent = score.about;
-  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high, state.area].some((value) => value !== null));
+  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high, state.area, state.like].some((value) => value !== null));
   $("shown-title").textContent = titleOfShown();
   $("kind").value = state.kind === null ? "" : String(state.kind);
   $("label").value = state.label === null ? "" : String(state.label);
   if ($("search").value !== state.text) $("search").value = state.text;
   drawRange();
+  drawLike();
   layout();
   drawMapSoon();
   if (gridTop() < $("bar").offsetHeight) toList();
@@ -204,7 +206,7 @@ function update() {
 }
 
 function titleOfShown() {
-  const kind = state.kind === null ? "All images" : lists.get(state.kind)?.name ?? `Kind ${state.kind}`;
+  const kind = state.kind === null ? (state.like ? "Most similar first" : "All images") : lists.get(state.kind)?.name ?? `Kind ${state.kind}`;
   return state.area ? `${kind}, in the area` : kind;
 }
 
@@ -284,6 +286,7 @@ function writeAddress() {
   if (state.up) kept.set("up", "1");
   if (state.text) kept.set("find", state.text);
   for (const name of ["kind", "label", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
+  if (state.like && state.like.row !== null) kept.set("like", rows.rank[state.like.row]);
   if (!$("detail").hidden) kept.set("image", rows.rank[state.active]);
   history.replaceState(null, "", `#${kept}`);
 }
@@ -294,6 +297,9 @@ function recall() {
   const sort = meta.scores.findIndex(({ name }) => name === kept.get("sort"));
   Object.assign(state, { sort: Math.max(0, sort), up: kept.get("up") === "1", text: kept.get("find") ?? "" });
   for (const name of ["kind", "label", "low", "high"]) state[name] = number(name);
+  const like = rows.rank.indexOf(number("like") ?? 0);
+  if (like < 0) state.like = null;
+  else if (index.known && state.like?.row !== like) askRow(like);
   const active = rows.rank.indexOf(number("image") ?? 0);
   if (active >= 0) openDetail(active);
 }

@@ -46,6 +46,7 @@ function point(row = state.active) {
     button("Copy id", () => copy([rows.ids[row]])),
     button(selected[row] ? "Unselect" : "Select", () => { select([row], !selected[row]); point(row); }),
     button("Find in list", () => findInList(row)),
+    ...likeButton(row),
   );
   for (const [text, kind] of [["Keep", KEEP], ["Drop", DROP]]) {
     const found = button(text, () => { marks.set([row], marks.of(row) === kind ? NONE : kind); point(row); });

@@ -115,8 +115,8 @@ function listen() {
   const on = (id, event, act) => $(id).addEventListener(event, act);
   const put = (change) => { Object.assign(state, change); update(); };
   on("search", "input", () => put({ text: $("search").value }));
-  on("sort", "change", () => put({ sort: Number($("sort").value), low: null, high: null }));
-  on("direction", "click", () => put({ up: !state.up }));
+  on("sort", "change", () => put({ sort: Number($("sort").value), low: null, high: null, like: null }));
+  on("direction", "click", () => put({ up: !state.up, like: null }));
   on("low", "input", readRange);
   on("high", "input", readRange);
   on("label", "change", () => put({ label: $("label").value === "" ? null : Number($("label").value) }));
@@ -150,6 +150,7 @@ function listen() {
       if (event.detail === 0) $("detail").querySelector(".close").focus(); // opened by a key
     });
   }
+  listenForLike();
   document.addEventListener("keydown", onKey);
   document.addEventListener("scroll", () => draw(), { passive: true });
   addEventListener("resize", () => draw());

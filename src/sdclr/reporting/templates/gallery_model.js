@@ -103,8 +103,9 @@ const copies = new Map(meta.duplicates.flatMap((group, number) => group.map((row
 function shownRows(state) {
   const ranked = state.sort === 0 && !state.up;
   const list = lists.get(state.kind)?.rows();
-  const order = list && ranked ? Uint32Array.from(list) : rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
-  const listed = list && !ranked ? new Set(list) : null;
+  const own = list && ranked && !state.like; // the list's own order
+  const order = own ? Uint32Array.from(list) : state.like ? state.like.order : rowsBy(`${state.sort}:${state.up ? "up" : "down"}`);
+  const listed = list && !own ? new Set(list) : null;
   const kind = list ? null : state.kind;
   const values = rows.scores[state.sort];
   const text = state.text.toLowerCase();

@@ -1,0 +1,117 @@
+"""Searching by example on the page of rare images: what is written beside it, and what the page is told."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sdclr.data.sources import Source
+from sdclr.encoders import Encoder
+from sdclr.errors import BadImageError
+from sdclr.features.view import decode_side, evaluation_view
+from sdclr.reporting.browser_encoder import BrowserEncoder, browser_encoder, write_encoder
+from sdclr.reporting.encoder_graph import UnsupportedEncoderError
+from sdclr.reporting.search_index import LIMIT, SearchIndex, check_features, make_index, write_index
+
+_TRIED: Final = 8
+"""Images of which the first readable one is compared with its features."""
+
+_OWN: Final = 0.98
+"""Cosine from which on features are taken for the encoder's: mixed precision gives 0.99 or more."""
+
+
+def write_search(
+    folder: Path,
+    stamp: str,
+    features: NDArray[np.floating[Any]] | None,
+    rows: NDArray[np.int64],
+    source: Source,
+    *,
+    encoder: Encoder | None = None,
+    limit: int = LIMIT,
+) -> dict[str, Any] | None:
+    """Write the index of a page, and the encoder if a browser can compute it.
+
+    Args:
+        folder: The page's folder.
+        stamp: Tells one page's files from another's.
+        features: (N, D) of the source's images, maybe memory-mapped; nan where an image is not in `rows`. None writes
+            nothing.
+        rows: Positions of the images on the page, in its order.
+        source: The images. One is read, to see whether the features are the encoder's.
+        encoder: What made the features, if anything did.
+        limit: Bytes that the index may take.
+
+    Returns:
+        What the page is told; None without features.
+
+    Raises:
+        InputError: The features do not belong to the images.
+    """
+    if features is None:
+        return None
+    check_features(features, len(source))
+    index = make_index(features, rows, limit=limit)
+    if index is None:
+        return {"index": None, "why": _why_none(len(rows), limit), "encoder": None}
+    known = write_index(folder, f"search-{stamp}-", index)
+    told: dict[str, Any] = {"index": known, "why": "", "encoder": None}
+    found = None if encoder is None else _usable(encoder, features, rows, source)
+    if found is not None:
+        told["encoder"] = write_encoder(folder, f"encoder-{stamp}-", found, index.components)
+    told["about"] = _about(index, features.shape[1])
+    if found is None:
+        told["about"] += " To search by a file, run: sdclr neighbors IMAGES --queries FILE"
+    return told
+
+
+def _usable(encoder: Encoder, features: NDArray[Any], rows: NDArray[np.int64], source: Source) -> BrowserEncoder | None:
+    """The encoder for a browser; None if a browser cannot compute it, or it did not make the features."""
+    try:
+        return browser_encoder(encoder) if _made(encoder, features, rows, source) else None
+    except UnsupportedEncoderError:
+        return None
+
+
+@torch.no_grad()
+def _made(encoder: Encoder, features: NDArray[Any], rows: NDArray[np.int64], source: Source) -> bool:
+    if features.shape[1] != encoder.num_features:
+        return False
+    for position in rows[:_TRIED].tolist():
+        try:
+            image = source.image(position, min_side=decode_side(encoder.preprocessing))
+        except BadImageError:
+            continue
+        view = torch.tensor(evaluation_view(image, encoder.preprocessing)).permute(2, 0, 1)[None]
+        own = encoder(view.to(encoder.mean.device)).cpu()
+        given = torch.tensor(np.asarray(features[position], dtype=np.float32))[None]
+        return bool(torch.nn.functional.cosine_similarity(own, given) >= _OWN)
+    return False
+
+
+def _why_none(images: int, limit: int) -> str:
+    if images < 2:
+        return "There are no two images to compare."
+    return (
+        f"The index of {images:,} images would exceed {limit / 2**20:.0f} MiB and is left out. To find similar "
+        "images, run: sdclr neighbors IMAGES --queries FILE"
+    )
+
+
+def _about(index: SearchIndex, width: int) -> str:
+    """How exact the search is, in a sentence or two."""
+    return (
+        f"Compares {index.codes.shape[1]:,} components of the {width:,} features. This finds "
+        f"{100 * index.recall:.0f}% of the 10 nearest images (measured on a sample)."
+    )
+
+
+def remove_searches(folder: Path, told: dict[str, Any] | None) -> None:
+    """Remove the scripts of earlier searches: all but those that the page was told of."""
+    kept = {name for part in ("index", "encoder") for name in ((told or {}).get(part) or {}).get("scripts", ())}
+    for file in folder.iterdir():
+        if re.fullmatch(r"(?:search|encoder)-[0-9a-f]{12}-\d+\.js", file.name) and file.name not in kept:
+            file.unlink()

@@ -1,0 +1,275 @@
+"""An index of a collection's features, small enough for a page that is opened from disk to search it.
+
+Features are reduced by principal components and stored as one byte a component. The page compares a query with all
+images, so that nothing but this reduction is approximate; what it costs is measured on a sample when the index is made.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+
+LIMIT: Final = 24 * 2**20
+"""Bytes that the scripts of an index may take, by default."""
+
+DIMENSIONS: Final = (32, 64, 96, 128, 192, 256, 384, 512)
+"""Numbers of components that are tried, the smallest first. Fewer than the first are not worth a search."""
+
+_ENOUGH: Final = 0.95
+"""Share of the ten nearest neighbors at which no more components are taken."""
+
+_FITTED: Final = 20_000
+"""Images that the components are found from, spread evenly."""
+
+_ASKED: Final = 200
+"""Images whose neighbors are compared with exact ones."""
+
+_NEAREST: Final = 10
+
+_BLOCK: Final = 8192
+"""Images that are read at once."""
+
+_SCRIPT: Final = 3 * 2**19
+"""Bytes of one script before base64. A browser decodes it in a few milliseconds."""
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """Images as codes. Row i has the components `codes[i] * scale + mean`.
+
+    A feature vector f of length 1 has the components `components @ f`. The similarity of two images with components y
+    and z is `(y @ z + rest) / sqrt(|y| * |z|)`, where `|y|` is `sqrt(y @ y + rest)`. Without the division, that is the
+    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds more
+    of the exact neighbors than either (docs/results/page_search.md).
+    """
+
+    codes: NDArray[np.int8]
+    """(N, d)."""
+    scale: NDArray[np.float32]
+    """(d,)."""
+    mean: NDArray[np.float32]
+    """(d,), components of the mean of the features."""
+    rest: float
+    """Squared length of the mean outside the components."""
+    components: NDArray[np.float32]
+    """(d, D), orthonormal rows."""
+    recall: float
+    """Share of the ten nearest neighbors by the cosine of whole features that the index finds, on a sample."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of its scripts, without the few bytes around the codes."""
+        return _in_base64(self.codes.size)
+
+    def query(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Components (Q, d) of feature vectors (Q, D)."""
+        found: NDArray[np.float32] = normalized(features) @ self.components.T
+        return found
+
+    def row(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Components (Q, d) of images in the index."""
+        found: NDArray[np.float32] = self.codes[rows] * self.scale + self.mean
+        return found
+
+    def similarities(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Similarity (Q, N) of queries, given by their components, to all images; 1 for what equals the query."""
+        lengths = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1) + self.rest)
+        found = _products(queries, self.codes, self.scale, self.mean, self.rest) / lengths[:, None] ** 1.5
+        capped: NDArray[np.float32] = np.minimum(found, 1).astype(np.float32)
+        return capped
+
+
+class _Exact(NamedTuple):
+    asked: NDArray[np.int64]
+    nearest: NDArray[np.int64]
+    """(Q, 10), by the cosine of whole features."""
+
+
+def make_index(
+    features: NDArray[np.floating[Any]],
+    rows: NDArray[np.int64],
+    *,
+    limit: int = LIMIT,
+    dimensions: Sequence[int] = DIMENSIONS,
+) -> SearchIndex | None:
+    """Reduce features to an index of at most `limit` bytes.
+
+    The fewest components are taken that keep 95% of the ten nearest neighbors on a sample, or else as many as the limit
+    allows. Features are read in blocks; memory beyond them is about four times `limit`.
+
+    Args:
+        features: (M, D), maybe memory-mapped.
+        rows: Positions in `features` of the N images that are indexed, in the index's order.
+        limit: Bytes that the scripts may take.
+        dimensions: Numbers of components to choose from.
+
+    Returns:
+        The index; None if the fewest components exceed the limit, or there are fewer than two images.
+
+    Raises:
+        InputError: Features of an indexed image are not finite.
+
+    Example:
+        >>> index = make_index(features, np.arange(len(features)))  # doctest: +SKIP
+        >>> index.similarities(index.query(features[:1])).argmax()  # doctest: +SKIP
+        0
+    """
+    width = features.shape[1]
+    wanted = sorted({min(dimension, width, len(rows)) for dimension in dimensions})
+    wanted = [dimension for dimension in wanted if _in_base64(len(rows) * dimension) <= limit]
+    if not wanted or len(rows) < 2:
+        return None
+    fitted = PCA(wanted[-1], svd_solver="covariance_eigh").fit(_spread(features, rows))
+    components = fitted.components_.astype(np.float32)
+    mean = components @ fitted.mean_.astype(np.float32)
+    reduced = np.empty((len(rows), wanted[-1]), dtype=np.float32)
+    exact = _reduce(features, rows, components, reduced)
+    reduced -= mean
+    scales = np.maximum(np.abs(reduced).max(axis=0), np.finfo(np.float32).tiny) / 127
+    reduced /= scales
+    codes = np.rint(reduced).astype(np.int8)
+    del reduced
+    squared = float(fitted.mean_.astype(np.float64) @ fitted.mean_.astype(np.float64))
+    for dimension in wanted:
+        own = mean[:dimension]
+        rest = max(0.0, squared - float(own.astype(np.float64) @ own))
+        part = np.ascontiguousarray(codes[:, :dimension])
+        index = SearchIndex(part, scales[:dimension], own, rest, components[:dimension], 0.0)
+        recall = _recall(index, exact)
+        if recall >= _ENOUGH or dimension == wanted[-1]:
+            return SearchIndex(part, index.scale, own, rest, index.components, recall)
+    return None
+
+
+def normalized(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Feature vectors (…, D) at length 1; zeros stay zeros."""
+    values = np.asarray(features, dtype=np.float32)
+    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
+    scaled: NDArray[np.float32] = values / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return scaled
+
+
+def check_features(features: NDArray[Any], images: int) -> None:
+    """Raise if features do not belong to so many images.
+
+    Raises:
+        InputError: They are no table of one row for each image.
+    """
+    if features.ndim != 2 or len(features) != images or features.shape[1] < 1:
+        raise InputError(f"features have shape {features.shape} for {images} images: give one row for each image")
+
+
+def write_index(folder: Path, prefix: str, index: SearchIndex) -> dict[str, Any]:
+    """Write the scripts of an index.
+
+    Args:
+        folder: Where they go.
+        prefix: A script is called `{prefix}{number}.js`.
+        index: The index.
+
+    Returns:
+        What the page is told: names of the scripts, and how their codes are read.
+    """
+    images, dimension = index.codes.shape
+    together = max(1, _SCRIPT // dimension)
+    scripts = []
+    for number, first in enumerate(range(0, images, together)):
+        scripts.append(f"{prefix}{number:03d}.js")
+        codes = as_base64(index.codes[first : first + together])
+        write_atomically(folder / scripts[-1], f'sdclrCodes({{"first":{first},"codes":"{codes}"}});\n'.encode())
+    return {
+        "scripts": scripts,
+        "dimensions": dimension,
+        "scale": as_base64(index.scale.astype("<f4")),
+        "mean": as_base64(index.mean.astype("<f4")),
+        "rest": index.rest,
+        "recall": round(index.recall, 4),
+        "bytes": index.bytes,
+    }
+
+
+def write_script(path: Path, function: str, value: dict[str, Any]) -> int:
+    """Write a script that calls a function of the page. Returns its size in bytes."""
+    data = f"{function}({json.dumps(value, separators=(',', ':'))});\n".encode()
+    write_atomically(path, data)
+    return len(data)
+
+
+def as_base64(values: NDArray[Any]) -> str:
+    """The bytes of an array, for a script."""
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def _in_base64(size: int) -> int:
+    return 4 * -(-size // 3)
+
+
+def _products(
+    queries: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    rest: float,
+) -> NDArray[np.float64]:
+    """(Q, N) similarities but for a factor that each query has of its own."""
+    found = np.empty((len(queries), len(codes)))
+    for first in range(0, len(codes), _BLOCK):
+        part = codes[first : first + _BLOCK] * scale + mean
+        lengths = np.sqrt((part.astype(np.float64) ** 2).sum(axis=1) + rest)
+        found[:, first : first + _BLOCK] = (queries @ part.T + rest) / np.sqrt(np.maximum(lengths, 1e-12))
+    return found
+
+
+def _blocks(features: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Where a block of images begins, and its features at length 1."""
+    for first in range(0, len(rows), _BLOCK):
+        part = np.asarray(features[rows[first : first + _BLOCK]], dtype=np.float32)
+        if not np.isfinite(part).all():
+            broken = rows[first + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])]
+            raise InputError(f"the features of image {broken} are not finite: give the features of all ranked images")
+        yield first, normalized(part)
+
+
+def _spread(features: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Features of images spread evenly."""
+    chosen = np.sort(rows)[:: -(-len(rows) // _FITTED)]
+    return np.concatenate([part for _, part in _blocks(features, chosen)])
+
+
+def _reduce(
+    features: NDArray[Any], rows: NDArray[np.int64], components: NDArray[np.float32], reduced: NDArray[np.float32]
+) -> _Exact:
+    """Fill `reduced` with components (N, d), and find the exact neighbors of a sample in the same pass."""
+    asked = np.unique(np.linspace(0, len(rows) - 1, min(_ASKED, len(rows))).round().astype(np.int64))
+    queries = normalized(features[rows[asked]])
+    k = min(_NEAREST, len(rows) - 1)
+    best = np.full((len(asked), k), -np.inf, dtype=np.float32)
+    places = np.zeros((len(asked), k), dtype=np.int64)
+    for first, part in _blocks(features, rows):
+        reduced[first : first + len(part)] = part @ components.T
+        cosines = queries @ part.T
+        inside = (asked >= first) & (asked < first + len(part))
+        cosines[np.flatnonzero(inside), asked[inside] - first] = -np.inf  # no image is its own neighbor
+        both = np.hstack([best, cosines])
+        numbers = np.broadcast_to(np.arange(first, first + len(part)), cosines.shape)
+        chosen = np.argpartition(-both, k - 1, axis=1)[:, :k]
+        best = np.take_along_axis(both, chosen, axis=1)
+        places = np.take_along_axis(np.hstack([places, numbers]), chosen, axis=1)
+    return _Exact(asked, places)
+
+
+def _recall(index: SearchIndex, exact: _Exact) -> float:
+    found = _products(index.row(exact.asked), index.codes, index.scale, index.mean, index.rest)
+    found[np.arange(len(exact.asked)), exact.asked] = -np.inf
+    k = exact.nearest.shape[1]
+    chosen = np.argpartition(-found, k - 1, axis=1)[:, :k]
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(chosen, exact.nearest, strict=True)]))
