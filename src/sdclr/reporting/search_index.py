@@ -48,8 +48,8 @@ class SearchIndex:
 
     A feature vector f of length 1 has the components `components @ f`. The similarity of two images with components y
     and z is `(y @ z + rest) / sqrt(|y| * |z|)`, where `|y|` is `sqrt(y @ y + rest)`. Without the division, that is the
-    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds more
-    of the exact neighbors than either (docs/results/page_search.md).
+    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds as
+    many of the exact neighbors as either, and mostly more (docs/results/page_search.md).
     """
 
     codes: NDArray[np.int8]
