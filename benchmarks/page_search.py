@@ -201,7 +201,7 @@ def photo_times(page: Page, folder: Path, features: np.ndarray, collection: Path
         "cosine to torch in the index, lowest": round(min(cosines), 4),
         "cosine to torch in the index, mean": round(float(np.mean(cosines)), 4),
         "find themselves first": round(float(np.mean(first)), 3),
-        "next 5 equal to those of the index with torch's features": round(float(np.mean(by_index)), 3),
+        "first 6 equal to those of the index with torch's features": round(float(np.mean(by_index)), 3),
         "next 5 equal to those by whole features of torch": round(float(np.mean(top)), 3),
     }
 

@@ -113,6 +113,18 @@ def test_bad_images_are_not_indexed_and_may_be_nan():
         make_index(features, np.arange(100))
 
 
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
+    features, rows = clustered(300, 100), np.random.default_rng(0).permutation(300)
+    whole = make_index(features, rows, dimensions=(32,))
+    monkeypatch.setattr("sdclr.reporting.search_index._BLOCK", 7)
+    parts = make_index(features, rows, dimensions=(32,))
+    assert (whole.codes == parts.codes).mean() > 0.99  # rounding
+    assert parts.recall == pytest.approx(whole.recall, abs=0.005)
+    np.testing.assert_allclose(
+        parts.similarities(parts.row(rows[:3])), whole.similarities(whole.row(rows[:3])), atol=0.02
+    )
+
+
 @pytest.mark.parametrize("images", [2, 3, 11])
 def test_a_few_images(images):
     features = clustered(images, 40)

@@ -25,7 +25,7 @@ _ALIKE: Final = 0.99
 
 _SMALL: Final = 20_000
 """Convolutions with fewer weights have two bytes for each, like depthwise ones. They are 8% of the default encoder's
-weights and cause most of the difference: the cosine rises from 0.995 to 0.999 (docs/results/page_search.md)."""
+weights and cause most of the difference: the cosine rises from 0.992 to 0.999 (docs/results/page_search.md)."""
 
 _SCRIPT: Final = 3 * 2**19
 """Bytes of one script before base64."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,8 @@ class SearchIndex:
 
     A feature vector f of length 1 has the components `components @ f`. The similarity of two images with components y
     and z is `(y @ z + rest) / sqrt(|y| * |z|)`, where `|y|` is `sqrt(y @ y + rest)`. Without the division, that is the
-    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds more
-    of the exact neighbors than either (docs/results/page_search.md).
+    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds as
+    many of the exact neighbors as either, and mostly more (docs/results/page_search.md).
     """
 
     codes: NDArray[np.int8]
@@ -83,15 +83,34 @@ class SearchIndex:
     def similarities(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Similarity (Q, N) of queries, given by their components, to all images; 1 for what equals the query."""
         lengths = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1) + self.rest)
-        found = _products(queries, self.codes, self.scale, self.mean, self.rest) / lengths[:, None] ** 1.5
+        found = np.hstack([products for _, products in _products(self, queries)]) / lengths[:, None] ** 1.5
         capped: NDArray[np.float32] = np.minimum(found, 1).astype(np.float32)
         return capped
 
 
-class _Exact(NamedTuple):
-    asked: NDArray[np.int64]
-    nearest: NDArray[np.int64]
-    """(Q, 10), by the cosine of whole features."""
+class _Nearest:
+    """The nearest neighbors of some rows, found block by block."""
+
+    def __init__(self, asked: NDArray[np.int64], rows: int) -> None:
+        self.asked = asked
+        self.k = min(_NEAREST, rows - 1)
+        self.best = np.full((len(asked), self.k), -np.inf)
+        self.places = np.zeros((len(asked), self.k), dtype=np.int64)
+
+    def see(self, first: int, similarities: NDArray[Any]) -> None:
+        """Take note of the similarities (Q, B) to the rows from `first` on. No row is its own neighbor."""
+        inside = (self.asked >= first) & (self.asked < first + similarities.shape[1])
+        similarities[np.flatnonzero(inside), self.asked[inside] - first] = -np.inf
+        numbers = np.broadcast_to(np.arange(first, first + similarities.shape[1]), similarities.shape)
+        both = np.hstack([self.best, similarities])
+        chosen = np.argpartition(-both, self.k - 1, axis=1)[:, : self.k]
+        self.best = np.take_along_axis(both, chosen, axis=1)
+        self.places = np.take_along_axis(np.hstack([self.places, numbers]), chosen, axis=1)
+
+    def shared(self, other: "_Nearest") -> float:
+        """Share of the other's neighbors that are here, too."""
+        pairs = zip(self.places, other.places, strict=True)
+        return float(np.mean([len(np.intersect1d(own, theirs)) / self.k for own, theirs in pairs]))
 
 
 def make_index(
@@ -213,20 +232,12 @@ def _in_base64(size: int) -> int:
     return 4 * -(-size // 3)
 
 
-def _products(
-    queries: NDArray[np.float32],
-    codes: NDArray[np.int8],
-    scale: NDArray[np.float32],
-    mean: NDArray[np.float32],
-    rest: float,
-) -> NDArray[np.float64]:
-    """(Q, N) similarities but for a factor that each query has of its own."""
-    found = np.empty((len(queries), len(codes)))
-    for first in range(0, len(codes), _BLOCK):
-        part = codes[first : first + _BLOCK] * scale + mean
-        lengths = np.sqrt((part.astype(np.float64) ** 2).sum(axis=1) + rest)
-        found[:, first : first + _BLOCK] = (queries @ part.T + rest) / np.sqrt(np.maximum(lengths, 1e-12))
-    return found
+def _products(index: SearchIndex, queries: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Where a block of rows begins, and its similarities (Q, B) but for a factor that each query has of its own."""
+    for first in range(0, len(index.codes), _BLOCK):
+        part = index.codes[first : first + _BLOCK] * index.scale + index.mean
+        lengths = np.sqrt((part.astype(np.float64) ** 2).sum(axis=1) + index.rest)
+        yield first, (queries @ part.T + index.rest) / np.sqrt(np.maximum(lengths, 1e-12))
 
 
 def _blocks(features: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -247,29 +258,19 @@ def _spread(features: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float
 
 def _reduce(
     features: NDArray[Any], rows: NDArray[np.int64], components: NDArray[np.float32], reduced: NDArray[np.float32]
-) -> _Exact:
+) -> _Nearest:
     """Fill `reduced` with components (N, d), and find the exact neighbors of a sample in the same pass."""
     asked = np.unique(np.linspace(0, len(rows) - 1, min(_ASKED, len(rows))).round().astype(np.int64))
     queries = normalized(features[rows[asked]])
-    k = min(_NEAREST, len(rows) - 1)
-    best = np.full((len(asked), k), -np.inf, dtype=np.float32)
-    places = np.zeros((len(asked), k), dtype=np.int64)
+    exact = _Nearest(asked, len(rows))
     for first, part in _blocks(features, rows):
         reduced[first : first + len(part)] = part @ components.T
-        cosines = queries @ part.T
-        inside = (asked >= first) & (asked < first + len(part))
-        cosines[np.flatnonzero(inside), asked[inside] - first] = -np.inf  # no image is its own neighbor
-        both = np.hstack([best, cosines])
-        numbers = np.broadcast_to(np.arange(first, first + len(part)), cosines.shape)
-        chosen = np.argpartition(-both, k - 1, axis=1)[:, :k]
-        best = np.take_along_axis(both, chosen, axis=1)
-        places = np.take_along_axis(np.hstack([places, numbers]), chosen, axis=1)
-    return _Exact(asked, places)
+        exact.see(first, queries @ part.T)
+    return exact
 
 
-def _recall(index: SearchIndex, exact: _Exact) -> float:
-    found = _products(index.row(exact.asked), index.codes, index.scale, index.mean, index.rest)
-    found[np.arange(len(exact.asked)), exact.asked] = -np.inf
-    k = exact.nearest.shape[1]
-    chosen = np.argpartition(-found, k - 1, axis=1)[:, :k]
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(chosen, exact.nearest, strict=True)]))
+def _recall(index: SearchIndex, exact: _Nearest) -> float:
+    found = _Nearest(exact.asked, len(index.codes))
+    for first, products in _products(index, index.row(exact.asked)):
+        found.see(first, products)
+    return found.shared(exact)

@@ -95,6 +95,7 @@ function showLike(components, { row = null, name, picture = null }) {
   update();
   toList();
   $("grid").focus({ preventScroll: true });
+  say(`Ordered by similarity to ${name}`);
 }
 
 // One question at a time: what fails is said in one line.
@@ -173,7 +174,7 @@ function drawLike() {
   const clear = button("×", clearLike);
   clear.title = "Back to the other order";
   clear.setAttribute("aria-label", `Stop ordering by similarity to ${name}`);
-  chip.replaceChildren(box, make("span", "name", name), clear);
+  chip.replaceChildren(box, make("span", "name", name.slice(name.lastIndexOf("/") + 1)), clear);
   chip.title = name;
 }
 const likeButton = (row) => (index.known ? [Object.assign(button("More like this", () => askRow(row)), { title: "Order the list by similarity (m)" })] : []);
