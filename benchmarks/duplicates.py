@@ -1,9 +1,8 @@
 """Near-duplicates: recall by kind of change and precision, beside perceptual hashes and the embedding alone.
 
 A collection is the images of half of a data set's classes, and one made copy of some of them, each by one kind of
-change (`made_copies.py`).
-The candidates of the method are each image's nearest others, so that the images themselves are the
-hard negatives. Thresholds were chosen on the halves called "chosen on"; the other halves were only measured.
+change (`made_copies.py`). The candidates of the method are each image's nearest others, so that the images themselves
+are the hard negatives. Thresholds were chosen on the halves called "chosen on"; the other halves were only measured.
 
 Pairs of images that are no made copies and are called the same are drawn on sheets. Those that a person found to show
 one picture indeed are in `duplicates_seen.json` and count as right.
@@ -202,6 +201,8 @@ def measured(made: Collection, out: Path, seen: set[frozenset[str]], limits: dic
             limits[name] = best_limit(made, distances, choices, seen)
         for limit in dict.fromkeys((usual, limits[name])):
             results[f"{name} ≤ {limit:g}"] = judged(made, within(distances, limit), seen)
+    for name, result in results.items():
+        sheet(made, result["wrong"][:100], out / f"{slug}-{name}-wrong.png")
     seconds = {"encoding": encoding, "neighbors": searching, "near-duplicates": checking}
     rows = len(made.source)
     return {

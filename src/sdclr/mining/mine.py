@@ -126,7 +126,7 @@ def mine(
 
     Writes `scores.parquet`, `summary.json`, `duplicates.json` and the folder `reading` with the encoder's features. A
     pass that was stopped resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images
-    that changed under the same ids are not noticed: remove `reading` then.
+    that changed under the same ids are not noticed: remove `reading` and `duplicates.json` then.
 
     Args:
         images: A folder, a manifest, or whatever else `open_source` takes; or embeddings (`.parquet`, `.npy`).
