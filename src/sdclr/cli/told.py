@@ -59,6 +59,12 @@ def found(scores: Scores) -> Iterator[str]:
         yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
     if len(scores.odd):
         yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
+    search = scores.about.get("neighbors", {})
+    if search.get("search") == "approximate":
+        yield (
+            f"Neighbors were searched approximately: {search['recall']:.1%} of the true ones were found (by 1,000 "
+            "images against an exact search)."
+        )
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
         yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"

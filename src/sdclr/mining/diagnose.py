@@ -16,6 +16,7 @@ from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
 from sdclr.evaluation.encoded import CopyEncoder, Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
+from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import Neighbours, nearest
 from sdclr.mining.kinds import Kinds, find_kinds
@@ -195,7 +196,7 @@ def diagnose(
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
     sample = SubsetSource(drawn, encoded.kept[:_COPIES], name=whole.name)
-    near = nearest(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
+    near = find_neighbors(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
     kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
     limit = _copy_distance(resolved, encoded, sample, device)
     pairs, share = _duplicates(near, limit, ids)
