@@ -231,6 +231,28 @@ def test_every_group_of_the_tree_has_the_conductance_of_its_nodes():
     assert sum(tree.volume[root] for root in tree.roots) == pytest.approx(graph.sum())
 
 
+def test_the_tree_joins_the_closest_pair_each_time():
+    generator = np.random.default_rng(5)
+    near = nearest(torch.from_numpy(generator.normal(size=(400, 3)).astype(np.float32)), 6)
+    graph = neighbor_graph(near.indices.numpy(), near.distances.numpy())
+    tree = build_tree(graph, near.distances.sum(dim=1).numpy())
+    links = tree.links.toarray()
+    np.fill_diagonal(links, 0)
+    volume, names = np.asarray(tree.links.sum(axis=1)).ravel(), list(range(len(links)))
+    joined = []
+    while links.any():  # all pairs compared anew for every join
+        closeness = links / np.outer(volume, volume)
+        a, b = sorted(np.unravel_index(closeness.argmax(), closeness.shape))
+        joined.append(tuple(sorted((names[a], names[b]))))
+        links[a], volume[a], names[a] = links[a] + links[b], volume[a] + volume[b], max(names) + 1
+        links[:, a] = links[a]
+        links[a, a] = 0
+        keep = np.arange(len(links)) != b
+        links, volume, names = links[keep][:, keep], volume[keep], [name for i, name in enumerate(names) if keep[i]]
+    assert len(joined) > 20
+    assert [pair for pair in tree.children if pair is not None] == joined
+
+
 def test_copies_collapse_and_all_others_keep_their_neighbors():
     generator = np.random.default_rng(0)
     single = around(generator, 200, 1.0)

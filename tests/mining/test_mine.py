@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
+from sdclr.cli.told import found
 from sdclr.config import from_json, to_json
 from sdclr.data.sources import ArraySource, SubsetSource, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
+from sdclr.features import approximate
 from sdclr.features.extract import extract_features
 from sdclr.mining.mine import MineConfig, mine
 from sdclr.mining.scores import Scores
@@ -46,6 +48,17 @@ def test_readable_images_have_a_place_on_the_map(sdclr_run, collection, damaged,
     without = mine(damaged(collection, (3, 40)), replace(QUICK, map=False), encoder=sdclr_run, out=out)
     assert without.projection is None
     assert without.about["map"] is None
+
+
+def test_the_summary_says_how_neighbors_were_sought(sdclr_run, collection, out, monkeypatch):
+    scores = mine(collection, QUICK, encoder=sdclr_run, out=out)
+    assert scores.summary()["neighbors"] == {"search": "exact", "recall": 1.0}
+    assert not any("approximate" in line for line in found(scores))
+    monkeypatch.setattr(approximate, "EXACT_UP_TO", 100)
+    scores = mine(collection, QUICK, encoder=sdclr_run, out=out)
+    assert scores.summary()["neighbors"]["search"] == "approximate"
+    assert 0.5 < scores.summary()["neighbors"]["recall"] <= 1
+    assert any(f"{scores.about['neighbors']['recall']:.1%} of the true ones" in line for line in found(scores))
 
 
 def test_groups_describe_the_kinds_of_the_images(sdclr_run, collection, damaged, out):

@@ -61,6 +61,12 @@ def found(scores: Scores) -> Iterator[str]:
         yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
     if scores.about.get("config", {}).get("duplicates"):
         yield duplicates_line(scores.duplicates)
+    search = scores.about.get("neighbors", {})
+    if search.get("search") == "approximate":
+        yield (
+            f"Neighbors were searched approximately: {search['recall']:.1%} of the true ones were found (by 1,000 "
+            "images against an exact search)."
+        )
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
         yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"

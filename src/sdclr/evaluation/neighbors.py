@@ -18,9 +18,10 @@ from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.sources import ImageSource, open_source
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
+from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
-from sdclr.features.nearest import Metric, nearest
+from sdclr.features.nearest import Metric
 from sdclr.files import write_atomically
 from sdclr.precision import Amp
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
@@ -84,7 +85,10 @@ def neighbors(
     workers: int = 0,
     amp: Amp = "none",
 ) -> Found:
-    """Find the k nearest images of a collection for each query, exactly.
+    """Find the k nearest images of a collection for each query.
+
+    The search is exact up to 200,000² comparisons of queries with images, as for 40,000 queries of a million images,
+    and approximate beyond (`sdclr.features.approximate`).
 
     Args:
         images: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
@@ -188,7 +192,7 @@ def _search(
     values = np.stack([base.values[row_of[query]] if query in row_of else outside[query] for query in queries])
     features = torch.from_numpy(base.values).to(device)
     # One more than asked, since an image of the source finds itself.
-    found = nearest(features, min(k + 1, len(base.ids)), queries=torch.from_numpy(values), metric=metric)
+    found = find_neighbors(features, min(k + 1, len(base.ids)), queries=torch.from_numpy(values), metric=metric)
     rows = []
     for query, row, distances, indices in zip(
         queries, own, found.distances.tolist(), found.indices.tolist(), strict=True

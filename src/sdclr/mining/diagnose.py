@@ -16,6 +16,7 @@ from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
 from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
+from sdclr.features.approximate import find_neighbors
 from sdclr.features.nearest import nearest
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
@@ -194,7 +195,7 @@ def diagnose(
     measured = [measure(encoded, rows, k=config.k, clusters=config.clusters) for rows in parts]
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
-    near = nearest(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
+    near = find_neighbors(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
     kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
     copies = duplicates_among(drawn, near, encoded.kept, workers=workers, progress=progress)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)

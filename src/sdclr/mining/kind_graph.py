@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.approximate import find_neighbors
+from sdclr.features.nearest import Neighbours
 
 COPY_SHARE: Final = 0.1
 """Two images are copies where their distance is at most this share of the typical distance to the tenth neighbor."""
@@ -126,7 +127,7 @@ def _searched_again(
     new_indices, new_distances = indices[:, :k].copy(), distances[:, :k].copy()
     if not len(lost):
         return new_indices, new_distances
-    found = nearest(features, k + 1, queries=features[torch.from_numpy(lost).to(features.device)])
+    found = find_neighbors(features, k + 1, queries=features[torch.from_numpy(lost).to(features.device)])
     near, far = found.indices.cpu().numpy(), found.distances.cpu().numpy()
     own = near == lost[:, None]
     own[~own.any(axis=1), -1] = True

@@ -125,18 +125,26 @@ def _numbered(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _join_all(tree: Tree) -> None:
-    """Join groups, closest first, until none are linked."""
+    """Join groups, closest first, until none are linked.
+
+    The queue holds each group's closest partner only. A join brings nothing closer than the nearer of its two parts was
+    (average linkage is reducible), so an entry whose partner is gone is a bound, and is looked up again when it is due.
+    """
     near = neighborhoods(tree.links)
     volume = tree.volume = np.asarray(tree.links.sum(axis=1)).ravel().tolist()
     inside = tree.links.diagonal().tolist()
     cut = tree.cut = [whole - part for whole, part in zip(volume, inside, strict=True)]
     tree.children = [None] * len(volume)
-    heap = [(-w / (volume[a] * volume[b]), a, b) for a, others in enumerate(near) for b, w in others.items() if a < b]
+    heap = [_closest(near[group], volume, group) for group in range(len(volume)) if near[group]]
     heapq.heapify(heap)
     gone = [False] * len(volume)
     while heap:
-        _, a, b = heapq.heappop(heap)
+        _, a, b, group = heapq.heappop(heap)
+        if gone[group]:
+            continue
         if gone[a] or gone[b]:
+            if near[group]:
+                heapq.heappush(heap, _closest(near[group], volume, group))
             continue
         new = len(volume)
         weight = near[a][b]
@@ -148,8 +156,19 @@ def _join_all(tree: Tree) -> None:
         near.append(absorbed(near, a, b))
         for other, link in near[new].items():
             near[other][new] = link
-            heapq.heappush(heap, (-link / (volume[new] * volume[other]), other, new))
+        if near[new]:
+            heapq.heappush(heap, _closest(near[new], volume, new))
     tree.roots = [group for group, joined in enumerate(gone) if not joined]
+
+
+def _closest(others: dict[int, float], volume: list[float], group: int) -> tuple[float, int, int, int]:
+    """What a group is linked to most for the volumes: the negative of that, both groups in order, and the group."""
+    own, least, found = volume[group], 0.0, -1
+    for other, link in others.items():
+        value = -link / (own * volume[other])
+        if value < least or (value == least and other < found):
+            least, found = value, other
+    return (least, group, found, group) if group < found else (least, found, group, group)
 
 
 def neighborhoods(links: "sparse.csr_matrix[np.float64]") -> list[dict[int, float]]:

@@ -38,8 +38,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
+from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbours
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
 
@@ -107,8 +108,8 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
     Args:
         features: (N, D) features of the images, on any device. Only their directions matter.
         k: Neighbors that link an image to others. Fewer are used where there are fewer than ten times as many images.
-        neighbors: Of all images among themselves by cosine, as `nearest(features, k)` gives them, if known already. Of
-            more than k neighbors the first k are used; of fewer all.
+        neighbors: Of all images among themselves by cosine, as `find_neighbors(features, k)` gives them, if known
+            already. Of more than k neighbors the first k are used; of fewer all.
 
     Returns:
         The kinds: at least one, whatever the features.
@@ -133,7 +134,7 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
     if k < 1:
         return _one_kind(table)
     if neighbors is None:
-        neighbors = nearest(table, k)
+        neighbors = find_neighbors(table, k)
     distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
     if len(distinct.positions) <= 1:
         return _one_kind(table)

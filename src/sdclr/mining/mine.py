@@ -13,8 +13,9 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
+from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbours
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
 from sdclr.mining.duplicates import Duplicates, duplicates_among
@@ -328,6 +329,7 @@ def _scored(
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
             "normalisation": ("own" if own else "shared") if ratios else None,
+            "neighbors": _search(features, near, config.seed),
             "map": describe_map(len(usable)) if config.map else None,
             "config": to_json(config),
             "sdclr": __version__,
@@ -355,7 +357,14 @@ def _neighbors(features: torch.Tensor, k: int) -> Neighbours:
     """The k nearest neighbors of each image, or as many as there are; a single image has itself at distance 0."""
     if len(features) == 1:
         return Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
-    return nearest(features, min(k, len(features) - 1))
+    return find_neighbors(features, min(k, len(features) - 1))
+
+
+def _search(features: torch.Tensor, near: Neighbours, seed: int) -> dict[str, Any]:
+    """How neighbors were sought, and the share of the true ones that were found."""
+    if not is_approximate(features, len(features)):
+        return {"search": "exact", "recall": 1.0}
+    return {"search": "approximate", "recall": round(sample_recall(features, near, seed=seed), 4)}
 
 
 def _loss(reading: Reading, temperature: float, config: MineConfig) -> NDArray[np.float32]:

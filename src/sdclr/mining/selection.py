@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
+from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import nearest
 from sdclr.mining.k_center import farthest_first
 
 Method = Literal["random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality"]
@@ -168,7 +168,7 @@ def _typicality(pool: _Pool) -> NDArray[np.int64]:
     apart = np.zeros(count)
     if count > 1:
         neighbours = min(_TYPICAL_NEIGHBOURS, count - 1)
-        apart = nearest(pool.rows, neighbours, metric="euclidean").distances.mean(dim=1).cpu().double().numpy()
+        apart = find_neighbors(pool.rows, neighbours, metric="euclidean").distances.mean(dim=1).cpu().double().numpy()
     # Clusters have falling sizes: among those equally covered, the largest comes first.
     return _in_turn(pool.open, found.labels, covered, -found.labels.astype(np.float64), apart)[: pool.budget]
 
@@ -212,7 +212,7 @@ def _scores(rows: Tensor, rarity: ArrayLike | None) -> NDArray[np.float64]:
         neighbours = min(_NEIGHBOURS, len(rows) - 1)
         if not neighbours:
             return np.zeros(1)
-        return nearest(rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
+        return find_neighbors(rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
     scores = np.asarray(rarity, dtype=np.float64)
     if scores.shape != (len(rows),):
         raise InputError(f"rarity has shape {scores.shape} for {len(rows)} images: give one score per row of features")
