@@ -18,7 +18,7 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.coverage import PSEUDO_CLASSES, greedy_cover, pure_threshold
 from sdclr.mining.k_center import farthest_first
 from sdclr.mining.kinds import find_kinds
-from sdclr.mining.typicality import LEAST_IMAGES, MAX_CLUSTERS, distance_in_cluster
+from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
 
 Method = Literal[
     "random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality", "coverage", "kinds"
@@ -204,17 +204,17 @@ def _clusters(pool: _Pool) -> NDArray[np.int64]:
 
 
 def _typicality(pool: _Pool) -> NDArray[np.int64]:
-    known = pool.drawn(pool.known)
-    some = np.concatenate([known, pool.drawn(pool.open)])
+    some = np.union1d(pool.drawn(pool.known), pool.drawn(pool.open))
+    labeled = np.isin(some, pool.known)
     rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
-    sought = min(len(pool.known) + pool.budget, MAX_CLUSTERS, len(some))
+    sought = min(len(pool.known) + pool.budget, most_clusters(len(some)))
     found = find_clusters(rows, sought, seed=pool.seed)
-    covered = np.bincount(found.labels[: len(known)], minlength=len(found.sizes))
+    covered = np.bincount(found.labels[labeled], minlength=len(found.sizes))
     # Clusters too small to be typical of anything wait until all others have had all their turns.
     covered = covered + np.where(found.sizes < LEAST_IMAGES, len(some), 0)
     apart = distance_in_cluster(rows, found.labels)
     # Clusters have falling sizes: among those equally covered, the largest comes first.
-    order = _in_turn(np.arange(len(known), len(some)), found.labels, covered, -found.labels.astype(np.float64), apart)
+    order = _in_turn(np.flatnonzero(~labeled), found.labels, covered, -found.labels.astype(np.float64), apart)
     return pool.filled(some[order])
 
 
