@@ -132,13 +132,17 @@ def budget_tables(rows: Sequence[Row]) -> list[Table]:
             for key in ("all", "few", "classes"):
                 for budget in budgets:
                     values = [row[key] for row in own if row["way"] == way and row["per_class"] == budget]
-                    cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}")
+                    cells.append(_spread(values))
             lines.append((way, *cells))
         count = len({row["case"] for row in own})
         kinds = sorted({row["kinds"] for row in own})
         note = f"Mean ± deviation over {count} cases; {_span(kinds)} kinds were found. Columns name labels a class."
         found.append(Table(collection, ("way", *heading), tuple(lines), note))
     return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _span(values: Sequence[int]) -> str:
