@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances
 
 SIZES = (80, 60, 40, 30, 20, 12, 10, 8, 6, 4)
 
@@ -118,3 +120,28 @@ def test_the_rule_asks_for_all_where_few_is_not_below_random(tables):
     assert "The rule's choice: kinds, x. Of kinds: kinds, x." in text
     assert "**kinds, x**" in text
     assert tables.mean_rank(rows, "typicality") == 1
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("purity", [0.5, 0.9, 1.0])
+def test_the_radius_of_the_paper_is_the_largest_of_that_purity(purity):
+    pure_threshold = importlib.import_module("probcover_radius").pure_threshold
+    rng = np.random.default_rng(1)
+    x, labels = unit(rng.normal(size=(200, 3))), rng.integers(3, size=200)
+    apart = pairwise_distances(x.astype(np.float64))
+
+    def pure(radius):
+        """Share of open balls whose rows all have the label of the center."""
+        return np.mean([(labels[near] == label).all() for near, label in zip(apart < radius, labels, strict=True)])
+
+    radius = np.sqrt(2 - 2 * pure_threshold(torch.from_numpy(x), labels, purity=purity))
+    assert pure(radius - 1e-4) >= purity
+    assert pure(radius + 1e-4) < purity
+
+
+def test_one_label_makes_every_ball_pure():
+    pure_threshold = importlib.import_module("probcover_radius").pure_threshold
+    assert pure_threshold(torch.eye(5), np.zeros(5, dtype=np.int64)) == -np.inf

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances
 
 from sdclr.mining import coverage, selection
-from sdclr.mining.coverage import greedy_cover, pure_threshold, share_threshold
+from sdclr.mining.coverage import greedy_cover, share_threshold
 from sdclr.mining.selection import select_to_label
 
 
@@ -57,36 +57,9 @@ def test_the_greedy_rule_is_that_of_the_paper(data):
 
 def test_blocks_change_nothing(monkeypatch):
     x = torch.from_numpy(unit_rows(500, 8))
-    labels = np.random.default_rng(0).integers(4, size=500)
-    ties, labeled = np.arange(500), x[:7]
-
-    def everything():
-        threshold = pure_threshold(x, labels, purity=0.3)
-        return threshold, greedy_cover(x[7:], 200, 0.6, ties=ties[:493], labeled=labeled)
-
-    whole = everything()
+    whole = greedy_cover(x[7:], 200, 0.6, ties=np.arange(493), labeled=x[:7])
     monkeypatch.setattr(coverage, "_BLOCK_BYTES", 4 * 500 * 13)
-    again = everything()
-    assert again[0] == pytest.approx(whole[0], abs=1e-6)
-    assert again[1] == whole[1]
-
-
-@pytest.mark.parametrize("purity", [0.5, 0.9, 1.0])
-def test_the_radius_is_the_largest_of_that_purity(purity):
-    x, labels = unit_rows(200, 3), np.random.default_rng(1).integers(3, size=200)
-    apart = pairwise_distances(x.astype(np.float64))
-
-    def pure(radius):
-        """Share of open balls whose rows all have the label of the center."""
-        return np.mean([(labels[near] == label).all() for near, label in zip(apart < radius, labels, strict=True)])
-
-    radius = np.sqrt(2 - 2 * pure_threshold(torch.from_numpy(x), labels, purity=purity))
-    assert pure(radius - 1e-4) >= purity
-    assert pure(radius + 1e-4) < purity
-
-
-def test_one_label_makes_every_ball_pure():
-    assert pure_threshold(torch.from_numpy(unit_rows(5)), np.zeros(5, dtype=np.int64)) == -np.inf
+    assert greedy_cover(x[7:], 200, 0.6, ties=np.arange(493), labeled=x[:7]) == whole
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 1.0])
@@ -108,6 +81,21 @@ def test_coverage_goes_where_images_are_many():
     assert labels[chosen].tolist() == [0, 1, 2, 3]
     known = [0, 100]
     assert labels[select_to_label(x, None, 2, method="coverage", labelled=known)].tolist() == [1, 3]
+
+
+def test_mixed_adds_what_is_far_to_what_is_common():
+    x = unit_rows(200, 6)
+    chosen = select_to_label(x, None, 22, method="mixed", labelled=[3, 4])
+    far = chosen[3::4]
+    common = np.delete(chosen, np.arange(3, 22, 4))
+    assert len(far) == 5
+    np.testing.assert_array_equal(common, select_to_label(x, None, 17, method="coverage", labelled=[3, 4]))
+    centers = [3, 4, *common]
+    for one in far:
+        reach = pairwise_distances(x, x[centers]).min(axis=1)
+        assert reach[one] == pytest.approx(reach.max())
+        centers.append(one)
+    assert select_to_label(x, None, 3, method="mixed").shape == (3,)
 
 
 def test_more_images_than_are_looked_at(monkeypatch):

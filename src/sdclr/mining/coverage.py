@@ -4,11 +4,10 @@ This is ProbCover (Yehuda et al., *Active Learning Through a Covering Lens*, Neu
 a ball of one common radius. The image whose ball holds the most images that are not covered yet is picked, its ball
 counts as covered, and so on. Images that are already labeled cover their balls from the beginning.
 
-Two rules choose the radius without labels. `pure_threshold` is that of the paper (section 3.3): the largest radius at
-which 95 % of the balls are pure, which means that all images of a ball have the pseudo-label of its center.
-Pseudo-labels are clusters of k-means. The paper takes as many clusters as there are classes; here the number of classes
-is unknown, and `PSEUDO_CLASSES` stands for it. `share_threshold` needs no clusters: an average ball holds one image in
-b, where b is the number of images that are labeled in the end.
+The radius follows from the number of labels: an average ball holds one image in b, where b images have labels in the
+end. The paper takes the largest radius at which 95 % of the balls are pure, that is, lie in one cluster of k-means. With
+features of a general encoder that radius leaves most balls with a single image, and its choices train worse classifiers
+than random ones (docs/results/selection.md).
 """
 
 import math
@@ -19,42 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-PURITY: Final = 0.95
-"""Share of the balls that are pure; the paper's value."""
-
-PSEUDO_CLASSES: Final = 20
-"""Clusters that serve as pseudo-labels. More give a smaller radius."""
-
 _BLOCK_BYTES: Final = 64 * 2**20
-
-
-def pure_threshold(
-    rows: Tensor, labels: NDArray[np.int64], *, purity: float = PURITY, centers: NDArray[np.int64] | None = None
-) -> float:
-    """The cosine above which two images cover each other, so that a given share of the balls is pure.
-
-    The ball of an image is pure as long as it ends before the nearest image of another label. So the radius is a
-    quantile of those distances, and no search over radii is needed.
-
-    Args:
-        rows: (N, D) of length 1.
-        labels: (N,) pseudo-labels.
-        purity: Share of the balls that must be pure, in (0, 1].
-        centers: Positions of the balls that are looked at; by default all.
-
-    Returns:
-        The smallest cosine c for which that share of the balls {y : cos(x, y) > c} is pure; minus infinity if there is
-        one label only. The paper's radius is `sqrt(2 - 2 c)`.
-    """
-    asked = np.arange(len(rows)) if centers is None else centers
-    known = torch.from_numpy(labels).to(rows.device)
-    closest: list[Tensor] = []
-    for part in torch.split(torch.from_numpy(asked).to(rows.device), _block(len(rows))):
-        cosine = rows[part] @ rows.T
-        cosine.masked_fill_(known[part, None] == known[None, :], -torch.inf)
-        closest.append(cosine.amax(dim=1))
-    ordered = torch.cat(closest).sort().values
-    return float(ordered[math.ceil(purity * len(ordered)) - 1])
 
 
 def share_threshold(rows: Tensor, share: float, *, centers: NDArray[np.int64] | None = None) -> float:

@@ -15,13 +15,23 @@ from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.extract import checked_features
 from sdclr.features.nearest import nearest
-from sdclr.mining.coverage import PSEUDO_CLASSES, greedy_cover, pure_threshold
+from sdclr.mining.coverage import greedy_cover, share_threshold
 from sdclr.mining.k_center import farthest_first
 from sdclr.mining.kinds import find_kinds
 from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
 
 Method = Literal[
-    "random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality", "coverage", "kinds"
+    "random",
+    "rarity",
+    "sampled",
+    "clusters",
+    "k_center",
+    "weighted",
+    "both",
+    "typicality",
+    "coverage",
+    "mixed",
+    "kinds",
 ]
 
 DEFAULT: Final[Method] = "k_center"
@@ -34,6 +44,8 @@ _DRAWN: Final = 20_000
 """Images that `typicality` and `coverage` look at; of more, so many are drawn at random."""
 _CENTERS: Final = 2_000
 """Balls that the radius of `coverage` is measured on."""
+_MIXED: Final = 4
+"""One of so many picks of `mixed` is far from all others."""
 
 
 def select_to_label(
@@ -63,13 +75,15 @@ def select_to_label(
             al., *Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets*, ICML 2022). It looks for
             what is common.
         `coverage`: images whose neighborhoods together hold most of the collection (ProbCover: Yehuda et al., *Active
-            Learning Through a Covering Lens*, NeurIPS 2022).
+            Learning Through a Covering Lens*, NeurIPS 2022). A neighborhood holds one image in as many as have labels
+            in the end.
+        `mixed`: three images by `coverage`, then one by `k_center`, and so on: what is common, and what is unlike it.
         `kinds`: one image of each separate kind, the largest kind first, then as `typicality`.
 
     Distances are those of features scaled to length 1, of which a copy is made: a million images with 512 features take
     2 GB beyond their own 2 GB. Time is O(N * budget * D) for the farthest-first methods and that of k-means for
-    `clusters`. `typicality` and `coverage` look at 20,000 images drawn at random where there are more, so their time
-    does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be computed.
+    `clusters`. `typicality` and `coverage` look at 20,000 images drawn at random where there are more, so that their
+    time does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be computed.
 
     Args:
         features: (N, D), on any device; the farthest-first methods run there.
@@ -86,7 +100,7 @@ def select_to_label(
 
     Returns:
         (budget,) positions in the order of picking, none twice. The first m of them are a choice of m, except for
-        `typicality`, `coverage` and `kinds`, whose picks depend on the budget.
+        `typicality`, `coverage`, `mixed` and `kinds`, whose picks depend on the budget.
 
     Raises:
         InputError: Features, scores or positions that do not fit, or a budget above what is left to label.
@@ -221,12 +235,23 @@ def _typicality(pool: _Pool) -> NDArray[np.int64]:
 def _coverage(pool: _Pool) -> NDArray[np.int64]:
     some, rng = pool.drawn(pool.open), pool.rng
     rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
-    labels = find_clusters(rows, min(PSEUDO_CLASSES, len(some)), seed=pool.seed).labels
-    centers = rng.permutation(len(some))[:_CENTERS]
-    threshold = pure_threshold(rows, labels, centers=centers)
+    centers, ties = rng.permutation(len(some))[:_CENTERS], rng.permutation(len(some))
+    share = 1 / (len(pool.known) + pool.budget)
+    threshold = share_threshold(rows, share, centers=centers) if len(some) > 1 else 1.0
     labeled = pool.rows[torch.from_numpy(pool.known).to(pool.rows.device)]
-    count = min(pool.budget, len(some))
-    return pool.filled(some[greedy_cover(rows, count, threshold, ties=rng.permutation(len(some)), labeled=labeled)])
+    return pool.filled(some[greedy_cover(rows, min(pool.budget, len(some)), threshold, ties=ties, labeled=labeled)])
+
+
+def _mixed(pool: _Pool) -> NDArray[np.int64]:
+    far = pool.budget // _MIXED
+    common = _coverage(replace(pool, budget=pool.budget - far))
+    if not far:
+        return common
+    centres = [*pool.known.tolist(), *common.tolist()]
+    rare = np.array(farthest_first(pool.rows, far, centres[0], centres=centres), dtype=np.int64)
+    # After each three of coverage comes one of those far from all.
+    place = np.concatenate([np.arange(len(common)), (_MIXED - 1) * np.arange(1, far + 1) - 0.5])
+    return np.concatenate([common, rare])[np.argsort(place)]
 
 
 def _kinds(pool: _Pool) -> NDArray[np.int64]:
@@ -292,6 +317,7 @@ _METHODS: Final[dict[str, Callable[[_Pool], NDArray[np.int64]]]] = {
     "both": _both,
     "typicality": _typicality,
     "coverage": _coverage,
+    "mixed": _mixed,
     "kinds": _kinds,
 }
 
