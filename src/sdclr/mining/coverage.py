@@ -5,9 +5,9 @@ a ball of one common radius. The image whose ball holds the most images that are
 counts as covered, and so on. Images that are already labeled cover their balls from the beginning.
 
 The radius follows from the number of labels: an average ball holds one image in b, where b images have labels in the
-end. The paper takes the largest radius at which 95 % of the balls are pure, that is, lie in one cluster of k-means. With
-features of a general encoder that radius leaves most balls with a single image, and its choices train worse classifiers
-than random ones (docs/results/selection.md).
+end. The paper takes the largest radius at which 95 % of the balls are pure, that is, lie in one cluster of k-means.
+With features of a general encoder that radius leaves most balls with a single image, and its choices train worse
+classifiers than random ones (docs/results/selection.md).
 """
 
 import math

@@ -83,7 +83,8 @@ def select_to_label(
     Distances are those of features scaled to length 1, of which a copy is made: a million images with 512 features take
     2 GB beyond their own 2 GB. Time is O(N * budget * D) for the farthest-first methods and that of k-means for
     `clusters`. `typicality` and `coverage` look at 20,000 images drawn at random where there are more, so that their
-    time does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be computed.
+    time does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be
+    computed.
 
     Args:
         features: (N, D), on any device; the farthest-first methods run there.
