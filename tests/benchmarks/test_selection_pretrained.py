@@ -122,6 +122,22 @@ def test_the_rule_asks_for_all_where_few_is_not_below_random(tables):
     assert tables.mean_rank(rows, "typicality") == 1
 
 
+@pytest.mark.parametrize(
+    ("few", "alls", "taken"),
+    [(21, (60, 62), True), (21, (50, 52), False), (20, (60, 62), False), (21, (58.5, 62.5), True)],
+)
+def test_the_later_way_has_one_collection_to_prove_itself(tables, few, alls, taken):
+    rows = made_rows(
+        {("a", 1, "random"): (40, 10), ("a", 1, "typicality"): (50, 12), ("a", 1, "mixed"): (70, 20)}
+        | {("cifar10", number, "random"): (40, 10) for number in (1, 2)}
+        | {("cifar10", number, "typicality"): (61, 20) for number in (1, 2)}
+        | {("cifar10", number, "mixed"): (value, few) for number, value in zip((1, 2), alls, strict=True)}
+    )
+    assert tables.winner(rows) == "typicality"
+    assert tables.confirmed(rows) is taken
+    assert ("mixed takes its place" in tables.overall_table(rows).note) is taken
+
+
 def unit(x):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
