@@ -22,7 +22,7 @@ from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import resolve_encoder
 
-ORDERS = (1, 2, 3)
+ORDERS = (1, 2, 3, 4)
 """Class orders of CIFAR-10-LT."""
 
 Parts = dict[str, tuple[Source, NDArray[np.int64]]]

@@ -9,7 +9,7 @@ images. Whose labels train the best classifier, without neglecting rare classes?
 
 Collections, ten classes each. The test images take no part in the choice.
 
-- CIFAR-10-LT: imbalance 100, 11,165 images, three class orders; judged on 5,000 balanced test images.
+- CIFAR-10-LT: imbalance 100, 11,165 images, four class orders; judged on 5,000 balanced test images.
 - Clothing photos, as long-tailed as they are: all 3,440 photos are split at random into two halves of equal class
   shares, five times. One half is chosen from, the other one judges.
 - Digits: imbalance 50, 276 images, five class orders; judged on the 500 test images.
