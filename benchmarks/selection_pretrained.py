@@ -187,9 +187,9 @@ WAYS = {
     "coverage, pure balls": Way(partial(_pure_coverage, kinds_first=False)),
     "coverage, balls by share": Way(partial(_method, method="coverage"), draws=2, nested=False),
     "mixed": Way(partial(_method, method="mixed"), draws=2, nested=False),
-    "kinds, then typicality": Way(partial(_method, method="kinds"), nested=False),
+    "kinds, then typicality": Way(partial(_kinds_first, then="typicality"), nested=False),
     "kinds, then coverage, pure balls": Way(partial(_pure_coverage, kinds_first=True)),
-    "kinds, then k_center": Way(partial(_kinds_first, then="k_center")),
+    "kinds, then k_center": Way(partial(_method, method="kinds")),
     "kinds in turn, largest first": Way(partial(_kinds_in_turn, rarest=False), nested=False),
     "kinds in turn, rarest first": Way(partial(_kinds_in_turn, rarest=True), nested=False),
 }

@@ -64,7 +64,7 @@ def test_a_choice_keeps_its_promises(method, data):
     assert len(set(chosen.tolist())) == budget
     assert not set(chosen.tolist()) & known
     np.testing.assert_array_equal(select_to_label(x, rarity, budget, **options), chosen)
-    if method not in {"typicality", "coverage", "mixed", "kinds"} and budget > 1:
+    if method not in {"typicality", "coverage", "mixed"} and budget > 1:
         np.testing.assert_array_equal(select_to_label(x, rarity, budget - 1, **options), chosen[:-1])
 
 
@@ -210,14 +210,14 @@ def test_clusters_are_as_many_as_images_allow():
     assert [most_clusters(count) for count in (1, 12, 99, 276, 4000, 10**6)] == [1, 10, 10, 27, 400, 500]
 
 
-def test_kinds_come_first_and_then_what_is_typical():
+def test_kinds_come_first_and_then_what_is_far():
     x, labels = long_tailed(spread=0.05)
     found = select_to_label(x, None, 9, method="kinds", kinds=labels)
     assert labels[found[:6]].tolist() == [0, 1, 2, 3, 4, 5]
     for one in found[:6]:
         members = unit(x)[labels == labels[one]]
         assert unit(x)[one] @ members.mean(axis=0) == pytest.approx((members @ members.mean(axis=0)).max(), abs=1e-6)
-    assert len(set(found.tolist())) == 9
+    assert found[6:].tolist() == select_to_label(x, None, 3, method="k_center", labelled=found[:6]).tolist()
     known = np.flatnonzero(np.isin(labels, [0, 4]))[:30]
     known = np.union1d(known, np.flatnonzero(labels == 4)[:1])
     found = select_to_label(x, None, 4, method="kinds", kinds=labels, labelled=known)
@@ -238,16 +238,31 @@ def test_typicality_goes_to_clusters_without_labels():
     assert labels[chosen].tolist() == [1, 4, 5]
 
 
-def test_the_default_finds_more_of_the_tail_than_chance():
+def test_farthest_first_finds_more_of_the_tail_than_chance():
     found = []
     for seed in range(5):
         x, labels = long_tailed(seed)
         tail = labels >= 3
-        chosen = select_to_label(x, None, 37)
+        chosen = select_to_label(x, None, 37, method="k_center")
         found.append(tail[chosen].sum() / tail.sum())
         assert len(np.unique(labels[chosen])) == 6
     assert np.mean(found) > 3 * 37 / len(x)
-    assert DEFAULT in METHODS
+
+
+def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
+    def gap(x, chosen):
+        """Median distance of an image to the nearest of those chosen."""
+        return np.median(pairwise_distances(unit(x), unit(x[chosen])).min(axis=1))
+
+    gaps, classes = [], []
+    for seed in range(5):
+        x, labels = long_tailed(seed)
+        both = [select_to_label(x, None, 12, seed=seed), select_to_label(x, None, 12, method="random", seed=seed)]
+        gaps.append([gap(x, chosen) for chosen in both])
+        classes.append([len(np.unique(labels[chosen])) for chosen in both])
+    assert (np.array(gaps)[:, 0] < np.array(gaps)[:, 1]).all()
+    assert np.mean(classes, axis=0)[0] > np.mean(classes, axis=0)[1]
+    assert DEFAULT == "coverage"
 
 
 def test_tensors_serve_as_well():
