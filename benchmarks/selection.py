@@ -1,6 +1,6 @@
-"""Which way of choosing images to label finds the rare classes, and which labels train the better classifier?
+"""Choosing images to label with encoders trained from scratch: what finds the rare classes, what trains classifiers?
 
-    python benchmarks/selection.py --data $SDCLR_DATA/data/cifar10 --runs runs/rarity --out docs/results/selection.md
+    python benchmarks/selection.py --data $SDCLR_DATA/data/cifar10 --runs runs/rarity --out selection_scratch.md
 
 The encoders were trained without labels on the long-tailed subsets that are chosen from here, each with a class order
 of its own: runs of `cifar10_lt.py` and of `rarity_runs.py` on CIFAR-10, of `sdclr demo --train` on digits. Every method
@@ -303,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10 as parquet files")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
     parser.add_argument("--cache", type=Path, help="folder of features; by default in the runs")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/selection.md"), help="the report")
+    parser.add_argument("--out", type=Path, default=Path("selection_scratch.md"), help="the report")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     results = collect(options.data, options.runs, options.cache)

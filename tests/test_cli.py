@@ -128,9 +128,32 @@ def test_what_to_label_next(trained, tmp_path, capsys):
     lines = (tmp_path / "next.csv").read_text().splitlines()
     assert lines[0] == "order,id,score,percentile,kind"
     assert [line.split(",")[1] for line in lines[1:]] == chosen[:3]
-    code, said = failing([*command[:4], "--budget", "3", "--labelled", str(tmp_path / "next.csv")], capsys)
+    said = capsys.readouterr().out
+    assert "3 of 58 unlabeled images chosen by" in said
+    assert f"to label next: {tmp_path / 'next.csv'}" in said
+    # Both forms of list say what is labeled: lines of ids, and the file that the command writes.
+    main([*command, str(tmp_path / "next.csv"), "--budget", "all"])
+    rest = capsys.readouterr()
+    assert sorted([*rest.out.split(), *chosen[:3]]) == [f"{index:02}.png" for index in range(2, 60)]
+    assert "55 of 55 unlabeled images chosen by" in rest.err
+
+
+def test_what_cannot_be_chosen_from_is_named(trained, tmp_path, capsys):
+    run, images = trained
+    command = ["select", str(images), "--encoder", str(run), "--folder", str(tmp_path / "m")]
+    code, said = failing([*command, "--budget", "62"], capsys)
     assert code == 2
-    assert "is no id of these images" in said
+    assert "budget 62: only 61 images have no label yet; give 1 to 61, or all" in said
+    code, said = failing([*command, "--budget", "61"], capsys)
+    assert "budget 61: only 60 images have no label yet (1 unreadable)" in said
+    (tmp_path / "all.txt").write_text("\n".join(sorted(path.name for path in images.iterdir())))
+    code, said = failing([*command, "--budget", "all", "--labelled", str(tmp_path / "all.txt")], capsys)
+    assert "all 61 images have labels already" in said
+    (tmp_path / "strange.txt").write_text("nobody.png\n")
+    code, said = failing([*command, "--budget", "3", "--labelled", str(tmp_path / "strange.txt")], capsys)
+    assert "'nobody.png', said to be labelled, is no id of these images" in said
+    code, said = failing([*command, "--budget", "3", "--labelled", str(tmp_path / "none.txt")], capsys)
+    assert "give a file with one id a line, or a CSV file with a column id" in said
 
 
 def test_names_that_are_not_utf8_come_out_as_they_are(trained, tmp_path, capfdbinary):

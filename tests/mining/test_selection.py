@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances
 
 from sdclr.errors import InputError
+from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.nearest import nearest
 from sdclr.mining import selection
 from sdclr.mining.selection import DEFAULT, select_to_label
+from sdclr.mining.typicality import most_clusters
 
 METHODS = list(selection._METHODS)
 
@@ -62,7 +64,7 @@ def test_a_choice_keeps_its_promises(method, data):
     assert len(set(chosen.tolist())) == budget
     assert not set(chosen.tolist()) & known
     np.testing.assert_array_equal(select_to_label(x, rarity, budget, **options), chosen)
-    if method != "typicality" and budget > 1:
+    if method not in {"typicality", "coverage", "mixed"} and budget > 1:
         np.testing.assert_array_equal(select_to_label(x, rarity, budget - 1, **options), chosen[:-1])
 
 
@@ -162,13 +164,71 @@ def test_clusters_with_labels_wait_for_the_others():
     assert sorted(labels[chosen]) == [1, 1, 2, 2, 3, 3, 5, 5]
 
 
-def test_typicality_takes_the_middle_of_the_largest_clusters():
+def plain_typicality(x, labels, budget, known):
+    """TypiClust as its paper writes it, on given clusters.
+
+    The largest cluster with fewest labels gives its most typical image. Typicality is the inverse of the mean distance
+    to 20 neighbors of the same cluster. Clusters of fewer than 5 images are left out.
+    """
+    picked, had = [], np.bincount(labels[known], minlength=labels.max() + 1)
+    while len(picked) < budget:
+        free = [i for i in range(len(x)) if i not in picked and i not in known]
+        sizes = np.bincount(labels)
+        clusters = {int(labels[i]) for i in free if sizes[labels[i]] >= 5}
+        best = min(clusters, key=lambda one: (had[one], -sizes[one], one))
+        members = np.flatnonzero(labels == best)
+        apart = pairwise_distances(x[members])
+        count = min(20, len(members) - 1)
+        typical = {int(i): 1 / np.sort(row)[1 : count + 1].mean() for i, row in zip(members, apart, strict=True)}
+        picked.append(max((i for i in members.tolist() if i in free), key=typical.__getitem__))
+        had[best] += 1
+    return picked
+
+
+@pytest.mark.parametrize(("budget", "known"), [(6, []), (12, []), (5, [0, 50, 51]), (30, [7])])
+def test_typicality_is_that_of_the_paper(budget, known):
+    x, _ = long_tailed(sizes=(120, 60, 30, 12, 6, 3))
+    x = unit(x)
+    labels = find_clusters(x, min(budget + len(known), most_clusters(len(x)))).labels
+    assert (np.bincount(labels) < 5).any() == (budget > 6)  # there are clusters to be left out
+    chosen = select_to_label(x, None, budget, method="typicality", labelled=known)
+    assert chosen.tolist() == plain_typicality(x, labels, budget, known)
+
+
+def test_small_clusters_come_after_all_others():
+    labels = np.repeat(np.arange(4), [20, 10, 4, 1])
+    x = 3 * np.eye(6)[labels] + 0.01 * np.random.default_rng(0).normal(size=(35, 6))
+    chosen = select_to_label(x, None, 4, method="typicality")
+    assert labels[chosen].tolist() == [0, 1, 0, 1]
+    found = find_clusters(x, most_clusters(35))
+    small = found.sizes[found.labels[select_to_label(x, None, 35, method="typicality")]] < 5
+    assert 0 < small.sum() < 35
+    assert (np.diff(small.astype(int)) >= 0).all()
+
+
+def test_clusters_are_as_many_as_images_allow():
+    assert [most_clusters(count) for count in (1, 12, 99, 276, 4000, 10**6)] == [1, 10, 10, 27, 400, 500]
+
+
+def test_kinds_come_first_and_then_what_is_far():
     x, labels = long_tailed(spread=0.05)
-    chosen = select_to_label(x, None, 6, method="typicality")
-    assert labels[chosen].tolist() == [0, 1, 2, 3, 4, 5]
-    apart = np.sort(pairwise_distances(unit(x)), axis=1)[:, 1:21].mean(axis=1)
-    for one in chosen:
-        assert apart[one] == pytest.approx(apart[labels == labels[one]].min())
+    found = select_to_label(x, None, 9, method="kinds", kinds=labels)
+    assert labels[found[:6]].tolist() == [0, 1, 2, 3, 4, 5]
+    for one in found[:6]:
+        members = unit(x)[labels == labels[one]]
+        assert unit(x)[one] @ members.mean(axis=0) == pytest.approx((members @ members.mean(axis=0)).max(), abs=1e-6)
+    assert found[6:].tolist() == select_to_label(x, None, 3, method="k_center", labelled=found[:6]).tolist()
+    known = np.flatnonzero(np.isin(labels, [0, 4]))[:30]
+    known = np.union1d(known, np.flatnonzero(labels == 4)[:1])
+    found = select_to_label(x, None, 4, method="kinds", kinds=labels, labelled=known)
+    assert labels[found].tolist() == [1, 2, 3, 5]
+    assert labels[select_to_label(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
+
+
+def test_kinds_are_sought_where_none_are_given():
+    x, labels = long_tailed(spread=0.05, sizes=(300, 100, 40))
+    found = select_to_label(x, None, 3, method="kinds")
+    assert labels[found].tolist() == [0, 1, 2]
 
 
 def test_typicality_goes_to_clusters_without_labels():
@@ -178,16 +238,31 @@ def test_typicality_goes_to_clusters_without_labels():
     assert labels[chosen].tolist() == [1, 4, 5]
 
 
-def test_the_default_finds_more_of_the_tail_than_chance():
+def test_farthest_first_finds_more_of_the_tail_than_chance():
     found = []
     for seed in range(5):
         x, labels = long_tailed(seed)
         tail = labels >= 3
-        chosen = select_to_label(x, None, 37)
+        chosen = select_to_label(x, None, 37, method="k_center")
         found.append(tail[chosen].sum() / tail.sum())
         assert len(np.unique(labels[chosen])) == 6
     assert np.mean(found) > 3 * 37 / len(x)
-    assert DEFAULT in METHODS
+
+
+def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
+    def gap(x, chosen):
+        """Median distance of an image to the nearest of those chosen."""
+        return np.median(pairwise_distances(unit(x), unit(x[chosen])).min(axis=1))
+
+    gaps, classes = [], []
+    for seed in range(5):
+        x, labels = long_tailed(seed)
+        both = [select_to_label(x, None, 12, seed=seed), select_to_label(x, None, 12, method="random", seed=seed)]
+        gaps.append([gap(x, chosen) for chosen in both])
+        classes.append([len(np.unique(labels[chosen])) for chosen in both])
+    assert (np.array(gaps)[:, 0] < np.array(gaps)[:, 1]).all()
+    assert np.mean(classes, axis=0)[0] > np.mean(classes, axis=0)[1]
+    assert DEFAULT == "coverage"
 
 
 def test_tensors_serve_as_well():
@@ -206,6 +281,8 @@ def test_tensors_serve_as_well():
         ({"clusters": 0}, "clusters=0 1 or more"),
         ({"rarity": [1, 2]}, "rarity has shape (2,) for 6 images"),
         ({"rarity": [1, 2, np.nan, 4, 5, 6]}, "rarity row 2 is not finite: leave bad images out"),
+        ({"kinds": [0, 1]}, "kinds has shape (2,)"),
+        ({"kinds": [0, 0, 0, 0, 0, -1]}, "give one whole number, 0 or more"),
         ({"labelled": [6]}, "labelled holds 6: positions of 6 images go from 0 to 5"),
         ({"labelled": [-1]}, "labelled holds -1"),
         ({"labelled": [0.5]}, "give a list of positions"),

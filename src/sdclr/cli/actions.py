@@ -1,10 +1,7 @@
 """What each command does, and what it tells when it is done."""
 
-import csv
-import io
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -30,6 +27,7 @@ from sdclr.cli.commands import (
 )
 from sdclr.cli.duplicates import Duplicates, duplicates_command
 from sdclr.cli.finetune import Finetune, finetune_command
+from sdclr.cli.labels import labelled_ids, spent, write_choice
 from sdclr.cli.recipe import Recipe, print_recipe
 from sdclr.cli.reproduce import Reproduce, reproduce_command
 from sdclr.cli.told import found, pictureless, shown, tell_encoder
@@ -37,11 +35,10 @@ from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.demo import mine_demo, run_demo
 from sdclr.encoders import STRONGER
-from sdclr.errors import InputError
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.evaluation.neighbors import neighbors
-from sdclr.files import write_atomically, write_json
+from sdclr.files import write_json
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.diagnose import diagnose
 from sdclr.mining.mine import default_folder, mine_features, open_mined
@@ -114,7 +111,7 @@ def _mine(command: Mine, console: Console) -> None:
 
 def _select(command: Select, console: Console) -> None:
     device, workers = _machine(command)
-    labelled = [] if command.labelled is None else _lines(command.labelled)
+    labelled = labelled_ids(command.labelled)
     source, used = open_mined(command.images, command.encoder)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)  # ids go to standard output
     tell_encoder(used, source, device=device, workers=workers, amp="auto", console=errors)
@@ -131,18 +128,14 @@ def _select(command: Select, console: Console) -> None:
             workers=workers,
             progress=told,
         )
+    lines = [*spent(choice, command.method, labelled)]
     if command.out is None:
         _write_lines(choice.ids)
-        return
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("order", "id", "score", "percentile", "kind"))
-    scores = choice.scores
-    for order, position in enumerate(choice.positions.tolist(), start=1):
-        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.kinds[position])
-        writer.writerow((order, scores.ids[position], *numbers))
-    write_atomically(command.out, table.getvalue().encode("utf-8", "surrogateescape"))
-    console.print(f"{len(choice.ids)} images to label next: {command.out}", markup=False)
+    else:
+        write_choice(choice, command.out)
+        lines.append(f"to label next: {command.out}")
+    for line in lines:
+        (errors if command.out is None else console).print(line, markup=False)
 
 
 def _diagnose(command: Diagnose, console: Console) -> None:
@@ -275,10 +268,3 @@ def _write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): give a file with one id a line") from error

@@ -173,21 +173,23 @@ class Mine:
 class Select:
     """Choose which images to label next.
 
-    Prints their ids in the order of choice, or writes them to a CSV file.
+    Prints their ids in the order of choice, or writes them to a CSV file, and says how the budget was spent.
 
     For example:
         sdclr select ./images --budget 500 --out label_next.csv
-        sdclr select ./images --encoder runs/a --budget 100 --labelled done.txt
+        sdclr select ./images --budget 100 --labelled done.txt --out label_next.csv
+        sdclr select ./images --encoder runs/a --budget 100
     """
 
     images: MinedImages
     encoder: MinedEncoderName = None
-    budget: int
-    """Number of images to choose."""
+    budget: int | Literal["all"]
+    """Number of images to choose. all puts all unlabeled images in order."""
     method: Method = DEFAULT
     """How to choose; docs/results/selection.md compares the methods."""
-    labelled: Path | None = None
-    """A file with the ids of images that have labels already, one a line. They are not chosen, and images like them are
+    labelled: tuple[Path, ...] = ()
+    """Files with the ids of images that have labels already, one a line, or CSV files with a column id (of those that
+    also have a column label, the rows with a label count). These images are not chosen, and images like them are
     avoided."""
     out: Path | None = None
     """CSV file to write: order, id, score, percentile, kind. By default ids go to standard output."""

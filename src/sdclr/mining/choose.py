@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource
 from sdclr.errors import InputError
-from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features
+from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features, open_mined
 from sdclr.mining.scores import Scores
 from sdclr.mining.selection import DEFAULT, Method, select_to_label
 
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 
 def choose_to_label(
     images: ImageSource,
-    budget: int,
+    budget: int | Literal["all"],
     *,
     encoder: MinedEncoder = None,
     method: Method = DEFAULT,
@@ -48,7 +48,7 @@ def choose_to_label(
 
     Args:
         images: The images, or embeddings of them, as for `mine`. Unreadable images are never chosen.
-        budget: Number of images to choose.
+        budget: Number of images to choose; "all" puts all images without labels in order.
         encoder: As for `mine`.
         method: How to choose.
         labelled: Ids of images that have labels already.
@@ -62,25 +62,43 @@ def choose_to_label(
     Raises:
         InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
     """
-    scores, found, *_ = mine_features(
-        images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress
-    )
-    usable = np.flatnonzero(scores.rank > 0)
-    place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
+    settings = config or MineConfig()
+    source, used = open_mined(images, encoder, image_size=settings.image_size)
     known = set(labelled)
-    strange = sorted(known - set(scores.ids))
+    # What is wrong is said before the images are read.
+    strange = sorted(known - set(source.ids))
     if strange:
         raise InputError(
             f"{strange[0]!r}, said to be labelled, is no id of these images: give ids as `sdclr mine` does"
         )
+    _check(budget, len(source), len(known), "")
+    scores, found, *_ = mine_features(
+        source, settings, encoder=used, out=out, device=device, workers=workers, progress=progress
+    )
+    usable = np.flatnonzero(scores.rank > 0)
+    place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
+    rows = [place[image_id] for image_id in known if image_id in place]
+    _check(budget, len(usable), len(rows), f" ({len(scores.bad):,} unreadable)" if scores.bad else "")
     features = found[usable]
     chosen = select_to_label(
         torch.from_numpy(features).to(device),
         scores.rarity[usable],
-        budget,
+        len(usable) - len(rows) if budget == "all" else budget,
         method=method,
-        labelled=[place[image_id] for image_id in known if image_id in place],
+        labelled=rows,
+        kinds=scores.kinds[usable],
         seed=seed,
     )
     positions = usable[chosen]
     return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)
+
+
+def _check(budget: int | Literal["all"], images: int, labelled: int, unreadable: str) -> None:
+    """Refuse a budget that the images cannot fill."""
+    free = images - labelled
+    if free < 1:
+        raise InputError(f"all {images:,} images have labels already{unreadable}: there is nothing left to choose")
+    if budget != "all" and not 1 <= budget <= free:
+        raise InputError(
+            f"budget {budget}: only {free:,} images have no label yet{unreadable}; give 1 to {free}, or all"
+        )

@@ -344,7 +344,8 @@ def _label_next(reading: Reading, scores: Scores, device: torch.device) -> tuple
     copies = {position for _, *others in scores.duplicates for position in others}
     usable = np.array([position for position in reading.usable.tolist() if position not in copies], dtype=np.int64)
     features = torch.from_numpy(reading.features[usable]).to(device)
-    chosen = select_to_label(features, scores.rarity[usable], min(LABEL_NEXT, len(usable)))
+    budget = min(LABEL_NEXT, len(usable))
+    chosen = select_to_label(features, scores.rarity[usable], budget, kinds=scores.kinds[usable])
     return tuple(usable[chosen].tolist())
 
 

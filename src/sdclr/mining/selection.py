@@ -1,7 +1,8 @@
-"""Which images to label next: a budget of labels, spent so that rare kinds of image are among them."""
+"""Which images to label next."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -14,18 +15,37 @@ from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
+from sdclr.mining.coverage import greedy_cover, share_threshold
 from sdclr.mining.k_center import farthest_first
+from sdclr.mining.kinds import find_kinds
+from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
 
-Method = Literal["random", "rarity", "sampled", "clusters", "k_center", "weighted", "both", "typicality"]
+Method = Literal[
+    "random",
+    "rarity",
+    "sampled",
+    "clusters",
+    "k_center",
+    "weighted",
+    "both",
+    "typicality",
+    "coverage",
+    "mixed",
+    "kinds",
+]
 
-DEFAULT: Final[Method] = "k_center"
-"""Of the methods whose labels train no worse a classifier than random ones, the one that finds most of the rare classes
-(docs/results/selection.md). Where the features do not set rare classes apart, no method finds them, and `k_center` is
-the one that costs nothing."""
+DEFAULT: Final[Method] = "coverage"
+"""With features of the pretrained encoder, its labels train the best classifier among the methods that are not below
+random choices in accuracy on rare classes and in classes met (docs/results/selection.md). `k_center` and `mixed` find
+more of the rare classes, at the price of some accuracy or of a less sure gain."""
 
 _NEIGHBOURS: Final = 10
-_TYPICAL_NEIGHBOURS: Final = 20
-_MAX_CLUSTERS: Final = 500
+_DRAWN: Final = 20_000
+"""Images that `typicality` and `coverage` look at; of more, so many are drawn at random."""
+_CENTERS: Final = 2_000
+"""Balls that the radius of `coverage` is measured on."""
+_MIXED: Final = 4
+"""One of so many picks of `mixed` is far from all others."""
 
 
 def select_to_label(
@@ -35,6 +55,7 @@ def select_to_label(
     *,
     method: Method = DEFAULT,
     labelled: ArrayLike | None = None,
+    kinds: ArrayLike | None = None,
     alpha: float = 4.0,
     clusters: int = 100,
     seed: int = 0,
@@ -44,38 +65,51 @@ def select_to_label(
     Methods:
         `random`: all images alike.
         `rarity`: the rarest first.
-        `sampled`: at random, an image of percentile p of rarity with probability in proportion to `p ** alpha`.
+        `sampled`: at random, an image of percentile p of rarity with probability proportional to `p ** alpha`.
         `clusters`: the rarest of each cluster in turn, so that no kind of image takes all of the budget.
         `k_center`: farthest first (Sener and Savarese, ICLR 2018): each pick is the image farthest from all that are
             chosen.
         `weighted`: farthest first, with distances multiplied by `p ** alpha`.
-        `both`: variety and rarity: an image of `k_center` and one of `rarity` in turn.
-        `typicality`: the most typical image of each of many clusters, the largest cluster first (Hacohen et al.,
-            *Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets*, ICML 2022). It looks for what
-            is common.
+        `both`: an image of `k_center` and one of `rarity` in turn.
+        `typicality`: the most typical image of each of many clusters, the largest cluster first (TypiClust: Hacohen et
+            al., *Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets*, ICML 2022). It looks for
+            what is common.
+        `coverage`: images whose neighborhoods together hold most of the collection (ProbCover: Yehuda et al., *Active
+            Learning Through a Covering Lens*, NeurIPS 2022). A neighborhood holds one image in as many as have labels
+            in the end.
+        `mixed`: three images by `coverage`, then one by `k_center`, and so on: what is common, and what is unlike it.
+        `kinds`: one image of each separate kind, the largest kind first, then as `k_center`.
 
     Distances are those of features scaled to length 1, of which a copy is made: a million images with 512 features take
-    2 GB beyond their own 2 GB. Time is O(N * budget * D) for the farthest-first methods, that of k-means for those with
-    clusters, and O(N² * D) for `typicality` and where rarity has to be computed.
+    2 GB beyond their own 2 GB. Time is O(N * budget * D) for the farthest-first methods and that of k-means for
+    `clusters`. `typicality` and `coverage` look at 20,000 images drawn at random where there are more, so that their
+    time does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be
+    computed.
 
     Args:
         features: (N, D), on any device; the farthest-first methods run there.
         rarity: (N,) scores, larger for rarer images; only their order counts. None stands for the mean distance to
-            the 10 nearest neighbours.
+            the 10 nearest neighbors, for methods that need it.
         budget: Images to choose.
         method: How to choose.
-        labelled: Positions of images that have labels already: they are not chosen, and the methods that seek
+        labelled: Positions of images that have labels already. They are not chosen, and the methods that seek
             variety keep away from them.
+        kinds: (N,) kind of each image, from 0, for `kinds`; by default those that `find_kinds` finds.
         alpha: How much rarity counts in `weighted` and `sampled`; 0 leaves variety, or chance, alone.
         clusters: Clusters sought by `clusters`.
-        seed: Decides what is left to chance: draws, the start of k-means, and the first pick of `k_center` and `both`.
+        seed: Decides random draws, the start of k-means, and the first pick of `k_center` and `both`.
 
     Returns:
-        (budget,) positions in the order of picking, none twice; the first m of them are a choice of m, except in
-        `typicality`.
+        (budget,) positions in the order of picking, none twice. The first m of them are a choice of m, except for
+        `typicality`, `coverage` and `mixed`, whose picks depend on the budget.
 
     Raises:
         InputError: Features, scores or positions that do not fit, or a budget above what is left to label.
+
+    Example:
+        >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
+        >>> sorted(int(one) // 4 for one in select_to_label(features, None, 2, labelled=[0]))
+        [1, 2]
     """
     rows = F.normalize(checked_features(features, "features"))
     known = _positions(labelled, len(rows))
@@ -88,8 +122,8 @@ def select_to_label(
         )
     if not 0 <= alpha < np.inf or clusters < 1:
         raise InputError(f"alpha={alpha} must be 0 or more, and clusters={clusters} 1 or more")
-    scores = _scores(rows, rarity)
-    return _METHODS[method](_Pool(rows, scores, known, budget, alpha, clusters, seed))
+    scores, groups = _scores(rarity, len(rows)), _kind_labels(kinds, len(rows))
+    return _METHODS[method](_Pool(rows, scores, groups, known, budget, alpha, clusters, seed))
 
 
 @dataclass(frozen=True)
@@ -98,13 +132,26 @@ class _Pool:
 
     rows: Tensor
     """(N, D) of length 1."""
-    rarity: NDArray[np.float64]
+    scores: NDArray[np.float64] | None
+    """(N,) rarity, if given."""
+    groups: NDArray[np.int64] | None
+    """(N,) kinds, if given."""
     known: NDArray[np.int64]
-    """Positions that are labelled."""
+    """Positions that are labeled."""
     budget: int
     alpha: float
     clusters: int
     seed: int
+
+    @cached_property
+    def rarity(self) -> NDArray[np.float64]:
+        """(N,) rarity as given, or else the mean distance to the nearest neighbors."""
+        if self.scores is not None:
+            return self.scores
+        neighbours = min(_NEIGHBOURS, len(self.rows) - 1)
+        if not neighbours:
+            return np.zeros(1)
+        return find_neighbors(self.rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
 
     @property
     def open(self) -> NDArray[np.int64]:
@@ -113,8 +160,19 @@ class _Pool:
 
     @property
     def rng(self) -> np.random.Generator:
-        """The chance of this choice, from its beginning."""
+        """Random numbers of this choice, from their beginning."""
         return np.random.default_rng(self.seed)
+
+    def drawn(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All of some positions, or `_DRAWN` of them at random, in rising order."""
+        if len(positions) <= _DRAWN:
+            return positions
+        return np.sort(self.rng.choice(positions, _DRAWN, replace=False))
+
+    def filled(self, picked: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The picks up to the budget; if there are fewer, random ones follow."""
+        rest = self.rng.permutation(np.setdiff1d(self.open, picked))
+        return np.concatenate([picked, rest])[: self.budget]
 
     def log_weights(self) -> NDArray[np.float64]:
         """(N,) logarithm of p ** alpha, p in (0, 1] the percentile of rarity. Equal scores share a percentile."""
@@ -161,16 +219,69 @@ def _clusters(pool: _Pool) -> NDArray[np.int64]:
 
 
 def _typicality(pool: _Pool) -> NDArray[np.int64]:
-    count = len(pool.rows)
-    sought = min(len(pool.known) + pool.budget, _MAX_CLUSTERS, count)
-    found = find_clusters(pool.rows, sought, seed=pool.seed)
-    covered = np.bincount(found.labels[pool.known], minlength=len(found.sizes))
-    apart = np.zeros(count)
-    if count > 1:
-        neighbours = min(_TYPICAL_NEIGHBOURS, count - 1)
-        apart = find_neighbors(pool.rows, neighbours, metric="euclidean").distances.mean(dim=1).cpu().double().numpy()
+    some = np.union1d(pool.drawn(pool.known), pool.drawn(pool.open))
+    labeled = np.isin(some, pool.known)
+    rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
+    sought = min(len(pool.known) + pool.budget, most_clusters(len(some)))
+    found = find_clusters(rows, sought, seed=pool.seed)
+    covered = np.bincount(found.labels[labeled], minlength=len(found.sizes))
+    # Clusters too small to be typical of anything wait until all others have had all their turns.
+    covered = covered + np.where(found.sizes < LEAST_IMAGES, len(some), 0)
+    apart = distance_in_cluster(rows, found.labels)
     # Clusters have falling sizes: among those equally covered, the largest comes first.
-    return _in_turn(pool.open, found.labels, covered, -found.labels.astype(np.float64), apart)[: pool.budget]
+    order = _in_turn(np.flatnonzero(~labeled), found.labels, covered, -found.labels.astype(np.float64), apart)
+    return pool.filled(some[order])
+
+
+def _coverage(pool: _Pool) -> NDArray[np.int64]:
+    some, rng = pool.drawn(pool.open), pool.rng
+    rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
+    centers, ties = rng.permutation(len(some))[:_CENTERS], rng.permutation(len(some))
+    share = 1 / (len(pool.known) + pool.budget)
+    threshold = share_threshold(rows, share, centers=centers) if len(some) > 1 else 1.0
+    labeled = pool.rows[torch.from_numpy(pool.known).to(pool.rows.device)]
+    return pool.filled(some[greedy_cover(rows, min(pool.budget, len(some)), threshold, ties=ties, labeled=labeled)])
+
+
+def _mixed(pool: _Pool) -> NDArray[np.int64]:
+    far = pool.budget // _MIXED
+    common = _coverage(replace(pool, budget=pool.budget - far))
+    if not far:
+        return common
+    centres = [*pool.known.tolist(), *common.tolist()]
+    rare = np.array(farthest_first(pool.rows, far, centres[0], centres=centres), dtype=np.int64)
+    # After each three of coverage comes one of those far from all.
+    place = np.concatenate([np.arange(len(common)), (_MIXED - 1) * np.arange(1, far + 1) - 0.5])
+    return np.concatenate([common, rare])[np.argsort(place)]
+
+
+def _kinds(pool: _Pool) -> NDArray[np.int64]:
+    kinds = find_kinds(pool.rows).labels if pool.groups is None else pool.groups
+    first = one_of_each(pool.rows, kinds, pool.known)[: pool.budget]
+    centres = [*pool.known.tolist(), *first.tolist()]
+    rest = farthest_first(pool.rows, pool.budget - len(first), centres[0], centres=centres)
+    return np.concatenate([first, np.array(rest, dtype=np.int64)])
+
+
+def one_of_each(rows: Tensor, kinds: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The image nearest to the mean of each kind, the largest kind first, for kinds without a labeled image.
+
+    Args:
+        rows: (N, D) of length 1.
+        kinds: (N,) kind of each image, from 0.
+        known: (L,) positions of labeled images.
+
+    Returns:
+        Positions, at most one for each kind.
+    """
+    sizes = np.bincount(kinds)
+    wanted = np.setdiff1d(np.flatnonzero(sizes), kinds[known])
+    found = []
+    for kind in wanted[np.argsort(-sizes[wanted], kind="stable")].tolist():
+        members = np.flatnonzero(kinds == kind)
+        part = rows[torch.from_numpy(members).to(rows.device)]
+        found.append(members[int((part @ part.mean(dim=0)).argmax())])
+    return np.array(found, dtype=np.int64)
 
 
 def _in_turn(
@@ -204,22 +315,34 @@ _METHODS: Final[dict[str, Callable[[_Pool], NDArray[np.int64]]]] = {
     "weighted": _weighted,
     "both": _both,
     "typicality": _typicality,
+    "coverage": _coverage,
+    "mixed": _mixed,
+    "kinds": _kinds,
 }
 
 
-def _scores(rows: Tensor, rarity: ArrayLike | None) -> NDArray[np.float64]:
+def _scores(rarity: ArrayLike | None, count: int) -> NDArray[np.float64] | None:
     if rarity is None:
-        neighbours = min(_NEIGHBOURS, len(rows) - 1)
-        if not neighbours:
-            return np.zeros(1)
-        return find_neighbors(rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
+        return None
     scores = np.asarray(rarity, dtype=np.float64)
-    if scores.shape != (len(rows),):
-        raise InputError(f"rarity has shape {scores.shape} for {len(rows)} images: give one score per row of features")
+    if scores.shape != (count,):
+        raise InputError(f"rarity has shape {scores.shape} for {count} images: give one score per row of features")
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise InputError(f"rarity row {row} is not finite: leave bad images out of features and rarity alike")
     return scores
+
+
+def _kind_labels(kinds: ArrayLike | None, count: int) -> NDArray[np.int64] | None:
+    if kinds is None:
+        return None
+    labels = np.asarray(kinds)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise InputError(
+            f"kinds has shape {labels.shape} and type {labels.dtype} for {count} images: give one whole number, 0 or "
+            "more, per row of features"
+        )
+    return labels.astype(np.int64)
 
 
 def _positions(labelled: ArrayLike | None, count: int) -> NDArray[np.int64]:

@@ -1,0 +1,78 @@
+"""What `sdclr select` reads and tells: which images have labels, which to label next, how the budget was spent."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from sdclr.errors import InputError
+from sdclr.files import write_atomically
+from sdclr.mining.choose import Choice
+
+_ID: Final = "id"
+_LABEL: Final = "label"
+_LISTED_KINDS: Final = 8
+
+
+def labelled_ids(files: Sequence[Path]) -> list[str]:
+    """Ids of images that have labels, from text files with one id a line or CSV files with a column `id`.
+
+    Of a CSV file that has a column `label`, too, the rows with a label count.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    return list(dict.fromkeys(image_id for file in files for image_id in _ids(file)))
+
+
+def _ids(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): give a file with one id a line, or a CSV file with a column id"
+        ) from error
+    text = text.removeprefix("\ufeff")
+    header = text.partition("\n")[0].strip().split(",")
+    if len(header) == 1 or _ID not in header:
+        return [line for line in text.splitlines() if line]
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [row[_ID] for row in rows if row[_ID] and (_LABEL not in header or row[_LABEL])]
+
+
+def write_choice(choice: Choice, file: Path) -> None:
+    """A CSV file of the images chosen: order, id, score, percentile, kind."""
+    table, scores = io.StringIO(newline=""), choice.scores
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("order", _ID, "score", "percentile", "kind"))
+    for order, position in enumerate(choice.positions.tolist(), start=1):
+        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.kinds[position])
+        writer.writerow((order, scores.ids[position], *numbers))
+    write_atomically(file, table.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def spent(choice: Choice, method: str, labelled: Sequence[str]) -> Iterator[str]:
+    """Lines that say how the budget was spent.
+
+    Args:
+        choice: The images chosen.
+        method: How they were chosen.
+        labelled: Ids of images that have labels already.
+    """
+    scores = choice.scores
+    free = len(scores) - len(scores.bad.keys() | set(labelled))
+    yield f"{len(choice.ids):,} of {free:,} unlabeled images chosen by {method}."
+    if len(scores.groups) < 2:
+        yield "No separate kinds: the images form one connected group."
+        return
+    taken = np.bincount(scores.kinds[choice.positions], minlength=len(scores.groups)).tolist()
+    parts = [f"{count:,} of {group.size:,}" for count, group in zip(taken, scores.groups, strict=True)]
+    rest = parts[_LISTED_KINDS:]
+    more = f", and {sum(taken[_LISTED_KINDS:]):,} of {len(rest)} smaller kinds" if rest else ""
+    yield (
+        f"{len(parts)} separate kinds of image, {sum(count > 0 for count in taken)} of them among the chosen: "
+        f"{', '.join(parts[:_LISTED_KINDS])} images{more}."
+    )
