@@ -262,7 +262,7 @@ def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
         classes.append([len(np.unique(labels[chosen])) for chosen in both])
     assert (np.array(gaps)[:, 0] < np.array(gaps)[:, 1]).all()
     assert np.mean(classes, axis=0)[0] > np.mean(classes, axis=0)[1]
-    assert DEFAULT == "coverage"
+    assert DEFAULT == "typicality"
 
 
 def test_tensors_serve_as_well():
