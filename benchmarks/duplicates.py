@@ -235,6 +235,15 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_seen() -> set[frozenset[str]]:
+    """Pairs of images that a person found to show one picture, and those that follow from them."""
+    groups: list[set[str]] = []
+    for pair in json.loads(SEEN.read_text()):
+        joined = set(pair).union(*(group for group in groups if group & set(pair)))
+        groups = [group for group in groups if not group & joined] + [joined]
+    return {frozenset((a, b)) for group in groups for a in group for b in group if a != b}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clothing", help="the clothing photos: a folder with one folder a class")
@@ -246,7 +255,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     options.out.mkdir(parents=True, exist_ok=True)
-    seen = {frozenset(pair) for pair in json.loads(SEEN.read_text())} if SEEN.is_file() else set()
+    seen = read_seen()
     results: dict[str, Any] = {}
     for spec, copies in ((options.clothing, options.copies), (options.cifar, options.copies // 2)):
         limits: dict[str, float] = {}
