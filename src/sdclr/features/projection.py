@@ -36,13 +36,16 @@ _EXAGGERATION: Final = 12.0
 """How many times stronger links attract in the first steps (the usual value)."""
 _GATHERING: Final = 100
 _SPREADING: Final = 200
-_REFINING: Final = 30
+_REFINING: Final = 60
 """Steps of the first phase, of the second, and of the second level. Twice as many change no figure of
 `docs/results/neighbors.md`."""
 
 _INTERVALS: Final = 20
 """Least number of intervals on a side of the grid that repulsion is interpolated on. There is one interval to each unit
 of length, if that is more; openTSNE's 50 take five times as long for few images."""
+
+_MANY: Final = 20_000
+"""Images from which on several threads are faster than one."""
 
 _REPORTED: Final = 10
 """Steps between two reports of progress."""
@@ -155,7 +158,7 @@ def _moved(
         PrecomputedAffinities(graph.astype(np.float64)),
         negative_gradient_method="fft",
         min_num_intervals=_INTERVALS,
-        n_jobs=torch.get_num_threads(),
+        n_jobs=torch.get_num_threads() if len(start) >= _MANY else 1,
         callbacks=steps,
         callbacks_every_iters=_REPORTED,
     )

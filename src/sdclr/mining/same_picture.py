@@ -7,7 +7,7 @@ garments are alike in their coarse shapes, but not in their folds.
 
 Same: recompressed, resized, cropped to 60 % of the area or more, mirrored, turned by some degrees, with a border,
 brighter, darker, of another contrast, color temperature or gamma, gray. Color is not compared: the picture of an
-object that a program recolored is the same, too. Frames of a camera are the same while no more than 15 % of the
+object that a program recolored is the same, too. Frames of a camera are the same while no more than 12 % of the
 detailed area has changed. Another photo of the same things is not: folds, shadows and perspective differ.
 
 Images without detail (blank, black, overexposed) are the same only if they have nearly the same values throughout.
