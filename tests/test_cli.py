@@ -187,7 +187,7 @@ def test_embeddings_stand_for_images_and_for_the_encoder(trained, tmp_path, caps
     main(["mine", table, "--out", str(tmp_path / "a"), "--k", "5"])
     said = capsys.readouterr().out
     assert "embeddings: e.parquet, 60 vectors of 32 numbers" in said
-    assert "no pictures: the ids of e.parquet name no image files here" in said
+    assert "no pictures and no near-duplicates: the ids of e.parquet name no image files here" in said
     (images / "broken.png").rename(tmp_path / "broken.png")
     main(["mine", str(images), "--encoder", table, "--out", str(tmp_path / "b"), "--k", "5", "--no-page"])
     (tmp_path / "broken.png").rename(images / "broken.png")

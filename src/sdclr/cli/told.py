@@ -59,7 +59,7 @@ def found(scores: Scores) -> Iterator[str]:
         yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
     if len(scores.odd):
         yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
-    if scores.about.get("config", {}).get("duplicates"):
+    if scores.duplicates:
         yield duplicates_line(scores.duplicates)
     search = scores.about.get("neighbors", {})
     if search.get("search") == "approximate":
@@ -86,7 +86,7 @@ def pictureless(source: Source) -> str | None:
     if not isinstance(source, EmbeddedImages) or any(source.file(index) for index in range(min(len(source), _LOOKED))):
         return None
     return (
-        f"no pictures: the ids of {source.name} name no image files here; name the images first to see them: "
+        f"no pictures and no near-duplicates: the ids of {source.name} name no image files here; name the images first: "
         f"sdclr mine IMAGES --encoder {source.name}"
     )
 
