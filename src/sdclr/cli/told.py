@@ -86,8 +86,8 @@ def pictureless(source: Source) -> str | None:
     if not isinstance(source, EmbeddedImages) or any(source.file(index) for index in range(min(len(source), _LOOKED))):
         return None
     return (
-        f"no pictures and no near-duplicates: the ids of {source.name} name no image files here; name the images first: "
-        f"sdclr mine IMAGES --encoder {source.name}"
+        f"no pictures and no near-duplicates: the ids of {source.name} name no image files here; name the images "
+        f"first: sdclr mine IMAGES --encoder {source.name}"
     )
 
 
