@@ -33,7 +33,7 @@ _CENTERS: Final = 4.0
 _TRAINING: Final = 40
 """Vectors that k-means sees for each center: faiss warns of fewer than 39."""
 _ROUNDS: Final = 5
-"""Rounds of k-means: twice as much of either gains less than a hundredth of recall."""
+"""Rounds of k-means: twice as much of both gains less than a hundredth of recall."""
 _CHUNK: Final = 16_384
 """Vectors converted at once."""
 
