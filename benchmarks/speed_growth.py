@@ -12,6 +12,7 @@ which writes JSON. Memory is read from `/proc`: Linux only.
 
 import argparse
 import contextlib
+import gc
 import json
 import statistics
 import subprocess
@@ -239,6 +240,7 @@ def measure_here(part: Part, n: int, *, rounds: int = 5, seconds: float = 3) -> 
     call = make(n)
     with contextlib.suppress(OSError):  # where that is forbidden, the peak may be too high: that of the imports
         PEAK_RESET.write_text("5")
+    gc.collect()  # what others left must not be freed while the part runs
     before = _resident("VmRSS")
     call()
     taken: list[float] = []
