@@ -145,9 +145,9 @@ def test_what_cannot_be_chosen_from_is_named(trained, tmp_path, capsys):
     command = ["select", str(images), "--encoder", str(run), "--folder", str(tmp_path / "m")]
     code, said = failing([*command, "--budget", "62"], capsys)
     assert code == 2
-    assert "budget 62: only 61 images have no label yet; give 1 to 61, or all" in said
+    assert "budget 62: 61 images have no label yet; give 1 to 61, or all" in said
     code, said = failing([*command, "--budget", "61"], capsys)
-    assert "budget 61: only 60 images have no label yet (1 unreadable)" in said
+    assert "budget 61: 60 images have no label yet (1 unreadable)" in said
     (tmp_path / "all.txt").write_text("\n".join(sorted(path.name for path in images.iterdir())))
     code, said = failing([*command, "--budget", "all", "--labelled", str(tmp_path / "all.txt")], capsys)
     assert "all 61 images have labels already" in said

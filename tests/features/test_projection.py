@@ -115,3 +115,11 @@ def test_progress_counts_all_steps():
 def test_neighbors_of_others_are_refused(indices):
     with pytest.raises(InputError, match="all images among themselves"):
         project(Neighbours(torch.zeros(indices.shape), indices.long()))
+
+
+@pytest.mark.parametrize("count", [17, 20, 30])
+def test_few_images_have_a_spot_each(count):
+    features = torch.randn(count, 32, generator=torch.Generator().manual_seed(count))
+    places = project(nearest(features, 15))
+    side = np.ptp(places, axis=0).max()
+    assert len(np.unique((places / side * 300).round(), axis=0)) == count

@@ -183,7 +183,7 @@ def test_export_of_the_selection(page: Any, entries: GalleryEntries, tmp_path: P
         found = list(csv.DictReader(file))
     assert [row["id"] for row in found] == [EVIL[0], EVIL[2]]
     assert [row["rank"] for row in found] == ["1", "3"]
-    assert found[0]["label"] == "<i>cat</i>"
+    assert found[0]["class"] == "<i>cat</i>"
     assert float(found[1]["loss"]) == entries.columns["loss"][2]
     with page.expect_download() as download:
         page.click("#json")
@@ -298,3 +298,19 @@ def test_every_control_has_a_name(page: Any) -> None:
     assert tile.get_attribute("role") == "option"
     assert tile.get_attribute("aria-posinset") == "1"
     assert page.get_attribute("#grid", "role") == "listbox"
+
+
+def test_tab_leads_to_the_first_image_of_the_list(page: Any) -> None:
+    page.focus("#load-marks")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "grid"
+    assert page.get_attribute("#grid", "aria-activedescendant") == "tile-0"
+    box = page.locator("#tile-0").bounding_box()
+    bar = page.locator("#bar").bounding_box()
+    assert bar["y"] + bar["height"] <= box["y"] < 800 - box["height"]
+
+
+def test_nothing_found_is_said(page: Any) -> None:
+    page.fill("#search", "no such name")
+    assert "No image matches." in page.evaluate("getComputedStyle($('sheet'), '::before').content")
+    assert page.is_disabled("#all-shown")

@@ -186,7 +186,7 @@ def test_the_page_says_what_is_left_out(tmp_path: Path):
     assert told["index"] is None
     assert "sdclr neighbors" in told["why"]
     about = written(tmp_path, clustered(100, 40))["about"]
-    assert re.search(r"\d+ components of the 40 features.* \d+% of", about)
+    assert re.search(r"finds \d+% of .* \d+ components of 40 features", about)
     assert "sdclr neighbors IMAGES --queries FILE" in about  # no encoder is there for files
 
 

@@ -35,6 +35,7 @@ from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.demo import mine_demo, run_demo
 from sdclr.encoders import STRONGER
+from sdclr.errors import InputError
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.evaluation.neighbors import neighbors
@@ -188,6 +189,8 @@ def _neighbors(command: Neighbors, console: Console) -> None:
     )
     for image in found.bad:
         console.print(f"left out: {shown(image.id)}: {image.reason}", markup=False)
+    if not found.rows:
+        raise InputError("no query could be read: give ids of the images, or image files")
     if command.out is not None:
         console.print(f"{len(found.rows)} neighbors written to {found.write(command.out)}", markup=False)
         return

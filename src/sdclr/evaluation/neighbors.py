@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.data.decode import BadImage, decode_image
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.sources import ImageSource, image_file, open_source
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
@@ -116,6 +116,7 @@ def neighbors(
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "amp": amp}
     base, bad = _base(use, images, workers=workers, **how)
     row_of = {image_id: row for row, image_id in enumerate(base.ids)}
+    row_of |= _paths(images, queries, row_of)
     gone = {image.id for image in bad}
     asked = [str(query) for query in queries]
     files = [query for query in dict.fromkeys(asked) if query not in row_of and query not in gone]
@@ -200,6 +201,21 @@ def _search(
         others = [(index, distance) for index, distance in zip(indices, distances, strict=True) if index != row]
         rows += [Row(query, rank, base.ids[index], distance) for rank, (index, distance) in enumerate(others[:k], 1)]
     return rows
+
+
+def _paths(images: ImageSource, queries: Sequence[str | Path], row_of: dict[str, int]) -> dict[str, int]:
+    """Rows of queries that are paths of the collection's own files, which then are not their own neighbors."""
+    asked = {Path(query).absolute(): str(query) for query in queries if str(query) not in row_of}
+    if not asked or (isinstance(images, (str, Path)) and embedding_files(images)):
+        return {}
+    source = open_source(images)
+    found = {}
+    for position, image_id in enumerate(source.ids):
+        file = image_file(source, position)
+        name = None if file is None else asked.get(Path(file).absolute())
+        if name is not None and image_id in row_of:
+            found[name] = row_of[image_id]
+    return found
 
 
 def _hint(query: str, ids: Sequence[str]) -> str:

@@ -47,6 +47,10 @@ of length, if that is more; openTSNE's 50 take five times as long for few images
 _MANY: Final = 20_000
 """Images from which on several threads are faster than one."""
 
+_FEWEST: Final = 3
+_APART: Final = 6
+"""An image has at most one in so many images as neighbors on the map, or 3."""
+
 _REPORTED: Final = 10
 """Steps between two reports of progress."""
 
@@ -93,6 +97,8 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
     if k >= count - 1:  # all are neighbors of all, and the graph says nothing
         return _scaled_distances(indices, neighbors.distances.cpu().numpy())
     rng = np.random.default_rng(seed)
+    # Where almost all are neighbors of all, several images would fall on one spot.
+    indices = indices[:, : max(_FEWEST, count // _APART)]
     graph = _graph(indices)
     coarse = count > PLACED_AT_ONCE
     steps = _Steps(progress, _GATHERING + _SPREADING + (_REFINING if coarse else 0))

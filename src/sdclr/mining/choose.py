@@ -79,17 +79,24 @@ def choose_to_label(
     place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
     rows = [place[image_id] for image_id in known if image_id in place]
     _check(budget, len(usable), len(rows), f" ({len(scores.bad):,} unreadable)" if scores.bad else "")
-    features = found[usable]
-    chosen = select_to_label(
-        torch.from_numpy(features).to(device),
-        scores.rarity[usable],
-        len(usable) - len(rows) if budget == "all" else budget,
-        method=method,
-        labelled=rows,
-        kinds=scores.kinds[usable],
-        seed=seed,
-    )
-    positions = usable[chosen]
+    wanted = len(usable) - len(rows) if budget == "all" else budget
+    # Of near-duplicates one is enough: the others come last.
+    copies = {position for _, *others in scores.duplicates for position in others} - set(usable[rows].tolist())
+    single = np.array([position for position in usable.tolist() if position not in copies], dtype=np.int64)
+    first = min(wanted, len(single) - len(rows))
+    positions = np.zeros(0, dtype=np.int64)
+    if first:
+        chosen = select_to_label(
+            torch.from_numpy(found[single]).to(device),
+            scores.rarity[single],
+            first,
+            method=method,
+            labelled=np.searchsorted(single, np.sort(usable[rows])),
+            kinds=scores.kinds[single],
+            seed=seed,
+        )
+        positions = single[chosen]
+    positions = np.concatenate([positions, sorted(copies)])[:wanted].astype(np.int64)
     return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)
 
 
@@ -99,6 +106,4 @@ def _check(budget: int | Literal["all"], images: int, labelled: int, unreadable:
     if free < 1:
         raise InputError(f"all {images:,} images have labels already{unreadable}: there is nothing left to choose")
     if budget != "all" and not 1 <= budget <= free:
-        raise InputError(
-            f"budget {budget}: only {free:,} images have no label yet{unreadable}; give 1 to {free}, or all"
-        )
+        raise InputError(f"budget {budget}: {free:,} images have no label yet{unreadable}; give 1 to {free}, or all")

@@ -129,7 +129,7 @@ def write_gallery(
     pictures = Pictures(places, sheets, plan, address)
     plain = plain_gallery(entries, rows, pictures)
     search = write_search(files, stamp, features, rows.positions, source, encoder=encoder, limit=search_limit)
-    known = page_meta(entries, rows, pictures) | {"search": search and search | {"files": address}}
+    known = page_meta(entries, source, rows, pictures) | {"search": search and search | {"files": address}}
     page = _page(
         title=visible(title),
         short=in_short(entries),

@@ -155,7 +155,7 @@ def thumbnail_places(rows: PageRows, thumbnails: int | None) -> Places:
 def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
     """Tell one page's files from another's."""
     found = hashlib.sha256(salt.encode())
-    found.update(collection_key(entries).encode())
+    found.update("\0".join(entries.ids).encode("utf-8", "surrogatepass"))
     found.update(repr(list(entries.groups)).encode())
     arrays = [rows.positions, entries.rarity, entries.kinds, entries.odd, rows.label_next, *entries.columns.values()]
     if entries.projection is not None:
@@ -165,9 +165,15 @@ def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
     return found.hexdigest()[:12]
 
 
-def collection_key(entries: GalleryEntries) -> str:
-    """The name under which a browser keeps marks: that of the images, whatever they are ranked by."""
-    return hashlib.sha256("\0".join(entries.ids).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def collection_key(source: Source) -> str:
+    """The name under which a browser keeps marks: that of the place of the images, so that marks outlive new images.
+
+    Images that are no files of their own are told apart by their names.
+    """
+    file = image_file(source, 0) if len(source) else None
+    inside = file is not None and str(file).endswith(source.ids[0])
+    place = str(Path(file or "").absolute()).removesuffix(source.ids[0]) if inside else "\0".join(source.ids)
+    return hashlib.sha256(f"{source.name}\0{place}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def row_chunk(
@@ -200,7 +206,7 @@ def row_chunk(
     return chunk | _files(source, chunk["ids"], part.tolist(), page)
 
 
-def page_meta(entries: GalleryEntries, rows: PageRows, pictures: Pictures) -> dict[str, Any]:
+def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures: Pictures) -> dict[str, Any]:
     """What the page is told of the collection, and what its top shows, the rarest kind first."""
     places, thumbnails = pictures.places, pictures.thumbnails
     bad = [[image_id, f"not scored: {reason}"] for image_id, reason in entries.bad.items()]
@@ -222,7 +228,7 @@ def page_meta(entries: GalleryEntries, rows: PageRows, pictures: Pictures) -> di
         "sheets": [f"{pictures.address}/{name}" for name in thumbnails.sheets],
         "cells": thumbnails.cells,
         "across": pictures.plan.across,
-        "key": collection_key(entries),
+        "key": collection_key(source),
         "kinds": kinds,
         "firstKinds": FIRST_KINDS,
         "odd": rows.odd.tolist(),

@@ -62,7 +62,7 @@ function watchSheet(sheet) {
   const image = new Image();
   image.onerror = () => {
     missingSheets.add(sheet);
-    complain("Some thumbnails are missing. Keep the folder that ends in _files beside this page.");
+    complain("Some thumbnails are missing. Keep the folder that ends in _files beside this page, and reload it if it was written again.");
     for (const thumb of document.querySelectorAll(".thumb")) if (thumb.firstChild) paint(thumb, Number(thumb.dataset.row), THUMB, true);
     draw(true);
   };
@@ -72,6 +72,7 @@ function watchSheet(sheet) {
 function complain(text) {
   $("problem").hidden = false;
   $("problem").textContent = text;
+  say(text);
 }
 
 function newTile() {
@@ -156,6 +157,7 @@ function layout() {
   const wanted = Number($("zoom").value);
   across = Math.max(1, Math.floor((grid.clientWidth - GAP) / (wanted + GAP)));
   side = Math.floor((grid.clientWidth - GAP) / across) - GAP;
+  $("sheet").classList.toggle("empty", shown.length === 0);
   $("sheet").style.height = `${GAP + Math.ceil(shown.length / across) * (side + GAP + CAPTION)}px`;
   draw(true);
 }
@@ -177,6 +179,7 @@ function remark() {
   $("what").textContent = chosen ? `${selectedCount.toLocaleString("en")} selected` : "All shown:";
   for (const id of ["keep", "drop", "give-label"]) $(id).disabled = !chosen && state.active === null;
   $("unselect").hidden = !chosen;
+  $("all-shown").disabled = shown.length === 0;
   for (const id of ["copy", "csv", "json"]) $(id).disabled = !chosen && shown.length === 0;
 }
 

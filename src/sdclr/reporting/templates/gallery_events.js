@@ -1,7 +1,9 @@
 // Keys and clicks, and how the page starts.
 const ARROWS = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"]);
 
+let tabbed = false; // whether the last key was Tab
 function onKey(event) {
+  tabbed = event.key === "Tab";
   const typing = event.target.matches("input[type=search], select, input[type=range]");
   if (document.querySelector("dialog[open]") || (typing && event.key !== "Escape") || event.altKey) return;
   const inList = event.target === $("grid");
@@ -134,6 +136,11 @@ function listen() {
   on("marks-file", "change", () => { if ($("marks-file").files.length) loadMarks($("marks-file").files[0]); $("marks-file").value = ""; });
   on("to-top", "click", () => { scrollTo(0, 0); $("show-help").focus({ preventScroll: true }); });
   on("zoom", "input", () => layoutAround(anchor));
+  on("grid", "focus", () => {
+    if (!tabbed) return;
+    if (state.active === null || shown.indexOf(state.active) < 0) go(0);
+    else reveal(shown.indexOf(state.active));
+  });
   on("grid", "mousedown", (event) => { if (event.shiftKey) event.preventDefault(); });
   on("grid", "click", onClick);
   on("copy", "click", copyIds);
@@ -156,6 +163,14 @@ function listen() {
   addEventListener("resize", () => draw());
   isNarrow.addEventListener("change", () => { $("filters").open = !isNarrow.matches; point(); });
   prefersDark.addEventListener("change", () => { dress(); drawOverview(); });
+  addEventListener("storage", (event) => { // another tab marked images of this collection
+    if (event.key !== marks.key) return;
+    marks.recall();
+    marks.undone.length = 0;
+    tellMarks();
+    if (state.kind === MARKED) update();
+    point();
+  });
   addEventListener("beforeunload", (event) => { if (!marks.safe) event.preventDefault(); });
   addEventListener("hashchange", () => { recall(); update(); });
   new ResizeObserver(() => layoutAround(anchor)).observe($("grid"));

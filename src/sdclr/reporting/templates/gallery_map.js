@@ -33,7 +33,7 @@ const coloring = remembered((by) => {
     for (let row = 0; row < rows.count; row += 1) of[row] = rows.kind[row] < 0 ? 0 : 1 + hueOfKind(rows.kind[row]);
     const several = kinds.filter(({ kind }) => kind !== 0);
     const names = several.length > HUES.length ? [] : several.map(({ kind }) => `kind ${kind}`);
-    return { of, colors: ["gray", ...HUES], names: kinds.length ? ["the largest kind", ...names] : [] };
+    return { of, colors: ["gray", ...HUES], names: kinds.length ? ["the largest kind", ...(names.length ? names : ["a color for each other kind; colors repeat"])] : [] };
   }
   if (by === "label") {
     for (let row = 0; row < rows.count; row += 1) of[row] = rows.label[row] < 0 ? 0 : 1 + (rows.label[row] % HUES.length);
@@ -184,6 +184,8 @@ function dotBeside(row, key) {
   return best;
 }
 
+const middleOfKeys = () => (state.active !== null && hasPlace(state.active) ? toPixels(state.active) : undefined);
+
 function onMapKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const first = shown.find(hasPlace);
@@ -194,8 +196,8 @@ function onMapKey(event) {
     showTip(from, toPixels(from));
     drawMapSoon();
   } else if (event.key === "Enter" && state.active !== null) openDetail(state.active);
-  else if (event.key === "+" || event.key === "=") zoomMap(1.5);
-  else if (event.key === "-") zoomMap(1 / 1.5);
+  else if (event.key === "+" || event.key === "=") zoomMap(1.5, middleOfKeys());
+  else if (event.key === "-") zoomMap(1 / 1.5, middleOfKeys());
   else if (event.key === "0") zoomMap(1e-9);
   else return;
   event.preventDefault();
@@ -253,7 +255,6 @@ function listenToMap() {
   $("map-in").addEventListener("click", () => zoomMap(1.5));
   $("map-out").addEventListener("click", () => zoomMap(1 / 1.5));
   $("map-color").addEventListener("change", () => { colorBy = $("map-color").value; tellColors(); drawMapSoon(); });
-  $("map-list").addEventListener("click", () => toList());
   new ResizeObserver(drawMapSoon).observe(canvas);
 }
 

@@ -40,14 +40,22 @@ const marks = {
 
   // By id, so that marks outlive another mining of the same images. A browser may refuse to keep them.
   keep() {
-    const kept = Object.fromEntries(Array.from(marks.rows(), (row) => [rows.ids[row], [marks.of(row), marks.label(row)]]));
-    marks.safe = stored.write(`sdclr-marks-${meta.key}`, JSON.stringify(kept)) || marks.rows().length === 0;
+    const kept = { ...marks.elsewhere };
+    for (const row of marks.rows()) kept[rows.ids[row]] = [marks.of(row), marks.label(row)];
+    marks.safe = stored.write(marks.key, JSON.stringify(kept)) || marks.rows().length === 0;
     if (!marks.safe) complain("The browser cannot keep marks. Save them before you close the page.");
   },
   recall() {
-    const kept = JSON.parse(stored.read(`sdclr-marks-${meta.key}`) ?? "{}");
-    for (const [id, [kind, label]] of Object.entries(kept)) if (rowOf(id) !== undefined) marks.put(rowOf(id), { kind, label });
+    marks.kinds.fill(NONE);
+    marks.labels.clear();
+    marks.elsewhere = {};
+    for (const [id, [kind, label]] of Object.entries(JSON.parse(stored.read(marks.key) ?? "{}"))) {
+      if (rowOf(id) === undefined) marks.elsewhere[id] = [kind, label];
+      else marks.put(rowOf(id), { kind, label });
+    }
   },
+  key: `sdclr-marks-${meta.key}`,
+  elsewhere: {}, // marks of images that this page does not list; they are kept
   safe: true,
 };
 
@@ -85,7 +93,7 @@ function askLabel(which = meant()) {
     if (event.submitter.value !== "give") return;
     const label = $("label-text").value.trim();
     marks.setLabel(which, label);
-    say(label ? `${inWords(which.length)} labeled. Ctrl+Z undoes.` : `Label removed from ${inWords(which.length)}`);
+    say(label ? `${inWords(which.length)} labeled. Ctrl+Z undoes.` : `No label for ${inWords(which.length)}`);
   };
   return $("labeling").showModal();
 }
@@ -98,7 +106,7 @@ function tellMarks() {
   }
   const parts = [[keep, "keep"], [drop, "drop"], [marks.labels.size, "labeled"]].filter(([count]) => count);
   const total = marks.rows().length;
-  $("marks-note").textContent = total ? parts.map(([count, name]) => `${count.toLocaleString("en")} ${name}`).join(" · ") : "Nothing is marked yet.";
+  $("marks-note").textContent = total ? parts.map(([count, name]) => `${count.toLocaleString("en")} ${name}`).join(" · ") : "Nothing is marked yet";
   $("show-marks").hidden = $("clear-marks").hidden = total === 0;
   for (const id of ["save-marks", "save-marks-2"]) {
     $(id).hidden = total === 0;
@@ -125,7 +133,7 @@ function pathOf(row) {
 function saveMarks() {
   const records = Array.from(marks.rows(), (row) => ({ path: pathOf(row), id: rows.ids[row], mark: MARKS[marks.of(row)], label: marks.label(row) }));
   save("marks.csv", "text/csv", asCsv(records, ["path", "id", "mark", "label"]));
-  say(`Saved. Next: sdclr apply marks.csv`);
+  say("Saved. Next: sdclr apply marks.csv");
 }
 
 // Cells of a CSV file, with quotes as Excel and Python write them. Spreadsheets may separate cells by semicolons.
@@ -154,8 +162,9 @@ async function loadMarks(file) {
   for (const line of lines) {
     const [row, kind] = [rowOf(line[place.id]), MARKS.indexOf((line[place.mark] ?? "").trim().toLowerCase())];
     if (row === undefined || kind < 0) strange += 1;
-    else found.set(row, { kind, label: line[place.label] ?? "" });
+    else found.set(row, { ...(place.mark < 0 ? {} : { kind }), ...(place.label < 0 ? {} : { label: line[place.label] ?? "" }) });
   }
   marks.change([...found.keys()], (row) => found.get(row));
-  say(`${inWords(found.size, "mark")} loaded${strange ? `; ${inWords(strange, "row")} left out: no such image or mark` : ""}`);
+  $("problem").hidden = true;
+  say(`${inWords(found.size, "mark")} loaded. Ctrl+Z undoes.${strange ? ` ${inWords(strange, "row")} left out: no such image or mark.` : ""}`);
 }

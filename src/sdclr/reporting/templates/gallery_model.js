@@ -179,7 +179,8 @@ function record(row) {
   const found = { id: rows.ids[row], rank: rows.rank[row], percentile: known(rows.percentile[row]) };
   found.kind = rows.kind[row] < 0 ? null : rows.kind[row];
   found.odd = odd.has(row);
-  if (meta.labelled) found.label = labelName(rows.label[row]) || null;
+  if (meta.labelled) found.class = labelName(rows.label[row]) || null;
+  Object.assign(found, { mark: MARKS[marks.of(row)] || null, label: marks.label(row) || null });
   meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
   return found;
 }

@@ -1,0 +1,23 @@
+"""Near-duplicates in what is chosen to be labeled."""
+
+import numpy as np
+from PIL import Image
+
+from sdclr.mining.choose import choose_to_label
+
+
+def test_copies_come_last(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+            (96, 96), Image.Resampling.BICUBIC
+        )
+        picture.save(tmp_path / f"{number:02}.png")
+        if number < 5:
+            picture.resize((64, 64)).save(tmp_path / f"copy-{number:02}.png")
+    chosen = choose_to_label(tmp_path, "all", out=tmp_path / "out")
+    assert len(chosen.scores.duplicates) == 5
+    assert sorted(chosen.ids) == sorted(chosen.scores.ids)
+    assert not any(name.startswith("copy") for name in chosen.ids[:12])
+    few = choose_to_label(tmp_path, 6, labelled=["copy-00.png"], out=tmp_path / "out")
+    assert not any(name.startswith("copy") for name in few.ids)
