@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test test-all check lint types bench clean
 
 demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
 
-test: $(READY)  ## the whole suite, a process for each core; it runs the examples too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-check: lint types test  ## everything a change must pass
+test: $(READY)  ## the fast suite, a process for each core
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)  ## the whole suite: learning, several processes and the examples too
+	$(PYTEST)
+
+check: lint types test-all  ## everything a change must pass
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -306,6 +306,7 @@ def test_debug_shows_the_trace(tmp_path, monkeypatch):
         main(["pretrain", "/nowhere", "--run", "x", "--debug"])
 
 
+@pytest.mark.slow
 def test_torchrun_trains_one_run_on_two_processes(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sdclr", "--"]
     command = [*launch, "pretrain", "digits", "--run", str(tmp_path / "run"), *FAST]
@@ -318,6 +319,7 @@ def test_torchrun_trains_one_run_on_two_processes(tmp_path):
     assert steps == [20, 40]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
     run = tmp_path / "run"

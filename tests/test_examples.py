@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 # What each example is called with (here {folder} is an empty one), and a word that it must print.
 EXAMPLES = {

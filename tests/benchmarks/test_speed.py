@@ -74,6 +74,7 @@ def _tiny(speed, sections, monkeypatch):
     monkeypatch.setattr(loss, "measure_loss", lambda *_, **__: loss.Cost(seconds=1, peak=1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_a_tiny_run_fills_the_report(speed, sections, tmp_path, capsys):
     out = tmp_path / "new" / "speed.md"

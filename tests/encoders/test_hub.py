@@ -70,6 +70,7 @@ def hub():
     thread.join()
 
 
+@pytest.mark.slow
 def test_weights_are_fetched_once_and_then_come_from_the_cache(hub, tmp_path):
     first = load(f"timm:{TINY}", hub, tmp_path)
     assert f"hub repository timm/{TINY}" in first.stdout, first.stderr
@@ -84,6 +85,7 @@ def test_a_hub_that_refuses_ends_in_one_line(tmp_path):
     assert "sdclr[weights]" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_given_up(tmp_path):
     """The limit is seconds, not the minute that retries take."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -73,6 +73,7 @@ def test_duplicates_beside_others():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_large_collections_are_placed_in_two_levels(monkeypatch):
     features, group = clusters()
     # A burst whose members list only each other: no landmark among them may be drawn.

@@ -132,6 +132,7 @@ def test_a_killed_run_goes_on(queue, tiny, monkeypatch):
     assert first == second
 
 
+@pytest.mark.slow
 def test_jobs_run_side_by_side(queue, tiny):
     broken = replace(queue, data=tiny.second_is_broken, jobs=2)
     tasks = [tiny.tiny_task(split) for split in (1, 2, 3)]

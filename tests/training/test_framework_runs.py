@@ -158,6 +158,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("framework", "damage"), CASES)
 def test_two_processes_take_the_step_of_one(ranks: list[dict[str, Any]], framework: str, damage: str) -> None:
     one = two_steps(framework, damage, slice(None), lambda model: model)

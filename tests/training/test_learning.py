@@ -20,6 +20,8 @@ from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import create_objective
 
+pytestmark = pytest.mark.slow
+
 SHORT = replace(
     digits_demo(),
     encoder=EncoderConfig(name="resnet18", stem="small", width=8),

@@ -26,6 +26,8 @@ from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import create_objective
 
+pytestmark = pytest.mark.slow
+
 MARGIN = 5  # points
 
 

@@ -268,6 +268,7 @@ def steps(share: slice, *, parallel: bool = False) -> tuple[torch.Tensor, ...]:
     return torch.stack(losses), layer.weight.grad, harmonization.logits, harmonization.prior
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
     losses, *expected = steps(slice(0, 8))

@@ -166,6 +166,7 @@ def two_ranks(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_remember_what_one_does(tmp_path: Path):
     torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
     memory = Memorization(7)
