@@ -121,6 +121,7 @@ class Measured:
             f"{name}_cpu_s": round(time.process_time() - cpu, 1),
             f"{name}_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
+        print(json.dumps(self.row), file=sys.stderr, flush=True)  # a row of a million vectors takes long
 
 
 def recall(found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
@@ -171,6 +172,7 @@ def mining_row(options: argparse.Namespace) -> dict[str, object]:
     """What `sdclr mine` does with features: neighbors, their recall, kinds, the map."""
     vectors = torch.from_numpy(load(options))
     measured = Measured()
+    approximate.PROBES = options.probes
     exact = {"exact": False, "approximate": True}.get(options.method)
     with measured("neighbors"):
         near = find_neighbors(vectors, K, approximate=exact)
@@ -202,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--links", type=int, default=16, help="usearch: links of a node")
     parser.add_argument("--built", type=int, default=64, help="usearch: candidates when a vector is added")
     parser.add_argument("--searched", type=int, default=64, help="usearch: candidates of a query")
-    parser.add_argument("--probes", type=int, default=approximate.PROBES, help="faiss: lists that a query reads")
+    parser.add_argument(
+        "--probes", type=int, default=approximate.PROBES, help="lists that a query reads, where faiss searches"
+    )
     parser.add_argument("--peers", type=Path, help="folder of libraries that are no dependencies")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -239,4 +239,7 @@ def test_marks_name_the_files(browser: Any, tmp_path: Path, name: str) -> None:
     assert [Path(row["path"]).exists() for row in marked] == [True, True]
     assert {row["id"] for row in marked} == {name, "z.png"}
     assert "\u202e" not in found.inner_text("main")
+    found.click("#tile-0")
+    found.wait_for_selector("#detail .box img")  # the file itself
+    assert found.evaluate("document.querySelector('#detail .box img').naturalWidth") == 20
     context.close()

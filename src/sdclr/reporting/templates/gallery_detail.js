@@ -57,6 +57,29 @@ function point(row = state.active) {
   marking.lastChild.setAttribute("aria-pressed", Boolean(marks.label(row)));
   detail.replaceChildren(close, box, make("p", "id", visible(rows.ids[row])), marking, actions, make("p", "why", visible(whyPicked(row))), scoreTable(row), factsOf(row));
   paint(box, row, box.clientWidth || 280);
+  showFile(box, row);
+}
+
+// The image itself, where its file is at hand and the browser can read it; until then, and else, the thumbnail.
+function showFile(box, row) {
+  const address = addressOf(row);
+  if (!address) return;
+  const image = new Image();
+  image.alt = "";
+  image.title = "Open the file";
+  image.addEventListener("click", () => open(address));
+  image.addEventListener("load", () => box.replaceChildren(image));
+  image.src = address;
+}
+
+function addressOf(row) {
+  const file = rows.files[row];
+  if (file === undefined || location.protocol !== "file:") return "";
+  try {
+    return file.split("/").map(encodeURIComponent).join("/");
+  } catch {
+    return ""; // a name that is not UTF-8
+  }
 }
 
 function factsOf(row) {
