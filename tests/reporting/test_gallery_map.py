@@ -41,8 +41,11 @@ def test_a_dot_shows_its_image_and_opens_it(page: Any) -> None:
     page.wait_for_selector("#map-tip:visible")
     title = page.evaluate("rows.ids[200]")
     assert page.inner_text("#map-tip p").startswith(title)
+    before = page.evaluate("$('map').toDataURL()")
     page.mouse.click(*at(page, 200))
     assert page.inner_text("#detail .id") == title
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("$('map').toDataURL()") != before  # a ring around it
 
 
 def test_the_nearest_dot_is_that_of_a_plain_search(page: Any) -> None:

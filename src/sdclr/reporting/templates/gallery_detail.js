@@ -32,6 +32,7 @@ function closeDetail() {
 // Mark the image that the keys move from, and show it in the panel if that is open.
 function point(row = state.active) {
   state.active = row;
+  drawMapSoon(); // a ring around its dot
   const place = row === null ? -1 : shown.indexOf(row);
   if (place >= 0) $("grid").setAttribute("aria-activedescendant", `tile-${place}`);
   else $("grid").removeAttribute("aria-activedescendant");
