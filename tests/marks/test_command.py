@@ -32,7 +32,7 @@ def test_without_an_output_it_says_what_it_would_do(tmp_path, images, marked, tr
         "labels:  cat 1, dog 1",
         "kept:    3 images of the marked ones; 1 dropped",
         "missing: 1 (no such file; if the images have moved",
-        r"gone\n\u202e.png",
+        r"gone\u000a\u202e.png",
         "Nothing is written. Add --manifest FILE",
     ):
         assert words in said

@@ -14,6 +14,7 @@ from sdclr.marks.apply import Applied, apply_marks
 from sdclr.marks.moves import undo_moves
 from sdclr.marks.place import TABLE, How
 from sdclr.marks.table import read_marks
+from sdclr.reporting.visible import visible
 
 _LISTED: Final = 10
 """Images, or labels, that are named."""
@@ -114,7 +115,7 @@ def _said(done: Applied) -> Iterator[str]:
     if images.silent:
         yield f"         rows without mark and label: {images.silent:,}"
     if labels:
-        named = [f"{_plain(label)} {count:,}" for label, count in list(labels.items())[:_LISTED]]
+        named = [f"{visible(label)} {count:,}" for label, count in list(labels.items())[:_LISTED]]
         more = f" and {len(labels) - _LISTED:,} more" if len(labels) > _LISTED else ""
         yield f"labels:  {', '.join(named)}{more}"
     whose = f"of {images.source.name}" if images.source is not None else "of the marked ones"
@@ -179,11 +180,6 @@ def _undo(log: Path, console: Console) -> None:
 
 def _first(names: Sequence[object]) -> str:
     """The first names: one on the same line, several on a line each."""
-    listed = [_plain(str(name)) for name in names[:_LISTED]]
+    listed = [visible(str(name)) for name in names[:_LISTED]]
     more = [f"and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     return "".join(f"\n         {name}" for name in (*listed, *more)) if len(listed) > 1 else listed[0]
-
-
-def _plain(text: str) -> str:
-    """A text on one line, without what would turn or hide the text around it in a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\u200d" else repr(letter)[1:-1] for letter in text)

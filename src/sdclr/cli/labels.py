@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import write_csv
 from sdclr.mining.choose import Choice
 
 _ID: Final = "id"
@@ -45,13 +45,12 @@ def _ids(file: Path) -> list[str]:
 
 def write_choice(choice: Choice, file: Path) -> None:
     """A CSV file of the images chosen: order, id, score, percentile, kind."""
-    table, scores = io.StringIO(newline=""), choice.scores
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("order", _ID, "score", "percentile", "kind"))
-    for order, position in enumerate(choice.positions.tolist(), start=1):
-        numbers = (f"{scores.rarity[position]:.6g}", f"{scores.percentile[position]:.4g}", scores.kinds[position])
-        writer.writerow((order, scores.ids[position], *numbers))
-    write_atomically(file, table.getvalue().encode("utf-8", "surrogateescape"))
+    scores = choice.scores
+    rows = (
+        (order, scores.ids[at], f"{scores.rarity[at]:.6g}", f"{scores.percentile[at]:.4g}", scores.kinds[at])
+        for order, at in enumerate(choice.positions.tolist(), start=1)
+    )
+    write_csv(file, ("order", _ID, "score", "percentile", "kind"), rows)
 
 
 def spent(choice: Choice, method: str, labelled: Sequence[str]) -> Iterator[str]:

@@ -1,8 +1,6 @@
 """The images that look most like some others, by the encoder's features."""
 
-import csv
 import difflib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.features.nearest import Metric
-from sdclr.files import write_atomically
+from sdclr.files import write_atomically, write_csv
 from sdclr.precision import Amp
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
@@ -56,11 +54,7 @@ class Found:
         """
         path = Path(path)
         if path.suffix == ".csv":
-            table = io.StringIO(newline="")
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows((*row[:3], f"{row.distance:.6g}") for row in self.rows)
-            write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
+            write_csv(path, Row._fields, ((*row[:3], f"{row.distance:.6g}") for row in self.rows))
         elif path.suffix == ".parquet":
             columns = list(zip(*self.rows, strict=True)) or [(), (), (), ()]
             types = (pa.string(), pa.int64(), pa.string(), pa.float32())

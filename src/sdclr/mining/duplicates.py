@@ -9,10 +9,8 @@ Where the line is: two images are near-duplicates if one picture explains both, 
 one object are not.
 """
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,7 +22,7 @@ from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, fingerprint, image_file
 from sdclr.errors import InputError
 from sdclr.features.nearest import Neighbours
-from sdclr.files import read_json, write_atomically, write_json
+from sdclr.files import read_json, write_csv, write_json
 from sdclr.mining.looks import Looks, compare_pairs, read_looks
 from sdclr.mining.same_picture import Match
 
@@ -100,7 +98,8 @@ class Duplicates:
         for pair in self.pairs:
             row = [self.ids[pair.drop], self.ids[pair.keep], f"{pair.similarity:.4f}", pair.how]
             rows.append(row + ([_path(source, pair.drop), _path(source, pair.keep)] if files else []))
-        return _write_csv(path, header, rows)
+        write_csv(Path(path), header, rows)
+        return Path(path)
 
     def write_marks(self, path: str | Path, source: Source | None = None) -> Path:
         """Write a CSV file `path,id,mark,label` that marks each image to drop; the form in which marks are exchanged.
@@ -110,7 +109,8 @@ class Duplicates:
             source: The images, for their paths.
         """
         rows = ([_path(source, pair.drop), self.ids[pair.drop], "drop", ""] for pair in self.pairs)
-        return _write_csv(path, ["path", "id", "mark", "label"], rows)
+        write_csv(Path(path), ["path", "id", "mark", "label"], rows)
+        return Path(path)
 
 
 def duplicates_among(
@@ -285,13 +285,3 @@ def _as_json(found: Duplicates) -> dict[str, Any]:
 def _path(source: Source | None, position: int) -> str:
     file = None if source is None else image_file(source, position)
     return "" if file is None else str(file.absolute())
-
-
-def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    write_atomically(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
-    return Path(path)

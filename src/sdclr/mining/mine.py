@@ -64,7 +64,8 @@ class MineConfig:
     lof: bool = False
     """Also measure the local outlier factor."""
     map: bool = True
-    """Also place the images on a map. It takes about 2 s for 3,000 images and half a minute for 100,000."""
+    """Also place the images on a map. It takes about 4 s of a core for 3,000 images and 36 s
+    for 100,000 (docs/results/neighbors.md)."""
     duplicates: bool = True
     """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
     image_size: int | None = None

@@ -230,7 +230,6 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
         "across": pictures.plan.across,
         "key": collection_key(source),
         "kinds": kinds,
-        "firstKinds": FIRST_KINDS,
         "odd": rows.odd.tolist(),
         "duplicates": [group.tolist() for group in rows.duplicates],
         "next": rows.label_next.tolist(),
@@ -241,7 +240,7 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
 
 
 def scores_of(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.float32]]]:
-    """Name, title, meaning and values of each score: what ranks, then the others."""
+    """Name, title, meaning and values of each score; the score that ranks the images comes first."""
     first = ("rarity", f"Rarity ({entries.score})", "The larger it is, the rarer the image.", entries.rarity)
     others = []
     for name, values in entries.columns.items():
