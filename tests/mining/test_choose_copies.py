@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from sdclr.mining.choose import choose_to_label
+from sdclr.mining.mine import mine
 
 
 def test_copies_come_last(tmp_path):
@@ -21,3 +22,19 @@ def test_copies_come_last(tmp_path):
     assert not any(name.startswith("copy") for name in chosen.ids[:12])
     few = choose_to_label(tmp_path, 6, labelled=["copy-00.png"], out=tmp_path / "out")
     assert not any(name.startswith("copy") for name in few.ids)
+
+
+def test_suggestions_come_from_a_bounded_number_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdclr.mining.mine.LOOKED_AT", 50)
+    asked = []
+
+    def chosen(features, _rarity, budget, **_options):
+        asked.append(len(features))
+        return np.arange(budget)
+
+    monkeypatch.setattr("sdclr.mining.mine.select_to_label", chosen)
+    vectors = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
+    np.save(tmp_path / "e.npy", vectors)
+    scores = mine(tmp_path / "e.npy", out=tmp_path / "out")
+    assert asked == [50]
+    assert len(set(scores.label_next)) == 50

@@ -35,6 +35,9 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 LABEL_NEXT: Final = 100
 """Images that are suggested for labeling. `sdclr select` chooses any number."""
 
+LOOKED_AT: Final = 20_000
+"""Images among which they are sought; of more, so many are drawn at random."""
+
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
 """An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
 
@@ -344,6 +347,8 @@ def _label_next(reading: Reading, scores: Scores, device: torch.device) -> tuple
     """Positions of a first few images to label, as `sdclr select` chooses them. Of near-duplicates one is enough."""
     copies = {position for _, *others in scores.duplicates for position in others}
     usable = np.array([position for position in reading.usable.tolist() if position not in copies], dtype=np.int64)
+    if len(usable) > LOOKED_AT:  # a copy of all features of a million images would take gigabytes
+        usable = np.sort(np.random.default_rng(0).choice(usable, LOOKED_AT, replace=False))
     features = torch.from_numpy(reading.features[usable]).to(device)
     budget = min(LABEL_NEXT, len(usable))
     chosen = select_to_label(features, scores.rarity[usable], budget, kinds=scores.kinds[usable])
