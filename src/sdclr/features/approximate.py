@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Metric, Neighbours, nearest
+from sdclr.features.nearest import Neighbours, nearest
 
 EXACT_UP_TO: Final = 200_000
 """Images up to which all are compared with all. Fewer queries are compared with more images, at equal work."""
@@ -111,7 +112,7 @@ def sample_recall(
 
 def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
     # Faiss takes a moment to import, and small collections do not need it.
-    import faiss  # noqa: PLC0415
+    import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = _index(faiss, base, metric)

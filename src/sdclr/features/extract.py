@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.data.decode import BadImage
 from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
@@ -19,7 +20,7 @@ from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 
 __all__ = [
     "SMALL_SIDE",

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from sdclr.files import write_atomically
 
@@ -27,6 +26,8 @@ class Log:
     def __init__(
         self, folder: Path, *, step: int, total: int, images_per_step: int, active: bool, progress: bool
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._file = folder / "metrics.jsonl"
         self._active = active
         self._images_per_step = images_per_step
