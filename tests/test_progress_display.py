@@ -1,6 +1,7 @@
 """What is shown of stages: in a terminal, in files, in notebooks."""
 
 import io
+import itertools
 import os
 import pty
 import re
@@ -71,7 +72,7 @@ def test_hours_give_at_most_a_line_a_minute_and_at_least_one_in_ten_minutes(line
             before = len(written(lines))
             lines.tick()
             at += [clock.now] * (len(written(lines)) - before)
-    gaps = [late - early for early, late in zip(at, at[1:], strict=False)]
+    gaps = [late - early for early, late in itertools.pairwise(at)]
     assert at[0] == 10
     assert min(gaps) >= 60
     assert max(gaps) <= 600
