@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from sdclr.cli.finetune import Finetune, finetune_command
+from sdclr.cli.actions import finetune as action
+from sdclr.cli.commands.finetune import Finetune
 from sdclr.config import from_json, to_json
 from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import ArraySource, SubsetSource, digits, open_source
@@ -220,7 +221,7 @@ def test_the_command(pretrained, tmp_path, capsys):
     command = Finetune(
         start=str(run), train="digits:train", test="digits:test", config=config, device="cpu", progress=False
     )
-    finetune_command(command, Console(width=100))
+    action.run(command, Console(width=100))
     told = capsys.readouterr().out
     assert "as routed" in told
     assert "experts asked an image" in told

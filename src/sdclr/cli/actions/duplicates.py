@@ -1,17 +1,13 @@
 """`sdclr duplicates`: its options, and what it does."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import tyro
 from rich.console import Console
 
 from sdclr.cli.bar import progress_bar
+from sdclr.cli.commands.duplicates import Duplicates
 from sdclr.cli.told import duplicates_line, shown, tell_encoder
-from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
-from sdclr.encoders.load import GRAMMAR
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
 from sdclr.mining.mine import MineConfig, default_folder, open_mined
@@ -23,45 +19,7 @@ _MEMBERS: Final = 4
 """Groups, and images of a group, that are listed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Duplicates:
-    """Find near-duplicates: images that show the same picture, recompressed, resized, cropped, mirrored or relit.
-
-    Prints how many there are and the largest groups. Of each group the image with the most pixels is the one to keep.
-    No file is deleted: --out and --marks write lists. The pass over the images is that of `sdclr mine`, and a complete
-    one is used again.
-
-    For example:
-        sdclr duplicates ./images
-        sdclr duplicates ./images --out drop.csv
-        sdclr duplicates ./images --marks marks.csv
-    """
-
-    images: Annotated[
-        str,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="IMAGES", help="Images as for `sdclr mine`; or embeddings whose ids are image files."),
-    ]
-    encoder: Annotated[
-        str | None,
-        tyro.conf.arg(
-            metavar="ENCODER",
-            help=f"What names the candidates: {GRAMMAR}; or embeddings of the images. By default {DEFAULT_ENCODER}.",
-        ),
-    ] = None
-    out: Path | None = None
-    """CSV file to write: drop, keep, similarity, how; and the paths where images are files."""
-    marks: Path | None = None
-    """CSV file to write in the form of the page's marks: path, id, mark (drop), label."""
-    folder: Path | None = None
-    """Folder of the pass over the images; by default as for `sdclr mine`."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU if there is one."""
-    workers: int | None = None
-    """Processes that decode images; by default one for each core but one, at most 8."""
-
-
-def duplicates_command(command: Duplicates, console: Console) -> None:
+def run(command: Duplicates, console: Console) -> None:
     """Find near-duplicates, tell, and write the lists."""
     config = MineConfig()
     source, used = open_mined(command.images, command.encoder)

@@ -1,0 +1,28 @@
+"""`sdclr diagnose`: what it does."""
+
+from rich.console import Console
+
+from sdclr.cli.bar import progress_bar
+from sdclr.cli.commands.diagnose import Diagnose
+from sdclr.cli.machine import machine
+from sdclr.cli.told import tell_encoder
+from sdclr.data.sources import open_source
+from sdclr.files import write_json
+from sdclr.mining.diagnose import diagnose
+from sdclr.mining.mine import default_folder
+from sdclr.training.resolve import resolve_encoder
+
+
+def run(command: Diagnose, console: Console) -> None:
+    """Describe the collection, and write the description."""
+    device, workers = machine(command.device, command.workers)
+    source = open_source(command.images)
+    used = resolve_encoder(command.encoder, source)
+    tell_encoder(used, source, device=device, workers=workers, amp="none", console=console)
+    with progress_bar("reading images") as told:
+        diagnosis = diagnose(source, command.config, encoder=used, device=device, workers=workers, progress=told)
+    file = command.out or (used.results or default_folder(source, used)) / "diagnosis.json"
+    write_json(file, diagnosis.to_json())
+    for sentence in diagnosis.summary:
+        console.print(sentence, markup=False)
+    console.print(f"written to {file}", markup=False)

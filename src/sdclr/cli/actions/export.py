@@ -1,0 +1,15 @@
+"""`sdclr export`: what it does."""
+
+from rich.console import Console
+
+from sdclr.cli.commands.export import Export
+from sdclr.training.export import export
+
+
+def run(command: Export, console: Console) -> None:
+    """Write the files and name them."""
+    written = export(command.encoder, command.folder, command.formats)
+    for file in written.files:
+        console.print(f"{written.folder / file}")
+    for name, why in written.left_out.items():
+        console.print(f"no {name}: {why}", markup=False)
