@@ -53,12 +53,14 @@ class Recorder:
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.told: list[str] = []
+        self.notes: list[str] = []
 
     def begin(self, stage: Stage) -> None:
         self.begun.append(stage.name)
 
     def update(self, stage: Stage) -> None:
         self.steps.append((stage.name, stage.done, stage.total))
+        self.notes.append(stage.note)
 
     def end(self, stage: Stage) -> None:
         self.ended.append(stage.name)

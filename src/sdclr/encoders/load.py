@@ -13,10 +13,12 @@ from sdclr.encoders.pretrained import DEFAULT, PREFIX, load_pretrained
 from sdclr.encoders.saved import load_saved
 from sdclr.encoders.weights import PICKLED
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
 GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
 
 
+@stage("loading the encoder")
 def load_encoder(spec: str | Path | None = None, *, image_size: int | None = None) -> Encoder:
     """An encoder by name.
 

@@ -22,6 +22,7 @@ from sdclr.features.extract import checked_features, encode_images, feature_batc
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.density import Density
 from sdclr.precision import Amp
+from sdclr.progress import stage
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.randomness import own_randomness
@@ -48,6 +49,7 @@ class Reading:
     """Images a pass."""
 
 
+@stage("measuring how dense the images lie")
 def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp) -> None:
     """Make a run's density weights anew from its encoder as it is. All processes call this together.
 

@@ -25,6 +25,7 @@ from sdclr.errors import InputError
 from sdclr.files import write_json
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype, device_name
+from sdclr.progress import bar_by_default
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
@@ -34,7 +35,7 @@ from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
-from sdclr.training.logs import Log
+from sdclr.training.logs import SLOW, Log
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
 from sdclr.training.opening import first_network, open_run
@@ -76,7 +77,7 @@ def pretrain(
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
     drawn = None if weights is None else checked_weights(weights, len(images))
-    with processes(runtime.device) as place, own_randomness(place.device):
+    with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened = open_run(folder, images, config, place, drawn)
         if opened.finished:
             return opened
@@ -155,7 +156,8 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=self.place.first,
-            progress=self.runtime.progress,
+            epochs=self.config.epochs,
+            slow=SLOW if self.place.device.type == "cpu" else "",
         )
         self._note_sitting()
         self.objective.train()
