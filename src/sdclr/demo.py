@@ -10,7 +10,8 @@ from rich.console import Console
 from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.evaluation.config import EvaluateConfig
+from sdclr.evaluation.evaluate import Result, evaluate
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores

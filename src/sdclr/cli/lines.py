@@ -1,4 +1,4 @@
-"""Results that other programs read."""
+"""Text for other programs and for people."""
 
 import sys
 from collections.abc import Iterable
@@ -9,3 +9,8 @@ def write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
     sys.stdout.buffer.flush()
+
+
+def shown(image_id: str) -> str:
+    """An id for people: a terminal can print no lone surrogates, as names that are not UTF-8 come."""
+    return image_id.encode("utf-8", "replace").decode()

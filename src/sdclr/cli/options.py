@@ -5,7 +5,7 @@ from typing import Annotated
 import tyro
 
 from sdclr.encoders import DEFAULT
-from sdclr.encoders.load import GRAMMAR
+from sdclr.encoders.config import GRAMMAR
 
 _IMAGES_HELP = (
     "A folder of images, a .csv or .parquet manifest, a folder or file of Parquet images, digits, cifar10:FOLDER or "

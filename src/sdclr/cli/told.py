@@ -6,11 +6,12 @@ from typing import Final
 import torch
 from rich.console import Console
 
+from sdclr.choices import Amp
+from sdclr.cli.lines import shown
 from sdclr.data.sources import Source
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.features.rate import seconds_an_image
 from sdclr.mining.scores import Scores
-from sdclr.precision import Amp
 from sdclr.training.resolve import ResolvedEncoder
 
 _SHOWN: Final = 10
@@ -100,8 +101,3 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def shown(image_id: str) -> str:
-    """An id for people: a terminal can print no lone surrogates, as names that are not UTF-8 come."""
-    return image_id.encode("utf-8", "replace").decode()

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
 from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
@@ -27,7 +28,7 @@ from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
 from sdclr.files import read_json, write_json
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness

@@ -16,7 +16,8 @@ from sdclr.training import randomness
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
 from sdclr.training.logs import Log
-from sdclr.training.optim import OptimConfig, create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim_config import OptimConfig
 
 LOG_STEPS = 50
 """Losses are written every so many steps, and at the end of every epoch."""

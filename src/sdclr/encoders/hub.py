@@ -5,9 +5,6 @@ import threading
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
 from sdclr.errors import InputError
 from sdclr.progress import stage
 
@@ -20,6 +17,8 @@ _FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 def cached_weights(repository: str) -> Path | None:
     """The file of weights of a hub repository in the local cache, or None."""
+    import huggingface_hub
+
     for name in _FILES:
         found = huggingface_hub.try_to_load_from_cache(
             *_repository(repository), revision=_revision(repository), filename=name
@@ -39,6 +38,9 @@ def fetch_weights(repository: str, remedies: str) -> Path:
     Raises:
         InputError: If the hub is not reached within `PATIENCE` seconds, is switched off, or has no such weights.
     """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
     cached = cached_weights(repository)
     if cached is not None:
         return cached
@@ -54,6 +56,9 @@ def fetch_weights(repository: str, remedies: str) -> Path:
 
 def _first_file(repository: str, remedies: str) -> str:
     """The first of `_FILES` that the repository has, asked with a time limit."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
     answers: dict[str, Any] = {}
 
     def ask() -> None:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from sdclr.data.attributes import Attributes
 from sdclr.errors import InputError
-from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig, Problem
+from sdclr.evaluation.config import LOGISTIC, LogisticConfig
+from sdclr.evaluation.logistic import Problem
 from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 

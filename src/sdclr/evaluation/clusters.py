@@ -6,8 +6,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,6 +49,9 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
     Raises:
         InputError: Features that cannot be used, or k outside [1, N].
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     rows = F.normalize(checked_features(features, "features").cpu()).numpy()
     if not 1 <= k <= len(rows):
         raise InputError(f"k={k} clusters of {len(rows)} images: choose k from 1 to {len(rows)}")

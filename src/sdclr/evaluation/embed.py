@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.decode import BadImage
 from sdclr.data.scan import write_bad_images
@@ -24,7 +25,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.embeddings import ABOUT, embedding_files
 from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.progress import Update, stage
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder

@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import ResolvedEncoder

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Metric, Neighbours, nearest
+from sdclr.features.nearest import Neighbours, nearest
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
@@ -113,7 +114,7 @@ def sample_recall(
 
 def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
     # Faiss takes a moment to import, and small collections do not need it.
-    import faiss  # noqa: PLC0415
+    import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
     with stage(f"building an index of {len(base):,} images", len(base)) as update:

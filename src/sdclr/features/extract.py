@@ -12,13 +12,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.progress import stage
 
 __all__ = [

@@ -1,17 +1,16 @@
 """Exact nearest neighbours in feature space, block by block."""
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
 from sdclr.progress import stage
-
-Metric = Literal["cosine", "euclidean"]
 
 GROUP: Final = 16
 """Columns that compete for one place when neighbours are sought: near the root of 50,000 images over 200 neighbours."""

@@ -11,17 +11,20 @@ each image starts from the places of its neighbors' groups, and is then moved by
 The axes and the distances between far groups have no meaning: only what is near what does.
 """
 
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from sdclr.errors import InputError
 from sdclr.features.nearest import Neighbours
 from sdclr.progress import Update, stage
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 PLACED_AT_ONCE: Final = 100_000
 """Images up to which all are placed in one level."""
@@ -83,6 +86,8 @@ def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
         >>> project(nearest(torch.rand(50, 8), 15)).shape
         (50, 2)
     """
+    from scipy import sparse
+
     indices = neighbors.indices.cpu().numpy()
     if indices.ndim != 2 or not indices.size or indices.min() < 0 or indices.max() >= len(indices):
         raise InputError(
@@ -118,8 +123,10 @@ def describe_map(count: int) -> str:
     return f"t-SNE of the neighbor graph, {-(-count // _GROUP):,} groups of images first, then the {count:,} images"
 
 
-def _graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.float32]":
+def _graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float32]:
     """Symmetric graph of nearest neighbors, all links of weight 1."""
+    from scipy import sparse
+
     count, k = indices.shape
     ones = np.ones(count * k, dtype=np.float32)
     lists = sparse.csr_matrix((ones, indices.ravel().astype(np.int32), np.arange(0, count * k + 1, k)), (count, count))
@@ -142,19 +149,19 @@ class _Steps:
         return False
 
 
-def _placed(graph: "sparse.csr_matrix[np.float32]", rng: np.random.Generator, steps: _Steps) -> NDArray[np.float64]:
+def _placed(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator, steps: _Steps) -> NDArray[np.float64]:
     """(N, 2) places of a graph's nodes, from nothing."""
     start = _slowest_modes(graph, rng)
     return _moved(graph, start, steps, (_GATHERING, _EXAGGERATION), (_SPREADING, 1.0))
 
 
 def _moved(
-    graph: "sparse.csr_matrix[np.float32]", start: NDArray[np.float64], steps: _Steps, *phases: tuple[int, float]
+    graph: sparse.csr_matrix[np.float32], start: NDArray[np.float64], steps: _Steps, *phases: tuple[int, float]
 ) -> NDArray[np.float64]:
     """Places after some steps of t-SNE, each phase a number of steps and an exaggeration."""
     # Half a second to import, and only maps need it.
-    from openTSNE import TSNEEmbedding  # noqa: PLC0415
-    from openTSNE.affinity import PrecomputedAffinities  # noqa: PLC0415
+    from openTSNE import TSNEEmbedding
+    from openTSNE.affinity import PrecomputedAffinities
 
     embedding = TSNEEmbedding(
         start,
@@ -170,12 +177,14 @@ def _moved(
     return np.array(embedding)
 
 
-def _slowest_modes(graph: "sparse.csr_matrix[np.float32]", rng: np.random.Generator) -> NDArray[np.float64]:
+def _slowest_modes(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
     """(N, 2) what is left of noise after a random walk on the graph, by subspace iteration; of standard deviation 1e-4.
 
     Only the first modes after the constant one are left, as in a spectral layout, but no eigenvalue problem is solved,
     which takes long in graphs of many components.
     """
+    from scipy import sparse
+
     degree = np.asarray(graph.sum(axis=1)).ravel().astype(np.float64)
     share = degree / degree.sum()
     walk = sparse.diags(1 / np.maximum(degree, 1)) @ graph
@@ -196,6 +205,8 @@ def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 
     Images from which no landmark can be reached make a group of each connected part.
     """
+    from scipy.sparse.csgraph import connected_components
+
     count = len(indices)
     group = np.full(count, -1, dtype=np.int64)
     landmarks = rng.permutation(count)[: -(-count // _GROUP)]
@@ -216,7 +227,7 @@ def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 
 
 def _spread(
-    graph: "sparse.csr_matrix[np.float32]", places: NDArray[np.float64], rng: np.random.Generator
+    graph: sparse.csr_matrix[np.float32], places: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Each image between its own group's place and those of its neighbors."""
     degree = np.asarray(graph.sum(axis=1)).ravel()

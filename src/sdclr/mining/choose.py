@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from sdclr.data.sources import ImageSource
 from sdclr.errors import InputError
-from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features, open_mined
+from sdclr.mining.config import DEFAULT, Method, MineConfig
+from sdclr.mining.mine import MinedEncoder, mine_features, open_mined
 from sdclr.mining.scores import Scores
-from sdclr.mining.selection import DEFAULT, Method, select_to_label
+from sdclr.mining.selection import select_to_label
 from sdclr.progress import stage
 
 

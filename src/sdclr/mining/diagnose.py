@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
@@ -17,6 +17,7 @@ from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.nearest import nearest
+from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
 from sdclr.mining.neighbours import neighbour_distance
@@ -24,9 +25,6 @@ from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
-
-MIN_IMAGES: Final = 50
-"""Below this, clusters and neighbours of a collection say nothing."""
 
 RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
 """The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""
@@ -81,35 +79,6 @@ def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters:
         lost = label_free.forgetting(dense, encoded.sparse[rows])
         found |= {"forgetting": float(lost.mean()), "size_forgetting": label_free.size_correlation(groups.labels, lost)}
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig:
-    """How a collection is looked at."""
-
-    images: int = 30_000
-    """Images read at most, drawn at random."""
-    part: int = 3000
-    """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
-    k: int = 10
-    """Neighbours an image's distance is taken to."""
-    clusters: int = 20
-    """Clusters of k-means that quality is listed by."""
-    alignment: bool = False
-    """Also draw two augmented views of each image, and say how near their features lie. Takes twice as long."""
-    seed: int = 0
-    """Decides which images are drawn, and the parts."""
-    batch_size: int = 512
-    """Images a forward pass."""
-
-    def __post_init__(self) -> None:
-        if self.part < MIN_IMAGES or self.images < self.part:
-            raise InputError(
-                f"--part {self.part} of --images {self.images}: parts hold {MIN_IMAGES} images or more, and no more "
-                "than are read"
-            )
-        if self.k < 1 or self.clusters < 2 or self.batch_size < 1:
-            raise InputError("--k and --batch-size are 1 or more, --clusters 2 or more")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from sdclr.data.sources import ImageSource
+from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates
-from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features
+from sdclr.mining.mine import MinedEncoder, mine_features
 
 
 def find_duplicates(

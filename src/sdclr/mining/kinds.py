@@ -32,8 +32,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -166,6 +164,8 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
         >>> int(kind_rarity(kinds, np.zeros(42)).argmax())
         40
     """
+    from scipy.stats import rankdata
+
     far = np.asarray(distance, dtype=np.float64)
     if far.shape != kinds.labels.shape or not np.isfinite(far).all():
         raise InputError(f"distances of shape {far.shape} for {len(kinds.labels)} images: give one finite number each")
@@ -185,6 +185,8 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
 
 def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Separated group of each distinct image, and the share of links inside each group."""
+    from scipy import sparse
+
     graph = neighbor_graph(distinct.indices, distinct.distances)
     counts = np.where(distinct.copies > BURST, distinct.copies, 1)
     # The links among many copies of one image stay inside.

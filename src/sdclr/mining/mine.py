@@ -1,16 +1,16 @@
 """Rank the images of a collection by rarity, without labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
@@ -19,6 +19,7 @@ from sdclr.features.nearest import Neighbours
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
 from sdclr.mining.before import SCORES, has_scores, reading_key, scores_before
+from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates, duplicates_among
 from sdclr.mining.forgetting import Networks, load_networks, own_normalisation, pruned_copies
 from sdclr.mining.kinds import find_kinds, kind_rarity
@@ -27,79 +28,12 @@ from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
 from sdclr.mining.reading import Plan, Reading, is_read, read_collection
 from sdclr.mining.scores import KIND_NEIGHBORS, Scores, kind_groups, rank_images
 from sdclr.mining.suggest import first_to_label
-from sdclr.precision import Amp
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
-Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
-
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
 """An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MineConfig:
-    """What is measured of each image, and what the ranking goes by."""
-
-    score: Score = "kinds"
-    """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
-    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
-    changes the features. loss: the contrastive loss."""
-    k: tuple[int, ...] = (10,)
-    """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
-    ratios: tuple[float, ...] | None = None
-    """Pruning ratios for forgetting; the first one ranks. By default that of the run, and none for other encoders."""
-    projection: bool = False
-    """Also measure forgetting after the projection head. Needs a run."""
-    views: int = 1
-    """Views that forgetting is averaged over: 1 is the evaluation view, more add augmented views. Needs a run."""
-    checkpoints: int = 1
-    """Newest checkpoints that forgetting is averaged over; a run keeps two. Needs a run."""
-    loss: bool = False
-    """Also measure the contrastive loss, which takes two more views of each image. Needs a run."""
-    references: int = 512
-    """Images that serve as negatives in every image's loss."""
-    lof: bool = False
-    """Also measure the local outlier factor."""
-    map: bool = True
-    """Also place the images on a map. It takes about 4 s of a core for 3,000 images and 36 s
-    for 100,000 (docs/results/neighbors.md)."""
-    duplicates: bool = True
-    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
-    image_size: int | None = None
-    """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
-    and 96 for images of at most 96 px."""
-    batch_size: int = 256
-    """Images in a forward pass."""
-    amp: Amp = "none"
-    """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
-    which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
-    seed: int = 0
-    """Decides augmented views, negatives and the map's start."""
-
-    def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise InputError(f"--k is {self.k}: give one or more numbers of neighbors, each 1 or more")
-        for name in ("views", "checkpoints", "references", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 1 or more")
-        for ratio in self.ratios or ():
-            if not 0 <= ratio < 1:
-                raise InputError(f"--ratios holds {ratio}: give shares in [0, 1); 0.9 removes nine weights in ten")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}: give 0 or more")
-
-    def needs_run(self) -> str | None:
-        """The first setting that only a run can serve, as an option; None if any encoder will do."""
-        wishes = {
-            "--score loss": self.score == "loss",
-            "--loss": self.loss,
-            "--projection": self.projection,
-            "--views": self.views > 1,
-            "--checkpoints": self.checkpoints > 1,
-        }
-        return next((option for option, wished in wishes.items() if wished), None)
 
 
 class Mined(NamedTuple):

@@ -11,7 +11,8 @@ from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
-from sdclr.reporting.gallery import PAGE_IMAGES, GalleryEntries, write_gallery
+from sdclr.reporting.config import PAGE_IMAGES
+from sdclr.reporting.gallery import GalleryEntries, write_gallery
 
 
 def write_page(

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from sdclr.choices import Amp
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import prepare_worker
 from sdclr.data.render_cv import render_cv_batch
 from sdclr.data.sources import Source, fingerprint
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
@@ -30,7 +32,7 @@ from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
 from sdclr.files import read_json, write_atomically, write_json
 from sdclr.mining.forgetting import Networks, forgetting
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.progress import stage
 
 _CHUNK: Final = 4096

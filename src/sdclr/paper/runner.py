@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
+from sdclr.data.config import DatasetName
 from sdclr.data.parquet import parquet_files
-from sdclr.data.published import DatasetName, PaperSplit, paper_split
+from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
-from sdclr.evaluation.probes import LINEAR
+from sdclr.evaluation.config import LINEAR, EvaluateConfig
+from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import read_json, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning

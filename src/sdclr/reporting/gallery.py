@@ -21,6 +21,7 @@ from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.progress import stage
+from sdclr.reporting.config import PAGE_IMAGES
 from sdclr.reporting.gallery_data import (
     CHUNK,
     Pictures,
@@ -56,9 +57,6 @@ _SCRIPTS: Final = (
     "gallery_search.js",
     "gallery_events.js",
 )
-
-PAGE_IMAGES: Final = 100_000
-"""The page lists so many of the rarest images by default. A browser takes long for more."""
 
 
 @stage("writing the page")

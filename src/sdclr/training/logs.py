@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from torch.utils.tensorboard import SummaryWriter
-
 from sdclr.files import write_atomically
 from sdclr.progress import duration, stage, tell
 
@@ -41,6 +39,8 @@ class Log:
     def __init__(
         self, folder: Path, *, step: int, total: int, epochs: int, images_per_step: int, active: bool, slow: str = ""
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._file = folder / "metrics.jsonl"
         self._active = active
         self._total, self._epochs = total, epochs

@@ -11,7 +11,6 @@ from typing import NoReturn, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -116,6 +115,8 @@ class Trainer:
         feed: Feed,
         place: Processes,
     ) -> None:
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
         self.steps_per_epoch = feed.loader.steps_per_epoch
         self.total = config.epochs * self.steps_per_epoch

@@ -7,7 +7,7 @@ from typing import Final
 from rich.console import Console
 
 from sdclr.cli.commands.apply import Apply
-from sdclr.cli.told import shown
+from sdclr.cli.lines import shown
 from sdclr.marks.apply import Applied, apply_marks
 from sdclr.marks.moves import undo_moves
 from sdclr.marks.place import TABLE, How

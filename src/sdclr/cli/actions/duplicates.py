@@ -7,10 +7,12 @@ from rich.console import Console
 
 from sdclr.cli.bar import progress_bar
 from sdclr.cli.commands.duplicates import Duplicates
-from sdclr.cli.told import duplicates_line, shown, tell_encoder
+from sdclr.cli.lines import shown
+from sdclr.cli.told import duplicates_line, tell_encoder
+from sdclr.mining.config import MineConfig
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
-from sdclr.mining.mine import MineConfig, default_folder, open_mined
+from sdclr.mining.mine import default_folder, open_mined
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 

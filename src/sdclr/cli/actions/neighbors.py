@@ -3,9 +3,8 @@
 from rich.console import Console
 
 from sdclr.cli.commands.neighbors import Neighbors
-from sdclr.cli.lines import write_lines
+from sdclr.cli.lines import shown, write_lines
 from sdclr.cli.machine import machine
-from sdclr.cli.told import shown
 from sdclr.errors import InputError
 from sdclr.evaluation.neighbors import neighbors
 

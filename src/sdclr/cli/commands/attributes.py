@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from sdclr.cli.options import Device, EncoderName, Workers
-from sdclr.evaluation.attributes import AttributeConfig
+from sdclr.evaluation.config import AttributeConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdclr.choices import Amp
 from sdclr.cli.options import Device
-from sdclr.data.published import DatasetName
+from sdclr.data.config import DatasetName
 from sdclr.errors import InputError
-from sdclr.paper.bench import Ratio
-from sdclr.paper.leaderboard import SortKey
+from sdclr.paper.config import Ratio, SortKey
 from sdclr.paper.tasks import Scale
-from sdclr.precision import Amp
 from sdclr.training.config import DamageKind, FrameworkName
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from sdclr.cli.options import Device, EncoderName, Images, Workers
-from sdclr.mining.diagnose import DiagnoseConfig
+from sdclr.mining.config import DiagnoseConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import tyro
 
 from sdclr.cli.options import Device, Workers
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
-from sdclr.encoders.load import GRAMMAR
+from sdclr.encoders.config import GRAMMAR
 
 
 @dataclass(frozen=True, kw_only=True)

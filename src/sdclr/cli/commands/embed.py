@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sdclr.choices import Amp
 from sdclr.cli.options import Device, EncoderName, Images, Workers
-from sdclr.precision import Amp
 
 
 @dataclass(frozen=True, kw_only=True)

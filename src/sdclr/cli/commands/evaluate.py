@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from sdclr.cli.options import Device, EncoderName, Workers
-from sdclr.evaluation.evaluate import EvaluateConfig
+from sdclr.evaluation.config import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

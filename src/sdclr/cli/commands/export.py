@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from sdclr.encoders.load import GRAMMAR
-from sdclr.training.export import Format
+from sdclr.choices import Format
+from sdclr.encoders.config import GRAMMAR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from sdclr.cli.options import Device
-from sdclr.data.subset import SubsetConfig
+from sdclr.data.config import SubsetConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
-from sdclr.encoders.load import GRAMMAR
+from sdclr.encoders.config import GRAMMAR
 
 
 @dataclass(frozen=True, kw_only=True)

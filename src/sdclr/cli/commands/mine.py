@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from sdclr.cli.options import Device, MinedEncoderName, MinedImages, Workers
-from sdclr.mining.mine import MineConfig
-from sdclr.reporting.gallery import PAGE_IMAGES
+from sdclr.mining.config import MineConfig
+from sdclr.reporting.config import PAGE_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)

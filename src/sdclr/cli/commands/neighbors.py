@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdclr.choices import Metric
 from sdclr.cli.options import Device, EncoderName, MinedImages, Workers
-from sdclr.features.nearest import Metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import tyro
 
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
-from sdclr.data.subset import SubsetConfig
+from sdclr.data.config import SubsetConfig
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.optim import OptimConfig
+from sdclr.training.optim_config import OptimConfig
 
 RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digits_demo"]
 

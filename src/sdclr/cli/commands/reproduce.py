@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sdclr.choices import Amp
 from sdclr.cli.options import Device
 from sdclr.errors import InputError
 from sdclr.paper.experiments import EXPERIMENTS, ExperimentName
 from sdclr.paper.tasks import Scale
-from sdclr.precision import Amp
 from sdclr.recipes import HeadKind
 
 What = Annotated[

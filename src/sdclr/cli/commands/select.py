@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdclr.cli.options import Device, MinedEncoderName, MinedImages, Workers
-from sdclr.mining.selection import DEFAULT, Method
+from sdclr.mining.config import DEFAULT, Method
 
 
 @dataclass(frozen=True, kw_only=True)
