@@ -295,3 +295,25 @@ def test_a_closed_stream_does_not_stop_the_work():
     with show_progress(stream), stage("reading images"):
         stream.close()
         tell("about 2 min")
+
+
+def test_between_stages_the_command_is_named(clock):
+    lines = Lines(io.StringIO(), clock, idle="mine")
+    with reporting_to(lines):
+        seconds(clock, lines, 4)
+        with stage("reading images"):
+            seconds(clock, lines, 12)
+        seconds(clock, lines, 70)
+    assert written(lines) == ["reading images · 6 s so far", "mine · 70 s so far"]
+
+
+def test_a_bar_names_the_command_only_while_nothing_else_does(clock):
+    bar = Bar(console(80), clock, idle="mine")
+    with reporting_to(bar):
+        seconds(clock, bar, 1)
+        assert bar.console.file.getvalue() == ""
+        seconds(clock, bar, 3)
+        assert screen(bar).startswith("mine ")
+        with stage("reading images", 10) as update:
+            seconds(clock, bar, 2, lambda: update(int(clock.now)))
+            assert screen(bar).startswith("reading images 6/10")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self, TextIO
 
@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sdclr.progress import Stage, duration
+from sdclr.progress import Stage, duration, listening
 
 Clock = Callable[[], float]
 
@@ -43,6 +43,8 @@ _BAR: Final = 24
 """Columns of the bar."""
 _APPEARS: Final = 0.4
 """Seconds before a stage shows a bar: shorter ones would only flicker."""
+_PAUSE: Final = 2.0
+"""Seconds without a stage before a bar shows that."""
 
 # Worker processes are forked while the thread below may hold this lock: they get it free.
 _LOCK: Final = threading.RLock()
@@ -60,6 +62,8 @@ class Going:
     """(time, done), at least two seconds apart but for the last."""
     told: float | None = None
     """When its last line was written."""
+    idle: bool = False
+    """It stands for what is done between the other stages, and is shown while there is none."""
 
     def sample(self, now: float) -> None:
         """Note how far it is now. Speed counts from the first call on."""
@@ -113,14 +117,17 @@ class Display:
 
     Args:
         clock: Seconds, for tests.
+        idle: What to show between stages; nothing if empty.
     """
 
     period = 1.0
     """Seconds between two looks of the thread."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic, idle: str = "") -> None:
         self.clock = clock
-        self.going: list[Going] = []
+        self.going: list[Going] = [Going(Stage(idle), clock(), idle=True)] if idle else []
+        self.since = clock()
+        """When the last stage began or ended."""
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
 
@@ -141,7 +148,8 @@ class Display:
     def begin(self, stage: Stage) -> None:
         """See `Listener`."""
         with _LOCK:
-            self.going.append(Going(stage, self.clock()))
+            self.since = self.clock()
+            self.going.append(Going(stage, self.since))
 
     def update(self, stage: Stage) -> None:
         """See `Listener`."""
@@ -156,6 +164,7 @@ class Display:
         with _LOCK:
             ended = [going for going in self.going if going.stage is stage]
             self.going = [going for going in self.going if going.stage is not stage]
+            self.since = self.clock()
             self.ended(ended[0] if ended else None)
 
     def tell(self, text: str) -> None:
@@ -176,8 +185,16 @@ class Display:
 
     def line(self, now: float) -> str:
         """All of it in one line."""
-        outer = [going.head() for going in self.going[:-1]]
-        return " · ".join([*outer, self.going[-1].head(), self.going[-1].tail(now)])
+        return " · ".join([*self.outer(), self.going[-1].head(), self.going[-1].tail(now)])
+
+    def outer(self) -> list[str]:
+        """What the stages around the innermost one say."""
+        return [going.head() for going in self.going[:-1] if not going.idle]
+
+    @property
+    def idles(self) -> bool:
+        """Whether there is no stage."""
+        return not self.going or self.going[-1].idle
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(self.period):
@@ -195,10 +212,11 @@ class Lines(Display):
     Args:
         stream: Where they go; each is flushed at once.
         clock: Seconds, for tests.
+        idle: As for `Display`.
     """
 
-    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic, idle: str = "") -> None:
+        super().__init__(clock, idle)
         self.stream = stream
         self._begun = self._last = clock()
         self._spoke = False
@@ -219,7 +237,8 @@ class Lines(Display):
 
     def _due(self, now: float) -> bool:
         inner = self.going[-1]
-        if inner.told is None and now - inner.begun >= FIRST and now - self._last >= FIRST:
+        begun = self.since if inner.idle else inner.begun
+        if inner.told is None and now - begun >= FIRST and now - self._last >= FIRST:
             return True
         if not self._spoke:  # many short stages
             return now - self._begun >= FIRST
@@ -238,12 +257,13 @@ class Bar(Display):
     Args:
         console: Of the terminal.
         clock: Seconds, for tests.
+        idle: As for `Display`.
     """
 
     period = 0.25
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, console: Console, clock: Clock = time.monotonic, idle: str = "") -> None:
+        super().__init__(clock, idle)
         self.console = console
         self._live: Live | None = None
 
@@ -270,7 +290,7 @@ class Bar(Display):
         if not self.going:
             return
         if self._live is None:
-            if self.clock() - self.going[0].begun < _APPEARS:
+            if self.clock() - self.since < (_PAUSE if self.idles else _APPEARS):
                 return
             # Redirected streams would take the console's lock in forked worker processes.
             self._live = Live(
@@ -288,7 +308,7 @@ class Bar(Display):
     def ended(self, going: Going | None) -> None:
         """Clear the line after the outermost stage."""
         del going
-        if not self.going:
+        if self.idles:
             self._clear()
 
     def drawn(self) -> RenderableType:
@@ -296,7 +316,7 @@ class Bar(Display):
         if not self.going:
             return Text("")
         now, inner = self.clock(), self.going[-1]
-        outer = "".join(f"{going.head()} · " for going in self.going[:-1])
+        outer = "".join(f"{head} · " for head in self.outer())
         head = Text(outer + inner.head(), no_wrap=True, overflow="ellipsis")
         tail = Text(inner.tail(now), no_wrap=True, overflow="ellipsis", style="dim")
         if self.console.width < _NARROW:
@@ -335,12 +355,13 @@ class Notebook(Display):
     Args:
         show: `IPython.display.display`.
         clock: Seconds, for tests.
+        idle: As for `Display`.
     """
 
     period = 0.5
 
-    def __init__(self, show: Callable[..., Handle | None], clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, show: Callable[..., Handle | None], clock: Clock = time.monotonic, idle: str = "") -> None:
+        super().__init__(clock, idle)
         self._show = show
         self._handle: Handle | None = None
 
@@ -350,7 +371,7 @@ class Notebook(Display):
 
     def tick(self) -> None:
         """Show the state in place of the last."""
-        if not self.going or self.clock() - self.going[0].begun < _APPEARS:
+        if not self.going or self.clock() - self.since < (_PAUSE if self.idles else _APPEARS):
             return
         stage, line = self.going[-1].stage, self.line(self.clock())
         share = f' value="{stage.done}" max="{max(stage.total, 1)}"' if stage.total is not None else ""
@@ -358,7 +379,7 @@ class Notebook(Display):
 
     def ended(self, going: Going | None) -> None:
         """Leave what was done, and how long it took."""
-        if self._handle is None or self.going or going is None:
+        if self._handle is None or not self.idles or going is None:
             return
         line = f"{going.head()} · {duration(self.clock() - going.begun)}"
         self._put(line, f"<div>{html.escape(line)}</div>")
@@ -379,11 +400,25 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def display_for(stream: TextIO) -> Display:
-    """What fits: a notebook's bar, a terminal's, or lines. It is a context: inside, it shows."""
+def display_for(stream: TextIO, *, idle: str = "") -> Display:
+    """What fits: a notebook's bar, a terminal's, or lines.
+
+    Args:
+        stream: Where.
+        idle: What to show between stages.
+
+    Returns:
+        A context, inside which it shows.
+    """
     if in_notebook():
         ipython: Any = importlib.import_module("IPython.display")
-        return Notebook(ipython.display)
+        return Notebook(ipython.display, idle=idle)
     if stream.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
-        return Bar(Console(file=stream, force_terminal=True, highlight=False))
-    return Lines(stream)
+        return Bar(Console(file=stream, force_terminal=True, highlight=False), idle=idle)
+    return Lines(stream, idle=idle)
+
+
+def aside() -> AbstractContextManager[None]:
+    """Without the progress bar, for what is printed in the context."""
+    listener = listening()
+    return listener.aside() if isinstance(listener, Display) else nullcontext()

@@ -38,6 +38,7 @@ def overview() -> str:
         "",
         "sdclr COMMAND --help  explains a command.",
         "sdclr --version       prints the version.",
+        "--quiet               leaves out all but results and errors, with every command.",
         "--debug               shows the traceback of an error.",
     ]
     return "\n".join(lines)

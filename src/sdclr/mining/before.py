@@ -40,8 +40,12 @@ def reading_key(reading: Reading, folder: Path | None) -> dict[str, str]:
         reading: The features.
         folder: Whose file says what they were read by; None for embeddings, which are known by themselves.
     """
-    known = np.ascontiguousarray(reading.features) if folder is None else (folder / "reading" / GUARD).read_bytes()
+    known = memoryview(np.ascontiguousarray(reading.features)) if folder is None else _guard(folder)
     return {"features": hashlib.blake2b(known, digest_size=16).hexdigest()}
+
+
+def _guard(folder: Path) -> memoryview:
+    return memoryview((folder / "reading" / GUARD).read_bytes())
 
 
 def scores_before(folder: Path, key: dict[str, str], config: Any, source: Source) -> Before | None:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sdclr.config import digest, to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_json
@@ -74,7 +74,7 @@ def pretrain(
     images = open_source(source)
     config = config or for_images(images)
     runtime = runtime or Runtime()
-    folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
+    folder = Path(run) if run is not None else default_run(images, config)
     drawn = None if weights is None else checked_weights(weights, len(images))
     with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened = open_run(folder, images, config, place, drawn)
@@ -91,6 +91,11 @@ def pretrain(
             trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
+
+
+def default_run(source: Source, config: PretrainConfig) -> Path:
+    """The folder of a run that its caller does not name."""
+    return Path("runs") / f"{source.name}-{digest(config)}"
 
 
 class Trainer:
