@@ -37,6 +37,7 @@ from .mining.page import write_page
 from .mining.scores import Scores
 from .mining.selection import select_to_label
 from .mining.why import why
+from .progress import show_progress
 from .reporting.page import report
 from .training.config import DamageConfig, PretrainConfig, Runtime
 from .training.defaults import for_images
@@ -102,6 +103,7 @@ __all__ = [
     "read_marks",
     "report",
     "select_to_label",
+    "show_progress",
     "undo_moves",
     "why",
     "wrap_encoder",

@@ -218,9 +218,7 @@ def test_the_command(pretrained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(pretrained.path, run)
     config = FinetuneConfig(method="ride", epochs=1, second_epochs=1, lr=0.05, batch_size=256)
-    command = Finetune(
-        start=str(run), train="digits:train", test="digits:test", config=config, device="cpu", progress=False
-    )
+    command = Finetune(start=str(run), train="digits:train", test="digits:test", config=config, device="cpu")
     action.run(command, Console(width=100))
     told = capsys.readouterr().out
     assert "as routed" in told

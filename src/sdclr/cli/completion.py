@@ -12,7 +12,12 @@ from sdclr.cli.optionlist import Option, options_of
 from sdclr.errors import InputError
 
 _GLOBAL: Final = ("--help", "--version", "--completion")
-_EVERY: Final = {"--help": "explain the command", "--help-all": "explain all options", "--debug": "show tracebacks"}
+_EVERY: Final = {
+    "--help": "explain the command",
+    "--help-all": "explain all options",
+    "--quiet": "leave out all but results and errors",
+    "--debug": "show tracebacks",
+}
 """Options that every command has, and their help."""
 
 

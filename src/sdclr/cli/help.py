@@ -48,6 +48,7 @@ def overview() -> str:
     options = (
         ("COMMAND --help", "explain a command; --help-all shows all of its options"),
         ("--version", "print the version"),
+        ("--quiet", "leave out all but results and errors"),
         ("--debug", "show the traceback of an error"),
         ("--completion SHELL", "print completions for bash, zsh or fish"),
     )

@@ -82,7 +82,6 @@ def finetune(
     out: Path | str,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: bool = False,
     amp: Amp = "auto",
     checkpoint_minutes: float = 5.0,
 ) -> FinetuneResult:
@@ -97,7 +96,6 @@ def finetune(
         out: Folder for checkpoints, metrics and the result.
         device: Where it is trained.
         workers: Processes that decode images.
-        progress: Show a bar on standard error.
         amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
 
@@ -127,7 +125,7 @@ def finetune(
         fit, held = _held_out(images, config)
         trainer = _trainer(config, initial, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
         write_json(out / "config.json", identity)  # from now on the folder is this training's
-        trainer.train(interrupts, progress=progress)
+        trainer.train(interrupts)
         model, details = trainer.model, {"images": len(fit)}
         if isinstance(model, Classifier) and config.method == "tau_norm":
             details |= choose_tau(model, held, config.tau, look)

@@ -60,7 +60,7 @@ class Trainer:
         self.optimizer_state: dict[str, object] | None = None
         self._restore()
 
-    def train(self, interrupts: Interrupts, *, progress: bool) -> None:
+    def train(self, interrupts: Interrupts) -> None:
         """Take the remaining steps of all stages.
 
         Raises:
@@ -73,7 +73,7 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=True,
-            progress=progress,
+            epochs=sum(stage.epochs for stage in self.stages),
         )
         try:
             epochs_before = 0

@@ -19,6 +19,7 @@ from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
+from sdclr.progress import stage
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
 """The exponents of tau-norm that are tried."""
@@ -53,6 +54,7 @@ class Predictions:
     asked: NDArray[np.int64] | None
 
 
+@stage("testing")
 def predict(model: Model, source: Source, look: Look) -> Predictions:
     """Run a classifier over a source; images without a label are left out."""
     values, labels = _outputs(_Flat(model), source, look)

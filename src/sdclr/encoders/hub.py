@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
 PATIENCE: Final = 4.0
 """Seconds to wait for the hub's first answer. Name lookups have no timeout of their own, so a thread waits for them."""
@@ -45,7 +46,8 @@ def fetch_weights(repository: str, remedies: str) -> Path:
         return cached
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise InputError(f"the weights of {repository} are not in the cache and HF_HUB_OFFLINE is set: {remedies}")
-    name = _first_file(repository, remedies)
+    with stage(f"asking the hub for {repository}"):
+        name = _first_file(repository, remedies)
     try:
         return Path(huggingface_hub.hf_hub_download(*_repository(repository), name, revision=_revision(repository)))
     except (OSError, HfHubHTTPError) as error:

@@ -12,8 +12,10 @@ from sdclr.encoders.pretrained import load_pretrained
 from sdclr.encoders.saved import load_saved
 from sdclr.encoders.weights import PICKLED
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
 
+@stage("loading the encoder")
 def load_encoder(spec: str | Path | None = None, *, image_size: int | None = None) -> Encoder:
     """An encoder by name.
 

@@ -13,6 +13,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation.config import LOGISTIC, LogisticConfig
 from sdclr.evaluation.logistic import Problem
 from sdclr.features.extract import checked_features
+from sdclr.progress import stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +75,7 @@ def attribute_holdout(values: ArrayLike, fraction: float, seed: int = 0) -> tupl
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+@stage("fitting a linear classifier for each attribute")
 def attribute_probe(
     train_x: ArrayLike | Tensor,
     train_values: ArrayLike,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
+from sdclr.progress import stage
 
 _FITTED: Final = 50_000
 """Rows that the centres are fitted to; the rest are only assigned to them."""
@@ -56,7 +57,7 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
         raise InputError(f"k={k} clusters of {len(rows)} images: choose k from 1 to {len(rows)}")
     rng = np.random.default_rng(seed)
     fitted = rows if len(rows) <= _FITTED else rows[rng.choice(len(rows), _FITTED, replace=False)]
-    with warnings.catch_warnings():
+    with stage("clustering", len(fitted)), warnings.catch_warnings():
         # Copies of images may leave fewer than k distinct ones. Centres then coincide, and only the first gets images.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(k, n_init=1, random_state=seed).fit(fitted).cluster_centers_.astype(np.float32)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sdclr.evaluation.config import LOGISTIC, LogisticConfig
 from sdclr.evaluation.probes import LinearClassifier, edge_of_grid
 from sdclr.features.extract import checked_features, checked_labels
+from sdclr.progress import stage
 
 _SCALE = 1e4
 """What the objective is multiplied by: torch's L-BFGS forgets curvature below an absolute 1e-10, which near the optimum
@@ -48,6 +49,7 @@ class LogisticProbe(LinearClassifier):
     edge: Literal["lowest", "highest"] | None
 
 
+@stage("fitting a linear classifier")
 def logistic_probe(  # noqa: PLR0917  as linear_probe
     train_x: ArrayLike | Tensor,
     train_y: ArrayLike | Tensor,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from sdclr.errors import InputError
 from sdclr.evaluation.config import LINEAR, ProbeConfig
 from sdclr.features.extract import checked_features, checked_labels, encode_batch, encode_images, evaluating
+from sdclr.progress import stage
 
 DECAY = 0.1
 """What every milestone multiplies the learning rate by."""
@@ -297,16 +298,18 @@ def _train(
     accuracies = np.full((len(config.learning_rates), config.epochs), np.nan)
     best, chosen, epoch_of_best = -1.0, 0, 0
     weight, bias = grid.layer(chosen)
-    for epoch in range(config.epochs):
-        scale = DECAY ** sum(epoch >= milestone for milestone in config.milestones)
-        shuffled = torch.randperm(len(train_y), generator=order).to(train_y.device)
-        for batch in torch.split(shuffled, config.batch_size):
-            grid.step(features(batch), train_y[batch], scale)
-        accuracies[:, epoch] = grid.accuracy(val_x, val_y)
-        candidate = int(np.nan_to_num(accuracies[:, epoch], nan=-1.0).argmax())
-        if accuracies[candidate, epoch] > best:
-            best, chosen, epoch_of_best = float(accuracies[candidate, epoch]), candidate, epoch + 1
-            weight, bias = grid.layer(chosen)
+    with stage("training a linear probe", config.epochs, unit="epochs") as update:
+        for epoch in range(config.epochs):
+            scale = DECAY ** sum(epoch >= milestone for milestone in config.milestones)
+            shuffled = torch.randperm(len(train_y), generator=order).to(train_y.device)
+            for batch in torch.split(shuffled, config.batch_size):
+                grid.step(features(batch), train_y[batch], scale)
+            accuracies[:, epoch] = grid.accuracy(val_x, val_y)
+            candidate = int(np.nan_to_num(accuracies[:, epoch], nan=-1.0).argmax())
+            if accuracies[candidate, epoch] > best:
+                best, chosen, epoch_of_best = float(accuracies[candidate, epoch]), candidate, epoch + 1
+                weight, bias = grid.layer(chosen)
+            update(epoch + 1)
     rates = config.learning_rates
     if epoch_of_best == 0:
         raise InputError(f"every learning rate of {rates} diverged: give smaller learning_rates")

@@ -13,7 +13,6 @@ The axes and the distances between far groups have no meaning: only what is near
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,12 +21,10 @@ from numpy.typing import NDArray
 
 from sdclr.errors import InputError
 from sdclr.features.nearest import Neighbours
+from sdclr.progress import Update, stage
 
 if TYPE_CHECKING:
     from scipy import sparse
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
 
 PLACED_AT_ONCE: Final = 100_000
 """Images up to which all are placed in one level."""
@@ -67,7 +64,7 @@ _JITTER: Final = 0.01
 """Noise on places that were averaged, in units of their standard deviation, so that no two are the same."""
 
 
-def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None = None) -> NDArray[np.float32]:
+def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
     """Place images in the plane so that neighbors lie together.
 
     Memory is linear in N k. On one processor core 100,000 images with 15 neighbors take about half a minute
@@ -76,7 +73,6 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
     Args:
         neighbors: Of all images among themselves, as `nearest(features, 15)` gives them; indices (N, k).
         seed: Decides the start. The same seed gives the same map, whatever the number of threads.
-        progress: Called with (steps done, steps in all) now and then.
 
     Returns:
         (N, 2) finite coordinates around the origin.
@@ -106,14 +102,16 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
     indices = indices[:, : max(_FEWEST, count // _APART)]
     graph = _graph(indices)
     coarse = count > PLACED_AT_ONCE
-    steps = _Steps(progress, _GATHERING + _SPREADING + (_REFINING if coarse else 0))
-    if coarse:
-        group = _groups(indices, rng)
-        member = sparse.csr_matrix((np.ones(count, dtype=np.float32), group, np.arange(count + 1)))
-        places = _placed((member.T @ graph @ member).tocsr(), rng, steps)
-        placed = _moved(graph, _spread(graph, places[group], rng), steps, (_REFINING, 1.0))
-    else:
-        placed = _placed(graph, rng, steps)
+    total = _GATHERING + _SPREADING + (_REFINING if coarse else 0)
+    with stage("drawing the map", total, unit="steps") as update:
+        steps = _Steps(update, total)
+        if coarse:
+            group = _groups(indices, rng)
+            member = sparse.csr_matrix((np.ones(count, dtype=np.float32), group, np.arange(count + 1)))
+            places = _placed((member.T @ graph @ member).tocsr(), rng, steps)
+            placed = _moved(graph, _spread(graph, places[group], rng), steps, (_REFINING, 1.0))
+        else:
+            placed = _placed(graph, rng, steps)
     placed -= placed.mean(axis=0)
     return placed.astype(np.float32)
 
@@ -141,14 +139,13 @@ def _graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float32]:
 class _Steps:
     """Counts steps over all phases."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._done, self._total = progress, 0, total
+    def __init__(self, update: Update, total: int) -> None:
+        self._update, self._done, self._total = update, 0, total
 
     def __call__(self, _step: int, _error: float, _embedding: Any) -> bool:
         """As `openTSNE` calls it, after every few steps."""
         self._done += _REPORTED
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
+        self._update(min(self._done, self._total))
         return False
 
 

@@ -14,11 +14,13 @@ from sdclr.errors import BadImageError
 from sdclr.features.extract import encode_images
 from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
+from sdclr.progress import stage
 
 _DECODED: Final = 8
 _BATCH: Final = 16
 
 
+@stage("measuring the speed of the encoder")
 def seconds_an_image(
     encoder: nn.Module,
     preprocessing: Preprocessing,

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from sdclr.config import to_json
 from sdclr.data.config import ViewConfig
-from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
@@ -23,6 +22,7 @@ from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
 from sdclr.mining.neighbours import neighbour_distance
 from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
+from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
@@ -123,7 +123,6 @@ def diagnose(
     encoder: EncoderLike = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Diagnosis:
     """Say which kinds of image a collection has, how long-tailed it seems, and what is in it twice.
 
@@ -136,7 +135,6 @@ def diagnose(
             default the pretrained encoder that `load_encoder()` gives.
         device: Where the encoder runs.
         workers: Processes that decode.
-        progress: Called with (images done, images in all).
 
     Returns:
         Sentences, kinds, indices, clusters and near-duplicates.
@@ -156,17 +154,20 @@ def diagnose(
         batch_size=config.batch_size,
         device=device,
         workers=workers,
-        progress=progress,
     )
     if len(encoded.kept) < MIN_IMAGES:
         raise InputError(f"{whole.name}: {len(encoded.kept)} usable images; a diagnosis needs {MIN_IMAGES} or more")
     parts = _parts(len(encoded.kept), config.part)
-    measured = [measure(encoded, rows, k=config.k, clusters=config.clusters) for rows in parts]
+    measured = []
+    with stage("measuring", len(parts), unit="parts") as update:
+        for rows in parts:
+            measured.append(measure(encoded, rows, k=config.k, clusters=config.clusters))
+            update(len(measured))
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
     near = find_neighbors(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
     kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
-    copies = duplicates_among(drawn, near, encoded.kept, workers=workers, progress=progress)
+    copies = duplicates_among(drawn, near, encoded.kept, workers=workers)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
     distance = neighbour_distance(near, config.k).numpy()

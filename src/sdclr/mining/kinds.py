@@ -41,6 +41,7 @@ from sdclr.features.extract import checked_features
 from sdclr.features.nearest import Neighbours
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
+from sdclr.progress import stage
 
 LEAST_IMAGES: Final = 10
 """Least number of distinct images of a kind."""
@@ -136,8 +137,9 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
     distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
     if len(distinct.positions) <= 1:
         return _one_kind(table)
-    labels, inside = _groups(distinct)
-    return _described(table, distinct, labels, inside)
+    with stage("finding kinds"):
+        labels, inside = _groups(distinct)
+        return _described(table, distinct, labels, inside)
 
 
 def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:

@@ -305,7 +305,7 @@ class Runtime:
     max_bad_fraction: float = 0.01
     """Stop before training if more than this share of the images cannot be decoded."""
     progress: bool = True
-    """Show a progress bar on standard error."""
+    """Show how far the run is."""
 
     def __post_init__(self) -> None:
         if self.log_steps < 1 or self.checkpoint_minutes < 0:

@@ -20,6 +20,7 @@ from sdclr.errors import InputError
 from sdclr.features.extract import checked_features, encode_images, feature_batches
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.density import Density
+from sdclr.progress import stage
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.randomness import own_randomness
@@ -46,6 +47,7 @@ class Reading:
     """Images a pass."""
 
 
+@stage("measuring how dense the images lie")
 def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp) -> None:
     """Make a run's density weights anew from its encoder as it is. All processes call this together.
 

@@ -19,6 +19,7 @@ from sdclr.choices import FORMATS, Format
 from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, describe_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically, write_json
+from sdclr.progress import stage
 from sdclr.training.card_usage import Architecture
 from sdclr.training.model_card import model_card, preprocessing
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
@@ -45,6 +46,7 @@ class Exported:
     """Formats that were not asked for by name and cannot be had, and why."""
 
 
+@stage("exporting")
 def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
     """Write an encoder into a new folder, each format read back and compared before it counts as written.
 

@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from sdclr.cli.commands.bench import Bench
-from sdclr.cli.ended import tell_failures
+from sdclr.cli.ended import first_report, tell_failures
+from sdclr.cli.plan import tell_queue
+from sdclr.cli.talk import finish, note
 from sdclr.errors import InputError
 from sdclr.files import write_atomically, write_json
 from sdclr.paper.bench import Matrix, crossed, matrix, parse_cell, widened
@@ -37,12 +39,13 @@ def run(command: Bench, console: Console) -> None:
     queue = Queue(folder=command.folder, data=data, runtime=runtime, jobs=command.jobs)
     states = look(queue, asked.tasks)
     console.print(plan_table(states).markdown(), markup=False)
+    tell_queue(console, runtime, command.folder, jobs=command.jobs)
     possible = [state.job for state in states if state.status != "no data"]
     if not possible:
         raise InputError(f"there are no images to train on ({'; '.join(dict.fromkeys(s.reason for s in states))})")
     if command.dry_run:
         return
-    ended = run_queue(queue, possible, lambda text: console.print(text, markup=False))
+    ended = run_queue(queue, possible, lambda text: note(console, text))
     failed = failures(ended, command.folder)
     rows = collect(command.folder)
     lines = leaderboard(asked.entries, rows, baseline, sort=command.sort)
@@ -65,6 +68,7 @@ def run(command: Bench, console: Console) -> None:
     for written in (*(file.with_suffix(suffix) for suffix in (".md", ".csv", ".json")), *write_results(rows, out)):
         console.print(f"results: {written}", markup=False)
     tell_failures(ended, command.folder)
+    finish(console, first_report(queue, possible))
 
 
 def planned(command: Bench) -> Matrix:

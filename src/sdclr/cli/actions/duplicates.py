@@ -5,16 +5,16 @@ from typing import Final
 
 from rich.console import Console
 
-from sdclr.cli.bar import progress_bar
 from sdclr.cli.commands.duplicates import Duplicates
 from sdclr.cli.lines import shown
-from sdclr.cli.told import duplicates_line, tell_encoder
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_plan
+from sdclr.cli.talk import finish, spelled
+from sdclr.cli.told import duplicates_line
 from sdclr.mining.config import MineConfig
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
-from sdclr.mining.mine import default_folder, open_mined
-from sdclr.training.distributed import resolve_device
-from sdclr.training.feed import default_workers
+from sdclr.mining.mine import default_folder, is_mined, open_mined
 
 _GROUPS: Final = 5
 _MEMBERS: Final = 4
@@ -25,21 +25,35 @@ def run(command: Duplicates, console: Console) -> None:
     """Find near-duplicates, tell, and write the lists."""
     config = MineConfig()
     source, used = open_mined(command.images, command.encoder)
-    device = resolve_device(command.device)
-    workers = default_workers() if command.workers is None else command.workers
-    tell_encoder(used, source, device=device, workers=workers, amp=config.amp, console=console)
+    device, workers = machine(command.device, command.workers)
     folder = command.folder or default_folder(source, used)
-    with progress_bar("reading images") as told:
-        found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers, progress=told)
+    read = is_mined(source, used, config, out=folder, device=device)
+    tell_plan(
+        console,
+        source,
+        used,
+        device=device,
+        workers=workers,
+        amp=config.amp,
+        out=command.out or command.marks or folder,
+        read=folder if read else None,
+    )
+    found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers)
     for line in (_nothing_seen(found) or duplicates_line(found.groups), *_largest(found)):
         console.print(line, markup=False)
     if command.out is not None:
         console.print(f"list:    {found.write(command.out, source)}", markup=False)
     if command.marks is not None:
         marks = found.write_marks(command.marks, source)
-        console.print(f"marks:   {marks}; go on with: sdclr apply {marks}", markup=False)
-    if found.groups and command.out is None and command.marks is None:
-        console.print("For a list of the images that could be dropped: --out drop.csv or --marks marks.csv")
+        console.print(f"marks:   {marks}", markup=False)
+    same = {"encoder": command.encoder, "folder": command.folder}
+    listed = command.out is not None or command.marks is not None
+    finish(
+        console,
+        spelled("apply", command.marks, command.images, manifest="kept.csv") if command.marks is not None else None,
+        spelled("duplicates", command.images, marks="marks.csv", **same) if found.groups and not listed else None,
+        spelled("mine", command.images, encoder=command.encoder, out=command.folder),
+    )
 
 
 def _nothing_seen(found: Found) -> str | None:

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from sdclr.cli.commands.export import Export
+from sdclr.cli.talk import finish, note
 from sdclr.training.export import export
 
 
@@ -10,6 +11,7 @@ def run(command: Export, console: Console) -> None:
     """Write the files and name them."""
     written = export(command.encoder, command.folder, command.formats)
     for file in written.files:
-        console.print(f"{written.folder / file}")
+        console.print(f"{written.folder / file}", markup=False)
     for name, why in written.left_out.items():
-        console.print(f"no {name}: {why}", markup=False)
+        note(console, f"no {name}: {why}")
+    finish(console)

@@ -5,6 +5,9 @@ from pathlib import Path
 from rich.console import Console
 
 from sdclr.cli.commands.finetune import Finetune
+from sdclr.cli.plan import tell_images, tell_machine, tell_output
+from sdclr.cli.talk import finish, note, spelled
+from sdclr.cli.told import counted, tell_encoder
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.downstream.finetune import finetune
@@ -23,15 +26,26 @@ def run(command: Finetune, console: Console) -> None:
     method = command.config.method
     out = command.out or (Path("runs") / method if run is None else run.path / "finetune" / method)
     device = resolve_device(command.device)
+    workers = default_workers(device) if command.workers is None else command.workers
+    test = open_source(command.test)
+    tell_images(train, console, "train")
+    tell_images(test, console, "test")
+    if isinstance(start, ResolvedEncoder):
+        tell_encoder(start, train, device=device, workers=workers, amp=command.amp, console=console, timed=False)
+    else:
+        note(console, f"encoder: {command.config.encoder.name} of random weights")
+    epochs, batch = command.config.epochs, command.config.batch_size
+    note(console, f"length:  {counted(epochs, 'epoch')} in batches of {batch}, by {method}")
+    tell_machine(console, device, workers, command.amp)
+    tell_output(console, out)
     result = finetune(
         train,
-        command.test,
+        test,
         command.config,
         start=start,
         out=out,
         device=device,
-        workers=default_workers(device) if command.workers is None else command.workers,
-        progress=command.progress,
+        workers=workers,
         amp=command.amp,
         checkpoint_minutes=command.checkpoint_minutes,
     )
@@ -44,7 +58,9 @@ def run(command: Finetune, console: Console) -> None:
         console.print(f"experts asked an image: {details['experts_asked']:.2f} of {command.config.experts}")
     if "tau" in details:
         console.print(f"tau: {details['tau']:g}")
-    console.print(f"written to {out / 'result.json'}")
+    console.print(f"written to {out / 'result.json'}", markup=False)
+    probes = {"encoder": None if command.start == "scratch" else command.start, "out": out / "probes"}
+    finish(console, spelled("evaluate", train=command.train, test=command.test, **probes))
 
 
 def _balance(figures: dict[str, float | None]) -> Balance:

@@ -2,28 +2,38 @@
 
 from rich.console import Console
 
-from sdclr.cli.bar import is_first
 from sdclr.cli.commands.pretrain import PERMISSIVE, Pretrain
+from sdclr.cli.plan import tell_pretraining
+from sdclr.cli.talk import finish, note, spelled
 from sdclr.config import from_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
 from sdclr.files import read_json
+from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import for_images, starting_line
-from sdclr.training.pretrain import pretrain
+from sdclr.training.pretrain import default_run, pretrain
 
 
 def run(command: Pretrain, console: Console) -> None:
     """Train, and write the report."""
     source = select(open_source(command.images), command.subset)
-    if command.config.start is not None and is_first():
-        console.print(starting_line(command.config), markup=False)
-    run = pretrain(source, command.config, run=command.run, runtime=command.runtime)
-    if is_first():
+    folder = command.run or default_run(source, command.config)
+    tell_pretraining(console, source, command.config, command.runtime, folder)
+    if command.config.start is not None:
+        note(console, starting_line(command.config))
+    run = pretrain(source, command.config, run=folder, runtime=command.runtime)
+    if speaks():
         page = run_report(run, source)
-        console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}")
+        console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)
+    finish(
+        console,
+        spelled("mine", command.images, encoder=run.path),
+        spelled("embed", command.images, encoder=run.path, out=run.path / "embeddings.parquet"),
+        spelled("export", run.path, run.path / "export"),
+    )
 
 
 def defaults(command: Pretrain) -> PretrainConfig:

@@ -8,7 +8,9 @@ import tyro
 from rich.console import Console
 
 from sdclr.cli.commands.reproduce import Reproduce
-from sdclr.cli.ended import tell_failures
+from sdclr.cli.ended import first_report, tell_failures
+from sdclr.cli.plan import tell_queue
+from sdclr.cli.talk import finish, note
 from sdclr.errors import InputError
 from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
 from sdclr.paper.figures import draw
@@ -52,13 +54,14 @@ def run(command: Reproduce, console: Console) -> None:
     )
     states = look(queue, merged(job for one in experiments for job in one.jobs))
     console.print(plan_table(states).markdown(), markup=False)
+    tell_queue(console, runtime, command.folder, jobs=command.jobs)
     possible = [state for state in states if state.status != "no data"]
     if not possible:
         reasons = "; ".join(dict.fromkeys(state.reason for state in states))
         raise InputError(f"{command.what}: there are no images for any of its runs ({reasons})")
     if command.dry_run:
         return
-    ended = run_queue(queue, [state.job for state in possible], lambda text: console.print(text, markup=False))
+    ended = run_queue(queue, [state.job for state in possible], lambda text: note(console, text))
     rows = collect(command.folder)
     out = command.out or command.folder / "results"
     for file in write_results(rows, out):
@@ -73,6 +76,7 @@ def run(command: Reproduce, console: Console) -> None:
         except InputError as error:
             console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
     tell_failures(ended, command.folder)
+    finish(console, first_report(queue, [state.job for state in possible]))
 
 
 def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:

@@ -49,8 +49,6 @@ class Finetune:
     """Mixed precision; auto takes bf16 where the hardware has units for it."""
     checkpoint_minutes: float = 5.0
     """Save the whole state at least this often; 0 saves at every step."""
-    progress: bool = True
-    """Show a progress bar on standard error."""
 
 
 SHORT: Final = {
