@@ -10,7 +10,17 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "files", "version", "precision", "progress", "progress_display", "choices"},
+    {
+        "errors",
+        "config",
+        "files",
+        "version",
+        "precision",
+        "progress",
+        "progress_display",
+        "progress_notebook",
+        "choices",
+    },
     {"method", "data", "encoders"},
     {"features"},
     {"marks"},

@@ -96,7 +96,7 @@ def tell_pretraining(console: Console, source: Source, config: PretrainConfig, r
     tell_images(source, console)
     size = config.views.image_size
     weights = _parameters(config.encoder, size)
-    note(console, f"encoder: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
+    note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
     steps = len(source) // config.batch_size
     note(
         console,

@@ -33,7 +33,7 @@ def run(command: Finetune, console: Console) -> None:
     if isinstance(start, ResolvedEncoder):
         tell_encoder(start, train, device=device, workers=workers, amp=command.amp, console=console, timed=False)
     else:
-        note(console, f"encoder: {command.config.encoder.name} of random weights")
+        note(console, f"network: {command.config.encoder.name} of random weights")
     epochs, batch = command.config.epochs, command.config.batch_size
     note(console, f"length:  {counted(epochs, 'epoch')} in batches of {batch}, by {method}")
     tell_machine(console, device, workers, command.amp)
