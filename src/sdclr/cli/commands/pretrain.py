@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -24,10 +24,14 @@ class Pretrain:
     settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
 
     For example:
-        sdclr pretrain ./images --run runs/a
+        # Just run it.
+        sdclr pretrain ./images
+        # Continue from weights.
+        sdclr pretrain ./images --start timm:tf_efficientnet_lite0
+        # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
-        sdclr pretrain ./images --run runs/c --start timm:tf_efficientnet_lite0
-        sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
+        # The setting of the paper.
+        sdclr pretrain ./cifar10 --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
 
     images: Images
@@ -42,6 +46,55 @@ class Pretrain:
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
 
 
+SHORT: Final = {
+    "images": (
+        "IMAGES",
+        "--run",
+        "--subset.kind",
+    ),
+    "length and size": (
+        "--epochs",
+        "--batch-size",
+        "--views.image-size",
+        "--encoder.name",
+        "--encoder.width",
+    ),
+    "start": (
+        "--start",
+        "--recipe",
+        "--settings",
+    ),
+    "method": (
+        "--framework",
+        "--damage.kind",
+        "--damage.ratio",
+        "--rebalance",
+        "--temperature",
+        "--optim.lr",
+        "--seed",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+        "--checkpoint-minutes",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
+
+FITTED: Final = (
+    "--epochs",
+    "--batch-size",
+    "--views.image-size",
+    "--encoder.name",
+    "--encoder.width",
+    "--damage.ratio",
+    "--optim.lr",
+    "--temperature",
+)
+"""Options whose default follows from the images and the machine, so that the help names none."""
+
+
 PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
 
@@ -53,15 +106,17 @@ def parse(options: list[str]) -> Pretrain:
         InputError: An option has a value that cannot be used, or there are no such images.
     """
     options = _spelt_out(options)
-    if not {"-h", "--help"}.isdisjoint(options):
-        return _read(options, PretrainConfig())
-    command = _read(options, PERMISSIVE)
+    try:
+        command = _read(options, PERMISSIVE, silent=True)
+    except SystemExit:
+        command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
     defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
     return _read(options, defaults)
 
 
-def _read(options: list[str], defaults: PretrainConfig) -> Pretrain:
-    command: Pretrain = read(Pretrain, "pretrain", options, Pretrain(images=tyro.MISSING, config=defaults))
+def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False) -> Pretrain:
+    default = Pretrain(images=tyro.MISSING, config=defaults)
+    command: Pretrain = read(Pretrain, "pretrain", options, default, silent=silent)
     return command
 
 

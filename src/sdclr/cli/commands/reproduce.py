@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -64,3 +64,28 @@ class Reproduce:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise InputError(f"--jobs is 1 or more, not {self.jobs}")
+
+
+SHORT: Final = {
+    "what": (
+        "WHAT",
+        "--data",
+        "--scale",
+        "--dry-run",
+    ),
+    "length": (
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
