@@ -10,7 +10,7 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "files", "settings", "settings_lines", "version", "precision"},
+    {"errors", "config", "environment", "files", "progress", "settings", "settings_lines", "version", "precision"},
     {"method", "data", "encoders"},
     {"features"},
     {"marks"},
