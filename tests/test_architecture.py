@@ -10,7 +10,10 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "environment", "files", "progress", "settings", "settings_lines", "version", "precision"},
+    {
+        *("errors", "config", "environment", "files", "settings", "settings_lines", "version", "precision"),
+        *("progress", "progress_display", "choices"),
+    },
     {"method", "data", "encoders"},
     {"features"},
     {"marks"},
