@@ -41,7 +41,7 @@ CATALOG: Final = {
         Entry("report", "judge", "Write a report on a run, or on several side by side."),
         Entry("reproduce", "research", "Repeat a table or figure of the paper."),
         Entry("bench", "research", "Compare methods on the same splits, as a leaderboard."),
-        Entry("recipe", "research", "Print the settings of the paper as JSON."),
+        Entry("recipe", "research", "Print the settings of the paper as a settings file."),
     )
 }
 """Every command, in the order of the help."""

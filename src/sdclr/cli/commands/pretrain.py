@@ -10,6 +10,7 @@ import tyro
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
+from sdclr.settings import read_settings_file
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 
@@ -27,6 +28,7 @@ class Pretrain:
         sdclr pretrain ./images --run runs/a
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
         sdclr pretrain ./images --run runs/c --start timm:tf_efficientnet_lite0
+        sdclr pretrain ./images --run runs/d --settings mine.toml
         sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
 
@@ -36,7 +38,8 @@ class Pretrain:
     recipe: RecipeName = "auto"
     """Settings to start from; other options change them."""
     settings: Path | None = None
-    """A config.json of another run to start from, instead of a recipe."""
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
+    is as without it; other options change it."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -44,6 +47,9 @@ class Pretrain:
 
 PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
+
+APART = ("recipe",)
+"""Keys of a settings file that are no settings of a run but say what it changes."""
 
 
 def parse(options: list[str]) -> Pretrain:
@@ -55,8 +61,11 @@ def parse(options: list[str]) -> Pretrain:
     options = _spelt_out(options)
     if not {"-h", "--help"}.isdisjoint(options):
         return _read(options, PretrainConfig())
-    command = _read(options, PERMISSIVE)
-    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
+    command, file = _read(options, PERMISSIVE), None
+    if command.settings is not None:
+        file = read_settings_file(command.settings)
+        command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART))
+    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
 
 
