@@ -50,7 +50,7 @@ def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainCon
     """
     if file is not None and _is_whole(file):
         return file.config(PretrainConfig, apart=APART)
-    recipe = command.recipe
+    recipe: str = command.recipe
     if file is not None and recipe == "auto":
         recipe = file.word("recipe", get_args(RecipeName)) or "auto"
     asked = command.config
