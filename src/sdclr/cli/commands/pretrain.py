@@ -10,6 +10,7 @@ import tyro
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
+from sdclr.settings import read_settings_file
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 
@@ -30,6 +31,7 @@ class Pretrain:
         sdclr pretrain ./images --start timm:tf_efficientnet_lite0
         # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
+        sdclr pretrain ./images --run runs/c --settings mine.toml
         # The setting of the paper.
         sdclr pretrain ./cifar10 --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
@@ -40,7 +42,8 @@ class Pretrain:
     recipe: RecipeName = "auto"
     """Settings to start from; other options change them."""
     settings: Path | None = None
-    """A config.json of another run to start from, instead of a recipe."""
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
+    is as without it; other options change it."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -98,6 +101,9 @@ FITTED: Final = (
 PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
 
+APART = ("recipe",)
+"""Keys of a settings file that are no settings of a run but say what it changes."""
+
 
 def parse(options: list[str]) -> Pretrain:
     """Read the options. They are read twice, because the defaults depend on the images that they name.
@@ -106,11 +112,15 @@ def parse(options: list[str]) -> Pretrain:
         InputError: An option has a value that cannot be used, or there are no such images.
     """
     options = _spelt_out(options)
+    file = None
     try:
         command = _read(options, PERMISSIVE, silent=True)
+        if command.settings is not None:
+            file = read_settings_file(command.settings)
+            command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
     except SystemExit:
         command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
-    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
+    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
 
 
