@@ -206,8 +206,15 @@ def measure_speeds(out: Path, data: Path, runs: Path) -> None:
     for name, minutes, arm, _ in CELLS:
         if minutes and (name, arm) not in known:
             known.add((name, arm))
-            images = speed(ARMS[arm], collection(name, data, 0).train, runs / "speed" / f"{name}-{arm}")
-            append(out, kind="speed", collection=name, arm=arm, images_per_cpu_second=round(images, 1))
+            record_speed(out, data, runs, name, arm)
+
+
+def record_speed(out: Path, data: Path, runs: Path, name: str, arm: str) -> float:
+    """Measure an arm's speed and write it down."""
+    folder = runs / "speed" / f"{name}-{arm}"
+    images = round(speed(ARMS[arm], collection(name, data, 0).train, folder), 1)
+    append(out, kind="speed", collection=name, arm=arm, images_per_cpu_second=images)
+    return images
 
 
 def do_cells(out: Path, data: Path, runs: Path) -> None:
@@ -223,7 +230,8 @@ def do_cells(out: Path, data: Path, runs: Path) -> None:
             epochs, encoder = 0, load_encoder(image_size=arm.size)
             size = encoder.image_size
         else:
-            rate = speeds[name, arm_name]
+            rate = speeds.get((name, arm_name)) or record_speed(out, data, runs, name, arm_name)
+            speeds[name, arm_name] = rate
             epochs = min(MOST_EPOCHS, max(1, int(SHARE * TWO_CORES * 60 * minutes * rate / len(images.train))))
             config = settings(arm, images.train, seed, epochs)
             size = config.views.image_size
