@@ -25,12 +25,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import decode_image, prepare_worker
 from sdclr.data.loading import ResidentLoader
 from sdclr.data.render_cv import render_cv_batch
 from sdclr.data.sources import ArraySource, FolderSource, Source, open_source
 from sdclr.data.streaming import StreamLoader
-from sdclr.data.views import ViewConfig, ViewParameters, draw_views
+from sdclr.data.views import ViewParameters, draw_views
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_views import (
     KORNIA,

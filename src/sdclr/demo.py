@@ -8,10 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from sdclr.data.longtail import long_tail_split
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.evaluation.config import EvaluateConfig
+from sdclr.evaluation.evaluate import Result, evaluate
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
@@ -45,19 +45,18 @@ def rare_digits(seed: int = 0) -> SubsetSource:
     return SubsetSource(train, np.sort(np.concatenate(chosen)), name="digits")
 
 
-def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores, list[str], Path]:
+def mine_demo(folder: Path) -> tuple[Scores, list[str], Path]:
     """Find the rare kinds among embedded digits, and say what they are; labels serve for that alone.
 
     Args:
         folder: For scores, features and the page.
-        progress: Called with (images done, images in all).
 
     Returns:
         The scores, a line for each kind, and the page.
     """
     source = rare_digits()
     used = resolve_encoder(None, source)
-    scores, features, *_ = mine_features(source, encoder=used, out=folder, progress=progress)
+    scores, features, *_ = mine_features(source, encoder=used, out=folder)
     labels = np.asarray(source.labels)
     lines = []
     for group in sorted(scores.groups, key=lambda group: group.size):

@@ -25,7 +25,7 @@ def test_copies_come_last(tmp_path):
 
 
 def test_suggestions_come_from_a_bounded_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdclr.mining.mine.LOOKED_AT", 50)
+    monkeypatch.setattr("sdclr.mining.suggest.LOOKED_AT", 50)
     asked = []
 
     def chosen(features, _rarity, budget, **_options):

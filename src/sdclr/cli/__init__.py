@@ -2,13 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from rich.console import Console
-
-from sdclr.cli.actions import perform
-from sdclr.cli.parsing import parse
-from sdclr.errors import InputError
-from sdclr.training.interrupts import Interrupted
+from sdclr.cli.catalog import CATALOG
 from sdclr.version import __version__
 
 
@@ -17,20 +13,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if argv == ["--version"]:
         print(f"sdclr {__version__}")
         return
-    try:
-        perform(parse(argv))
-    except Interrupted as stop:
-        errors.print(f"{stop}; the same command goes on from there", markup=False)
-        sys.exit(stop.exit_code)
-    except (InputError, FloatingPointError) as error:
-        if debug:
-            raise
-        errors.print("[bold red]error:[/]", end=" ")
-        errors.print(str(error), markup=False)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if not argv or argv[0] in {"-h", "--help"}:
+        print(overview())
+        return
+    carry_out = import_module("sdclr.cli.carry_out")  # what needs rich and tyro
+    carry_out.carry_out(argv, debug=debug)
+
+
+def overview() -> str:
+    """What `sdclr --help` prints."""
+    lines = [
+        "usage: sdclr COMMAND [OPTIONS]",
+        "",
+        "Find the rare images of unlabeled, long-tailed collections, and train encoders",
+        "that serve rare classes better.",
+    ]
+    for group in dict.fromkeys(entry.group for entry in CATALOG.values()):
+        lines += ["", f"{group}:"]
+        lines += [f"  {one.name:<11} {one.summary}" for one in CATALOG.values() if one.group == group]
+    lines += [
+        "",
+        "sdclr COMMAND --help  explains a command.",
+        "sdclr --version       prints the version.",
+        "--quiet               leaves out all but results and errors, with every command.",
+        "--debug               shows the traceback of an error.",
+    ]
+    return "\n".join(lines)

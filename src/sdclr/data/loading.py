@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render_pair, to_device
-from sdclr.data.views import ViewConfig, ViewParameters, draw_views
+from sdclr.data.views import ViewParameters, draw_views
 from sdclr.data.weighting import weighted_order
 from sdclr.errors import InputError
 

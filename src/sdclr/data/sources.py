@@ -220,7 +220,7 @@ def digits(split: str = "train") -> ArraySource:
     Raises:
         InputError: There is no such split.
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # slow to import, and seldom needed
+    from sklearn.datasets import load_digits  # slow to import, and seldom needed
 
     data = load_digits()
     train, test = train_validation_split(data.target, validation=500, seed=0)
@@ -257,7 +257,7 @@ def cifar(
     Raises:
         InputError: There is no such split or data set, or it is not on disk.
     """
-    from torchvision import datasets  # noqa: PLC0415  # slow to import, and seldom needed
+    from torchvision import datasets  # slow to import, and seldom needed
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if dataset not in kinds:

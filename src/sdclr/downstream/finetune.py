@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
 from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
@@ -27,7 +28,7 @@ from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
 from sdclr.files import read_json, write_json
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
@@ -81,7 +82,6 @@ def finetune(
     out: Path | str,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: bool = False,
     amp: Amp = "auto",
     checkpoint_minutes: float = 5.0,
 ) -> FinetuneResult:
@@ -96,7 +96,6 @@ def finetune(
         out: Folder for checkpoints, metrics and the result.
         device: Where it is trained.
         workers: Processes that decode images.
-        progress: Show a bar on standard error.
         amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
 
@@ -126,7 +125,7 @@ def finetune(
         fit, held = _held_out(images, config)
         trainer = _trainer(config, initial, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
         write_json(out / "config.json", identity)  # from now on the folder is this training's
-        trainer.train(interrupts, progress=progress)
+        trainer.train(interrupts)
         model, details = trainer.model, {"images": len(fit)}
         if isinstance(model, Classifier) and config.method == "tau_norm":
             details |= choose_tau(model, held, config.tau, look)

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
 from sdclr.data.sources import Source
 from sdclr.data.streaming import StreamLoader
-from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 
 _BALANCED = 0xBA1  # keeps the draw of balanced epochs apart from all others of the same seed

@@ -16,7 +16,8 @@ from sdclr.training import randomness
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
 from sdclr.training.logs import Log
-from sdclr.training.optim import OptimConfig, create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim_config import OptimConfig
 
 LOG_STEPS = 50
 """Losses are written every so many steps, and at the end of every epoch."""
@@ -59,7 +60,7 @@ class Trainer:
         self.optimizer_state: dict[str, object] | None = None
         self._restore()
 
-    def train(self, interrupts: Interrupts, *, progress: bool) -> None:
+    def train(self, interrupts: Interrupts) -> None:
         """Take the remaining steps of all stages.
 
         Raises:
@@ -72,7 +73,7 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=True,
-            progress=progress,
+            epochs=sum(stage.epochs for stage in self.stages),
         )
         try:
             epochs_before = 0

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.data.decode import BadImage
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
+from sdclr.progress import stage
 
 __all__ = [
     "SMALL_SIDE",
@@ -119,7 +120,6 @@ def extract_features(
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Features:
     """Features of every image that can be decoded, by the encoder in eval mode.
 
@@ -134,7 +134,6 @@ def extract_features(
         amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
             elsewhere; `auto`, bfloat16 where the hardware has units for it, else float32.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Called with (images done, images in all) after every batch.
 
     Returns:
         Features, their positions in the source, and what was left out.
@@ -147,18 +146,19 @@ def extract_features(
     kept = np.empty(total, dtype=np.int64)
     bad: list[BadImage] = []
     done = 0
-    for batch in feature_batches(
+    batches = feature_batches(
         encoder, source, preprocessing=preprocessing, batch_size=batch_size, device=device, amp=amp, workers=workers
-    ):
-        bad += batch.bad
-        if len(batch.positions):
-            if values is None:
-                values = np.empty((total, batch.values.shape[1]), dtype=np.float32)
-            rows = slice(done, done + len(batch.positions))
-            values[rows], kept[rows] = batch.values, batch.positions
-            done = rows.stop
-        if progress is not None:
-            progress(batch.seen, total)
+    )
+    with stage("reading images", total) as update:
+        for batch in batches:
+            bad += batch.bad
+            if len(batch.positions):
+                if values is None:
+                    values = np.empty((total, batch.values.shape[1]), dtype=np.float32)
+                rows = slice(done, done + len(batch.positions))
+                values[rows], kept[rows] = batch.values, batch.positions
+                done = rows.stop
+            update(batch.seen)
     if values is None:
         why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise InputError(f"{source.name}: none of {total} images can be decoded{why}. Check the path and the files")
@@ -179,6 +179,7 @@ class Views(NamedTuple):
     bad: list[BadImage]
 
 
+@stage("reading images")
 def load_views(source: Source, *, preprocessing: Preprocessing, workers: int = 0) -> Views:
     """The evaluation view of every image that can be decoded.
 

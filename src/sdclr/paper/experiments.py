@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from sdclr.data.published import DatasetName
-from sdclr.data.views import ViewConfig
+from sdclr.data.config import DatasetName, ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError

@@ -19,16 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
+from sdclr.data.config import DatasetName
 from sdclr.data.parquet import parquet_files
-from sdclr.data.published import DatasetName, PaperSplit, paper_split
+from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
-from sdclr.evaluation.probes import LINEAR
+from sdclr.evaluation.config import LINEAR, EvaluateConfig
+from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import read_json, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
+from sdclr.progress import stage
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
@@ -295,7 +297,6 @@ def _tune(queue: Queue, job: Tuning) -> None:
         out=queue.place(job),
         device=resolve_device(runtime.device),
         workers=decoders(runtime),
-        progress=runtime.progress,
         amp=runtime.amp,
     )
 
@@ -307,10 +308,12 @@ def decoders(runtime: Runtime) -> int:
 
 def _one_by_one(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Outcome]:
     ended: dict[str, Outcome] = {}
-    for number, job in enumerate(jobs, start=1):
-        told(f"{number} of {len(jobs)}: {job.name}")
-        ended[job.name] = perform(queue, job)
-        told(f"{ended[job.name]}: {job.name}")
+    with stage("runs", len(jobs), unit="runs") as update:
+        for number, job in enumerate(jobs, start=1):
+            told(f"{number} of {len(jobs)}: {job.name}")
+            ended[job.name] = perform(queue, job)
+            told(f"{ended[job.name]}: {job.name}")
+            update(number)
     return ended
 
 
@@ -321,9 +324,10 @@ def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Ou
     ended: dict[str, Outcome] = {}
     waiting = list(enumerate(jobs, start=1))
     active: dict[str, BaseProcess] = {}
-    with listening() as interrupts:
+    with listening() as interrupts, stage("runs", len(jobs), unit="runs") as update:
         try:
             while waiting or active:
+                update(len(ended))
                 while waiting and len(active) < queue.jobs:
                     number, job = waiting.pop(0)
                     told(f"{number} of {len(jobs)}: {job.name}")

@@ -1,24 +1,25 @@
 """The figures of a report: readable on light and dark pages, the same bytes for the same data."""
 
+from __future__ import annotations
+
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, summarise
 from sdclr.training.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK: Final = "#7b7b7b"
 """Text and axes: a grey of equal contrast, about 4.2 : 1, to white and to near-black pages."""
@@ -117,6 +118,8 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
     Raises:
         InputError: If there is no method, or one without splits.
     """
+    from matplotlib.patheffects import withStroke
+
     if not results:
         raise InputError("no results to draw: give the balance of at least one method")
     summaries = [summarise(splits) for splits in results.values()]
@@ -323,6 +326,8 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 @contextmanager
 def _drawing() -> Iterator[None]:
     """Our style, and no warning about names in scripts that the font lacks: an SVG's reader has a font of their own."""
+    import matplotlib as mpl
+
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
@@ -330,6 +335,8 @@ def _drawing() -> Iterator[None]:
 
 def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     # Neither date nor version: they differ between equal figures.
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]
     with _drawing(), io.BytesIO() as buffer:
         if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
@@ -342,6 +349,8 @@ def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of a size in inches, with faint horizontal lines."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)

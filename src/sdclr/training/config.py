@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from sdclr.data.randaugment import RandAugmentConfig
-from sdclr.data.views import ViewConfig
+from sdclr.choices import Amp
+from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
-from sdclr.method.damage import Schedule
 from sdclr.method.frameworks import (
     BarlowTwinsConfig,
     BYOLConfig,
@@ -24,8 +23,8 @@ from sdclr.method.rebalancing import (
     MemorizationConfig,
     TemperatureConfig,
 )
-from sdclr.precision import Amp
-from sdclr.training.optim import OptimConfig
+from sdclr.method.schedule import Schedule
+from sdclr.training.optim_config import OptimConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -306,7 +305,7 @@ class Runtime:
     max_bad_fraction: float = 0.01
     """Stop before training if more than this share of the images cannot be decoded."""
     progress: bool = True
-    """Show a progress bar on standard error."""
+    """Show how far the run is."""
 
     def __post_init__(self) -> None:
         if self.log_steps < 1 or self.checkpoint_minutes < 0:

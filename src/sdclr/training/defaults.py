@@ -6,18 +6,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-import timm
 import torch
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.scan import is_small
 from sdclr.data.sources import Source
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import CIFAR_RESNETS, EncoderConfig, timm_options
 from sdclr.errors import BadImageError, InputError
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, untagged
-from sdclr.training.optim import OptimConfig
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.sizes import first_that_fits
 
 ADAPTS_FROM: Final = 250
@@ -136,6 +135,8 @@ def _trained_encoder(
     source: Source, known: KnownWeights, name: str | None, *, small: bool, gpu: bool
 ) -> tuple[EncoderConfig, int]:
     """The encoder that trained weights fit, and the size at which it sees the images."""
+    import timm
+
     encoder, size = known.encoder, known.image_size
     if encoder is None or size is None:  # of a file that does not say
         name = name or "resnet18"
@@ -154,6 +155,8 @@ def _trained_encoder(
 
 def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) -> Iterator[tuple[EncoderConfig, int]]:
     """An encoder at sizes in order of preference; that at which it was published comes last."""
+    import timm
+
     if small and _has_small_stem(encoder):
         yield encoder, _side(source)
     yield encoder, ENLARGED if small else (PHOTO if gpu else PHOTO_ON_CPU)
@@ -164,6 +167,8 @@ def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) ->
 
 def _has_small_stem(encoder: EncoderConfig) -> bool:
     """Whether small images get a stem of their own."""
+    import timm
+
     if encoder.name in CIFAR_RESNETS:
         return True
     if encoder.stem == "default" or not timm.is_model(encoder.name):

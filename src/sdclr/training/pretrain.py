@@ -11,7 +11,6 @@ from typing import NoReturn, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -19,12 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from sdclr.config import digest, to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_json
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype, device_name
+from sdclr.progress import bar_by_default
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
@@ -34,7 +34,7 @@ from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
-from sdclr.training.logs import Log
+from sdclr.training.logs import SLOW, Log
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
 from sdclr.training.opening import first_network, open_run
@@ -74,9 +74,9 @@ def pretrain(
     images = open_source(source)
     config = config or for_images(images)
     runtime = runtime or Runtime()
-    folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
+    folder = Path(run) if run is not None else default_run(images, config)
     drawn = None if weights is None else checked_weights(weights, len(images))
-    with processes(runtime.device) as place, own_randomness(place.device):
+    with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened = open_run(folder, images, config, place, drawn)
         if opened.finished:
             return opened
@@ -91,6 +91,11 @@ def pretrain(
             trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
             trainer.train(interrupts)
     return opened
+
+
+def default_run(source: Source, config: PretrainConfig) -> Path:
+    """The folder of a run that its caller does not name."""
+    return Path("runs") / f"{source.name}-{digest(config)}"
 
 
 class Trainer:
@@ -115,6 +120,8 @@ class Trainer:
         feed: Feed,
         place: Processes,
     ) -> None:
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
         self.steps_per_epoch = feed.loader.steps_per_epoch
         self.total = config.epochs * self.steps_per_epoch
@@ -155,7 +162,8 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=self.place.first,
-            progress=self.runtime.progress,
+            epochs=self.config.epochs,
+            slow=SLOW if self.place.device.type == "cpu" else "",
         )
         self._note_sitting()
         self.objective.train()

@@ -1,16 +1,11 @@
-"""`sdclr recipe`: a named recipe as JSON."""
+"""`sdclr recipe`: its options."""
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
-from sdclr.config import to_json
-from sdclr.recipes import HeadKind, Method, cifar_lt, imagenet100_lt, imagenet_lt
-
-_RECIPES = {"cifar_lt": cifar_lt, "imagenet100_lt": imagenet100_lt, "imagenet_lt": imagenet_lt}
+from sdclr.recipes import HeadKind, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +23,3 @@ class Recipe:
     """Self-damaging or plain, a control of the damage, or another baseline."""
     head: HeadKind = "matched"
     """Projection heads: equal for all methods, or as unequal as in the paper's reference implementation."""
-
-
-def print_recipe(command: Recipe, console: Console) -> None:
-    """Write it to standard output."""
-    config = _RECIPES[command.name](command.method, command.head)
-    console.print(json.dumps(to_json(config), indent=2), markup=False)

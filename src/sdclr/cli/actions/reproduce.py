@@ -1,14 +1,16 @@
 """`sdclr reproduce`: the runs behind a table or figure of the paper, and the paper's own numbers beside ours."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from sdclr.cli.ended import tell_failures
+from sdclr.cli.commands.reproduce import Reproduce
+from sdclr.cli.ended import first_report, tell_failures
+from sdclr.cli.plan import tell_queue
+from sdclr.cli.talk import finish, note
 from sdclr.errors import InputError
 from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
 from sdclr.paper.figures import draw
@@ -16,9 +18,7 @@ from sdclr.paper.plan import State, look, plan_table
 from sdclr.paper.results import Row, collect, is_finished, write_results
 from sdclr.paper.runner import Data, FinishedTask, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
-from sdclr.paper.tasks import Job, Scale, Task, merged
-from sdclr.precision import Amp
-from sdclr.recipes import HeadKind
+from sdclr.paper.tasks import Job, Task, merged
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.run import Run
@@ -31,54 +31,7 @@ What = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reproduce:
-    """Do what stands behind a table or figure of the paper, and print it beside the paper's own numbers.
-
-    Trains what is missing, evaluates it, and writes tables, figures and tidy results. Stopped, it goes on where it was;
-    what is finished is not done again, and runs that several tables share are trained once.
-
-    For example:
-        sdclr reproduce table4 --data ./data --dry-run
-        sdclr reproduce table4 --data ./data --jobs 2
-        sdclr reproduce all --data ./data --lists ./splits --scale paper
-    """
-
-    what: What
-    data: Path
-    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
-    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
-    lists: Path | None = None
-    """A folder of the published lists, for the first split; by default all splits are drawn."""
-    scale: Scale = "cpu"
-    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
-    splits: int | None = None
-    """Sub-samplings of CIFAR to average over; by default 3 at the small scale and 5 at the paper's."""
-    head: HeadKind = "matched"
-    """Projection heads: equal ones, or those of the reference implementation, which gives SDCLR a deeper one."""
-    epochs: int | None = None
-    """Length of every run instead of the scale's, for a trial."""
-    jobs: int = 1
-    """Runs at the same time, each in a process of its own."""
-    folder: Path = Path("runs/paper")
-    """Folder of the runs."""
-    out: Path | None = None
-    """Folder of tables, figures and tidy results; by default results/ in the folder of the runs."""
-    dry_run: bool = False
-    """List the runs with their state and cost, and do nothing."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU if there is one."""
-    workers: int | None = None
-    """Processes that decode large images, for each run."""
-    amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it."""
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise InputError(f"--jobs is 1 or more, not {self.jobs}")
-
-
-def reproduce_command(command: Reproduce, console: Console) -> None:
+def run(command: Reproduce, console: Console) -> None:
     """Carry out `sdclr reproduce`.
 
     Raises:
@@ -101,13 +54,14 @@ def reproduce_command(command: Reproduce, console: Console) -> None:
     )
     states = look(queue, merged(job for one in experiments for job in one.jobs))
     console.print(plan_table(states).markdown(), markup=False)
+    tell_queue(console, runtime, command.folder, jobs=command.jobs)
     possible = [state for state in states if state.status != "no data"]
     if not possible:
         reasons = "; ".join(dict.fromkeys(state.reason for state in states))
         raise InputError(f"{command.what}: there are no images for any of its runs ({reasons})")
     if command.dry_run:
         return
-    ended = run_queue(queue, [state.job for state in possible], lambda text: console.print(text, markup=False))
+    ended = run_queue(queue, [state.job for state in possible], lambda text: note(console, text))
     rows = collect(command.folder)
     out = command.out or command.folder / "results"
     for file in write_results(rows, out):
@@ -122,6 +76,7 @@ def reproduce_command(command: Reproduce, console: Console) -> None:
         except InputError as error:
             console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
     tell_failures(ended, command.folder)
+    finish(console, first_report(queue, [state.job for state in possible]))
 
 
 def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
