@@ -78,12 +78,19 @@ ARMS = {
 CELLS = [
     *((name, 0, arm, 0) for name in ("digits", "clothing", "cifar") for arm in ("frozen, 96 px", "frozen, 64 px")),
     ("clothing", 0, "frozen, 128 px", 0),
-    *((name, 5, arm, 0) for name in ("digits", "clothing", "cifar") for arm in ("scratch", "adapted, 64 px")),
-    *((name, 5, "adapted, 96 px", 0) for name in ("cifar", "clothing", "digits")),
+    ("clothing", 5, "adapted, 128 px", 0),
+    ("clothing", 5, "scratch", 0),
+    ("digits", 5, "adapted, 64 px", 0),
+    ("digits", 5, "scratch", 0),
+    ("cifar", 5, "adapted, 64 px", 0),
+    ("cifar", 5, "scratch", 0),
+    ("cifar", 5, "adapted, 96 px", 0),
+    ("clothing", 5, "adapted, 64 px", 0),
+    ("clothing", 5, "adapted, 96 px", 0),
+    ("digits", 5, "adapted, 96 px", 0),
     ("cifar", 0, "frozen, 96 px", 1),
     *((name, 5, arm, 1) for name in ("cifar", "clothing", "digits") for arm in ("adapted, 64 px", "scratch")),
     ("clothing", 5, "scratch, 64 px", 0),
-    ("clothing", 5, "adapted, 128 px", 0),
     *((name, 30, arm, 0) for name in ("clothing", "cifar", "digits") for arm in ("adapted, 96 px", "scratch")),
     *((name, 30, "adapted, 64 px", 0) for name in ("cifar", "clothing", "digits")),
     *((name, 30, "scratch, width 32", 0) for name in ("cifar", "clothing", "digits")),
@@ -137,7 +144,7 @@ def settings(arm: Arm, source: Source, seed: int, epochs: int = 1) -> PretrainCo
         config = replace(config, views=replace(config.views, image_size=arm.size))
     if arm.width is not None:
         config = replace(config, encoder=replace(config.encoder, width=arm.width))
-    warmup = min(config.optim.warmup_epochs, epochs / 10)
+    warmup = min(1.0 if arm.start else 10.0, epochs / 10)
     return replace(config, seed=seed, epochs=epochs, optim=replace(config.optim, warmup_epochs=warmup))
 
 
