@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sdclr.errors import InputError
@@ -72,6 +73,11 @@ class Budget:
     def used(self) -> float:
         """Seconds that are gone."""
         return self.clock() - (self.began or 0.0)
+
+    @classmethod
+    def of(cls, minutes: "float | Budget | None") -> "Budget | None":
+        """A budget that begins now, one that has begun, or none."""
+        return cls(minutes) if isinstance(minutes, int | float) else minutes
 
     @property
     def left(self) -> float:
@@ -193,10 +199,14 @@ def settle(trainer: "Trainer", config: PretrainConfig, budget: Budget) -> Pretra
     length = place.broadcast(affordable(budget.left, speed, trainer.steps_per_epoch))
     chosen = replace(config, epochs=length.epochs, steps=length.steps)
     if place.first:
-        note = {"minutes": budget.minutes, **length._asdict(), "seconds": speed._asdict()}
-        write_json(run.budget_file, note)
+        note_choice(run.budget_file, budget, length, speed)
         tell(_sentence(budget, length, speed, trainer.steps_per_epoch, config.batch_size))
     return chosen
+
+
+def note_choice(file: Path, budget: Budget, length: Length, speed: Speed) -> None:
+    """Write what was measured and chosen."""
+    write_json(file, {"minutes": budget.minutes, **length._asdict(), "seconds": speed._asdict()})
 
 
 def _sentence(budget: Budget, length: Length, speed: Speed, steps_per_epoch: int, batch: int) -> str:
@@ -229,11 +239,27 @@ def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> Pretrai
         config = replace(config, optim=replace(config.optim, warmup_epochs=LONGEST_WARMUP))
     if budget is None:
         return config
-    minutes = read_json(run.budget_file).get("minutes") if run.budget_file.is_file() else None
-    if minutes != budget.minutes:
-        begun = f"{old.epochs} epochs" if minutes is None else f"a budget of {minutes:g} minutes"
-        raise InputError(
-            f"{run.path} was begun with {begun}, not with {budget.minutes:g} minutes: give it the same, or name "
-            "another folder with --run"
-        )
+    check_minutes(run.budget_file, budget, begun=f"{old.epochs} epochs", option="--run")
     return replace(config, epochs=old.epochs, steps=old.steps)
+
+
+def check_minutes(file: Path, budget: Budget, *, begun: str, option: str) -> None:
+    """Check that what lies in a folder was begun with as many minutes.
+
+    Args:
+        file: The folder's `budget.json`, which is absent if there was no budget.
+        budget: The caller's.
+        begun: What it was begun with otherwise, such as "200 epochs".
+        option: What names another folder.
+
+    Raises:
+        InputError: If it was begun with another budget, or none.
+    """
+    minutes = read_json(file).get("minutes") if file.is_file() else None
+    if minutes == budget.minutes:
+        return
+    begun = begun if minutes is None else f"a budget of {minutes:g} minutes"
+    raise InputError(
+        f"{file.parent} was begun with {begun}, not with {budget.minutes:g} minutes: give it the same, or name another "
+        f"folder with {option}"
+    )

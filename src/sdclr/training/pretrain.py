@@ -79,7 +79,7 @@ def pretrain(
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     images = open_source(source)
-    limit = Budget(minutes) if isinstance(minutes, int | float) else minutes
+    limit = Budget.of(minutes)
     config = config or for_images(images)
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else default_run(images, config, limit)
