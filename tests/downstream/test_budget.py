@@ -8,7 +8,7 @@ import pytest
 from sdclr.downstream import loop
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
-from sdclr.training.budget import Budget
+from sdclr.time_budget import Budget
 
 
 def ticking(minutes: float, seconds: float = 0.5) -> Budget:

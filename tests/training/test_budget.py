@@ -18,7 +18,8 @@ import sdclr
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.progress import Listener, Stage, reporting_to
-from sdclr.training.budget import MOST_EPOCHS, Budget, Length, Speed, affordable, measured
+from sdclr.time_budget import Budget
+from sdclr.training.budget import MOST_EPOCHS, Length, Speed, affordable, measured
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim_config import OptimConfig

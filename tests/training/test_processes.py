@@ -47,7 +47,7 @@ def stepped(self, batch):
 loop.Trainer._take_step = stepped
 limit = None
 if minutes:  # a clock that ticks when it is looked at, slower for each further process
-    from sdclr.training.budget import Budget
+    from sdclr.time_budget import Budget
     ticks = iter(range(10**6))
     limit = Budget(minutes, clock=lambda: next(ticks) / 2 / (1 + int(os.environ.get("RANK", 0))))
 try:

@@ -9,7 +9,8 @@ from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.loop import Trainer
 from sdclr.files import read_json
 from sdclr.progress import duration, stage, tell
-from sdclr.training.budget import Budget, Length, affordable, check_minutes, measured, note_choice
+from sdclr.time_budget import Budget
+from sdclr.training.budget import Length, affordable, check_minutes, measured, note_choice
 
 FILE: Final = "budget.json"
 """In the folder of a training: its minutes, the speed that was measured, and the epochs that were chosen."""

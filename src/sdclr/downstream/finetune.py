@@ -31,7 +31,7 @@ from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
 from sdclr.files import read_json, write_json
 from sdclr.precision import autocast_dtype
-from sdclr.training.budget import Budget
+from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness

@@ -6,15 +6,15 @@ configuration, so that it is the same run as one that was given this length, int
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sdclr.errors import InputError
 from sdclr.files import read_json, write_json
 from sdclr.progress import duration, stage, tell
+from sdclr.time_budget import Budget
 from sdclr.training.config import PretrainConfig
 from sdclr.training.optim_config import LONGEST_WARMUP
 from sdclr.training.run import Run
@@ -27,64 +27,12 @@ MOST_EPOCHS: Final = 2000
 WHOLE_EPOCHS: Final = 10
 """From so many epochs on a run ends with a whole one. A shorter one ends at the step that the budget allows."""
 
-_AFTERWARDS: Final = 0.05
-_AFTERWARDS_SECONDS: Final = (4.0, 120.0)
-"""Share of the budget, and seconds at least and at most, for encoder and report."""
-_CAUTION: Final = 0.97
-"""Share of the rest that is planned with, since speed varies."""
-
 _TIMED_STEPS: Final = (5, 200)
 """Steps that are timed, at least and at most."""
 _TIMED_SECONDS: Final = (2.0, 10.0)
 """Seconds that are timed, at least and at most; between them 3% of the budget."""
 _TIMED_SHARE: Final = 0.1
 """Share of the budget after which even the fewest steps are not waited for."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A number of minutes, and when they began.
-
-    Args:
-        minutes: Of wall time.
-        clock: Tells seconds.
-        began: When the budget began, by the clock; by default now.
-
-    Raises:
-        InputError: If there is not a positive number of minutes.
-    """
-
-    minutes: float
-    clock: Callable[[], float] = time.monotonic
-    began: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.minutes < math.inf:
-            raise InputError(f"a budget of {self.minutes:g} minutes is none: give more than 0, such as 30")
-        if self.began is None:
-            object.__setattr__(self, "began", self.clock())
-
-    @property
-    def seconds(self) -> float:
-        """The whole budget in seconds."""
-        return 60 * self.minutes
-
-    @property
-    def used(self) -> float:
-        """Seconds that are gone."""
-        return self.clock() - (self.began or 0.0)
-
-    @classmethod
-    def of(cls, minutes: "float | Budget | None") -> "Budget | None":
-        """A budget that begins now, one that has begun, or none."""
-        return cls(minutes) if isinstance(minutes, int | float) else minutes
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left for training. What comes after it is taken off."""
-        least, most = _AFTERWARDS_SECONDS
-        afterwards = min(most, max(least, _AFTERWARDS * self.seconds))
-        return _CAUTION * (self.seconds - self.used - afterwards)
 
 
 class Speed(NamedTuple):

@@ -11,7 +11,8 @@ from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_json
-from sdclr.training.budget import Budget, as_begun
+from sdclr.time_budget import Budget
+from sdclr.training.budget import as_begun
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import weights_digest

@@ -27,8 +27,9 @@ from sdclr.files import write_json
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype
 from sdclr.progress import bar_by_default
+from sdclr.time_budget import Budget
 from sdclr.training.activations import checkpoint_activations
-from sdclr.training.budget import Budget, settle
+from sdclr.training.budget import settle
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime

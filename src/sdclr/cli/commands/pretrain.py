@@ -10,6 +10,8 @@ import tyro
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
+from sdclr.errors import InputError
+from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 
@@ -25,6 +27,7 @@ class Pretrain:
 
     For example:
         sdclr pretrain ./images --run runs/a
+        sdclr pretrain ./images --minutes 30
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
         sdclr pretrain ./images --run runs/c --start timm:tf_efficientnet_lite0
         sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
@@ -37,6 +40,9 @@ class Pretrain:
     """Settings to start from; other options change them."""
     settings: Path | None = None
     """A config.json of another run to start from, instead of a recipe."""
+    minutes: float | None = None
+    """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
+    --epochs. The automatic settings go by it, too."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -56,6 +62,13 @@ def parse(options: list[str]) -> Pretrain:
     if not {"-h", "--help"}.isdisjoint(options):
         return _read(options, PretrainConfig())
     command = _read(options, PERMISSIVE)
+    if command.minutes is not None:
+        check_budget(command.minutes)
+        given = [
+            f"--{name}" for name in ("epochs", "steps") if getattr(command.config, name) != getattr(PERMISSIVE, name)
+        ]
+        if given:
+            raise InputError(f"--minutes chooses the length of the run, which {given[0]} gives: leave out one of them")
     defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
     return _read(options, defaults)
 
