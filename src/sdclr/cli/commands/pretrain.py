@@ -10,7 +10,9 @@ import tyro
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
+from sdclr.errors import InputError
 from sdclr.settings import read_settings_file
+from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 
@@ -27,6 +29,8 @@ class Pretrain:
     For example:
         # Just run it.
         sdclr pretrain ./images
+        # I have 30 minutes.
+        sdclr pretrain ./images --minutes 30
         # Continue from weights.
         sdclr pretrain ./images --start timm:tf_efficientnet_lite0
         # Other settings, in a folder of your choice.
@@ -44,6 +48,9 @@ class Pretrain:
     settings: Path | None = None
     """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
     is as without it; other options change it."""
+    minutes: float | None = None
+    """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
+    --epochs. The automatic settings go by it, too."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -56,6 +63,7 @@ SHORT: Final = {
         "--subset.kind",
     ),
     "length and size": (
+        "--minutes",
         "--epochs",
         "--batch-size",
         "--views.image-size",
@@ -115,6 +123,7 @@ def parse(options: list[str]) -> Pretrain:
     file = None
     try:
         command = _read(options, PERMISSIVE, silent=True)
+        _check_minutes(command)
         if command.settings is not None:
             file = read_settings_file(command.settings)
             command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
@@ -122,6 +131,16 @@ def parse(options: list[str]) -> Pretrain:
         command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
     defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
+
+
+def _check_minutes(command: Pretrain) -> None:
+    """Refuse a length beside the time that is to decide it."""
+    if command.minutes is None:
+        return
+    check_budget(command.minutes)
+    for name in ("epochs", "steps"):
+        if getattr(command.config, name) != getattr(PERMISSIVE, name):
+            raise InputError(f"--minutes chooses the length of the run, which --{name} gives: leave out one of them")
 
 
 def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False) -> Pretrain:
