@@ -10,7 +10,7 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "files", "version", "precision"},
+    {"errors", "config", "files", "version", "precision", "fastest"},
     {"method", "data", "encoders"},
     {"features"},
     {"marks"},

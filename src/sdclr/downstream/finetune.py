@@ -18,6 +18,7 @@ from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
 from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
 from sdclr.downstream.loop import Trainer, seed_torch
+from sdclr.downstream.machine import settle_dtype
 from sdclr.downstream.methods import create_model, stages
 from sdclr.downstream.scoring import Look, choose_tau, predict, score
 from sdclr.encoders import Encoder
@@ -27,7 +28,7 @@ from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
 from sdclr.files import read_json, write_json
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import Amp
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
@@ -97,7 +98,8 @@ def finetune(
         device: Where it is trained.
         workers: Processes that decode images.
         progress: Show a bar on standard error.
-        amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
+        amp: Mixed precision, `bf16`, `none`, or `auto` for what the training began with: at its start bf16 if that is
+            clearly faster, as timed on a CPU.
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
 
     Returns:
@@ -162,13 +164,15 @@ def _trainer(
     )
     seed_torch(config.seed, "weights", look.device)
     model = create_model(config, encoder, look.image_size, num_classes)
+    model = model.to(look.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    todo = stages(config, np.bincount(images.labels, minlength=num_classes))
     return Trainer(
-        model.to(look.device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks it
-        stages(config, np.bincount(images.labels, minlength=num_classes)),
+        model,
+        todo,
         Batches(images, views, config.seed, config.batch_size, look.device, look.workers),
         config,
         folder=out,
-        dtype=autocast_dtype(look.amp, look.device),
+        dtype=settle_dtype(model, todo[0], look, batch=config.batch_size, folder=out),
         checkpoint_minutes=checkpoint_minutes,
     )
 

@@ -22,9 +22,10 @@ from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
+from sdclr.fastest import name_of
 from sdclr.files import write_json
 from sdclr.method import Objective
-from sdclr.precision import autocast_dtype, device_name
+from sdclr.precision import device_name
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
@@ -35,6 +36,7 @@ from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import Log
+from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
 from sdclr.training.opening import first_network, open_run
@@ -84,11 +86,14 @@ def pretrain(
         # What is wrong with the settings comes out before images are looked at.
         objective = create_objective(config, first_network(opened, config, place))
         feed = create_feed(images, opened, config, runtime, place, weights=drawn)
+        settled = settle(objective, config, runtime, place, opened)
         objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
         if place.first and not opened.config_file.exists():
             write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
-        with listening() as interrupts:
-            trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
+        with listening() as interrupts, settled.threads_in_force():
+            trainer = Trainer(
+                opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place, settled=settled
+            )
             trainer.train(interrupts)
     return opened
 
@@ -103,6 +108,7 @@ class Trainer:
         objective: What is trained; at its start, which a checkpoint replaces.
         feed: The batches.
         place: This process among the others.
+        settled: What it computes with.
     """
 
     def __init__(
@@ -114,8 +120,10 @@ class Trainer:
         objective: Objective,
         feed: Feed,
         place: Processes,
+        settled: Settled,
     ) -> None:
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
+        self.settled, self.dtype = settled, settled.dtype
         self.steps_per_epoch = feed.loader.steps_per_epoch
         self.total = config.epochs * self.steps_per_epoch
         objective = objective.to(place.device)
@@ -135,7 +143,6 @@ class Trainer:
         # A compiled pass would break at its hook.
         self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
-        self.dtype = autocast_dtype(runtime.amp, place.device)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
@@ -143,7 +150,7 @@ class Trainer:
         self.logged_losses: list[float] = []  # of this logging interval, already checked
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
-        self.guidance = Guidance(objective, feed, config, place=place, amp=runtime.amp)
+        self.guidance = Guidance(objective, feed, config, place=place, amp=name_of(self.dtype))
         self._restore()
         self.model = self._wrapped()
 
@@ -237,9 +244,10 @@ class Trainer:
         values = {
             "step": self.step,
             "device": device_name(self.place.device),
+            "device_type": self.place.device.type,
             "processes": self.place.world,
-            "threads": torch.get_num_threads(),
-            "precision": str(self.dtype or torch.float32).removeprefix("torch."),
+            "threads": self.settled.threads,
+            "precision": self.settled.precision,
             "compile": self.runtime.compile,
             "torch": torch.__version__,
             "sdclr": __version__,
