@@ -308,7 +308,10 @@ class Runtime:
     workers: int | None = None
     """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
+    """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
+    a CPU, on GPUs from Ampere on."""
+    threads: int | None = None
+    """Threads on a CPU; by default OMP_NUM_THREADS, else what the run began with, and at its start the fastest."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
@@ -329,6 +332,8 @@ class Runtime:
     """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
         if self.snapshot_epochs < 0:

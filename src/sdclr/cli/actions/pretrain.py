@@ -16,7 +16,8 @@ from sdclr.reporting.page import run_report
 from sdclr.settings import SettingsFile
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import for_images, starting_line
-from sdclr.training.pretrain import default_run, pretrain
+from sdclr.training.opening import default_run
+from sdclr.training.pretrain import pretrain
 
 
 def run(command: Pretrain, console: Console) -> None:
