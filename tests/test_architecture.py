@@ -10,7 +10,10 @@ import sdclr
 
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
-    {"errors", "config", "files", "version", "precision", "progress", "progress_display", "choices"},
+    {
+        *("errors", "config", "environment", "files", "settings", "settings_lines", "version", "precision"),
+        *("fastest", "progress", "progress_display", "progress_notebook", "choices"),
+    },
     {"method", "data", "encoders"},
     {"features"},
     {"marks"},

@@ -30,6 +30,7 @@ CATALOG: Final = {
         Entry("mine", "find", "Find the rare images of a collection, and show them on a page.", resumes=True),
         Entry("select", "find", "Choose which images to label next.", resumes=True),
         Entry("apply", "find", "Turn marks made on a page into a manifest, folders or lists."),
+        Entry("info", "find", "Describe images, the time commands would take, and the environment."),
         Entry("diagnose", "find", "Describe a collection: kinds, long tail, near-duplicates."),
         Entry("duplicates", "find", "Find near-duplicates, and list which images to drop.", resumes=True),
         Entry("neighbors", "find", "Find the images that are most similar to other images."),
@@ -43,7 +44,7 @@ CATALOG: Final = {
         Entry("report", "judge", "Write a report on a run, or on several side by side."),
         Entry("reproduce", "research", "Repeat a table or figure of the paper.", resumes=True),
         Entry("bench", "research", "Compare methods on the same splits, as a leaderboard.", resumes=True),
-        Entry("recipe", "research", "Print the settings of the paper as JSON."),
+        Entry("recipe", "research", "Print the settings of the paper as a settings file."),
     )
 }
 """Every command, in the order of the help."""

@@ -42,6 +42,9 @@ class Finetune:
     """Folder to write into; by default RUN/finetune/METHOD for a run, or runs/METHOD."""
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+    minutes: float | None = None
+    """End within so many minutes, test included: the speed is measured, and the numbers of epochs chosen, in place of
+    --epochs and --second-epochs."""
     device: Device = "auto"
     workers: int | None = None
     """Processes that decode large images; by default as `sdclr pretrain` chooses."""
@@ -61,6 +64,7 @@ SHORT: Final = {
     ),
     "method": (
         "--method",
+        "--minutes",
         "--epochs",
         "--batch-size",
         "--lr",

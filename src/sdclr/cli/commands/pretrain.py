@@ -10,6 +10,9 @@ import tyro
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
+from sdclr.errors import InputError
+from sdclr.settings import read_settings_file
+from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 
@@ -26,10 +29,13 @@ class Pretrain:
     For example:
         # Just run it.
         sdclr pretrain ./images
+        # I have 30 minutes.
+        sdclr pretrain ./images --minutes 30
         # Continue from weights.
         sdclr pretrain ./images --start timm:tf_efficientnet_lite0
         # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
+        sdclr pretrain ./images --run runs/c --settings mine.toml
         # The setting of the paper.
         sdclr pretrain ./cifar10 --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
@@ -40,7 +46,11 @@ class Pretrain:
     recipe: RecipeName = "auto"
     """Settings to start from; other options change them."""
     settings: Path | None = None
-    """A config.json of another run to start from, instead of a recipe."""
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
+    is as without it; other options change it."""
+    minutes: float | None = None
+    """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
+    --epochs. The automatic settings go by it, too."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -53,6 +63,7 @@ SHORT: Final = {
         "--subset.kind",
     ),
     "length and size": (
+        "--minutes",
         "--epochs",
         "--batch-size",
         "--views.image-size",
@@ -98,6 +109,9 @@ FITTED: Final = (
 PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
 
+APART = ("recipe",)
+"""Keys of a settings file that are no settings of a run but say what it changes."""
+
 
 def parse(options: list[str]) -> Pretrain:
     """Read the options. They are read twice, because the defaults depend on the images that they name.
@@ -106,12 +120,27 @@ def parse(options: list[str]) -> Pretrain:
         InputError: An option has a value that cannot be used, or there are no such images.
     """
     options = _spelt_out(options)
+    file = None
     try:
         command = _read(options, PERMISSIVE, silent=True)
+        _check_minutes(command)
+        if command.settings is not None:
+            file = read_settings_file(command.settings)
+            command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
     except SystemExit:
         command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
-    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
+    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
+
+
+def _check_minutes(command: Pretrain) -> None:
+    """Refuse a length beside the time that is to decide it."""
+    if command.minutes is None:
+        return
+    check_budget(command.minutes)
+    for name in ("epochs", "steps"):
+        if getattr(command.config, name) != getattr(PERMISSIVE, name):
+            raise InputError(f"--minutes chooses the length of the run, which --{name} gives: leave out one of them")
 
 
 def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False) -> Pretrain:
