@@ -13,6 +13,7 @@ import torch
 
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.data.stored import CACHE_GB
 from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
@@ -84,6 +85,7 @@ def finetune(
     progress: bool = False,
     amp: Amp = "auto",
     checkpoint_minutes: float = 5.0,
+    cache_gb: float = CACHE_GB,
 ) -> FinetuneResult:
     """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
 
@@ -99,6 +101,7 @@ def finetune(
         progress: Show a bar on standard error.
         amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
+        cache_gb: Disk space in GB for large images once they are decoded; 0 decodes them in every epoch.
 
     Returns:
         The score on the test images.
@@ -124,7 +127,8 @@ def finetune(
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
-        trainer = _trainer(config, initial, fit, look, num_classes, out=out, checkpoint_minutes=checkpoint_minutes)
+        how = {"checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
+        trainer = _trainer(config, initial, fit, look, num_classes, out=out, **how)
         write_json(out / "config.json", identity)  # from now on the folder is this training's
         trainer.train(interrupts, progress=progress)
         model, details = trainer.model, {"images": len(fit)}
@@ -156,6 +160,7 @@ def _trainer(
     *,
     out: Path,
     checkpoint_minutes: float,
+    cache_gb: float,
 ) -> Trainer:
     views = ViewConfig(
         image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
@@ -165,7 +170,7 @@ def _trainer(
     return Trainer(
         model.to(look.device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks it
         stages(config, np.bincount(images.labels, minlength=num_classes)),
-        Batches(images, views, config.seed, config.batch_size, look.device, look.workers),
+        Batches(images, views, config.seed, config.batch_size, look.device, look.workers, cache_gb),
         config,
         folder=out,
         dtype=autocast_dtype(look.amp, look.device),
