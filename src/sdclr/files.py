@@ -55,6 +55,21 @@ def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name an
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def user_cache_folder() -> Path:
+    """The user's folder for what can be made again: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
+
+    As the XDG Base Directory Specification says. It need not be there yet.
+
+    Raises:
+        OSError: The user has no home folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "sdclr"
+    except RuntimeError as error:
+        raise OSError("the user has no home folder") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
