@@ -1,6 +1,10 @@
 """From arguments to a command with all its options."""
 
 import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -45,7 +49,23 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
     Raises:
         SystemExit: With 2 after a usage error.
     """
-    return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    with _plain_where_asked():
+        return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+
+
+@contextmanager
+def _plain_where_asked() -> Iterator[None]:
+    """Have tyro print errors without colors under NO_COLOR, which it does not know, and outside of terminals."""
+    term = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if term is None:
+            os.environ.pop("TERM", None)
+        else:
+            os.environ["TERM"] = term
 
 
 def unknown(name: str) -> str:
