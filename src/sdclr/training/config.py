@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from sdclr.choices import Amp
+from sdclr.config import check_numbers
 from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
@@ -202,6 +203,7 @@ class PretrainConfig:
     """Decides the initial weights, the order of the images and every view."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
@@ -308,6 +310,7 @@ class Runtime:
     """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, workers=0)
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
         if self.snapshot_epochs < 0:
