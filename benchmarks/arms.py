@@ -60,7 +60,7 @@ class Place:
             made,
             encoder=replace(made.encoder, width=self.width),
             epochs=self.epochs,
-            optim=replace(made.optim, warmup_epochs=min(made.optim.warmup_epochs, self.epochs / 10)),
+            optim=replace(made.optim, warmup_epochs=min(made.optim.warmup(made.epochs), self.epochs / 10)),
             seed=self.split + 100 * self.arm.endswith("-again"),
         )
         return configure(made, self.arm)

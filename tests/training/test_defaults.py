@@ -59,7 +59,7 @@ def test_trained_weights_bring_their_encoder_and_a_gentle_run():
     half = (0.5, 0.5, 0.5)
     assert config.encoder == EncoderConfig(name="tf_efficientnet_lite0", stem="default", mean=half, std=half)
     assert (config.start, config.fixes_statistics) == ("timm:tf_efficientnet_lite0", True)
-    assert config.optim == OptimConfig(lr=0.0005, warmup_epochs=1)
+    assert config.optim == OptimConfig(lr=0.0005)
     assert config.damage == DamageConfig(ratio=0.3, independent_norm="statistics")
     assert (config.epochs, config.batch_size, config.views.image_size) == (8, 128, 96)
     assert for_images(images(count=40), gpu=False, start="timm:resnet18").batch_size == 8

@@ -22,6 +22,10 @@ def tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:
     for name, outcome in ended.items():
         if outcome == "busy":
             errors.print(f"in work by another process: {folder / name}; call again when it is done", markup=False)
+    left = sum(outcome == "left" for outcome in ended.values())
+    if left:
+        runs = "1 run is" if left == 1 else f"{left} runs are"
+        errors.print(f"the time is up: {runs} left; what is trained is saved, and the same command goes on")
     failed = failures(ended, folder)
     for name, why in failed.items():
         errors.print(f"failed: {name}: {why} (all of it in {folder / name / FAILED_FILE})", markup=False)

@@ -81,7 +81,15 @@ def tell_plan(
     tell_output(console, out)
 
 
-def tell_pretraining(console: Console, source: Source, config: PretrainConfig, runtime: Runtime, folder: Path) -> None:
+def tell_pretraining(
+    console: Console,
+    source: Source,
+    config: PretrainConfig,
+    runtime: Runtime,
+    folder: Path,
+    *,
+    minutes: float | None = None,
+) -> None:
     """The plan of a pre-training.
 
     Args:
@@ -90,19 +98,22 @@ def tell_pretraining(console: Console, source: Source, config: PretrainConfig, r
         config: What decides the result.
         runtime: How it is carried out.
         folder: Of the run.
+        minutes: What it may take, if that is to decide its length.
     """
     run, device = Run(folder), resolve_device(runtime.device)
     workers = default_workers(device) if runtime.workers is None else runtime.workers
     tell_images(source, console)
     size = config.views.image_size
     weights = _parameters(config.encoder, size)
-    note(console, f"encoder: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
+    note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
     steps = len(source) // config.batch_size
-    note(
-        console,
-        f"length:  {counted(config.epochs, 'epoch')} of {counted(steps, 'step')}, batches of {config.batch_size}, "
-        f"{config.epochs * steps:,} steps in all; {config.method}",
-    )
+    batches = f"batches of {config.batch_size}"
+    length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')}, {batches}"
+    if minutes is not None:
+        length = f"what fits into {minutes:g} minutes, {batches}"
+    else:
+        length += f", {config.total_steps(steps):,} steps in all"
+    note(console, f"length:  {length}; {config.method}")
     tell_machine(console, device, workers, runtime.amp)
     done = max((line["step"] for line in run.metrics()), default=0) if run.config_file.exists() else 0
     state = " (finished: nothing is left to do)" if run.finished else f" (goes on near step {done:,})" if done else ""

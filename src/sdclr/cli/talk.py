@@ -20,6 +20,7 @@ from rich.console import Console
 from sdclr.cli.lines import shown
 from sdclr.progress import duration, reporting_to, speaks
 from sdclr.progress_display import aside, display_for
+from sdclr.time_budget import Budget
 
 _NEXT: Final = 3
 """Commands that are suggested, at most."""
@@ -44,6 +45,10 @@ class Talking(Console):
         with aside():
             super().print(*things, **how)
 
+    def on_broken_pipe(self) -> None:
+        """Leave the end of the program to `sdclr.cli.endings`: rich's would end it with exit code 1."""
+        raise BrokenPipeError
+
 
 @contextmanager
 def talking(name: str, *, quiet: bool) -> Iterator[Console]:
@@ -66,6 +71,12 @@ def talking(name: str, *, quiet: bool) -> Iterator[Console]:
             yield _console()
     finally:
         _running.reset(token)
+
+
+def budget(minutes: float | None) -> Budget | None:
+    """The time that a command was given, if any, counted from when it began."""
+    running = _running.get()
+    return None if minutes is None else Budget(minutes, began=None if running is None else running.begun)
 
 
 def note(console: Console, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -92,11 +92,8 @@ class Trainer:
             seed_torch(self.config.seed, stage.name, self.batches.device)
             if stage.begin is not None:
                 stage.begin(self.model)
-        trained = stage.trained(self.model)
-        self.model.requires_grad_(requires_grad=False).eval()
-        trained.requires_grad_(requires_grad=True).train()
         optim = self._optim(stage)
-        optimizer = create_optimizer(trained, optim)
+        optimizer = self._optimizer(stage, optim)
         if self.optimizer_state is not None and self.step > first:
             optimizer.load_state_dict(self.optimizer_state)
         self.optimizer_state = None
@@ -113,6 +110,23 @@ class Trainer:
                 self._log(log, epoch, lr)
                 self.seconds += time.perf_counter() - begun
                 self._save_if_due(interrupts, optimizer)
+
+    def _optimizer(self, stage: Stage, optim: OptimConfig) -> torch.optim.Optimizer:
+        """The optimizer of what a stage trains; all else is frozen."""
+        trained = stage.trained(self.model)
+        self.model.requires_grad_(requires_grad=False).eval()
+        trained.requires_grad_(requires_grad=True).train()
+        return create_optimizer(trained, optim)
+
+    def rehearse(self, epoch: int) -> Iterator[None]:
+        """Take the steps of an epoch of the first stage, yielding after each, to measure them; no weight moves."""
+        stage = self.stages[0]
+        optimizer = self._optimizer(stage, self._optim(stage))
+        set_learning_rate(optimizer, 0.0)
+        for images, labels in self.batches.epoch(epoch, balanced=stage.balanced):
+            self._take_step(stage, 0.0, images, labels, optimizer)
+            self._check_losses()
+            yield
 
     def _take_step(
         self, stage: Stage, gone: float, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer

@@ -118,7 +118,8 @@ def pretraining(dataset: DatasetName, subset: Subset, method: Method, setting: S
     epochs = config.epochs // 2 if subset == "full" else config.epochs
     warmup = config.optim.warmup_epochs
     if setting.epochs is not None:
-        epochs, warmup = setting.epochs, min(warmup, setting.epochs / 10)
+        epochs = setting.epochs
+        warmup = min(config.optim.warmup(config.epochs), setting.epochs / 10)
     return replace(config, epochs=epochs, optim=replace(config.optim, warmup_epochs=warmup), seed=split)
 
 

@@ -1,7 +1,7 @@
 """Everything that decides a pre-training run, composed of the configurations of its parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sdclr.choices import Amp
@@ -25,7 +25,7 @@ from sdclr.method.rebalancing import (
     TemperatureConfig,
 )
 from sdclr.method.schedule import Schedule
-from sdclr.training.optim_config import OptimConfig
+from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -195,6 +195,9 @@ class PretrainConfig:
     """Temperature of the contrast."""
     epochs: int = 500
     """Passes over the images."""
+    steps: int | None = None
+    """End after so many steps, in the middle of an epoch if need be, with the whole schedule in them. By default the
+    run ends after its epochs."""
     batch_size: int = 512
     """Images a step, over all processes; the last incomplete batch of an epoch is left out."""
     accumulate: int = 1
@@ -208,11 +211,9 @@ class PretrainConfig:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
             )
-        if self.optim.warmup_epochs >= self.epochs:
-            raise InputError(
-                f"a warm-up of {self.optim.warmup_epochs:g} epochs does not fit into {self.epochs} epochs: "
-                "lower --optim.warmup-epochs or raise --epochs"
-            )
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"a run has 1 or more steps, not {self.steps}")
+        self._check_warmup()
         if self.accumulate < 1 or self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
             raise InputError(
                 f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts of 2 or more"
@@ -229,6 +230,26 @@ class PretrainConfig:
                 "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
                 "--damage.kind none"
             )
+
+    def _check_warmup(self) -> None:
+        warmup = self.optim.warmup_epochs
+        if warmup is not None and warmup > self.epochs:
+            raise InputError(
+                f"a warm-up of {warmup:g} epochs is longer than the run of {self.epochs}: lower "
+                "--optim.warmup-epochs, leave it out (it is then a tenth of the run), or raise --epochs"
+            )
+        if warmup == LONGEST_WARMUP and warmup <= WARMUP_SHARE * self.epochs:
+            # What is automatic anyway. Runs that were begun when 10 epochs were the default stay the same runs.
+            object.__setattr__(self, "optim", replace(self.optim, warmup_epochs=None))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run.
+
+        Args:
+            steps_per_epoch: Steps of a whole epoch.
+        """
+        whole = self.epochs * steps_per_epoch
+        return whole if self.steps is None else min(self.steps, whole)
 
     def _check_rebalancers(self) -> None:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
@@ -289,7 +310,10 @@ class Runtime:
     workers: int | None = None
     """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
+    """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
+    a CPU, on GPUs from Ampere on."""
+    threads: int | None = None
+    """Threads on a CPU; by default OMP_NUM_THREADS, else what the run began with, and at its start the fastest."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
@@ -311,6 +335,8 @@ class Runtime:
 
     def __post_init__(self) -> None:
         check_numbers(self, workers=0)
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
         if self.snapshot_epochs < 0:

@@ -75,7 +75,7 @@ def for_images(
         damage=DamageConfig(
             ratio="adaptive" if adapt and len(source) >= ADAPTS_FROM else 0.2, independent_norm="statistics"
         ),
-        optim=OptimConfig(lr=0.5 * batch / 512, warmup_epochs=10),
+        optim=OptimConfig(lr=0.5 * batch / 512),
         moco=_moco_for(len(source), batch),
         temperature=0.2,
         batch_size=batch,
@@ -111,7 +111,7 @@ def _from_trained(source: Source, known: KnownWeights, name: str | None, *, gpu:
         encoder=encoder,
         views=_views(size, small=small),
         damage=DamageConfig(ratio=0.3, independent_norm="statistics"),
-        optim=OptimConfig(lr=0.0005, warmup_epochs=1),
+        optim=OptimConfig(lr=0.0005),
         moco=_moco_for(len(source), batch),
         temperature=0.2,
         batch_size=batch,

@@ -89,9 +89,16 @@ def _by_scale(groups: list[_Group], scales: Mapping[nn.Parameter, float]) -> lis
     return split
 
 
-def learning_rate(step: int, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
-    """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state."""
-    warmup = config.warmup_epochs * steps_per_epoch
+def learning_rate(step: int, *, steps_per_epoch: int, epochs: float, config: OptimConfig) -> float:
+    """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state.
+
+    Args:
+        step: The step.
+        steps_per_epoch: Steps of a whole epoch.
+        epochs: Length of the run; a run that ends within an epoch has a fraction of one.
+        config: The schedule.
+    """
+    warmup = config.warmup(epochs) * steps_per_epoch
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
     end, joint = epochs * steps_per_epoch, (config.joint or 0.0) * epochs * steps_per_epoch
@@ -110,3 +117,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate, scaled where the group has a scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimizer a state that was saved."""
+    optimizer.load_state_dict(state)
+    for parameter, buffers in optimizer.state.items():
+        for name, buffer in buffers.items():
+            if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
+                # Fused optimizers take it for granted that a weight and its momentum lie in memory alike.
+                buffers[name] = torch.empty_like(parameter).copy_(buffer)

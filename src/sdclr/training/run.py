@@ -77,6 +77,11 @@ class Run:
         return self.path / "sittings.jsonl"
 
     @property
+    def budget_file(self) -> Path:
+        """The minutes that a run was given, the speed that was measured, and the length that was chosen, if any."""
+        return self.path / "budget.json"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"

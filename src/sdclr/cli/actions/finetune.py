@@ -6,13 +6,16 @@ from rich.console import Console
 
 from sdclr.cli.commands.finetune import Finetune
 from sdclr.cli.plan import tell_images, tell_machine, tell_output
-from sdclr.cli.talk import finish, note, spelled
+from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.cli.told import counted, tell_encoder
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
+from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
+from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.reporting.tables import balance_table
+from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
@@ -20,6 +23,7 @@ from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
 
 def run(command: Finetune, console: Console) -> None:
     """Train, test, and tell the figures."""
+    limit = _budget(command)
     train = select(open_source(command.train), command.subset)
     start = "scratch" if command.start == "scratch" else resolve_encoder(command.start, train)
     run = start.run if isinstance(start, ResolvedEncoder) else None
@@ -33,9 +37,9 @@ def run(command: Finetune, console: Console) -> None:
     if isinstance(start, ResolvedEncoder):
         tell_encoder(start, train, device=device, workers=workers, amp=command.amp, console=console, timed=False)
     else:
-        note(console, f"encoder: {command.config.encoder.name} of random weights")
-    epochs, batch = command.config.epochs, command.config.batch_size
-    note(console, f"length:  {counted(epochs, 'epoch')} in batches of {batch}, by {method}")
+        note(console, f"network: {command.config.encoder.name} of random weights")
+    length = counted(command.config.epochs, "epoch") if limit is None else f"what fits into {command.minutes:g} minutes"
+    note(console, f"length:  {length} in batches of {command.config.batch_size}, by {method}")
     tell_machine(console, device, workers, command.amp)
     tell_output(console, out)
     result = finetune(
@@ -48,6 +52,7 @@ def run(command: Finetune, console: Console) -> None:
         workers=workers,
         amp=command.amp,
         checkpoint_minutes=command.checkpoint_minutes,
+        minutes=limit,
     )
     details = result.score.details
     rows: dict[str, list[Balance]] = {method: [result.score.balance]}
@@ -61,6 +66,20 @@ def run(command: Finetune, console: Console) -> None:
     console.print(f"written to {out / 'result.json'}", markup=False)
     probes = {"encoder": None if command.start == "scratch" else command.start, "out": out / "probes"}
     finish(console, spelled("evaluate", train=command.train, test=command.test, **probes))
+
+
+def _budget(command: Finetune) -> Budget | None:
+    """The time that the command was given.
+
+    Raises:
+        InputError: Epochs are given as well.
+    """
+    usual = FinetuneConfig()
+    given = [name for name in ("epochs", "second_epochs") if getattr(command.config, name) != getattr(usual, name)]
+    if command.minutes is not None and given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"--minutes chooses the epochs, which {option} gives: leave out one of them")
+    return budget(command.minutes)
 
 
 def _balance(figures: dict[str, float | None]) -> Balance:

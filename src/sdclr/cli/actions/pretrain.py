@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sdclr.cli.commands.pretrain import APART, PERMISSIVE, Pretrain, RecipeName
 from sdclr.cli.plan import tell_pretraining
-from sdclr.cli.talk import finish, note, spelled
+from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.config import to_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
@@ -16,17 +16,19 @@ from sdclr.reporting.page import run_report
 from sdclr.settings import SettingsFile
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import for_images, starting_line
-from sdclr.training.pretrain import default_run, pretrain
+from sdclr.training.opening import default_run
+from sdclr.training.pretrain import pretrain
 
 
 def run(command: Pretrain, console: Console) -> None:
     """Train, and write the report."""
     source = select(open_source(command.images), command.subset)
-    folder = command.run or default_run(source, command.config)
-    tell_pretraining(console, source, command.config, command.runtime, folder)
+    limit = budget(command.minutes)
+    folder = command.run or default_run(source, command.config, limit)
+    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes)
     if command.config.start is not None:
         note(console, starting_line(command.config))
-    run = pretrain(source, command.config, run=folder, runtime=command.runtime)
+    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit)
     if speaks():
         page = run_report(run, source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 from sdclr.cli.commands.reproduce import Reproduce
 from sdclr.cli.ended import first_report, tell_failures
 from sdclr.cli.plan import tell_queue
-from sdclr.cli.talk import finish, note
+from sdclr.cli.talk import budget, finish, note
 from sdclr.errors import InputError
 from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
 from sdclr.paper.figures import draw
@@ -39,6 +39,7 @@ def run(command: Reproduce, console: Console) -> None:
         Interrupted: On Ctrl-C or SIGTERM; the same command goes on.
         SystemExit: With 1, after everything else is done, if a run failed.
     """
+    limit = budget(command.minutes)
     setting = Setting(
         scale=command.scale,
         splits=command.splits,
@@ -61,7 +62,8 @@ def run(command: Reproduce, console: Console) -> None:
         raise InputError(f"{command.what}: there are no images for any of its runs ({reasons})")
     if command.dry_run:
         return
-    ended = run_queue(queue, [state.job for state in possible], lambda text: note(console, text))
+    seconds = None if limit is None else limit.left
+    ended = run_queue(queue, [state.job for state in possible], lambda text: note(console, text), seconds=seconds)
     rows = collect(command.folder)
     out = command.out or command.folder / "results"
     for file in write_results(rows, out):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from sdclr.errors import InputError
 from sdclr.paper.experiments import EXPERIMENTS, ExperimentName
 from sdclr.paper.tasks import Scale
 from sdclr.recipes import HeadKind
+from sdclr.time_budget import check_budget
 
 What = Annotated[
     ExperimentName | Literal["all"],
@@ -29,7 +30,7 @@ class Reproduce:
 
     For example:
         sdclr reproduce table4 --data ./data --dry-run
-        sdclr reproduce table4 --data ./data --jobs 2
+        sdclr reproduce table4 --data ./data --jobs 2 --minutes 60
         sdclr reproduce all --data ./data --lists ./splits --scale paper
     """
 
@@ -47,6 +48,9 @@ class Reproduce:
     """Projection heads: equal ones, or those of the reference implementation, which gives SDCLR a deeper one."""
     epochs: int | None = None
     """Length of every run instead of the scale's, for a trial."""
+    minutes: float | None = None
+    """Stop after so many minutes with everything saved, and write tables and figures of what is finished; the same
+    command goes on. Runs keep their length, which is part of the experiment."""
     jobs: int = 1
     """Runs at the same time, each in a process of its own."""
     folder: Path = Path("runs/paper")
@@ -64,3 +68,31 @@ class Reproduce:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise InputError(f"--jobs is 1 or more, not {self.jobs}")
+        if self.minutes is not None:
+            check_budget(self.minutes)
+
+
+SHORT: Final = {
+    "what": (
+        "WHAT",
+        "--data",
+        "--scale",
+        "--dry-run",
+    ),
+    "length": (
+        "--minutes",
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
