@@ -10,11 +10,14 @@ import argparse
 import itertools
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,10 +28,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from sdclr.data.cache import cached
 from sdclr.data.config import ViewConfig
 from sdclr.data.decode import decode_image, prepare_worker
 from sdclr.data.loading import ResidentLoader
 from sdclr.data.render_cv import render_cv_batch
+from sdclr.data.shrink import short_side
 from sdclr.data.sources import ArraySource, FolderSource, Source, open_source
 from sdclr.data.streaming import StreamLoader
 from sdclr.data.views import ViewParameters, draw_views
@@ -52,7 +57,8 @@ from speed_views import (
     torchvision_view,
 )
 
-FILES, LIGHTLY_FILES = "sdclr StreamLoader", "lightly SimCLRTransform in a DataLoader"
+LATER_EPOCHS, FIRST_EPOCH = "sdclr, later epochs", "sdclr, first epoch, filling the cache"
+NO_CACHE, LIGHTLY_FILES = "sdclr without a cache", "lightly SimCLRTransform in a DataLoader"
 JPEG_SIZE = (500, 375)
 """Width and height of the JPEGs: ImageNet's most common."""
 
@@ -156,8 +162,7 @@ def compare_end_to_end(
         image_size: Side of the views.
     """
     config = large_views(batch=batch, image_size=image_size).config
-    stream = StreamLoader(FolderSource(folder), config, seed=0, batch_size=batch, workers=workers)
-    epochs = itertools.count()
+    source = FolderSource(folder)
     dataset = _LightlyPairs(folder, lightly_transform(config))
     loader = DataLoader(
         dataset,
@@ -167,20 +172,48 @@ def compare_end_to_end(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    images = stream.steps_per_epoch * batch
-    candidates = [
-        Candidate(FILES, lambda: _exhaust(stream.epoch(next(epochs))), units=images),
-        Candidate(LIGHTLY_FILES, lambda: _exhaust(loader), units=images),
-    ]
-    return compare(
-        f"Images from JPEG files, {workers} workers",
-        f"Whole passes over {len(dataset)} files, decoding included, to two float32 batches of {batch} views at "
-        f"{image_size} px in [0, 1]; the same probabilities and strengths. lightly's images are decoded by Pillow and "
-        "put together by torch, as in its documentation.",
-        "/s",
-        candidates,
-        effort,
-    )
+    with TemporaryDirectory() as scratch:
+        homes = [Path(scratch, name) for name in ("later", "first")]
+        later, first = (_keeping(source, short_side(image_size), home, max(1, workers)) for home in homes)
+        passes = [_Passes(images, config, batch, workers) for images in (later, first, source)]
+        passes[0]()  # fills its cache
+        images = passes[0].images
+        candidates = [
+            Candidate(LATER_EPOCHS, passes[0], units=images),
+            Candidate(FIRST_EPOCH, passes[1], units=images, prepare=lambda: shutil.rmtree(homes[1])),
+            Candidate(NO_CACHE, passes[2], units=images),
+            Candidate(LIGHTLY_FILES, lambda: _exhaust(loader), units=images),
+        ]
+        return compare(
+            f"Images from JPEG files, {workers} workers",
+            f"Whole passes over {len(dataset)} files to two float32 batches of {batch} views at {image_size} px in "
+            "[0, 1]; the same probabilities and strengths. lightly's images are decoded by Pillow and put together by "
+            "torch, as in its documentation.",
+            "/s",
+            candidates,
+            effort,
+        )
+
+
+class _Passes:
+    """Passes over all images, each in an epoch of its own."""
+
+    def __init__(self, source: Source, config: ViewConfig, batch: int, workers: int) -> None:
+        self._stream = StreamLoader(source, config, seed=0, batch_size=batch, workers=workers)
+        self._epochs = itertools.count()
+        self.images = self._stream.steps_per_epoch * batch
+
+    def __call__(self) -> None:
+        _exhaust(self._stream.epoch(next(self._epochs)))
+
+
+def _keeping(source: Source, side: int, home: Path, writers: int) -> Source:
+    """The source with an empty cache of its own."""
+    with patch.dict(os.environ, {"XDG_CACHE_HOME": str(home)}):
+        images = cached(source, side, limit_gb=1000, writers=writers)
+    if images is source:
+        raise SystemExit(f"{home}: holds no cache of {source.name}: free disk space, or set TMPDIR")
+    return images
 
 
 class _LightlyPairs(Dataset[tuple[list[Tensor], int]]):

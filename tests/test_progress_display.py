@@ -14,7 +14,8 @@ from rich.console import Console
 
 import sdclr.progress_display as display
 from sdclr.progress import bar_by_default, listening, reporting_to, show_progress, stage, tell
-from sdclr.progress_display import Bar, Display, Lines, Notebook, display_for
+from sdclr.progress_display import Bar, Display, Lines, display_for
+from sdclr.progress_notebook import Notebook
 
 
 class Clock:

@@ -1,10 +1,12 @@
 from .data.config import ViewConfig
+from .data.inventory import Inventory
 from .data.longtail import class_groups, long_tail_counts, long_tail_split
 from .data.published import paper_split
 from .data.sources import open_source
 from .downstream.config import FinetuneConfig
 from .downstream.finetune import finetune
 from .encoders import Encoder, EncoderConfig, HeadConfig, load_encoder, wrap_encoder
+from .environment import Environment, describe_environment
 from .errors import BadImageError, InputError
 from .evaluation.attributes import evaluate_attributes
 from .evaluation.balance import balance
@@ -12,6 +14,7 @@ from .evaluation.config import AttributeConfig, EvaluateConfig
 from .evaluation.embed import embed
 from .evaluation.evaluate import evaluate
 from .evaluation.neighbors import neighbors
+from .features.inspect import inspect_images
 from .marks.apply import apply_marks
 from .marks.moves import undo_moves
 from .marks.rows import Mark, Marks
@@ -57,11 +60,13 @@ __all__ = [
     "Duplicates",
     "Encoder",
     "EncoderConfig",
+    "Environment",
     "EvaluateConfig",
     "FinetuneConfig",
     "HeadConfig",
     "InputError",
     "Interrupted",
+    "Inventory",
     "Mark",
     "Marks",
     "MineConfig",
@@ -80,6 +85,7 @@ __all__ = [
     "balance",
     "choose_to_label",
     "class_groups",
+    "describe_environment",
     "diagnose",
     "embed",
     "evaluate",
@@ -88,6 +94,7 @@ __all__ = [
     "find_duplicates",
     "finetune",
     "for_images",
+    "inspect_images",
     "layer_sparsity",
     "load_encoder",
     "long_tail_counts",

@@ -4,17 +4,14 @@ A thread shows the state every now and then, so that long stages that report not
 the work itself only stores numbers.
 """
 
-import html
-import importlib
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, Self, TextIO
+from typing import Final, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -41,9 +38,9 @@ _NARROW: Final = 60
 """Columns of a terminal below which there is text and no bar."""
 _BAR: Final = 24
 """Columns of the bar."""
-_APPEARS: Final = 0.4
+APPEARS: Final = 0.4
 """Seconds before a stage shows a bar: shorter ones would only flicker."""
-_PAUSE: Final = 2.0
+PAUSE: Final = 2.0
 """Seconds without a stage before a bar shows that."""
 
 # Worker processes are forked while the thread below may hold this lock: they get it free.
@@ -290,7 +287,7 @@ class Bar(Display):
         if not self.going:
             return
         if self._live is None:
-            if self.clock() - self.since < (_PAUSE if self.idles else _APPEARS):
+            if self.clock() - self.since < (PAUSE if self.idles else APPEARS):
                 return
             # Redirected streams would take the console's lock in forked worker processes.
             self._live = Live(
@@ -342,64 +339,6 @@ class Bar(Display):
             self._live = None
 
 
-class Handle(Protocol):
-    """A cell's output that can be replaced: what `IPython.display.display(display_id=True)` returns."""
-
-    def update(self, data: dict[str, str], *, raw: bool) -> None:
-        """Show this instead."""
-
-
-class Notebook(Display):
-    """A bar in a notebook's cell, which needs no widgets.
-
-    Args:
-        show: `IPython.display.display`.
-        clock: Seconds, for tests.
-        idle: As for `Display`.
-    """
-
-    period = 0.5
-
-    def __init__(self, show: Callable[..., Handle | None], clock: Clock = time.monotonic, idle: str = "") -> None:
-        super().__init__(clock, idle)
-        self._show = show
-        self._handle: Handle | None = None
-
-    def tell(self, text: str) -> None:
-        """Show a line that stays."""
-        self._show({"text/plain": text, "text/html": f"<div>{html.escape(text)}</div>"}, raw=True)
-
-    def tick(self) -> None:
-        """Show the state in place of the last."""
-        if not self.going or self.clock() - self.since < (_PAUSE if self.idles else _APPEARS):
-            return
-        stage, line = self.going[-1].stage, self.line(self.clock())
-        share = f' value="{stage.done}" max="{max(stage.total, 1)}"' if stage.total is not None else ""
-        self._put(line, f"<div><progress{share}></progress> {html.escape(line)}</div>")
-
-    def ended(self, going: Going | None) -> None:
-        """Leave what was done, and how long it took."""
-        if self._handle is None or not self.idles or going is None:
-            return
-        line = f"{going.head()} · {duration(self.clock() - going.begun)}"
-        self._put(line, f"<div>{html.escape(line)}</div>")
-        self._handle = None
-
-    def _put(self, line: str, page: str) -> None:
-        data = {"text/plain": line, "text/html": page}
-        if self._handle is None:
-            self._handle = self._show(data, raw=True, display_id=True)
-        else:
-            self._handle.update(data, raw=True)
-
-
-def in_notebook() -> bool:
-    """Whether a notebook's kernel runs this process."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
-
-
 def display_for(stream: TextIO, *, idle: str = "") -> Display:
     """What fits: a notebook's bar, a terminal's, or lines.
 
@@ -410,9 +349,11 @@ def display_for(stream: TextIO, *, idle: str = "") -> Display:
     Returns:
         A context, inside which it shows.
     """
-    if in_notebook():
-        ipython: Any = importlib.import_module("IPython.display")
-        return Notebook(ipython.display, idle=idle)
+    from sdclr.progress_notebook import notebook_display  # noqa: PLC0415  # it needs this module
+
+    notebook = notebook_display(idle)
+    if notebook is not None:
+        return notebook
     if stream.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
         return Bar(Console(file=stream, force_terminal=True, highlight=False), idle=idle)
     return Lines(stream, idle=idle)

@@ -16,7 +16,6 @@ from PIL import Image
 
 import sdclr
 from sdclr.cli import main
-from sdclr.cli.catalog import CATALOG
 from sdclr.cli.parsing import parse
 
 FAST = [
@@ -34,14 +33,6 @@ def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
 def test_version(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"sdclr {sdclr.__version__}\n"
-
-
-def test_help_teaches(capsys):
-    for command in CATALOG:
-        with pytest.raises(SystemExit) as stop:
-            main([command, "--help"])
-        assert stop.value.code == 0
-        assert f"sdclr {command}" in capsys.readouterr().out
 
 
 def test_from_images_to_embeddings(tmp_path, capsys):

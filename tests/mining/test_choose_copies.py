@@ -32,7 +32,7 @@ def test_suggestions_come_from_a_bounded_number_of_images(tmp_path, monkeypatch)
         asked.append(len(features))
         return np.arange(budget)
 
-    monkeypatch.setattr("sdclr.mining.mine.select_to_label", chosen)
+    monkeypatch.setattr("sdclr.mining.suggest.select_to_label", chosen)
     vectors = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
     np.save(tmp_path / "e.npy", vectors)
     scores = mine(tmp_path / "e.npy", out=tmp_path / "out")

@@ -1,44 +1,48 @@
-"""The command line. Only this package parses arguments and prints."""
+"""The command line. Only this package parses arguments and prints.
+
+This module imports little, so that `--version` and `--help` come at once and an interrupt meets it early.
+"""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from sdclr.cli.catalog import CATALOG
+from sdclr.cli.stops import stoppable
 from sdclr.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, and turn what can go wrong into one line and an exit code: 2 for bad input, 130/143 when stopped."""
+    """Run a command line, and turn what can go wrong into one line and an exit code.
+
+    Args:
+        arguments: What follows the name of the program; by default that of this process.
+
+    Raises:
+        SystemExit: With 1 after an error, 2 for an option or input that cannot be used, 130 or 143 when stopped.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
+    with stoppable():
+        try:
+            _dispatch(argv)
+            sys.stdout.flush()  # a closed pipe shows here rather than when Python ends
+        except BaseException as error:  # noqa: BLE001  # every end is told in one line
+            import_module("sdclr.cli.endings").end(error, command=argv[0] if argv else "", debug=debug)
+
+
+def _dispatch(argv: list[str]) -> None:
+    """Do what the first words ask for, and import no more than that needs."""
     if argv == ["--version"]:
         print(f"sdclr {__version__}")
         return
-    if not argv or argv[0] in {"-h", "--help"}:
-        print(overview())
+    if argv and argv[0] == "--completion":
+        print(import_module("sdclr.cli.completion").script(argv[1:]), end="")
         return
-    carry_out = import_module("sdclr.cli.carry_out")  # what needs rich and tyro
-    carry_out.carry_out(argv, debug=debug)
-
-
-def overview() -> str:
-    """What `sdclr --help` prints."""
-    lines = [
-        "usage: sdclr COMMAND [OPTIONS]",
-        "",
-        "Find the rare images of unlabeled, long-tailed collections, and train encoders",
-        "that serve rare classes better.",
-    ]
-    for group in dict.fromkeys(entry.group for entry in CATALOG.values()):
-        lines += ["", f"{group}:"]
-        lines += [f"  {one.name:<11} {one.summary}" for one in CATALOG.values() if one.group == group]
-    lines += [
-        "",
-        "sdclr COMMAND --help  explains a command.",
-        "sdclr --version       prints the version.",
-        "--quiet               leaves out all but results and errors, with every command.",
-        "--debug               shows the traceback of an error.",
-    ]
-    return "\n".join(lines)
+    helping = import_module("sdclr.cli.help")
+    if not argv or argv[0] in helping.ANY:
+        print(helping.overview())
+    elif argv[0] in helping.CATALOG and not helping.ANY.isdisjoint(argv):
+        print(helping.command_help(argv[0], everything=not helping.ALL.isdisjoint(argv)))
+    else:
+        import_module("sdclr.cli.carry_out").carry_out(argv)

@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> Any:
     return read(getattr(module, CATALOG[name].kind), name, options)
 
 
-def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_NONPROP) -> Any:
+def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_NONPROP, *, silent: bool = False) -> Any:
     """Let tyro read the options of a command.
 
     Args:
@@ -40,12 +40,18 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         name: The command's name.
         options: What follows the name.
         default: An instance to take defaults from.
+        silent: Print nothing of a usage error.
+
+    Raises:
+        SystemExit: With 2 after a usage error.
     """
-    return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default)
+    return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
 
 
 def unknown(name: str) -> str:
     """What to say of a command that does not exist."""
+    if name.startswith("-"):
+        return f"there is no option {name!r} without a command: `sdclr --help` lists the commands"
     near = difflib.get_close_matches(name, CATALOG, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"there is no command {name!r}: {hint}`sdclr --help` lists the commands"

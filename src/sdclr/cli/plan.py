@@ -105,7 +105,7 @@ def tell_pretraining(
     tell_images(source, console)
     size = config.views.image_size
     weights = _parameters(config.encoder, size)
-    note(console, f"encoder: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
+    note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
     steps = len(source) // config.batch_size
     batches = f"batches of {config.batch_size}"
     length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')}, {batches}"

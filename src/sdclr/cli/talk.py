@@ -45,6 +45,10 @@ class Talking(Console):
         with aside():
             super().print(*things, **how)
 
+    def on_broken_pipe(self) -> None:
+        """Leave the end of the program to `sdclr.cli.endings`: rich's would end it with exit code 1."""
+        raise BrokenPipeError
+
 
 @contextmanager
 def talking(name: str, *, quiet: bool) -> Iterator[Console]:

@@ -1,9 +1,10 @@
-"""Batches of view pairs from a set too large for memory: worker processes decode its images and draw their views."""
+"""Batches of views from a set too large for memory: worker processes decode its images and draw their views."""
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.loading import Batch, check_batch_size, epoch_batches
 from sdclr.data.render_cv import render_cv_batch
-from sdclr.data.sources import Source
+from sdclr.data.shrink import short_side
+from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
 
@@ -36,14 +38,16 @@ class StreamLoader:
 
     Views come in the memory layout in which they were drawn, torch's `channels_last`.
 
+    Crops are drawn on images shrunk to twice the side of a view; see `sdclr.data.shrink`. With a source of
+    `sdclr.data.cache.cached`, an image is decoded and shrunk once, and the views are the same.
+
     Args:
         source: The images.
         config: What the views are like.
         seed: The run's seed.
         batch_size: Samples in a batch, over all ranks.
         workers: Processes that decode; 0 decodes in this one.
-        decode_side: A JPEG is decoded at reduced scale as long as its shorter side keeps this many pixels; by default
-            twice the side of a view. Crops are drawn on the image as decoded.
+        views: 2 for pairs of views; 1 draws the first alone, and `Batch.view2` is the same tensor.
         device: Where the batches go.
         rank: This process among `world`.
         world: Processes that share each batch.
@@ -60,7 +64,7 @@ class StreamLoader:
         seed: int,
         batch_size: int,
         workers: int = 0,
-        decode_side: int | None = None,
+        views: Literal[1, 2] = 2,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
@@ -70,7 +74,7 @@ class StreamLoader:
         self._to_floats = _Floats(torch.device(device))
         self._schedule = _Schedule(len(source), batch_size, seed=seed, rank=rank, world=world)
         self._loader: DataLoader[_Decoded] = DataLoader(
-            _Pairs(source, config, seed, decode_side or 2 * config.image_size),
+            _Views(source, config, seed, views),
             batch_sampler=self._schedule,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -80,6 +84,7 @@ class StreamLoader:
             pin_memory=torch.device(device).type == "cuda",
         )
         self._bad: dict[str, BadImage] = {}
+        self._troubled = False
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
@@ -111,8 +116,11 @@ class StreamLoader:
             self._bad.update((image.id, image) for image in decoded.bad)
             if decoded.views is None:
                 raise InputError(f"{self._source.name}: none of its {len(self._source)} images can be decoded any more")
-            view1, view2 = self._to_floats(decoded.views).permute(0, 1, 4, 2, 3)
-            yield Batch(decoded.indices, view1, view2, decoded.keys)
+            if decoded.trouble is not None and not self._troubled:
+                self._troubled = True
+                warnings.warn(decoded.trouble, stacklevel=2)
+            views = self._to_floats(decoded.views).permute(0, 1, 4, 2, 3)
+            yield Batch(decoded.indices, views[0], views[-1], decoded.keys)
 
 
 class _Floats:
@@ -178,22 +186,25 @@ class _Decoded(NamedTuple):
     indices: NDArray[np.int64]
     keys: NDArray[np.int64]
     views: Tensor | None
-    """(2, N, S, S, 3) uint8; None if no image of the set can be decoded."""
+    """(V, N, S, S, 3) uint8; None if no image of the set can be decoded."""
     bad: list[BadImage]
+    trouble: str | None
+    """Why images are not kept, if that could not be known before."""
 
 
-class _Pairs(Dataset[_Decoded]):
-    """Two views of each of the samples that a batch names."""
+class _Views(Dataset[_Decoded]):
+    """One or two views of each of the samples that a batch names."""
 
-    def __init__(self, source: Source, config: ViewConfig, seed: int, decode_side: int) -> None:
+    def __init__(self, source: Source, config: ViewConfig, seed: int, views: int) -> None:
         self._source = source
         self._config = config
         self._seed = seed
-        self._decode_side = decode_side
+        self._views = views
+        self._side = short_side(config.image_size)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> _Decoded:
         side = self._config.image_size
-        views = _memory(2, len(keys), side, side, 3)
+        views = _memory(self._views, len(keys), side, side, 3)
         indices = np.empty(len(keys), dtype=np.int64)
         bad: list[BadImage] = []
         for begin in range(0, len(keys), _TOGETHER):
@@ -202,14 +213,15 @@ class _Pairs(Dataset[_Decoded]):
             for place, (_, key) in enumerate(part, start=begin):
                 found = self._first_good(key % len(self._source), bad)
                 if found is None:
-                    return _Decoded(indices[:0], indices[:0], None, bad)
+                    return _Decoded(indices[:0], indices[:0], None, bad, None)
                 indices[place], image = found
                 images.append(image)
             self._draw(part, images, views[:, begin : begin + len(part)].numpy())
-        return _Decoded(indices, np.array([key for _, key in keys], dtype=np.int64), views, bad)
+        trouble: str | None = getattr(self._source, "trouble", None)
+        return _Decoded(indices, np.array([key for _, key in keys], dtype=np.int64), views, bad, trouble)
 
     def _draw(self, keys: list[tuple[int, int]], images: list[NDArray[np.uint8]], views: NDArray[np.uint8]) -> None:
-        """Both views of the samples into `views`: a sample's are the same, whichever are drawn beside it."""
+        """The views of the samples into `views`: a sample's are the same, whichever are drawn beside it."""
         indices = np.array([key for _, key in keys])
         heights, widths = np.array([image.shape[:2] for image in images]).T
         for view, out in enumerate(views):
@@ -229,7 +241,7 @@ class _Pairs(Dataset[_Decoded]):
         for step in range(len(self._source)):
             position = (index + step) % len(self._source)
             try:
-                return position, self._source.image(position, min_side=self._decode_side)
+                return position, shrunk_image(self._source, position, self._side)
             except BadImageError as error:
                 bad.append(BadImage(error.image_id, error.reason, counted=True))
         return None
@@ -245,5 +257,5 @@ def _memory(*shape: int) -> Tensor:
 
 
 def _as_it_is(decoded: Any) -> Any:
-    """Collates what `_Pairs` has collated already."""
+    """Collates what `_Views` has collated already."""
     return decoded

@@ -35,7 +35,7 @@ def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> Finetu
     return replace(config, epochs=old.epochs, second_epochs=old.second_epochs)
 
 
-def settle(trainer: Trainer, config: FinetuneConfig, budget: Budget, test_images: int) -> FinetuneConfig:
+def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test_images: int) -> FinetuneConfig:
     """Measure the speed and choose the epochs of the stages: whole ones, at least one of each.
 
     Args:

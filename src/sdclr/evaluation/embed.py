@@ -23,8 +23,10 @@ from sdclr.encoders import Preprocessing
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
+from sdclr.fastest import forward_amp
 from sdclr.features.embeddings import ABOUT, embedding_files
 from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
+from sdclr.features.inference import for_inference
 from sdclr.precision import autocast_dtype
 from sdclr.progress import Update, stage
 from sdclr.training.distributed import Processes, processes
@@ -67,7 +69,7 @@ def embed(
         batch_size: Images a forward pass.
         device: Where the encoder runs.
         workers: Processes that decode, for each process.
-        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
+        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
         The number of rows, and the images left out, of all processes.
@@ -82,6 +84,9 @@ def embed(
         if place.world > 1 and not sharded:
             raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
         network = branch_encoder(resolved, branch)
+        amp = place.broadcast(
+            _settled(amp, network, resolved.preprocessing.image_size, place.device) if place.first else amp
+        )
         about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
         work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts)
@@ -198,6 +203,12 @@ def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
         run.append(chunk)
     if run:
         yield run
+
+
+def _settled(amp: Amp, encoder: nn.Module, size: int, device: torch.device) -> Amp:
+    """The precision of the pass, `auto` replaced by what is faster."""
+    with evaluating(encoder, device):
+        return forward_amp(amp, for_inference(encoder), (3, size, size), device)
 
 
 def _described(

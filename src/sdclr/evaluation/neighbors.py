@@ -94,7 +94,7 @@ def neighbors(
         batch_size: Images a forward pass.
         device: Where the encoder and the search run.
         workers: Processes that decode.
-        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
+        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
         The neighbours, and what could not be decoded.

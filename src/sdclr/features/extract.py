@@ -17,6 +17,7 @@ from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
+from sdclr.fastest import forward_amp
 from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
 from sdclr.precision import autocast_dtype
@@ -132,7 +133,7 @@ def extract_features(
         batch_size: Images per forward pass.
         device: Where to run; the encoder is moved there. By default where the encoder is.
         amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
-            elsewhere; `auto`, bfloat16 where the hardware has units for it, else float32.
+            elsewhere; `auto`, bfloat16 if it is clearly faster (as timed on a CPU), else float32.
         workers: Processes that decode; 0 decodes in this one.
 
     Returns:
@@ -235,7 +236,8 @@ def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, am
     # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
     floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
     half: Amp = "fp16" if device.type == "cuda" else "bf16"
-    dtype = autocast_dtype(amp if isinstance(amp, str) else half if amp else "none", device)
+    asked = amp if isinstance(amp, str) else half if amp else "none"
+    dtype = autocast_dtype(forward_amp(asked, encoder, tuple(floats.shape[1:]), device), device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         features = encoder(floats)
     if not isinstance(features, Tensor) or features.ndim != 2:

@@ -40,7 +40,7 @@ def reading_key(reading: Reading, folder: Path | None) -> dict[str, str]:
         reading: The features.
         folder: Whose file says what they were read by; None for embeddings, which are known by themselves.
     """
-    known = memoryview(np.ascontiguousarray(reading.features)) if folder is None else _guard(folder)
+    known = np.ascontiguousarray(reading.features).data if folder is None else _guard(folder)
     return {"features": hashlib.blake2b(known, digest_size=16).hexdigest()}
 
 

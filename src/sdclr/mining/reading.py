@@ -28,6 +28,7 @@ from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.errors import BadImageError, InputError
+from sdclr.fastest import forward_amp
 from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
 from sdclr.files import read_json, write_atomically, write_json
@@ -181,7 +182,8 @@ class _Reader:
     def __init__(self, encoder: Encoder, states: Sequence[Networks], plan: Plan, device: torch.device) -> None:
         self.encoder, self.states, self.plan, self.device = encoder, states, plan, device
         self.network = encoder if states else for_inference(encoder)  # pruned copies need the encoder as it is
-        self.dtype = autocast_dtype(plan.amp, device)
+        shape = (3, plan.views.image_size, plan.views.image_size)
+        self.dtype = autocast_dtype(forward_amp(plan.amp, self.network, shape, device), device)
 
     def columns(self) -> list[str]:
         """Names of what `__call__` measures, in order."""

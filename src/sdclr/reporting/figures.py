@@ -317,8 +317,7 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 
     def rewritten(tag: re.Match[str]) -> str:
         # Text between the tags is left alone: in it, `<` and `>` are escaped.
-        own = re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group())
-        return own.replace(INK, "currentColor")
+        return re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group()).replace(INK, "currentColor")
 
     return re.sub(r"<[^>]+>", rewritten, text[text.index("<svg") :])
 
@@ -334,12 +333,9 @@ def _drawing() -> Iterator[None]:
 
 
 def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    # Neither date nor version: they differ between equal figures.
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]
+    absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]  # dates, versions
     with _drawing(), io.BytesIO() as buffer:
-        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        if figure.get_constrained_layout():
             # Once: every further drawing would move the axes a little.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
@@ -366,8 +362,7 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    level = sum(max(len(name), 4) for name in names) < 60
-    upright = len(names) > 20
+    level, upright = sum(max(len(name), 4) for name in names) < 60, len(names) > 20
     axes.set_xticks(
         np.arange(len(names)),
         [_shown(name) for name in names],
@@ -383,8 +378,8 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
 
 def _shown(name: str) -> str:
     """A name as a figure can show it: of bounded length, without what XML forbids."""
-    printable = "".join(char if char.isprintable() else "\ufffd" for char in name)
-    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 1]}…"
+    name = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -398,8 +393,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
     """For each label a colour, and how many times all colours were used before it."""
-    unique = list(dict.fromkeys(labels))
-    return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(unique)}
+    return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(dict.fromkeys(labels))}
 
 
 def _several(runs: Run | Sequence[Run]) -> Sequence[Run]:

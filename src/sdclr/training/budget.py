@@ -128,7 +128,7 @@ def _speed(openings: Sequence[float], steps: Sequence[float]) -> Speed:
     return Speed(step, epoch, max(0.0, openings[0] - step - epoch))
 
 
-def settle(trainer: "Trainer", config: PretrainConfig, budget: Budget) -> PretrainConfig:
+def choose_length(trainer: "Trainer", config: PretrainConfig, budget: Budget) -> PretrainConfig:
     """Measure a run's speed and choose its length. All processes call this together; the first one decides.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from sdclr.choices import Amp
 from sdclr.data.config import RandAugmentConfig, ViewConfig
+from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.method.frameworks import (
@@ -312,8 +313,14 @@ class Runtime:
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     workers: int | None = None
     """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
+    cache_gb: float = CACHE_GB
+    """Disk space in GB for large images once they are decoded, shared by all runs (~/.cache/sdclr/images); 0 keeps none
+    and decodes in every epoch. The result is the same."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
+    """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
+    a CPU, on GPUs from Ampere on."""
+    threads: int | None = None
+    """Threads on a CPU; by default OMP_NUM_THREADS, else what the run began with, and at its start the fastest."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
@@ -334,6 +341,8 @@ class Runtime:
     """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
         if self.snapshot_epochs < 0:
@@ -342,5 +351,7 @@ class Runtime:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
+        if not 0 <= self.cache_gb < float("inf"):
+            raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.config import differences
+from sdclr.config import differences, digest
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
@@ -18,6 +18,12 @@ from sdclr.training.distributed import Processes
 from sdclr.training.feed import weights_digest
 from sdclr.training.run import Run
 from sdclr.training.start import load_start
+
+
+def default_run(source: Source, config: PretrainConfig, budget: Budget | None = None) -> Path:
+    """The folder of a run that its caller does not name."""
+    minutes = f"-{budget.minutes:g}min" if budget else ""
+    return Path("runs") / f"{source.name}-{digest(config)}{minutes}"
 
 
 def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network:

@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from sdclr.config import digest, to_json
+from sdclr.config import to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
+from sdclr.fastest import name_of
 from sdclr.files import write_json
 from sdclr.method import Objective
-from sdclr.precision import autocast_dtype
 from sdclr.progress import bar_by_default
 from sdclr.time_budget import Budget
 from sdclr.training.activations import checkpoint_activations
-from sdclr.training.budget import settle
+from sdclr.training.budget import choose_length
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
@@ -39,9 +39,10 @@ from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import SLOW, Log
+from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import first_network, open_run
+from sdclr.training.opening import default_run, first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
@@ -93,21 +94,16 @@ def pretrain(
         # A length is chosen by a rehearsal, whose settings only have to be long enough.
         first = replace(config, epochs=max(config.epochs, 100), steps=None) if limit and not begun else config
         trainer = _trainer(opened, images, first, runtime, place, weights=drawn)
-        if limit and not begun:
-            config, feed = settle(trainer, config, limit), trainer.feed
-            del trainer  # its memory is needed
-            trainer = _trainer(opened, images, config, runtime, place, weights=drawn, feed=feed)
-        if place.first and not begun:
-            write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
-        with listening() as interrupts:
-            trainer.train(interrupts)
+        with trainer.settled.threads_in_force():
+            if limit and not begun:
+                config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
+                del trainer  # its memory is needed
+                trainer = _trainer(opened, images, config, runtime, place, weights=drawn, feed=feed, settled=settled)
+            if place.first and not begun:
+                write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+            with listening() as interrupts:
+                trainer.train(interrupts)
     return opened
-
-
-def default_run(source: Source, config: PretrainConfig, budget: Budget | None = None) -> Path:
-    """The folder of a run that its caller does not name."""
-    minutes = f"-{budget.minutes:g}min" if budget else ""
-    return Path("runs") / f"{source.name}-{digest(config)}{minutes}"
 
 
 def _trainer(
@@ -119,16 +115,18 @@ def _trainer(
     *,
     weights: NDArray[np.float64] | None,
     feed: Feed | None = None,
+    settled: Settled | None = None,
 ) -> "Trainer":
     """A run at its start, or where its newest checkpoint has it. All processes call this together."""
     seed(config.seed, place.device)
     # What is wrong with the settings comes out before images are looked at.
     objective = create_objective(config, first_network(run, config, place))
     feed = feed or create_feed(images, run, config, runtime, place, weights=weights)
+    settled = settled or settle(objective, config, runtime, place, run)
     per_epoch = feed.loader.steps_per_epoch
     lasting = replace(config, epochs=math.ceil(config.total_steps(per_epoch) / per_epoch), steps=None)
     objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept)))
-    return Trainer(run, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
+    return Trainer(run, config=config, runtime=runtime, objective=objective, feed=feed, place=place, settled=settled)
 
 
 class Trainer:
@@ -141,6 +139,7 @@ class Trainer:
         objective: What is trained; at its start, which a checkpoint replaces.
         feed: The batches.
         place: This process among the others.
+        settled: What it computes with.
     """
 
     def __init__(
@@ -152,10 +151,12 @@ class Trainer:
         objective: Objective,
         feed: Feed,
         place: Processes,
+        settled: Settled,
     ) -> None:
         from timm.layers.norm_act import convert_sync_batchnorm
 
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
+        self.settled, self.dtype = settled, settled.dtype
         self.steps_per_epoch = feed.loader.steps_per_epoch
         self.total = config.total_steps(self.steps_per_epoch)
         self.epochs = config.epochs if config.steps is None else self.total / self.steps_per_epoch
@@ -176,7 +177,6 @@ class Trainer:
         # A compiled pass would break at its hook.
         self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
-        self.dtype = autocast_dtype(runtime.amp, place.device)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
@@ -184,7 +184,7 @@ class Trainer:
         self.logged_losses: list[float] = []  # of this logging interval, already checked
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
-        self.guidance = Guidance(objective, feed, config, place=place, amp=runtime.amp)
+        self.guidance = Guidance(objective, feed, config, place=place, amp=name_of(self.dtype))
         self._restore()
         self.model = wrapped(objective, runtime, place)
 
@@ -199,7 +199,7 @@ class Trainer:
             epochs=self.config.epochs,
             slow=SLOW if self.place.device.type == "cpu" else "",
         )
-        note_sitting(self.run, self.step, self.dtype, compiled=self.runtime.compile, place=self.place)
+        note_sitting(self.run, self.step, self.settled, compiled=self.runtime.compile, place=self.place)
         self.objective.train()
         saved = time.monotonic()
         period = 60 * self.runtime.checkpoint_minutes

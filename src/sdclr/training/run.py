@@ -117,7 +117,10 @@ class Run:
         values = read_json(self.config_file)
         if values.get("start") is not None:
             values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
-        return from_json(PretrainConfig, values)
+        try:
+            return from_json(PretrainConfig, values)
+        except InputError as error:
+            raise InputError(f"{self.config_file}: {error}") from error
 
     @property
     def source(self) -> dict[str, Any]:

@@ -6,17 +6,18 @@ import torch
 
 from sdclr.precision import device_name
 from sdclr.training.distributed import Processes
+from sdclr.training.machine import Settled
 from sdclr.training.run import Run
 from sdclr.version import __version__
 
 
-def note_sitting(run: Run, step: int, dtype: torch.dtype | None, *, compiled: bool, place: Processes) -> None:
+def note_sitting(run: Run, step: int, settled: Settled, *, compiled: bool, place: Processes) -> None:
     """Add a line to the run's list of sittings, on the first process only.
 
     Args:
         run: The run.
         step: At which it begins or goes on.
-        dtype: What products are computed in; None for float32.
+        settled: What it computes with.
         compiled: Whether the forward pass is.
         place: This process among the others.
     """
@@ -25,9 +26,10 @@ def note_sitting(run: Run, step: int, dtype: torch.dtype | None, *, compiled: bo
     values = {
         "step": step,
         "device": device_name(place.device),
+        "device_type": place.device.type,
         "processes": place.world,
-        "threads": torch.get_num_threads(),
-        "precision": str(dtype or torch.float32).removeprefix("torch."),
+        "threads": settled.threads,
+        "precision": settled.precision,
         "compile": compiled,
         "torch": torch.__version__,
         "sdclr": __version__,

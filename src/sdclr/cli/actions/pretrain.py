@@ -1,21 +1,24 @@
 """`sdclr pretrain`: what it does."""
 
+from typing import get_args
+
 from rich.console import Console
 
-from sdclr.cli.commands.pretrain import PERMISSIVE, Pretrain
+from sdclr.cli.commands.pretrain import APART, PERMISSIVE, Pretrain, RecipeName
 from sdclr.cli.plan import tell_pretraining
 from sdclr.cli.talk import budget, finish, note, spelled
-from sdclr.config import from_json
+from sdclr.config import to_json
 from sdclr.data.sources import open_source
 from sdclr.data.subset import select
-from sdclr.files import read_json
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
+from sdclr.settings import SettingsFile
 from sdclr.training.config import SCRATCH, PretrainConfig
 from sdclr.training.defaults import for_images, hint_on_start, starting_line
 from sdclr.training.distributed import resolve_device
-from sdclr.training.pretrain import default_run, pretrain
+from sdclr.training.opening import default_run
+from sdclr.training.pretrain import pretrain
 
 
 def run(command: Pretrain, console: Console) -> None:
@@ -42,17 +45,24 @@ def run(command: Pretrain, console: Console) -> None:
     )
 
 
-def defaults(command: Pretrain) -> PretrainConfig:
-    """The settings that options change: those of a file, of a recipe, or what suits the images.
+def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainConfig:
+    """The settings that options change: of a recipe, or what suits the images; and over them those of a file.
 
     Args:
-        command: The command as read with permissive defaults.
+        command: The command as read with permissive defaults, which the file's values have replaced.
+        file: A settings file.
+
+    Raises:
+        InputError: There are no such images, or a value of the file does not go with the recipe.
     """
-    if command.settings is not None:
-        return from_json(PretrainConfig, read_json(command.settings))
+    if file is not None and _is_whole(file):
+        return file.config(PretrainConfig, apart=APART)
+    recipe: str = command.recipe
+    if file is not None and recipe == "auto":
+        recipe = file.word("recipe", get_args(RecipeName)) or "auto"
     asked = command.config
-    if command.recipe != "auto":
-        base = RECIPES[command.recipe]()
+    if recipe != "auto":
+        base = RECIPES[recipe]()
     else:
         base = for_images(
             select(open_source(command.images), command.subset),
@@ -61,7 +71,8 @@ def defaults(command: Pretrain) -> PretrainConfig:
             name=None if asked.encoder.name == PERMISSIVE.encoder.name else asked.encoder.name,
             minutes=command.minutes,
         )
-    return with_framework(base, asked.framework)
+    base = with_framework(base, asked.framework)
+    return base if file is None else file.config(PretrainConfig, base=base, apart=APART)
 
 
 def _start(asked: PretrainConfig) -> str | None:
@@ -69,3 +80,13 @@ def _start(asked: PretrainConfig) -> str | None:
     if asked.start != PERMISSIVE.start:
         return asked.start or SCRATCH
     return None if asked.encoder == PERMISSIVE.encoder else SCRATCH
+
+
+def _is_whole(file: SettingsFile) -> bool:
+    """Whether a file says everything: that of a run, to which a later version may have added settings, or its like."""
+    every = to_json(PretrainConfig())
+    whole = all(
+        key in file.values and (not isinstance(value, dict) or value.keys() <= file.values[key].keys())
+        for key, value in every.items()
+    )
+    return whole or file.path.name == "config.json"

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 
-from sdclr.cli.options import Device, EncoderName, Workers
+from sdclr.cli.options import Device, EncoderName, LabeledImages, Workers
 from sdclr.evaluation.config import AttributeConfig
 
 
@@ -23,12 +23,37 @@ class Attributes:
     """
 
     encoder: EncoderName = None
-    train: str
+    train: LabeledImages
     """Images with attributes for the probes: images as for `sdclr pretrain`."""
-    test: str
+    test: LabeledImages
     """Other images to test on."""
     out: Path | None = None
     """Folder for the results; by default results/ in the run. Without a run and --out, they are only printed."""
     config: Annotated[AttributeConfig, tyro.conf.arg(name="")] = field(default_factory=AttributeConfig)
     device: Device = "auto"
     workers: Workers = None
+
+
+SHORT: Final = {
+    "encoder and images": (
+        "--encoder",
+        "--train",
+        "--test",
+        "--branch",
+    ),
+    "results": (
+        "--out",
+        "--groups",
+    ),
+    "protocol": (
+        "--few-shot",
+        "--draws",
+        "--seed",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--batch-size",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

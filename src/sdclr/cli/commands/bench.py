@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sdclr.choices import Amp
 from sdclr.cli.options import Device
@@ -75,3 +76,35 @@ class Bench:
             raise InputError(f"--jobs is 1 or more, not {self.jobs}")
         if self.matrix and (self.frameworks or self.damage or self.rebalance):
             raise InputError("--matrix names whole cells: leave it out, or --frameworks, --damage and --rebalance")
+
+
+SHORT: Final = {
+    "what": (
+        "--data",
+        "--dataset",
+        "--matrix",
+        "--scale",
+        "--dry-run",
+    ),
+    "axes instead of --matrix": (
+        "--frameworks",
+        "--damage",
+        "--rebalance",
+    ),
+    "length": (
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+        "--sort",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

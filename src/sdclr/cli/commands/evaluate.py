@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 
-from sdclr.cli.options import Device, EncoderName, Workers
+from sdclr.cli.options import Device, EncoderName, LabeledImages, Workers
 from sdclr.evaluation.config import EvaluateConfig
 
 
@@ -23,9 +23,9 @@ class Evaluate:
     """
 
     encoder: EncoderName = None
-    train: str
+    train: LabeledImages
     """Labeled images for the probes: images as for `sdclr mine`, balanced if possible."""
-    test: str
+    test: LabeledImages
     """Labeled images of the same classes to test on."""
     out: Path | None = None
     """Folder for the results as JSON; by default results/ in the run. Without a run and --out, they are only
@@ -33,3 +33,30 @@ class Evaluate:
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
     device: Device = "auto"
     workers: Workers = None
+
+
+SHORT: Final = {
+    "encoder and images": (
+        "--encoder",
+        "--train",
+        "--test",
+        "--branch",
+    ),
+    "results": (
+        "--out",
+        "--groups",
+    ),
+    "protocol": (
+        "--shots",
+        "--draws",
+        "--k",
+        "--augment",
+        "--seed",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--batch-size",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
-from sdclr.cli.options import Device
+from sdclr.cli.options import Device, LabeledImages
 from sdclr.data.config import SubsetConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
@@ -34,9 +34,9 @@ class Finetune:
             f"default {DEFAULT_ENCODER}.",
         ),
     ] = None
-    train: str
+    train: LabeledImages
     """Labeled images to train on: images as for `sdclr pretrain`."""
-    test: str
+    test: LabeledImages
     """Labeled images of the same classes to test on."""
     out: Path | None = None
     """Folder to write into; by default RUN/finetune/METHOD for a run, or runs/METHOD."""
@@ -52,3 +52,35 @@ class Finetune:
     """Mixed precision; auto takes bf16 where the hardware has units for it."""
     checkpoint_minutes: float = 5.0
     """Save the whole state at least this often; 0 saves at every step."""
+
+
+SHORT: Final = {
+    "encoder and images": (
+        "--start",
+        "--train",
+        "--test",
+        "--subset.kind",
+        "--image-size",
+    ),
+    "method": (
+        "--method",
+        "--minutes",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--weight-decay",
+        "--experts",
+        "--seed",
+    ),
+    "results": (
+        "--out",
+        "--groups",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+        "--checkpoint-minutes",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 
@@ -43,3 +43,33 @@ class Mine:
     """How many of the rarest images the page lists. A browser takes long for more than 100,000."""
     device: Device = "auto"
     workers: Workers = None
+
+
+SHORT: Final = {
+    "images": (
+        "IMAGES",
+        "--encoder",
+        "--image-size",
+    ),
+    "results": (
+        "--out",
+        "--csv",
+        "--fiftyone",
+        "--page",
+        "--thumbnails",
+    ),
+    "ranking": (
+        "--score",
+        "--k",
+        "--ratios",
+        "--duplicates",
+        "--map",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--batch-size",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -11,6 +11,7 @@ from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
 from sdclr.data.config import SubsetConfig
 from sdclr.errors import InputError
+from sdclr.settings import read_settings_file
 from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
@@ -26,11 +27,17 @@ class Pretrain:
     settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
 
     For example:
-        sdclr pretrain ./images --run runs/a
+        # Just run it.
+        sdclr pretrain ./images
+        # I have 30 minutes.
         sdclr pretrain ./images --minutes 30
+        # Continue from weights.
+        sdclr pretrain ./images --start timm:tf_efficientnet_lite0
+        # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
-        sdclr pretrain ./images --run runs/c --start timm:tf_efficientnet_lite0
-        sdclr pretrain ./cifar10 --run runs/lt --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
+        sdclr pretrain ./images --run runs/c --settings mine.toml
+        # The setting of the paper.
+        sdclr pretrain ./cifar10 --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
     """
 
     images: Images
@@ -39,7 +46,8 @@ class Pretrain:
     recipe: RecipeName = "auto"
     """Settings to start from; other options change them."""
     settings: Path | None = None
-    """A config.json of another run to start from, instead of a recipe."""
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
+    is as without it; other options change it."""
     minutes: float | None = None
     """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
     --epochs. The automatic settings go by it, too."""
@@ -48,11 +56,64 @@ class Pretrain:
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
 
 
+SHORT: Final = {
+    "images": (
+        "IMAGES",
+        "--run",
+        "--subset.kind",
+    ),
+    "length and size": (
+        "--minutes",
+        "--epochs",
+        "--batch-size",
+        "--views.image-size",
+        "--encoder.name",
+        "--encoder.width",
+    ),
+    "start": (
+        "--start",
+        "--recipe",
+        "--settings",
+    ),
+    "method": (
+        "--framework",
+        "--damage.kind",
+        "--damage.ratio",
+        "--rebalance",
+        "--temperature",
+        "--optim.lr",
+        "--seed",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+        "--checkpoint-minutes",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
+
+FITTED: Final = (
+    "--epochs",
+    "--batch-size",
+    "--views.image-size",
+    "--encoder.name",
+    "--encoder.width",
+    "--damage.ratio",
+    "--optim.lr",
+    "--temperature",
+)
+"""Options whose default follows from the images and the machine, so that the help names none."""
+
+
 PERMISSIVE = PretrainConfig(
     start="?", epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0)
 )
 """Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13). Its
 start is none that anybody gives, so that one can tell whether one was given."""
+
+APART = ("recipe",)
+"""Keys of a settings file that are no settings of a run but say what it changes."""
 
 
 def parse(options: list[str]) -> Pretrain:
@@ -62,22 +123,32 @@ def parse(options: list[str]) -> Pretrain:
         InputError: An option has a value that cannot be used, or there are no such images.
     """
     options = _spelt_out(options)
-    if not {"-h", "--help"}.isdisjoint(options):
-        return _read(options, PretrainConfig())
-    command = _read(options, PERMISSIVE)
-    if command.minutes is not None:
-        check_budget(command.minutes)
-        given = [
-            f"--{name}" for name in ("epochs", "steps") if getattr(command.config, name) != getattr(PERMISSIVE, name)
-        ]
-        if given:
-            raise InputError(f"--minutes chooses the length of the run, which {given[0]} gives: leave out one of them")
-    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command)
+    file = None
+    try:
+        command = _read(options, PERMISSIVE, silent=True)
+        _check_minutes(command)
+        if command.settings is not None:
+            file = read_settings_file(command.settings)
+            command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
+    except SystemExit:
+        command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
+    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
 
 
-def _read(options: list[str], defaults: PretrainConfig) -> Pretrain:
-    command: Pretrain = read(Pretrain, "pretrain", options, Pretrain(images=tyro.MISSING, config=defaults))
+def _check_minutes(command: Pretrain) -> None:
+    """Refuse a length beside the time that is to decide it."""
+    if command.minutes is None:
+        return
+    check_budget(command.minutes)
+    for name in ("epochs", "steps"):
+        if getattr(command.config, name) != getattr(PERMISSIVE, name):
+            raise InputError(f"--minutes chooses the length of the run, which --{name} gives: leave out one of them")
+
+
+def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False) -> Pretrain:
+    default = Pretrain(images=tyro.MISSING, config=defaults)
+    command: Pretrain = read(Pretrain, "pretrain", options, default, silent=silent)
     return command
 
 

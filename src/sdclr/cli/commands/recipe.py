@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 import tyro
 
 from sdclr.recipes import HeadKind, Method
+from sdclr.settings import SettingsFormat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Print a recipe of the paper as JSON, which `sdclr pretrain --settings` takes.
+    """Print a recipe of the paper as a settings file, JSON or TOML, which `sdclr pretrain --settings` takes.
 
     For example:
+        sdclr recipe cifar_lt --format toml > sdclr.toml
         sdclr recipe cifar_lt --method simclr > simclr.json
         sdclr pretrain cifar100:./data --settings simclr.json --subset.kind long-tail
     """
@@ -23,3 +25,5 @@ class Recipe:
     """Self-damaging or plain, a control of the damage, or another baseline."""
     head: HeadKind = "matched"
     """Projection heads: equal for all methods, or as unequal as in the paper's reference implementation."""
+    format: SettingsFormat = "json"
+    """TOML is easier to edit. It has no null, so that settings without a value are left out."""

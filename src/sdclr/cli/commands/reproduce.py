@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -70,3 +70,29 @@ class Reproduce:
             raise InputError(f"--jobs is 1 or more, not {self.jobs}")
         if self.minutes is not None:
             check_budget(self.minutes)
+
+
+SHORT: Final = {
+    "what": (
+        "WHAT",
+        "--data",
+        "--scale",
+        "--dry-run",
+    ),
+    "length": (
+        "--minutes",
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
