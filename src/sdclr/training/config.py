@@ -57,6 +57,9 @@ PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individ
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature, and a probability that images are told apart."""
 
+SCRATCH: Final = "scratch"
+"""What stands for random weights where trained ones are named."""
+
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
 
@@ -167,7 +170,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
     """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
-    head starts at random."""
+    head starts at random. None, or "scratch", is random weights."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
     """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
     them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
@@ -208,6 +211,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.start == SCRATCH:
+            object.__setattr__(self, "start", None)
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
