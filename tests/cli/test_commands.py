@@ -230,7 +230,10 @@ def test_options_are_judged_with_the_settings_they_change(tmp_path):
     [
         (["pretrain", "/nowhere", "--run", "x"], ["/nowhere", "existing path"]),
         (["pretrain", "digits", "--run", "x", "--damage.ratio", "1.5"], ["[0, 1)", "1.5"]),
-        (["pretrain", "digits", "--run", "x", "--epochs", "5"], ["--optim.warmup-epochs"]),
+        (
+            ["pretrain", "digits", "--run", "x", "--epochs", "5", "--optim.warmup-epochs", "6"],
+            ["--optim.warmup-epochs"],
+        ),
         (["pretrain", "digits", "--run", "x", "--encoder.name", "resnet81"], ["resnet81", "did you mean"]),
         (
             ["evaluate", "--encoder", "/nowhere", "--train", "digits", "--test", "digits:test"],
@@ -256,10 +259,11 @@ def test_errors_are_one_line_with_the_mend(arguments, words, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, said = failing(arguments, capsys)
     assert code == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    *progress, error = said.splitlines()  # a slow machine also tells how far it was
+    assert not any("error" in line for line in progress)
+    assert error.startswith("error: ")
     for word in words:
-        assert word in said
+        assert word in error
 
 
 def test_a_run_starts_from_another_without_being_told_its_encoder(tmp_path, capsys):

@@ -6,12 +6,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import tyro
 
 from sdclr.cli.catalog import CATALOG
+from sdclr.config import check_numbers
 from sdclr.errors import InputError
+
+LEAST: Final = {
+    **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
+    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+}
+"""The smallest value of options that several commands have."""
 
 
 def parse(argv: list[str]) -> Any:
@@ -47,10 +54,17 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         silent: Print nothing of a usage error.
 
     Raises:
+        InputError: A number is too small for every command, or no finite one.
         SystemExit: With 2 after a usage error.
     """
     with _plain_where_asked():
-        return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+        command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    try:
+        check_numbers(command, place="", **LEAST)
+    except InputError as error:
+        option, _, rest = str(error).partition(" ")
+        raise InputError(f"--{option.replace('_', '-')} {rest}") from error
+    return command
 
 
 @contextmanager
