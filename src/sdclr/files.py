@@ -4,7 +4,8 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,39 @@ def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name an
         raise InputError(f"{path} cannot be read: no permission; allow reading it") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def user_cache_folder() -> Path:
+    """The user's folder for what can be made again: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
+
+    As the XDG Base Directory Specification says. It need not be there yet.
+
+    Raises:
+        OSError: The user has no home folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "sdclr"
+    except RuntimeError as error:
+        raise OSError("the user has no home folder") from error
+
+
+@contextmanager
+def looking_at(what: object) -> Iterator[None]:
+    """Turn what the file system refuses inside, such as a folder without permission, into an `InputError`.
+
+    Args:
+        what: What is looked at, for the message.
+
+    Raises:
+        InputError: The file system refused.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to look at it; allow it, or name another") from error
+    except OSError as error:
+        raise InputError(f"{what}: cannot be looked at ({error.strerror or error}); check the path") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sdclr.choices import Amp
+from sdclr.config import check_numbers
 from sdclr.data.config import RandAugmentConfig, ViewConfig
+from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.method.frameworks import (
@@ -54,6 +56,9 @@ PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individ
 """Rebalancers that go by the loss of each sample."""
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature, and a probability that images are told apart."""
+
+SCRATCH: Final = "scratch"
+"""What stands for random weights where trained ones are named."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
@@ -165,7 +170,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
     """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
-    head starts at random."""
+    head starts at random. None, or "scratch", is random weights."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
     """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
     them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
@@ -205,6 +210,9 @@ class PretrainConfig:
     """Decides the initial weights, the order of the images and every view."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.start == SCRATCH:
+            object.__setattr__(self, "start", None)
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
@@ -307,6 +315,9 @@ class Runtime:
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     workers: int | None = None
     """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
+    cache_gb: float = CACHE_GB
+    """Disk space in GB for large images once they are decoded, shared by all runs (~/.cache/sdclr/images); 0 keeps none
+    and decodes in every epoch. The result is the same."""
     amp: Amp = "auto"
     """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
     a CPU, on GPUs from Ampere on."""
@@ -332,6 +343,7 @@ class Runtime:
     """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, workers=0)
         if self.threads is not None and self.threads < 1:
             raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
@@ -342,5 +354,7 @@ class Runtime:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
+        if not 0 <= self.cache_gb < float("inf"):
+            raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")
