@@ -11,6 +11,7 @@ from typing import Any, Final
 import tyro
 
 from sdclr.cli.catalog import CATALOG
+from sdclr.cli.places import check_places
 from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
@@ -54,7 +55,8 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         silent: Print nothing of a usage error.
 
     Raises:
-        InputError: A number is too small for every command, or no finite one.
+        InputError: A number is too small for every command, or no finite one; or a file is named where a folder is
+            needed, or the other way round.
         SystemExit: With 2 after a usage error.
     """
     with _plain_where_asked():
@@ -64,6 +66,7 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
     except InputError as error:
         option, _, rest = str(error).partition(" ")
         raise InputError(f"--{option.replace('_', '-')} {rest}") from error
+    check_places(name, command)
     return command
 
 
