@@ -11,18 +11,8 @@ import sdclr
 ROOT = Path(sdclr.__file__).parent
 LAYERS = [
     {
-        *(
-            "errors",
-            "config",
-            "environment",
-            "files",
-            "settings",
-            "settings_lines",
-            "time_budget",
-            "version",
-            "precision",
-        ),
-        *("fastest", "progress", "progress_display", "progress_notebook", "choices"),
+        *("errors", "config", "environment", "files", "settings", "settings_lines", "version", "precision"),
+        *("fastest", "progress", "progress_display", "progress_notebook", "choices", "time_budget"),
     },
     {"method", "data", "encoders"},
     {"features"},

@@ -42,6 +42,7 @@ from .mining.selection import select_to_label
 from .mining.why import why
 from .progress import show_progress
 from .reporting.page import report
+from .settings import read_settings, write_settings
 from .training.config import DamageConfig, PretrainConfig, Runtime
 from .training.defaults import for_images
 from .training.export import export
@@ -108,6 +109,7 @@ __all__ = [
     "pretrain",
     "random_masks",
     "read_marks",
+    "read_settings",
     "report",
     "select_to_label",
     "show_progress",
@@ -116,4 +118,5 @@ __all__ = [
     "wrap_encoder",
     "write_marks",
     "write_page",
+    "write_settings",
 ]

@@ -84,6 +84,35 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
+def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
+    """Refuse numbers that no calculation can use: NaN, infinite ones, and whole ones of more than 64 bits.
+
+    Args:
+        config: A dataclass, which is searched with those inside it.
+        place: What to put before names in errors.
+        least: Smallest value of some of its own numbers. None is no number, and accepted.
+
+    Raises:
+        InputError: There is such a number, or one is too small.
+
+    Example:
+        >>> from sdclr.training.config import Runtime
+        >>> check_numbers(Runtime(), log_steps=1)
+    """
+    for field in dataclasses.fields(config):
+        name, value = place + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, place=f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{name} is {number}: give a finite number")
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise InputError(f"{name} is {shown(number)}: give a whole number of at most 64 bits")
+            if isinstance(number, int | float) and number < least.get(field.name, -math.inf):
+                raise InputError(f"{name} is {number}: give {least[field.name]:g} or more")
+
+
 def digest(config: Any) -> str:
     """Eight hexadecimal digits, equal for equal configurations, that change with any value.
 
@@ -143,7 +172,10 @@ def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place
             fields[field.name] = getattr(base, field.name)
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise _AbsentError(f"the key {_dotted(place, field.name)!r} is missing: give it a value")
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except (ValueError, ArithmeticError) as error:  # what the method's own settings raise
+        raise InputError(str(error)) from error
 
 
 def _dotted(place: _Key, key: str) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits
@@ -15,6 +14,7 @@ from sdclr.evaluation.evaluate import Result, evaluate
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
+from sdclr.progress import tell
 from sdclr.recipes import digits_demo
 from sdclr.reporting.page import write_report
 from sdclr.reporting.tables import Table, balance_table, balances
@@ -71,13 +71,12 @@ def mine_demo(folder: Path) -> tuple[Scores, list[str], Path]:
     return scores, lines, page
 
 
-def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table], Path]:
+def run_demo(folder: Path, *, splits: int) -> tuple[list[Table], Path]:
     """Train both methods on `splits` class orders, evaluate them, and write a report.
 
     Args:
         folder: For the runs and the report; what is finished there is not trained again.
         splits: Class orders to average over.
-        console: Where progress is told.
 
     Returns:
         The tables of few-shot and linear accuracy, and the report's path.
@@ -99,7 +98,7 @@ def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table
         source = SubsetSource(train, drawn.long_tail, name=f"digits-long-tail-{split}")
         sources.append(source)
         for method, damage in methods.items():
-            console.print(f"class order {split} of {splits}: {method} on {len(source)} images", highlight=False)
+            tell(f"class order {split} of {splits}: {method} on {len(source)} images")
             chosen = replace(config, damage=damage, seed=split)
             # In full precision, so that figures do not depend on whether a machine has units for bfloat16.
             runtime = Runtime(device="cpu", amp="none")

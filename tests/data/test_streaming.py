@@ -92,7 +92,7 @@ def test_views_are_laid_out_channels_last(workers):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_floats_are_255ths(device):
     values = torch.arange(256, dtype=torch.uint8)
-    floats = module._Floats(torch.device(device))(values)
+    floats = module.Floats(torch.device(device))(values)
     assert floats.dtype == torch.float32
     assert floats.device.type == device
     if device == "cpu":
@@ -100,7 +100,7 @@ def test_floats_are_255ths(device):
 
 
 def test_memory_is_used_again_once_nobody_holds_the_batch():
-    to_floats = module._Floats(torch.device("cpu"))
+    to_floats = module.Floats(torch.device("cpu"))
     first, second = (torch.full((4,), value, dtype=torch.uint8) for value in (51, 255))
     held = to_floats(first)
     address, part = held.data_ptr(), held[1:3]

@@ -92,9 +92,11 @@ def _reader_is_gone(error: BaseException) -> bool:
     """Whether the program that reads standard output has ended, as `head` does."""
     if not isinstance(error, BrokenPipeError):
         return False
-    try:
-        asked = select.poll()
-        asked.register(sys.stdout.fileno(), 0)
-    except (AttributeError, OSError, ValueError):  # no such call on Windows; no file behind the stream
+    if not hasattr(select, "poll"):  # Windows
         return True
+    asked = select.poll()
+    try:
+        asked.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # there is no file behind the stream
+        return False
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in asked.poll(0))

@@ -1,8 +1,8 @@
 """What `sdclr info` tells about a collection and about the time that commands would take."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from time import monotonic
 from typing import Any, Final
 
 from rich.console import Console
@@ -38,11 +38,11 @@ def tell_collection(command: Info, console: Console) -> dict[str, Any]:
         console.print(line, markup=False)
     told: dict[str, Any] = {"images": found.to_json()}
     if command.measure and found.vector is None and found.sizes:
-        begun = time.monotonic()
+        begun = monotonic()
         costs = estimate_costs(
             open_images(command.images or ""), encoder=command.encoder, device=device, workers=workers
         )
-        console.print(f"\nOn this machine, measured just now in {duration(time.monotonic() - begun)}:")
+        console.print(f"\nOn this machine, measured just now in {duration(monotonic() - begun)}:")
         for line in map(_cost, costs):
             console.print(line, markup=False)
         told["costs"] = [asdict(cost) for cost in costs]
@@ -53,11 +53,14 @@ def tell_collection(command: Info, console: Console) -> dict[str, Any]:
 def _cost(cost: Cost) -> str:
     if cost.seconds is None:
         return field(cost.command, f"no estimate: {cost.work}")
-    return field(cost.command, f"about {duration(cost.seconds)} {cost.work}")
+    time = f"about {duration(cost.seconds)}" if cost.seconds >= 1 else "less than a second"
+    return field(cost.command, f"{time} {cost.work}")
 
 
 def _inventory(found: Inventory, given: str) -> Iterator[str]:
-    looked = "" if found.whole else f"; {found.looked_at:,} of them, evenly spaced, were looked at"
+    looked = (
+        "" if found.whole or not found.looked_at else f"; {found.looked_at:,} of them, evenly spaced, were looked at"
+    )
     yield field("images", f"{found.images:,} in {shortened(given, _COLUMNS)} ({found.kind}){looked}")
     if found.vector is not None:
         yield field("vectors", f"{found.images:,} of {found.vector:,} numbers")

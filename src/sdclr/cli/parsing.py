@@ -1,13 +1,24 @@
 """From arguments to a command with all its options."""
 
 import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import tyro
 
 from sdclr.cli.catalog import CATALOG
+from sdclr.config import check_numbers
 from sdclr.errors import InputError
+
+LEAST: Final = {
+    **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
+    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+}
+"""The smallest value of options that several commands have."""
 
 
 def parse(argv: list[str]) -> Any:
@@ -43,9 +54,32 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         silent: Print nothing of a usage error.
 
     Raises:
+        InputError: A number is too small for every command, or no finite one.
         SystemExit: With 2 after a usage error.
     """
-    return tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    with _plain_where_asked():
+        command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    try:
+        check_numbers(command, place="", **LEAST)
+    except InputError as error:
+        option, _, rest = str(error).partition(" ")
+        raise InputError(f"--{option.replace('_', '-')} {rest}") from error
+    return command
+
+
+@contextmanager
+def _plain_where_asked() -> Iterator[None]:
+    """Have tyro print errors without colors under NO_COLOR, which it does not know, and outside of terminals."""
+    term = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if term is None:
+            os.environ.pop("TERM", None)
+        else:
+            os.environ["TERM"] = term
 
 
 def unknown(name: str) -> str:

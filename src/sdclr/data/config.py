@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
 
@@ -107,6 +108,7 @@ class SubsetConfig:
     cifar10:FOLDER has; a set that is sorted otherwise, as Parquet copies may be, gives other images."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, max_count=1, imbalance=1, seed=0, holdout=0)
         if self.indices is not None and (self.kind != "all" or self.holdout):
             raise InputError("--subset.indices is a finished subset: leave out --subset.kind and --subset.holdout")
 

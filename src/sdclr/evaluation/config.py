@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sdclr.config import check_numbers
 from sdclr.data.config import GroupRule
 from sdclr.errors import InputError
 
@@ -28,6 +29,7 @@ class ProbeConfig:
     """Fixes the order of the images and their augmentation."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, seed=0)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
@@ -110,6 +112,7 @@ class EvaluateConfig:
     """Images a forward pass."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, seed=0, batch_size=1)
         if not 0 < self.validation < 1:
             raise InputError(f"--validation is a share between 0 and 1, not {self.validation}")
         if (self.shots is not None and self.shots < 1) or self.draws < 1 or self.k < 1:
@@ -137,6 +140,7 @@ class AttributeConfig:
     """Images a forward pass."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, seed=0, batch_size=1)
         for name in ("validation", "few_shot"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sdclr.choices import Amp
+from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
 Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
@@ -50,6 +51,7 @@ class MineConfig:
     """Decides augmented views, negatives and the map's start."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, image_size=1)
         if not self.k or min(self.k) < 1:
             raise InputError(f"--k is {self.k}: give one or more numbers of neighbors, each 1 or more")
         for name in ("views", "checkpoints", "references", "batch_size"):
@@ -118,6 +120,7 @@ class DiagnoseConfig:
     """Images a forward pass."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, seed=0)
         if self.part < MIN_IMAGES or self.images < self.part:
             raise InputError(
                 f"--part {self.part} of --images {self.images}: parts hold {MIN_IMAGES} images or more, and no more "

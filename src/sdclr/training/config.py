@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sdclr.choices import Amp
+from sdclr.config import check_numbers
 from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
@@ -209,6 +210,7 @@ class PretrainConfig:
     """Decides the initial weights, the order of the images and every view."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.start == SCRATCH:
             object.__setattr__(self, "start", None)
         if self.epochs < 1 or self.batch_size < 2:
@@ -341,6 +343,7 @@ class Runtime:
     """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, workers=0)
         if self.threads is not None and self.threads < 1:
             raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
 LONGEST_WARMUP: Final = 10.0
@@ -50,6 +51,7 @@ class OptimConfig:
             )
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"the layer decay lies in (0, 1], not {self.layer_decay}: 0.75 is usual, 1 is none")
+        check_numbers(self, joint_lr=0)
         if (self.warmup_epochs or 0) < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise InputError("warm-up and weight decay cannot be negative, and momentum lies in [0, 1)")
 

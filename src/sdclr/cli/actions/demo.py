@@ -19,7 +19,7 @@ def run(command: Demo, console: Console) -> None:
         finish(console, spelled("mine", "digits"), spelled("demo", "--train", run=trained))
         return
     note(console, f"output:  {command.run}")
-    tables, page = run_demo(command.run, splits=command.splits, console=console)
+    tables, page = run_demo(command.run, splits=command.splits)
     for table in tables:
         console.print(table.rich())
     console.print(f"report: {page}", markup=False)

@@ -48,6 +48,8 @@ class DensityConfig:
             raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
         if min(self.every, self.neighbours, self.clusters or 1) < 1 or self.exact < 2:
             raise ValueError("every, neighbours and clusters are 1 or more, and exact is 2 or more")
+        if self.seed < 0:
+            raise ValueError(f"the seed of density weights is 0 or more, not {self.seed}")
 
 
 def check_weights(*, power: float | None, effective: float | None, cap: float, floor: float) -> None:
