@@ -23,7 +23,8 @@ from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.published import paper_split
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.demo import DRAWS, IMBALANCE, MAX_COUNT, SHOTS
-from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.evaluation.config import EvaluateConfig
+from sdclr.evaluation.evaluate import Result, evaluate
 from sdclr.paper.experiments import Setting, pretraining
 from sdclr.recipes import digits_demo
 from sdclr.training.checkpoint import load_checkpoint
@@ -59,7 +60,7 @@ class Place:
             made,
             encoder=replace(made.encoder, width=self.width),
             epochs=self.epochs,
-            optim=replace(made.optim, warmup_epochs=min(made.optim.warmup_epochs, self.epochs / 10)),
+            optim=replace(made.optim, warmup_epochs=min(made.optim.warmup(made.epochs), self.epochs / 10)),
             seed=self.split + 100 * self.arm.endswith("-again"),
         )
         return configure(made, self.arm)

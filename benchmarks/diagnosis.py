@@ -24,9 +24,9 @@ from sklearn.metrics import roc_auc_score
 
 from cifar10_lt import commit
 from rarity_runs import matrix, subset_of
+from sdclr.data.config import ViewConfig
 from sdclr.data.longtail import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.label_free import alignment, forgetting

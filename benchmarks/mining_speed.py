@@ -24,10 +24,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from sdclr.choices import Amp
 from sdclr.data.sources import ArraySource, FolderSource, ParquetSource, Source, SubsetSource
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder
 from sdclr.features.extract import extract_features, feature_batches
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_large import make_jpegs
 from speed_resident import MIB, peak, resident

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.mosaics import MosaicSource, mosaics
 from sdclr.data.sources import open_source
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
-from sdclr.evaluation.attributes import AttributeConfig, AttributeResult, evaluate_attributes
+from sdclr.evaluation.attributes import AttributeResult, evaluate_attributes
+from sdclr.evaluation.config import AttributeConfig
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
-from sdclr.training.optim import OptimConfig
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 
 SIMCLR = PretrainConfig(

@@ -36,7 +36,8 @@ from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE, MAX_COUNT
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.nearest import nearest
-from sdclr.mining.mine import MineConfig, mine
+from sdclr.mining.config import MineConfig
+from sdclr.mining.mine import mine
 from sdclr.training.run import Run
 
 K = (1, 5, 10, 20, 50, 100)

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import torch
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.longtail import LongTailSplit, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
-from sdclr.training.optim import OptimConfig
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
 

@@ -48,8 +48,9 @@ from sdclr.demo import IMBALANCE as DIGITS_IMBALANCE
 from sdclr.demo import MAX_COUNT
 from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import balance, per_class_accuracy
+from sdclr.evaluation.config import LogisticConfig
 from sdclr.evaluation.knn import knn_predict
-from sdclr.evaluation.logistic import LogisticConfig, logistic_probe
+from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import encode_images, load_views
 from sdclr.features.nearest import nearest
 from sdclr.files import read_json, write_atomically

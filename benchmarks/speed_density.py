@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sdclr.features.extract import encode_images
 from sdclr.features.nearest import nearest
-from sdclr.method.rebalancing.density import DensityConfig, density_weights
+from sdclr.method.rebalancing.config import DensityConfig
+from sdclr.method.rebalancing.density import density_weights
 from sdclr.training.density import Reading, neighbour_distances
 from sdclr.training.distributed import Processes, resolve_device
 from speed_harness import Candidate, Comparison, Effort, Findings, Quartiles, Table, Target, compare, spread

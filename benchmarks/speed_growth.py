@@ -29,8 +29,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.loading import ResidentLoader
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import encode_images

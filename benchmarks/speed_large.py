@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from sdclr.data.cache import cached
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import prepare_worker
 from sdclr.data.loading import ResidentLoader
 from sdclr.data.render_cv import render_cv_views
 from sdclr.data.shrink import short_side
 from sdclr.data.sources import ArraySource, FolderSource, Source, open_source, shrunk_image
 from sdclr.data.streaming import Floats, StreamLoader
-from sdclr.data.views import ViewConfig, ViewParameters, draw_views
+from sdclr.data.views import ViewParameters, draw_views
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_harness import number as shown
 from speed_views import (

@@ -26,9 +26,10 @@ from torch.nn import functional as F
 
 from sdclr.data.scan import load_images
 from sdclr.data.sources import SubsetSource, open_source
+from sdclr.evaluation.config import LINEAR, LOGISTIC, LogisticConfig
 from sdclr.evaluation.knn import knn_predict
-from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig, logistic_probe
-from sdclr.evaluation.probes import LINEAR, linear_probe
+from sdclr.evaluation.logistic import logistic_probe
+from sdclr.evaluation.probes import linear_probe
 from speed_harness import Candidate, Comparison, Effort, Findings, Table, Target, compare
 
 LBFGS, SGD = "sdclr, L-BFGS", "sdclr, SGD protocol"

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdclr import pretrain
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ParquetSource
-from sdclr.data.views import ViewConfig
 from sdclr.training.config import Runtime
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_lightly import LightlyTraining

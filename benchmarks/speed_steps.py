@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.loading import ResidentLoader
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.method import Objective, SelfCompetitor, nt_xent
 from sdclr.method.pruning import pruned_count
 from sdclr.training.config import DamageConfig, PretrainConfig
-from sdclr.training.optim import OptimConfig, create_optimizer
+from sdclr.training.optim import create_optimizer
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import create_objective
 from speed_harness import Candidate, Comparison, Effort, compare
 

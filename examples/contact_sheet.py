@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.render_cv import render_cv
 from sdclr.data.sources import Source, open_source
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
 
 GAP = 2

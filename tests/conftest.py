@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from sdclr.progress import Stage, reporting_to
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -49,3 +51,39 @@ def no_synchronisation() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
         return importlib.import_module("synchronisation").NoSynchronisation
+
+
+class Recorder:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int | None]] = []
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.told: list[str] = []
+        self.notes: list[str] = []
+
+    def begin(self, stage: Stage) -> None:
+        self.begun.append(stage.name)
+
+    def update(self, stage: Stage) -> None:
+        self.steps.append((stage.name, stage.done, stage.total))
+        self.notes.append(stage.note)
+
+    def end(self, stage: Stage) -> None:
+        self.ended.append(stage.name)
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
+
+    def counts(self) -> list[tuple[int, int | None]]:
+        """What was done, of how many, at every report."""
+        return [(done, total) for _, done, total in self.steps]
+
+
+@pytest.fixture
+def told() -> Iterator[Recorder]:
+    """What is reported while a test runs."""
+    recorder = Recorder()
+    with reporting_to(recorder):
+        yield recorder

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdclr.config import differences, digest, from_json, to_json
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
-from sdclr.errors import InputError
+from sdclr.errors import InputError, SettingError
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 
@@ -37,10 +37,11 @@ class Outer:
     perhaps: Inner | None = None
 
 
+sixty_four_bits = st.integers(1 - 2**63, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 inners = st.builds(
     Inner,
-    number=st.integers(),
+    number=sixty_four_bits,
     share=finite,
     flag=st.booleans(),
     kind=st.sampled_from("ab"),
@@ -49,10 +50,10 @@ inners = st.builds(
 outers = st.builds(
     Outer,
     name=st.text(),
-    maybe=st.none() | st.integers(),
+    maybe=st.none() | sixty_four_bits,
     pair=st.tuples(finite, finite),
-    many=st.lists(st.integers()).map(tuple),
-    either=st.integers() | st.text(),
+    many=st.lists(sixty_four_bits).map(tuple),
+    either=sixty_four_bits | st.text(),
     inner=inners,
     perhaps=st.none() | inners,
 )
@@ -126,25 +127,34 @@ def test_differences_name_the_nested_field_and_both_values() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "x", "nmae": "y"}, "no field 'nmae': did you mean 'name'"),
-        ({"name": "x", "zzzzz": 1}, "no field 'zzzzz': known are name, maybe"),
-        ({}, "lacks the field 'name'"),
+        ({"name": "x", "nmae": "y"}, "unknown key 'nmae': did you mean 'name'"),
+        ({"name": "x", "zzzzz": 1}, "unknown key 'zzzzz': known are name, maybe"),
+        ({}, "the key 'name' is missing: give it a value"),
         ({"name": 3}, "'name' must be a text, not 3"),
-        ({"name": "x", "inner": 3}, "'inner' must be an object with the fields of Inner, not 3"),
-        ({"name": "x", "inner": {"numbr": 3}}, "did you mean 'number'"),
-        ({"name": "x", "inner": {"number": True}}, "'number' must be a whole number, not True"),
-        ({"name": "x", "inner": {"number": 1.5}}, "'number' must be a whole number, not 1.5"),
-        ({"name": "x", "inner": {"share": "0.5"}}, "'share' must be a number, not '0.5'"),
-        ({"name": "x", "inner": {"share": None}}, "'share' must be a number, not None"),
-        ({"name": "x", "inner": {"flag": 1}}, "'flag' must be true or false, not 1"),
-        ({"name": "x", "inner": {"kind": "prnue"}}, "'kind' must be one of 'a', 'b', not 'prnue'"),
-        ({"name": "x", "inner": {"layers": 2.0}}, "'layers' must be one of 2, 3, not 2.0"),
+        ({"name": "x", "inner": 3}, "'inner' must be a table with keys of number, share, flag, kind, layers, not 3"),
+        ({"name": "x", "inner": {"numbr": 3}}, "unknown key 'inner.numbr': did you mean 'inner.number'?"),
+        ({"name": "x", "number": 3}, "unknown key 'number': did you mean 'inner.number'?"),
+        ({"name": "x", "inner": {"number": True}}, "'inner.number' must be a whole number, not true"),
+        ({"name": "x", "inner": {"number": 1.5}}, "'inner.number' must be a whole number, not 1.5"),
+        ({"name": "x", "inner": {"share": "0.5"}}, "'inner.share' must be a number, not '0.5'"),
+        ({"name": "x", "inner": {"share": None}}, "'inner.share' must be a number, not null"),
+        ({"name": "x", "inner": {"flag": 1}}, "'inner.flag' must be true or false, not 1"),
+        ({"name": "x", "inner": {"kind": "prnue"}}, "'inner.kind' must be one of 'a', 'b', not 'prnue'"),
+        ({"name": "x", "inner": {"layers": 2.0}}, "'inner.layers' must be one of 2, 3, not 2.0"),
         ({"name": "x", "maybe": "one"}, "'maybe' must be a whole number, not 'one'"),
         ({"name": "x", "pair": [1]}, "'pair' must be a list of 2 values"),
         ({"name": "x", "pair": 1}, "'pair' must be a list, not 1"),
         ({"name": "x", "pair": [1, "2"]}, "'pair' must be a number, not '2'"),
-        ({"name": "x", "many": [1, None]}, "'many' must be a whole number, not None"),
-        ({"name": "x", "either": 1.5}, "'either' must be a text, not 1.5"),
+        ({"name": "x", "many": [1, None]}, "'many' must be a whole number, not null"),
+        ({"name": "x", "inner": {"number": 2**63}}, "'inner.number' must be a whole number of at most 64 bits"),
+        ({"name": "x", "inner": {"number": 16**99999}}, "not a whole number of thousands of digits"),
+        ({"name": "x", "inner": {"share": 10**400}}, "'inner.share' must be a number, not 1000000000"),
+        ({"name": "x", "inner": {"share": float("nan")}}, "'inner.share' must be a finite number, not nan"),
+        (
+            {"name": "x", "inner": {"kind": "a" * 9999}},
+            "not 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…",
+        ),
+        ({"name": "x", "either": 1.5}, "'either' must be a whole number or a text, not 1.5"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_mend(values: dict[str, Any], message: str) -> None:
@@ -154,8 +164,24 @@ def test_what_does_not_fit_is_refused_with_the_mend(values: dict[str, Any], mess
 
 
 def test_a_value_that_the_configuration_itself_refuses_stays_refused() -> None:
-    with pytest.raises(InputError, match="pruning ratio"):
-        from_json(PretrainConfig, {"damage": {"ratio": 1.5}})
+    with pytest.raises(SettingError, match=r"^damage.ratio = 1.5: a pruning ratio lies in") as caught:
+        from_json(PretrainConfig, {"epochs": 100, "damage": {"ratio": 1.5, "gain": -1.0}})
+    assert caught.value.keys == (("damage", "ratio"),)
+
+
+def test_settings_that_contradict_each_other_are_all_named() -> None:
+    with pytest.raises(
+        SettingError, match=r"^damage.kind = 'random' and damage.schedule = 'ramp': only pruning"
+    ) as caught:
+        from_json(PretrainConfig, {"damage": {"kind": "random", "schedule": "ramp", "gain": 1.0}})
+    assert caught.value.keys == (("damage", "kind"), ("damage", "schedule"))
+
+
+def test_absent_fields_come_from_the_base() -> None:
+    base = Outer(name="x", maybe=3, inner=Inner(number=4, share=0.25), perhaps=Inner(kind="b"))
+    changed = from_json(Outer, {"inner": {"share": 1}, "perhaps": {"number": 7}}, base=base)
+    expected = dataclasses.replace(base, inner=Inner(number=4, share=1.0), perhaps=Inner(kind="b", number=7))
+    assert changed == expected
 
 
 @pytest.mark.parametrize(

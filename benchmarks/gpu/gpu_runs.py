@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.loading import ResidentLoader
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.method import nt_xent
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.config import DamageConfig, PretrainConfig
-from sdclr.training.optim import OptimConfig, create_optimizer
+from sdclr.training.optim import create_optimizer
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import create_objective
 from speed_harness import Candidate
 

@@ -34,7 +34,7 @@ import gpu_sections as sections
 import sdclr
 from gpu_runs import Job, release
 from gpu_sections import Bench, Plan
-from sdclr.data.views import ViewConfig
+from sdclr.data.config import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.files import write_atomically
 from speed_harness import Effort, Findings, markdown

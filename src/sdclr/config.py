@@ -5,14 +5,22 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sdclr.errors import InputError
+from sdclr.errors import InputError, SettingError
 
 Config = TypeVar("Config")
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_LARGEST: Final = 2**63 - 1
+"""Whole numbers have at most 64 bits, as in TOML: larger ones are slips, and overflow as floats."""
+_SHOWN: Final = 60
+"""Characters of a value that a message shows."""
+
+_Key = tuple[str, ...]
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -21,23 +29,88 @@ def to_json(config: Any) -> dict[str, Any]:
     return plain
 
 
-def from_json(cls: type[Config], values: dict[str, Any]) -> Config:
-    """The inverse of `to_json`; fields that are absent keep their defaults.
+def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None = None) -> Config:
+    """The inverse of `to_json`.
+
+    Args:
+        cls: The dataclass.
+        values: Values of some or all fields; those of nested dataclasses are dictionaries of the same kind.
+        base: Has the values of absent fields. By default these keep the defaults of the dataclass.
 
     Raises:
-        InputError: If a key is no field of the dataclass, a field that has no default is absent, or a value has
-            another type than the field or is not accepted by it.
+        SettingError: If a key is no field of the dataclass, a field that has no default is absent, or a value has
+            another type than the field or is not accepted by it. The message names keys in full (`optim.lr`).
+
+    Example:
+        >>> from sdclr.training.config import PretrainConfig
+        >>> from_json(PretrainConfig, {"optim": {"lr": 0.1}}).optim.lr
+        0.1
     """
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(hints)}"
-            raise InputError(f"{cls.__name__} has no field {key!r}: {hint}")
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # `Config` stands for dataclasses only
-        if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{cls.__name__} lacks the field {field.name!r}: give it a value")
-    return cls(**{key: _restored(hints[key], value, key) for key, value in values.items()})
+    try:
+        return _built(cls, values, base, ())
+    except SettingError:
+        raise
+    except InputError as error:  # the dataclass itself refuses a value
+        message = str(error)
+        keys = [key for key in _leaves(values) if _decides(key, message, cls, values, base)]
+        named = " and ".join(f"{'.'.join(key)} = {shown(_at(values, key))}" for key in keys[:3])
+        raise SettingError(f"{named}: {message}" if named else message, keys) from error
+
+
+def shown(value: Any) -> str:
+    """A value as settings files spell it, on one line, and cut if it is long.
+
+    Example:
+        >>> shown(None), shown("a" * 1000)[-7:]
+        ('null', "aaaaaa…")
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    if isinstance(value, list | tuple):
+        few = ", ".join(shown(item) if not isinstance(item, list | tuple) else "[…]" for item in value[:_SHOWN])
+        return _cut(f"[{few}]")
+    if isinstance(value, int | float | str):
+        value = value[: 2 * _SHOWN] if isinstance(value, str) else value
+        try:
+            return _cut(repr(value))
+        except ValueError:  # Python spells no whole numbers of more than 4,300 digits
+            return "a whole number of thousands of digits"
+    return _cut(str(value))  # dates and times of TOML
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
+    """Refuse numbers that no calculation can use: NaN, infinite ones, and whole ones of more than 64 bits.
+
+    Args:
+        config: A dataclass, which is searched with those inside it.
+        place: What to put before names in errors.
+        least: Smallest value of some of its own numbers. None is no number, and accepted.
+
+    Raises:
+        InputError: There is such a number, or one is too small.
+
+    Example:
+        >>> from sdclr.training.config import Runtime
+        >>> check_numbers(Runtime(), log_steps=1)
+    """
+    for field in dataclasses.fields(config):
+        name, value = place + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, place=f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{name} is {number}: give a finite number")
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise InputError(f"{name} is {shown(number)}: give a whole number of at most 64 bits")
+            if isinstance(number, int | float) and number < least.get(field.name, -math.inf):
+                raise InputError(f"{name} is {number}: give {least[field.name]:g} or more")
 
 
 def digest(config: Any) -> str:
@@ -75,45 +148,153 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _restored(hint: Any, value: Any, key: str) -> Any:
+class _AbsentError(SettingError):
+    """A field that has no default has no value."""
+
+
+def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place: _Key) -> Config:
+    """The dataclass of plain values.
+
+    Raises:
+        SettingError: A key or the type of a value does not fit; names the place from the top.
+        InputError: As the dataclass itself words it.
+    """
+    hints = get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise SettingError(f"unknown key {shown(_dotted(place, key))}: {_hint(cls, key, place)}", [(*place, key)])
+        fields[key] = _restored(hints[key], value, (*place, key), getattr(base, key, None))
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # `Config` stands for dataclasses only
+        if field.name in fields:
+            continue
+        if base is not None:
+            fields[field.name] = getattr(base, field.name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise _AbsentError(f"the key {_dotted(place, field.name)!r} is missing: give it a value")
+    try:
+        return cls(**fields)
+    except (ValueError, ArithmeticError) as error:  # what the method's own settings raise
+        raise InputError(str(error)) from error
+
+
+def _dotted(place: _Key, key: str) -> str:
+    return ".".join((*place, key))
+
+
+def _hint(cls: type[Any], key: str, place: _Key) -> str:
+    """What was meant instead of an unknown key."""
+    names = list(get_type_hints(cls))
+    deeper = [known for known in _leaves(_defaults(cls)) if known[-1] == key]
+    if deeper:
+        return f"did you mean {' or '.join(repr(_dotted(place, '.'.join(known))) for known in deeper[:3])}?"
+    near = difflib.get_close_matches(key[:_SHOWN], names, n=1)
+    return f"did you mean {_dotted(place, near[0])!r}?" if near else f"known are {', '.join(names)}"
+
+
+def _leaves(values: dict[str, Any], place: _Key = ()) -> Iterator[_Key]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*place, key))
+        else:
+            yield (*place, key)
+
+
+def _at(values: dict[str, Any], key: _Key) -> Any:
+    for part in key:
+        values = values[part]
+    return values
+
+
+def _without(values: dict[str, Any], key: _Key) -> dict[str, Any]:
+    first, *rest = key
+    if not rest:
+        return {name: value for name, value in values.items() if name != first}
+    return values | {first: _without(values[first], tuple(rest))}
+
+
+def _decides(key: _Key, message: str, cls: type[Any], values: dict[str, Any], base: Any) -> bool:
+    """Whether an error goes away with one value."""
+    try:
+        _built(cls, _without(values, key), base, ())
+    except _AbsentError:
+        return False
+    except InputError as error:
+        return str(error) != message
+    return True
+
+
+def _restored(hint: Any, value: Any, key: _Key, base: Any = None) -> Any:
     """A JSON value as the type that a field asks for."""
-    origin, options = get_origin(hint), get_args(hint)
+    origin, options, name = get_origin(hint), get_args(hint), ".".join(key)
     if origin in (Union, types.UnionType):
-        return _first_accepted(options, value, key)
+        return _first_accepted(options, value, key, base)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise InputError(
-                f"{key!r} must be an object with the fields of {getattr(hint, '__name__', hint)}, not {value!r}"
-            )
-        return from_json(hint, value)  # type: ignore[arg-type]  # `is_dataclass` narrows to instances too
+            known = ", ".join(field.name for field in dataclasses.fields(hint))
+            raise SettingError(f"{name!r} must be a table with keys of {known}, not {shown(value)}", [key])
+        return _built(hint, value, base, key)  # type: ignore[arg-type]  # `is_dataclass` narrows to instances too
     if origin is Literal:
-        if not any(value == option and type(value) is type(option) for option in options):
-            raise InputError(f"{key!r} must be one of {', '.join(map(repr, options))}, not {value!r}")
-        return value
+        return _one_of(options, value, key)
     if origin is tuple:
         return _restored_tuple(options, value, key)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= _LARGEST:
         return float(value)
     if isinstance(hint, type) and type(value) is not hint:  # exactly: a bool is no int
-        raise InputError(f"{key!r} must be {_NAMES.get(hint, hint.__name__)}, not {value!r}")
+        raise SettingError(f"{name!r} must be {_NAMES.get(hint, hint.__name__)}, not {shown(value)}", [key])
+    return _bounded(value, key)
+
+
+def _bounded(value: Any, key: _Key) -> Any:
+    """A value that is no number, or one that files and calculations can hold."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise SettingError(f"{'.'.join(key)!r} must be a whole number of at most 64 bits, not {shown(value)}", [key])
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingError(f"{'.'.join(key)!r} must be a finite number, not {value}", [key])
     return value
 
 
-def _first_accepted(options: tuple[Any, ...], value: Any, key: str) -> Any:
+def _one_of(options: tuple[Any, ...], value: Any, key: _Key) -> Any:
+    if any(value == option and type(value) is type(option) for option in options):
+        return value
+    near = difflib.get_close_matches(value[:_SHOWN], map(str, options), n=1) if isinstance(value, str) else []
+    meant = f": did you mean {near[0]!r}?" if near else ""
+    known = ", ".join(map(shown, options))
+    raise SettingError(f"{'.'.join(key)!r} must be one of {known}, not {shown(value)}{meant}", [key])
+
+
+def _first_accepted(options: tuple[Any, ...], value: Any, key: _Key, base: Any) -> Any:
     if value is None and types.NoneType in options:
         return None
     *others, last = [option for option in options if option is not types.NoneType]
     for option in others:
-        with contextlib.suppress(InputError):
-            return _restored(option, value, key)
-    return _restored(last, value, key)
+        with contextlib.suppress(SettingError):
+            return _restored(option, value, key, base)
+    try:
+        return _restored(last, value, key, base)
+    except SettingError as error:
+        if others:
+            raise SettingError(
+                f"{'.'.join(key)!r} must be {_either((*others, last))}, not {shown(value)}", [key]
+            ) from error
+        raise
 
 
-def _restored_tuple(options: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+def _either(options: tuple[Any, ...]) -> str:
+    """What a value of several types may be: "a number or 'adaptive'"."""
+    words = []
+    for option in options:
+        literal = get_origin(option) is Literal
+        words += [shown(one) for one in get_args(option)] if literal else [_NAMES.get(option, str(option))]
+    return " or ".join(words)
+
+
+def _restored_tuple(options: tuple[Any, ...], value: Any, key: _Key) -> tuple[Any, ...]:
+    name = ".".join(key)
     if not isinstance(value, list | tuple):
-        raise InputError(f"{key!r} must be a list, not {value!r}")
+        raise SettingError(f"{name!r} must be a list, not {shown(value)}", [key])
     if options[-1] is Ellipsis:
         options = options[:1] * len(value)
     if len(value) != len(options):
-        raise InputError(f"{key!r} must be a list of {len(options)} values, not {value!r}")
+        raise SettingError(f"{name!r} must be a list of {len(options)} values, not {shown(value)}", [key])
     return tuple(_restored(option, item, key) for option, item in zip(options, value, strict=True))

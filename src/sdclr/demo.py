@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from sdclr.data.longtail import long_tail_split
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, Result, evaluate
+from sdclr.evaluation.config import EvaluateConfig
+from sdclr.evaluation.evaluate import Result, evaluate
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
+from sdclr.progress import tell
 from sdclr.recipes import digits_demo
 from sdclr.reporting.page import write_report
 from sdclr.reporting.tables import Table, balance_table, balances
@@ -45,19 +45,18 @@ def rare_digits(seed: int = 0) -> SubsetSource:
     return SubsetSource(train, np.sort(np.concatenate(chosen)), name="digits")
 
 
-def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores, list[str], Path]:
+def mine_demo(folder: Path) -> tuple[Scores, list[str], Path]:
     """Find the rare kinds among embedded digits, and say what they are; labels serve for that alone.
 
     Args:
         folder: For scores, features and the page.
-        progress: Called with (images done, images in all).
 
     Returns:
         The scores, a line for each kind, and the page.
     """
     source = rare_digits()
     used = resolve_encoder(None, source)
-    scores, features, *_ = mine_features(source, encoder=used, out=folder, progress=progress)
+    scores, features, *_ = mine_features(source, encoder=used, out=folder)
     labels = np.asarray(source.labels)
     lines = []
     for group in sorted(scores.groups, key=lambda group: group.size):
@@ -72,13 +71,12 @@ def mine_demo(folder: Path, *, progress: Progress | None = None) -> tuple[Scores
     return scores, lines, page
 
 
-def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table], Path]:
+def run_demo(folder: Path, *, splits: int) -> tuple[list[Table], Path]:
     """Train both methods on `splits` class orders, evaluate them, and write a report.
 
     Args:
         folder: For the runs and the report; what is finished there is not trained again.
         splits: Class orders to average over.
-        console: Where progress is told.
 
     Returns:
         The tables of few-shot and linear accuracy, and the report's path.
@@ -100,7 +98,7 @@ def run_demo(folder: Path, *, splits: int, console: Console) -> tuple[list[Table
         source = SubsetSource(train, drawn.long_tail, name=f"digits-long-tail-{split}")
         sources.append(source)
         for method, damage in methods.items():
-            console.print(f"class order {split} of {splits}: {method} on {len(source)} images", highlight=False)
+            tell(f"class order {split} of {splits}: {method} on {len(source)} images")
             chosen = replace(config, damage=damage, seed=split)
             # In full precision, so that figures do not depend on whether a machine has units for bfloat16.
             runtime = Runtime(device="cpu", amp="none")

@@ -1,5 +1,7 @@
 """The errors a user can mend. They carry one line that names the file or value, and the mend."""
 
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """Something given to `sdclr` (a path, an option, a data set) cannot be used as it is.
@@ -7,6 +9,19 @@ class InputError(Exception):
     The message is one line: what is wrong, with the offending value, and how to mend it. The command line prints it
     without a traceback.
     """
+
+
+class SettingError(InputError):
+    """One or several settings cannot be used as they are.
+
+    Args:
+        message: What is wrong, with names and values of the settings.
+        keys: Their names in full, each as the keys that lead to it: `(("optim", "lr"),)`.
+    """
+
+    def __init__(self, message: str, keys: Sequence[tuple[str, ...]] = ()) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
 
 
 class BadImageError(InputError):

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,34 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         os.close(folder)
 
 
+def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name another file") -> bytes:
+    """The bytes of a regular file. Folders, pipes and devices are refused, since reading them may never end.
+
+    Args:
+        path: The file.
+        limit: Size in bytes above which nothing is read.
+        remedy: What to do about a file that is too large, for the message.
+
+    Raises:
+        InputError: If there is no such file, it is too large, or it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path} is a folder: name a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file but a pipe, a device or the like: save its contents to a file")
+        if limit is not None and status.st_size > limit:
+            raise InputError(f"{path} has {status.st_size:,} bytes, more than {limit:,}: {remedy}")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path} cannot be read: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: no permission; allow reading it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
 def user_cache_folder() -> Path:
     """The user's folder for what can be made again: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
 
@@ -41,15 +71,34 @@ def user_cache_folder() -> Path:
         raise OSError("the user has no home folder") from error
 
 
+@contextmanager
+def looking_at(what: object) -> Iterator[None]:
+    """Turn what the file system refuses inside, such as a folder without permission, into an `InputError`.
+
+    Args:
+        what: What is looked at, for the message.
+
+    Raises:
+        InputError: The file system refused.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to look at it; allow it, or name another") from error
+    except OSError as error:
+        raise InputError(f"{what}: cannot be looked at ({error.strerror or error}); check the path") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
         InputError: If it cannot be read as one.
     """
+    data = read_regular(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError) as error:
+        values = json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object, not a {type(values).__name__}")

@@ -1,11 +1,10 @@
 """Which number format a forward pass runs in, and on what."""
 
 import platform
-from typing import Literal, TypeAlias
 
 import torch
 
-Amp: TypeAlias = Literal["auto", "none", "bf16", "fp16"]
+from sdclr.choices import Amp
 
 
 def autocast_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:

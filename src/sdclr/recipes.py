@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
-from sdclr.data.views import ViewConfig
-from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig, create_encoder
+from sdclr import encoders
+from sdclr.data.config import ViewConfig
+from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig
 from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config, SimSiamConfig
 from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig
-from sdclr.training.optim import OptimConfig
+from sdclr.training.optim_config import OptimConfig
 
 Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
 """What is compared in the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""
@@ -30,7 +29,7 @@ def cifar_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainCo
         encoder=EncoderConfig(name="resnet18", stem="small"),
         views=ViewConfig(image_size=32),
         damage=DamageConfig(ratio=0.9),
-        optim=OptimConfig(lr=0.5, weight_decay=1e-4, warmup_epochs=10),
+        optim=OptimConfig(lr=0.5, weight_decay=1e-4),
         temperature=0.2,
         batch_size=512,
         epochs=2000,
@@ -45,7 +44,7 @@ def imagenet100_lt(method: Method = "sdclr", head: HeadKind = "matched") -> Pret
         encoder=EncoderConfig(name="resnet50", stem="default"),
         views=ViewConfig(image_size=224, crop_scale=(0.08, 1.0), blur=0.5),
         damage=DamageConfig(ratio=0.3),
-        optim=OptimConfig(lr=0.5, weight_decay=1e-4, warmup_epochs=10),
+        optim=OptimConfig(lr=0.5, weight_decay=1e-4),
         temperature=0.3 if method == "sdclr" else 0.2,
         batch_size=256,
         epochs=500,
@@ -78,7 +77,7 @@ def digits_demo() -> PretrainConfig:
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
         views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, grey=0.0),
         damage=DamageConfig(ratio=0.5),
-        optim=OptimConfig(lr=0.25, warmup_epochs=10),
+        optim=OptimConfig(lr=0.25),
         temperature=0.2,
         batch_size=128,
         epochs=120,
@@ -105,8 +104,7 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
         # As its authors have it on CIFAR, where the queue of ImageNet would hold every image several times.
         moco = MoCoConfig(queue=4096, momentum=0.99) if small and config.moco == MoCoConfig() else config.moco
         return replace(config, framework=name, moco=moco, temperature=0.1 if small else 0.2)
-    with torch.random.fork_rng(devices=[]):
-        features = create_encoder(config.encoder, config.views.image_size).num_features
+    features = encoders.feature_length(config.encoder, config.views.image_size)
     heads = {
         "moco_v3": HeadConfig(layers=3, hidden=2 * features, dim=256, last="plain"),
         "byol": HeadConfig(layers=2, hidden=2 * features, dim=256, last="none"),

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from sdclr.cli.finetune import Finetune, finetune_command
+from sdclr.cli.actions import finetune as action
+from sdclr.cli.commands.finetune import Finetune
 from sdclr.config import from_json, to_json
 from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import ArraySource, SubsetSource, digits, open_source
@@ -217,10 +218,8 @@ def test_the_command(pretrained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(pretrained.path, run)
     config = FinetuneConfig(method="ride", epochs=1, second_epochs=1, lr=0.05, batch_size=256)
-    command = Finetune(
-        start=str(run), train="digits:train", test="digits:test", config=config, device="cpu", progress=False
-    )
-    finetune_command(command, Console(width=100))
+    command = Finetune(start=str(run), train="digits:train", test="digits:test", config=config, device="cpu")
+    action.run(command, Console(width=100))
     told = capsys.readouterr().out
     assert "as routed" in told
     assert "experts asked an image" in told

@@ -98,7 +98,7 @@ def test_a_list_of_bad_images_goes_when_there_are_none(run, source, tmp_path):
 
 
 @pytest.mark.usefixtures("_small_chunks")
-def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch):
+def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch, told):
     class Stopping(Damaged):
         def image(self, index, *, min_side=None):
             if index == 80:
@@ -114,10 +114,10 @@ def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch):
         "feature_batches",
         lambda *given, **named: asked.append(named["positions"]) or feature_batches(*given, **named),
     )
-    steps = []
-    rows, bad = embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16, progress=lambda *at: steps.append(at))
+    told.steps.clear()
+    rows, bad = embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16)
     assert asked == [range(64, 100)]
-    assert steps == [(80, 100), (96, 100), (100, 100)]
+    assert told.counts() == [(64, 100), (80, 100), (96, 100), (100, 100)]
     assert (rows, len(bad)) == (96, 4)  # with the bad images of the chunks made before
     np.testing.assert_array_equal(read_embeddings(tmp_path / "e.parquet").values, expected(run, source).values)
 

@@ -11,8 +11,9 @@ import torch
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.encoders import Preprocessing
+from sdclr.evaluation.config import FEW_SHOT, LINEAR, ProbeConfig
 from sdclr.evaluation.evaluate import EvaluateConfig, Score, branch_encoder, draw_shots, evaluate
-from sdclr.evaluation.probes import FEW_SHOT, LINEAR, ProbeConfig, linear_probe, stratified_holdout
+from sdclr.evaluation.probes import linear_probe, stratified_holdout
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import resolve_encoder
 

@@ -11,10 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from sdclr.errors import InputError
+from sdclr.evaluation.config import FEW_SHOT, LINEAR, ProbeConfig
 from sdclr.evaluation.probes import (
-    FEW_SHOT,
-    LINEAR,
-    ProbeConfig,
     linear_probe,
     linear_probe_augmented,
     pad_crop_flip,

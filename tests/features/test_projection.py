@@ -105,9 +105,11 @@ def test_groups_without_a_landmark_are_their_own():
     assert not set(group[90:]) & set(group[:90])
 
 
-def test_progress_counts_all_steps():
-    seen = []
-    project(neighbors_of(clusters(60)[0]), progress=lambda done, total: seen.append((done, total)))
+def test_progress_counts_all_steps(told):
+    near = neighbors_of(clusters(60)[0])
+    told.steps.clear()
+    project(near)
+    seen = told.counts()
     assert seen[-1] == (300, 300)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

@@ -25,14 +25,14 @@ def test_copies_come_last(tmp_path):
 
 
 def test_suggestions_come_from_a_bounded_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdclr.mining.mine.LOOKED_AT", 50)
+    monkeypatch.setattr("sdclr.mining.suggest.LOOKED_AT", 50)
     asked = []
 
     def chosen(features, _rarity, budget, **_options):
         asked.append(len(features))
         return np.arange(budget)
 
-    monkeypatch.setattr("sdclr.mining.mine.select_to_label", chosen)
+    monkeypatch.setattr("sdclr.mining.suggest.select_to_label", chosen)
     vectors = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
     np.save(tmp_path / "e.npy", vectors)
     scores = mine(tmp_path / "e.npy", out=tmp_path / "out")

@@ -174,13 +174,14 @@ def test_a_burst_of_frames_is_one_group():
     assert [len(group) for group in found.groups] == [40]
 
 
-def test_workers_find_the_same_and_progress_is_told():
+def test_workers_find_the_same_and_progress_is_told(told):
     images = [picture(seed // 2) for seed in range(80)]
-    near, told = near_by([row // 2 for row in range(80)]), []
-    alone = duplicates_among(Pictures(images), near, np.arange(80), progress=lambda *step: told.append(step))
+    near = near_by([row // 2 for row in range(80)])
+    alone = duplicates_among(Pictures(images), near, np.arange(80))
     together = duplicates_among(Pictures(images), near, np.arange(80), workers=2)
     assert together == alone or (together.groups, together.pairs) == (alone.groups, alone.pairs)
-    assert told[-1] == (80, 80)
+    assert ("reading images that are near each other", 80, 80) in told.steps
+    assert told.steps[-1][0] == "comparing near images"
 
 
 def test_looks_are_read_by_processes_that_are_not_forked(tmp_path):

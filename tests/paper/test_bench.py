@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from sdclr.cli import bench as cli
-from sdclr.cli.bench import Bench, bench_command, planned
+from sdclr.cli.actions import bench as cli
+from sdclr.cli.actions.bench import planned
+from sdclr.cli.commands.bench import Bench
 from sdclr.config import differences, to_json
 from sdclr.data.sources import digits
 from sdclr.errors import InputError
@@ -392,7 +393,7 @@ def benched(tiny, tmp_path, monkeypatch):
         given = (*command, "--device", "cpu", "--amp", "none", "--matrix", "simclr+none", "simclr+prune", *arguments)
         asked = tyro.cli(Bench, args=[str(argument) for argument in given])
         with pytest.raises(SystemExit) if broken else contextlib.nullcontext():
-            bench_command(asked, Console(highlight=False, soft_wrap=True))
+            cli.run(asked, Console(highlight=False, soft_wrap=True))
         return trained
 
     monkeypatch.setattr(cli, "Data", Made)

@@ -8,8 +8,8 @@ import pytest
 import tyro
 from rich.console import Console
 
-from sdclr.cli import reproduce
-from sdclr.cli.reproduce import Reproduce, reproduce_command
+from sdclr.cli.actions import reproduce
+from sdclr.cli.commands.reproduce import Reproduce
 from sdclr.data.sources import SubsetSource
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
@@ -23,7 +23,7 @@ def called(capsys):
 
     def call(*arguments):
         command = tyro.cli(Reproduce, args=[str(argument) for argument in arguments])
-        reproduce_command(command, Console(highlight=False, soft_wrap=True))
+        reproduce.run(command, Console(highlight=False, soft_wrap=True))
         return "".join(capsys.readouterr())
 
     return call

@@ -16,7 +16,8 @@ from sdclr.config import to_json
 from sdclr.paper import runner
 from sdclr.paper.results import collect
 from sdclr.paper.runner import Data, Queue, claimed, evaluation, run_queue
-from sdclr.training.interrupts import Interrupted
+from sdclr.training.interrupts import TIME_IS_UP, Interrupted
+from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
 
 
@@ -130,6 +131,42 @@ def test_a_killed_run_goes_on(queue, tiny, monkeypatch):
     assert run_queue(queue, [task]) == {task.name: "finished"}
     first, second = ((one.place(task) / "encoder.safetensors").read_bytes() for one in (reference, queue))
     assert first == second
+
+
+def test_what_does_not_fit_into_the_time_is_left_and_goes_on(queue, tiny, monkeypatch):
+    tasks = [tiny.tiny_task(split, epochs=4) for split in (1, 2)]
+    reference = replace(queue, folder=queue.folder / "whole")
+    run_queue(reference, tasks[:1])
+    take_step = Trainer._take_step
+
+    def ring_after_three(self, batch):
+        take_step(self, batch)
+        if self.step == 3:
+            signal.raise_signal(TIME_IS_UP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_take_step", ring_after_three)
+        assert run_queue(queue, tasks, seconds=1e6) == {task.name: "left" for task in tasks}
+    assert list((queue.place(tasks[0]) / "checkpoints").glob("step-000000003.pt"))
+    assert not queue.place(tasks[1]).exists()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert run_queue(queue, tasks, seconds=1e6) == {task.name: "finished" for task in tasks}
+    first, second = ((one.place(tasks[0]) / "encoder.safetensors").read_bytes() for one in (reference, queue))
+    assert first == second
+
+
+def test_an_evaluation_is_cut_off_by_the_time(queue, tiny, monkeypatch):
+    task = tiny.tiny_task()
+
+    def rings(*args, **kwargs):
+        del args, kwargs
+        signal.raise_signal(TIME_IS_UP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "evaluate", rings)
+        assert run_queue(queue, [task], seconds=1e6) == {task.name: "left"}
+    assert not queue.finished(task)
+    assert run_queue(queue, [task]) == {task.name: "finished"}
 
 
 @pytest.mark.slow

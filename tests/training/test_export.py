@@ -29,7 +29,6 @@ from sdclr.errors import InputError
 from sdclr.features.extract import SMALL_SIDE, evaluation_view
 from sdclr.files import read_json, write_json
 from sdclr.training import card_usage, model_card
-from sdclr.training import export as export_module
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
 from sdclr.training.resolve import ResolvedEncoder
@@ -339,7 +338,7 @@ def test_features_that_differ_are_not_written(tmp_path, monkeypatch):
             model.norm.bias.data += 0.01
         return model
 
-    monkeypatch.setattr(export_module.timm, "create_model", spoilt)
+    monkeypatch.setattr(timm, "create_model", spoilt)
     with pytest.raises(InputError, match="features of the timm export differ"):
         export(run, tmp_path / "out", ("timm",))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sdclr.training.interrupts import Interrupted, Interrupts, listening
+from sdclr.training.interrupts import TIME_IS_UP, Interrupted, Interrupts, listening, stopping_after
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -52,3 +52,26 @@ def test_the_exit_code_is_the_shells() -> None:
     assert Interrupted(signal.SIGINT, "x").exit_code == 130
     assert Interrupted(signal.SIGTERM, "x").exit_code == 143
     assert not isinstance(Interrupted(signal.SIGINT, "x"), Exception)  # `except Exception` must not swallow it
+
+
+def test_a_time_limit_asks_who_listens() -> None:
+    before = signal.getsignal(TIME_IS_UP)
+    with stopping_after(1e6):
+        with listening() as interrupts:
+            signal.raise_signal(TIME_IS_UP)
+            assert interrupts.signum == TIME_IS_UP
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        with pytest.raises(Interrupted, match="the time is up"):
+            signal.raise_signal(TIME_IS_UP)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(TIME_IS_UP) is before
+
+
+def test_a_time_limit_that_is_over_rings_at_once() -> None:
+    def wait() -> None:
+        with stopping_after(-5):
+            signal.pause()
+
+    with pytest.raises(Interrupted) as caught:
+        wait()
+    assert caught.value.signum == TIME_IS_UP

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdclr.training.logs import Log
 
 
 def log(folder: Path, step: int, *, active: bool = True) -> Log:
-    return Log(folder, step=step, total=4, images_per_step=8, active=active, progress=True)
+    return Log(folder, step=step, total=4, epochs=2, images_per_step=8, active=active)
 
 
 def test_it_takes_back_what_is_later_than_the_state(tmp_path: Path) -> None:
@@ -46,3 +49,41 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     other.write(step=1, epoch=0, loss=1.0)
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_how_far_the_run_is(tmp_path: Path, told: Any) -> None:
+    going = log(tmp_path, 1)
+    going.advance(2)
+    going.write(step=3, epoch=1, loss=4.2149)
+    going.advance(4)
+    going.close()
+    assert told.begun == told.ended == ["training"]
+    assert told.counts() == [(16, 32), (24, 32), (32, 32)]
+    assert told.notes == ["epoch 1/2", "epoch 2/2 · loss 4.21", "epoch 2/2 · loss 4.21"]
+
+
+def estimated(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seconds: float, begun: int = 0) -> None:
+    """A run of 1,000 steps that take so long each; the first takes a minute."""
+    now = [0.0]
+    monkeypatch.setattr("sdclr.training.logs.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    going = Log(folder, step=begun, total=1000, epochs=10, images_per_step=100, active=True, slow="too slow")
+    now[0] += 60
+    for step in range(begun + 1, begun + 50):
+        going.advance(step)
+        now[0] += seconds
+    going.close()
+
+
+def test_it_says_once_how_long_the_run_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    estimated(tmp_path, monkeypatch, seconds=0.5)
+    assert told.told == ["about 8 min for 10 epochs (200 images/s)"]
+
+
+def test_a_long_run_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    estimated(tmp_path, monkeypatch, seconds=10, begun=200)
+    assert told.told == ["about 2.2 h for the rest of 10 epochs (10 images/s)", "too slow"]
+
+
+def test_a_short_run_needs_no_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    estimated(tmp_path, monkeypatch, seconds=0.02)
+    assert told.told == []

@@ -45,8 +45,13 @@ def stepped(self, batch):
     if self.step == signal_at:
         (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), signum)
 loop.Trainer._take_step = stepped
+limit = None
+if minutes:  # a clock that ticks when it is looked at, slower for each further process
+    from sdclr.time_budget import Budget
+    ticks = iter(range(10**6))
+    limit = Budget(minutes, clock=lambda: next(ticks) / 2 / (1 + int(os.environ.get("RANK", 0))))
 try:
-    loop.pretrain(source, config, run=run, runtime=runtime)
+    loop.pretrain(source, config, run=run, runtime=runtime, minutes=limit)
 except Interrupted as error:
     sys.exit(error.exit_code)
 """
@@ -71,6 +76,7 @@ def launch(runtime: Runtime, tmp_path: Path) -> Iterator[Launch]:
             "group": how.pop("group", False),
             "signal_at": how.pop("signal_at", None),
             "signum": how.pop("signum", None),
+            "minutes": how.pop("minutes", None),
             "runtime": dataclasses.replace(runtime, **how),
         }
         child = context.Process(target=runpy.run_path, args=(str(script), values))
@@ -238,6 +244,23 @@ def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
     changed = torch.cat([(expected[name] - tensor).flatten() for name, tensor in initial(config).items()])
     assert changed.abs().max() > 1e-2  # else the comparison would say nothing
+
+
+@pytest.mark.filterwarnings("ignore:the network has collapsed")
+def test_two_processes_train_as_long_as_the_first_one_decides(
+    launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+) -> None:
+    port = free_port()
+    how = {"minutes": 0.25}
+    pair = [
+        launch(few_digits, without_batch_norm, tmp_path / "two", env=torchrun_env(rank, 2, port), **how)
+        for rank in range(2)
+    ]
+    assert [ended(child) for child in pair] == [0, 0]
+    chosen = Run(tmp_path / "two").config
+    assert (chosen.epochs, chosen.steps) != (without_batch_norm.epochs, None)
+    one = pretrain(few_digits, chosen, run=tmp_path / "one", runtime=runtime)
+    assert dict(losses(tmp_path / "two")) == pytest.approx(dict(losses(one.path)), abs=1e-5)
 
 
 def test_two_processes_with_fixed_statistics_train_as_one_does(  # noqa: PLR0917  # fixtures

@@ -1,36 +1,48 @@
-"""The command line. Only this package parses arguments and prints."""
+"""The command line. Only this package parses arguments and prints.
+
+This module imports little, so that `--version` and `--help` come at once and an interrupt meets it early.
+"""
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from rich.console import Console
-
-from sdclr.cli.actions import perform
-from sdclr.cli.parsing import parse
-from sdclr.errors import InputError
-from sdclr.training.interrupts import Interrupted
+from sdclr.cli.stops import stoppable
 from sdclr.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, and turn what can go wrong into one line and an exit code: 2 for bad input, 130/143 when stopped."""
+    """Run a command line, and turn what can go wrong into one line and an exit code.
+
+    Args:
+        arguments: What follows the name of the program; by default that of this process.
+
+    Raises:
+        SystemExit: With 1 after an error, 2 for an option or input that cannot be used, 130 or 143 when stopped.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    with stoppable():
+        try:
+            _dispatch(argv)
+            sys.stdout.flush()  # a closed pipe shows here rather than when Python ends
+        except BaseException as error:  # noqa: BLE001  # every end is told in one line
+            import_module("sdclr.cli.endings").end(error, command=argv[0] if argv else "", debug=debug)
+
+
+def _dispatch(argv: list[str]) -> None:
+    """Do what the first words ask for, and import no more than that needs."""
     if argv == ["--version"]:
         print(f"sdclr {__version__}")
         return
-    try:
-        perform(parse(argv))
-    except Interrupted as stop:
-        errors.print(f"{stop}; the same command goes on from there", markup=False)
-        sys.exit(stop.exit_code)
-    except (InputError, FloatingPointError) as error:
-        if debug:
-            raise
-        errors.print("[bold red]error:[/]", end=" ")
-        errors.print(str(error), markup=False)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if argv and argv[0] == "--completion":
+        print(import_module("sdclr.cli.completion").script(argv[1:]), end="")
+        return
+    helping = import_module("sdclr.cli.help")
+    if not argv or argv[0] in helping.ANY:
+        print(helping.overview())
+    elif argv[0] in helping.CATALOG and not helping.ANY.isdisjoint(argv):
+        print(helping.command_help(argv[0], everything=not helping.ALL.isdisjoint(argv)))
+    else:
+        import_module("sdclr.cli.carry_out").carry_out(argv)

@@ -1,109 +1,91 @@
 """From arguments to a command with all its options."""
 
-from typing import Annotated
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
 
 import tyro
 
-from sdclr.cli.apply import Apply
-from sdclr.cli.attributes import Attributes
-from sdclr.cli.bench import Bench
-from sdclr.cli.commands import (
-    Command,
-    Demo,
-    Diagnose,
-    Embed,
-    Evaluate,
-    Export,
-    Mine,
-    Neighbors,
-    Pretrain,
-    Report,
-    Select,
-)
-from sdclr.cli.duplicates import Duplicates
-from sdclr.cli.finetune import Finetune
-from sdclr.cli.recipe import Recipe
-from sdclr.cli.reproduce import Reproduce
-from sdclr.config import from_json
-from sdclr.data.sources import open_source
-from sdclr.data.subset import select
-from sdclr.files import read_json
-from sdclr.recipes import RECIPES, with_framework
-from sdclr.training.config import PretrainConfig
-from sdclr.training.defaults import for_images
-from sdclr.training.optim import OptimConfig
+from sdclr.cli.catalog import CATALOG
+from sdclr.config import check_numbers
+from sdclr.errors import InputError
 
-PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
-"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
+LEAST: Final = {
+    **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
+    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+}
+"""The smallest value of options that several commands have."""
 
 
-def parse(argv: list[str]) -> Command:
-    """Read the arguments; those of `pretrain` twice, since the defaults depend on the images they name."""
-    if "pretrain" in argv[:1]:
-        argv = _spelt_out(argv)
-    wants_help = not {"-h", "--help"}.isdisjoint(argv)
-    command = _read(argv, Pretrain(images=tyro.MISSING, config=PretrainConfig() if wants_help else PERMISSIVE))
-    if not isinstance(command, Pretrain):
-        return command
-    if command.settings is not None:
-        base = from_json(PretrainConfig, read_json(command.settings))
-    elif command.recipe != "auto":
-        base = RECIPES[command.recipe]()
-    else:
-        asked = command.config
-        base = for_images(
-            select(open_source(command.images), command.subset),
-            adapt=asked.damage.may_adapt,
-            start=asked.start,
-            name=None if asked.encoder.name == PERMISSIVE.encoder.name else asked.encoder.name,
-        )
-    if command.settings is None:
-        base = with_framework(base, command.config.framework)
-    return _read(argv, Pretrain(images=tyro.MISSING, config=base))
+def parse(argv: list[str]) -> Any:
+    """Read the arguments of one command.
+
+    Args:
+        argv: The command's name and its options. Only the module of this command is loaded.
+
+    Returns:
+        The command: an instance of its dataclass.
+
+    Raises:
+        InputError: There is no such command, or an option has a value that cannot be used.
+        SystemExit: With 0 after the help was printed, with 2 after a usage error was.
+    """
+    name, *options = argv
+    if name not in CATALOG:
+        raise InputError(unknown(name))
+    module = import_module(f"sdclr.cli.commands.{name}")
+    if hasattr(module, "parse"):
+        return module.parse(options)
+    return read(getattr(module, CATALOG[name].kind), name, options)
 
 
-def _spelt_out(argv: list[str]) -> list[str]:
-    """The arguments of `pretrain` with two short forms in full: `--damage KIND`, and `--rebalance` with commas."""
-    full: list[str] = []
-    for argument in argv:
-        name, equals, value = argument.partition("=")
-        if name == "--damage":
-            full.append("--damage.kind" + equals + value)
-        elif name == "--rebalance" and equals:
-            full += [name, *value.split(",")]
-        elif full and full[-1] == "--rebalance":
-            full += argument.split(",")
-        else:
-            full.append(argument)
-    return full
+def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_NONPROP, *, silent: bool = False) -> Any:
+    """Let tyro read the options of a command.
 
+    Args:
+        kind: The dataclass.
+        name: The command's name.
+        options: What follows the name.
+        default: An instance to take defaults from.
+        silent: Print nothing of a usage error.
 
-def _read(argv: list[str], defaults: Pretrain) -> Command:
-    subcommands = (
-        Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=defaults)]
-        | Annotated[Mine, tyro.conf.subcommand("mine")]
-        | Annotated[Select, tyro.conf.subcommand("select")]
-        | Annotated[Apply, tyro.conf.subcommand("apply")]
-        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
-        | Annotated[Duplicates, tyro.conf.subcommand("duplicates")]
-        | Annotated[Embed, tyro.conf.subcommand("embed")]
-        | Annotated[Neighbors, tyro.conf.subcommand("neighbors")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Attributes, tyro.conf.subcommand("attributes")]
-        | Annotated[Finetune, tyro.conf.subcommand("finetune")]
-        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-        | Annotated[Bench, tyro.conf.subcommand("bench")]
-        | Annotated[Recipe, tyro.conf.subcommand("recipe")]
-        | Annotated[Demo, tyro.conf.subcommand("demo")]
-    )
-    command: Command = tyro.cli(
-        subcommands,
-        args=argv,
-        prog="sdclr",
-        description="Find the rare images of unlabeled, long-tailed collections, and train encoders that serve rare "
-        "classes better. `sdclr COMMAND --help` explains a command, --version prints the version, --debug shows the "
-        "traceback of an error.",
-    )
+    Raises:
+        InputError: A number is too small for every command, or no finite one.
+        SystemExit: With 2 after a usage error.
+    """
+    with _plain_where_asked():
+        command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    try:
+        check_numbers(command, place="", **LEAST)
+    except InputError as error:
+        option, _, rest = str(error).partition(" ")
+        raise InputError(f"--{option.replace('_', '-')} {rest}") from error
     return command
+
+
+@contextmanager
+def _plain_where_asked() -> Iterator[None]:
+    """Have tyro print errors without colors under NO_COLOR, which it does not know, and outside of terminals."""
+    term = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if term is None:
+            os.environ.pop("TERM", None)
+        else:
+            os.environ["TERM"] = term
+
+
+def unknown(name: str) -> str:
+    """What to say of a command that does not exist."""
+    if name.startswith("-"):
+        return f"there is no option {name!r} without a command: `sdclr --help` lists the commands"
+    near = difflib.get_close_matches(name, CATALOG, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no command {name!r}: {hint}`sdclr --help` lists the commands"

@@ -1,16 +1,20 @@
 """What commands tell people: which encoder works, what it costs, and what was found."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
 from rich.console import Console
 
+from sdclr.choices import Amp
+from sdclr.cli.lines import shown
+from sdclr.cli.talk import note
 from sdclr.data.sources import Source
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.features.rate import seconds_an_image
 from sdclr.mining.scores import Scores
-from sdclr.precision import Amp
+from sdclr.progress import duration
 from sdclr.training.resolve import ResolvedEncoder
 
 _SHOWN: Final = 10
@@ -28,29 +32,48 @@ def tell_encoder(
     workers: int,
     amp: Amp,
     console: Console,
+    images: int | None = None,
+    read: str | Path | None = None,
+    timed: bool = True,
 ) -> None:
-    """Say which encoder is used, its license and origin, and how long it will take, before it starts."""
+    """Say which encoder is used, its license and origin, and how long it will take, before it starts.
+
+    Args:
+        used: The encoder, or embeddings.
+        source: The images.
+        device: Where the encoder runs.
+        workers: Processes that decode.
+        amp: Precision.
+        console: Where it is said.
+        images: How many images are read; all by default.
+        read: The folder of an earlier reading that serves again.
+        timed: Measure how long it will take.
+    """
     if isinstance(used, Embeddings):
         count, width = used.values.shape
-        console.print(f"embeddings: {used.name}, {count:,} vectors of {width} numbers", markup=False)
+        note(console, f"embeddings: {used.name}, {count:,} vectors of {width} numbers")
         return
     encoder, seen = used.encoder, used.preprocessing
     origin = f"run {used.name}" if used.run is not None else used.name
     if encoder.origin is not None:
         origin = encoder.origin.sentence if used.run is None else f"{origin}, started from {encoder.origin.sentence}"
-    console.print(f"encoder: {origin}", markup=False)
+    note(console, f"encoder: {origin}")
     weights = sum(parameter.numel() for parameter in encoder.parameters())
+    size = f"{weights / 1e6:.1f} million weights, views of {seen.image_size} px"
+    if read is not None:
+        note(console, f"cost:    {size}; the images are read already, and the features in {read} serve again")
+        return
+    if not timed:
+        note(console, f"cost:    {size}")
+        return
+    count = len(source) if images is None else min(images, len(source))
     rate = 1 / seconds_an_image(encoder, seen, source, device=device, workers=workers, amp=amp)
-    console.print(
-        f"cost:    {weights / 1e6:.1f} million weights, views of {seen.image_size} px, about {rate:.0f} images/s: "
-        f"{duration(len(source) / rate)} for {_counted(len(source))}",
-        markup=False,
-    )
+    note(console, f"cost:    {size}, about {rate:.0f} images/s: {duration(count / rate)} for {counted(count)}")
 
 
 def found(scores: Scores) -> Iterator[str]:
     """Lines that sum up a ranking: how many images, which kinds, the rarest images."""
-    yield f"{_counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable."
+    yield f"{counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable."
     if len(scores.groups) > 1:
         sizes = [f"{group.size:,}" for group in sorted(scores.groups, key=lambda group: group.size)]
         more = f", … (the largest {sizes[-1]})" if len(sizes) > _LISTED_KINDS else ""
@@ -58,7 +81,7 @@ def found(scores: Scores) -> Iterator[str]:
     else:
         yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
     if len(scores.odd):
-        yield f"{_counted(len(scores.odd), 'odd image')} far from all others."
+        yield f"{counted(len(scores.odd), 'odd image')} far from all others."
     if scores.duplicates:
         yield duplicates_line(scores.duplicates)
     search = scores.about.get("neighbors", {})
@@ -78,7 +101,7 @@ def duplicates_line(groups: Sequence[Sequence[int]]) -> str:
         return "No near-duplicates."
     spare = sum(len(group) - 1 for group in groups)
     name = "group" if len(groups) == 1 else "groups"
-    return f"{len(groups):,} {name} of near-duplicates: {_counted(spare)} could be dropped."
+    return f"{len(groups):,} {name} of near-duplicates: {counted(spare)} could be dropped."
 
 
 def pictureless(source: Source) -> str | None:
@@ -91,17 +114,7 @@ def pictureless(source: Source) -> str | None:
     )
 
 
-def _counted(number: int, what: str = "image") -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: "40 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def shown(image_id: str) -> str:
-    """An id for people: a terminal can print no lone surrogates, as names that are not UTF-8 come."""
-    return image_id.encode("utf-8", "replace").decode()
+def counted(number: int, what: str = "image") -> str:
+    """A number of things: "1 image", "2,000 images"."""
+    plural = f"{what}{'es' if what.endswith('s') else 's'}"
+    return f"{number:,} {what if number == 1 else plural}"

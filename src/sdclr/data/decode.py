@@ -77,6 +77,58 @@ class BadImage(NamedTuple):
     """Whether it counts against the limit on bad images; files that merely lack an image suffix do not."""
 
 
+class Header(NamedTuple):
+    """What the first bytes of an image file tell."""
+
+    format: str
+    """One of `FORMATS`."""
+    mode: str
+    """Pillow's name of the pixels' kind: RGB, L (gray), RGBA, P (palette), CMYK, I;16 (16-bit gray), …."""
+    width: int
+    """In pixels, upright: after the EXIF orientation is applied."""
+    height: int
+
+
+def read_header(data: bytes | Path, *, image_id: str) -> Header:
+    """Read the header of an image and decode no pixel. Damage behind the header goes unnoticed.
+
+    Args:
+        data: The encoded bytes, or the file that holds them.
+        image_id: Names the image in errors.
+
+    Raises:
+        BadImageError: The file is missing, empty, no image of a known format, or too large.
+    """
+    with _quiet_pillow():
+        try:
+            if isinstance(data, Path):
+                _checked_size(data, image_id)
+                with data.open("rb") as file:
+                    return _header(file, image_id)
+            return _header(io.BytesIO(data), image_id)
+        except BadImageError:
+            raise
+        except Exception as error:
+            raise BadImageError(image_id, _reason(error)) from error
+
+
+def _header(file: BinaryIO, image_id: str) -> Header:
+    if not file.read(1):
+        raise BadImageError(image_id, "zero bytes")
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise BadImageError(image_id, _too_large(f"{width}x{height}"))
+        turn = None
+        if image.format == "JPEG":  # formats that can be turned and whose EXIF data stand in the header
+            with suppress(Exception):  # broken EXIF data raise nearly anything
+                turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        if turn is not None and turn[0]:
+            width, height = height, width
+        return Header(str(image.format), image.mode, width, height)
+
+
 def decode_image(data: bytes | Path, *, image_id: str, min_side: int | None = None) -> NDArray[np.uint8]:
     """Decode an image to 8-bit RGB, upright.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sdclr.data.decode import SUFFIXES, BadImage, decode_image
 from sdclr.data.stored import Stored
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
 
 class FolderSource:
@@ -71,19 +72,21 @@ def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
             BadImage(Path(error.filename).relative_to(root).as_posix(), "folder cannot be read", counted=False)
         )
 
-    for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root)
-        for name in files:
-            if name.startswith("."):
+    with stage("listing files") as update:
+        for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
+            status = Path(place).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
                 continue
-            if Path(name).suffix.lower() in SUFFIXES:
-                images.append((below / name).as_posix())
-            else:
-                skipped.append(BadImage((below / name).as_posix(), "no image by its suffix", counted=False))
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            below = Path(place).relative_to(root)
+            for name in files:
+                if name.startswith("."):
+                    continue
+                if Path(name).suffix.lower() in SUFFIXES:
+                    images.append((below / name).as_posix())
+                else:
+                    skipped.append(BadImage((below / name).as_posix(), "no image by its suffix", counted=False))
+            update(len(images))
     return sorted(images), sorted(skipped)

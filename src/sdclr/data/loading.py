@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render_views, to_device
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.data.weighting import weighted_order
 from sdclr.errors import InputError
 

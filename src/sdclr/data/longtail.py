@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdclr.data.config import GroupRule
 from sdclr.data.index_lists import check_indices, load_index_list
 from sdclr.errors import InputError
 
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 Profile = Literal["exponential", "step", "pareto"]
-GroupRule = Literal["thirds", "shots"]
 
 PAPER_SEEDS = (1, 2, 3, 4, 5)
 """The seeds of the five sub-samplings over which the paper's CIFAR numbers are averaged."""

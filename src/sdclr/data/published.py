@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from sdclr.data.config import DatasetName, GroupRule
 from sdclr.data.index_lists import (
     ListedSource,
     PathList,
@@ -25,14 +26,10 @@ from sdclr.data.index_lists import (
     read_path_list,
     some_of,
 )
-from sdclr.data.longtail import GroupRule, Profile, long_tail_counts, long_tail_split, train_validation_split
+from sdclr.data.longtail import Profile, long_tail_counts, long_tail_split, train_validation_split
 from sdclr.data.parquet import parquet_files
 from sdclr.data.sources import Source, SubsetSource, cifar, open_source
 from sdclr.errors import InputError
-
-DatasetName = Literal[
-    "cifar10_lt", "cifar100_lt", "cifar10", "cifar100", "imagenet_lt", "imagenet_lt_exp", "imagenet100_lt"
-]
 
 FEW_SHOT_SEED = 1000
 """Added to the split, it seeds the ImageNet few-shot sets, which are drawn apart from the long tail."""

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.data.config import SCALE, RandAugmentConfig
 from sdclr.data.render import LUMA, to_device
 from sdclr.data.views import Floats, Ints, _streams, _uniforms
-from sdclr.errors import InputError
 
 
 class Operation(IntEnum):
@@ -48,8 +48,6 @@ class Operation(IntEnum):
 NONE: Final = -1
 """Stands for no operation."""
 
-SCALE: Final = 30.0
-"""The magnitude at which a value reaches the end of its range."""
 
 RANGES: Final[dict[Operation, tuple[float, float]]] = {
     Operation.SHEAR_X: (0.0, 0.6),  # columns a row
@@ -82,32 +80,6 @@ _GATE, _KIND, _SIGN, _X, _Y, _DRAWS = 0, 1, 2, 3, 4, 5
 
 # Where what stands in the numbers of a view, which are all that applying an operation needs to know.
 _VALUE, _LEFT, _TOP, _MATRIX = 0, 1, 2, slice(3, 9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandAugmentConfig:
-    """How much RandAugment does to a view at which strength w of its sample, 0 to 1.
-
-    The defaults are those of BCL-I. BCL-D (on self-damaging) has `operations=2, low=5, scatter=True`.
-
-    Raises:
-        InputError: If a number lies outside its domain.
-    """
-
-    operations: int = 1
-    """Operations that are drawn for each view, each of which is applied with probability w."""
-    low: float = 10.0
-    """Magnitude at strength 0, on RandAugment's scale from 0 to 30."""
-    high: float = 30.0
-    """Magnitude at strength 1, on the same scale."""
-    scatter: bool = False
-    """Whether the magnitude is that of w times a uniform draw from 0 to 1, one for both views of an image."""
-
-    def __post_init__(self) -> None:
-        if self.operations < 1:
-            raise InputError(f"operations is {self.operations}: give at least 1")
-        if not 0 <= self.low <= self.high <= SCALE:
-            raise InputError(f"low and high are {self.low} and {self.high}: give 0 <= low <= high <= {SCALE:g}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import write_atomically
+from sdclr.progress import stage
 
 __all__ = [
     "BadImage",
@@ -40,9 +41,6 @@ MAX_SMALL_SIDE = 96
 
 MAX_SMALL_BYTES = 4 * 2**30
 """Size of a whole set, decoded, above which it is not held in memory."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
 
 _PEEK = 16
 _BLOCK = 64
@@ -74,7 +72,7 @@ def is_small(source: Source) -> bool:
     return max(height, width) <= MAX_SMALL_SIDE and len(source) * height * width * 3 < MAX_SMALL_BYTES
 
 
-def load_images(source: Source, *, workers: int = 0, progress: Progress | None = None) -> LoadedImages:
+def load_images(source: Source, *, workers: int = 0) -> LoadedImages:
     """Decode a whole set of equal-sized images.
 
     The size that most of the first images have is the set's; images of another size are listed as bad.
@@ -82,7 +80,6 @@ def load_images(source: Source, *, workers: int = 0, progress: Progress | None =
     Args:
         source: The images.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Told how far it is.
 
     Returns:
         The images as one tensor, which of the source's they are, and what was left out.
@@ -98,7 +95,7 @@ def load_images(source: Source, *, workers: int = 0, progress: Progress | None =
     good = np.zeros(len(source), dtype=bool)
     bad = _skipped(source)
     sizes_differ = False
-    for indices, images, found, odd in _visit(_Blocks(source, (height, width)), workers, progress):
+    for indices, images, found, odd in _visit("reading images", _Blocks(source, (height, width)), workers):
         pixels[indices] = images
         good[indices] = True
         bad += found
@@ -109,19 +106,18 @@ def load_images(source: Source, *, workers: int = 0, progress: Progress | None =
     return LoadedImages(images=torch.from_numpy(pixels), kept=kept, bad=bad, sizes_differ=sizes_differ)
 
 
-def scan(source: Source, *, workers: int = 0, progress: Progress | None = None) -> list[BadImage]:
+def scan(source: Source, *, workers: int = 0) -> list[BadImage]:
     """Decode every image once, JPEGs at their smallest scale, to find the bad ones before training meets them.
 
     Args:
         source: The images.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Told how far it is.
 
     Returns:
         The images that cannot be decoded, in the source's order, after the files that the source passed over.
     """
     bad = _skipped(source)
-    for _, _, found, _ in _visit(_Blocks(source), workers, progress):
+    for _, _, found, _ in _visit("checking images", _Blocks(source), workers):
         bad += found
     return bad
 
@@ -233,7 +229,7 @@ class _Blocks(Dataset[_Block | InputError]):
         return image
 
 
-def _visit(blocks: _Blocks, workers: int, progress: Progress | None) -> Iterator[_Block]:
+def _visit(name: str, blocks: _Blocks, workers: int) -> Iterator[_Block]:
     loader: DataLoader[_Block | InputError] = DataLoader(
         blocks,
         batch_size=None,
@@ -244,12 +240,12 @@ def _visit(blocks: _Blocks, workers: int, progress: Progress | None) -> Iterator
         generator=torch.Generator(),
     )
     total = len(blocks.source)
-    for number, block in enumerate(loader, start=1):
-        if isinstance(block, InputError):
-            raise block
-        yield block
-        if progress is not None:
-            progress(min(number * _BLOCK, total), total)
+    with stage(name, total) as update:
+        for number, block in enumerate(loader, start=1):
+            if isinstance(block, InputError):
+                raise block
+            yield block
+            update(min(number * _BLOCK, total))
 
 
 def _as_it_is(block: Any) -> Any:

@@ -20,6 +20,7 @@ from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
 from sdclr.data.shrink import shrink
 from sdclr.data.stored import Stored
 from sdclr.errors import InputError
+from sdclr.files import looking_at
 
 __all__ = [
     "ArraySource",
@@ -252,7 +253,7 @@ def digits(split: str = "train") -> ArraySource:
     Raises:
         InputError: There is no such split.
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # slow to import, and seldom needed
+    from sklearn.datasets import load_digits  # slow to import, and seldom needed
 
     data = load_digits()
     train, test = train_validation_split(data.target, validation=500, seed=0)
@@ -289,7 +290,7 @@ def cifar(
     Raises:
         InputError: There is no such split or data set, or it is not on disk.
     """
-    from torchvision import datasets  # noqa: PLC0415  # slow to import, and seldom needed
+    from torchvision import datasets  # slow to import, and seldom needed
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if dataset not in kinds:
@@ -327,14 +328,17 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
         if isinstance(spec, Source):
             return spec
         raise InputError(f"{type(spec).__name__}: is no source of images; give a path, a uint8 array or a source")
-    text, _, rest = str(spec).partition(":")
-    if text == "digits":
-        return digits(_one_split(rest or None, split, spec) or "train")
-    if text in {"cifar10", "cifar100"} and rest and not Path(spec).exists():
-        place, spelled = _path_and_split(rest)
-        return cifar(place, "cifar10" if text == "cifar10" else "cifar100", _one_split(spelled, split, spec) or "train")
-    path, spelled = _path_and_split(str(spec))
-    return _open_path(path, _one_split(spelled, split, spec))
+    with looking_at(spec):
+        text, _, rest = str(spec).partition(":")
+        if text == "digits":
+            return digits(_one_split(rest or None, split, spec) or "train")
+        if text in {"cifar10", "cifar100"} and rest and not Path(spec).exists():
+            place, spelled = _path_and_split(rest)
+            return cifar(
+                place, "cifar10" if text == "cifar10" else "cifar100", _one_split(spelled, split, spec) or "train"
+            )
+        path, spelled = _path_and_split(str(spec))
+        return _open_path(path, _one_split(spelled, split, spec))
 
 
 def fingerprint(source: Source) -> str:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.loading import Batch, check_batch_size, epoch_batches
 from sdclr.data.render_cv import render_cv_views
 from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, shrunk_image
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
 
 _TOGETHER: Final = 32

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdclr.errors import InputError
+from sdclr.data.config import ViewConfig
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -33,57 +33,6 @@ _CROP_ATTEMPTS: Final = 10
 
 # Which draw of a sample's stream decides what. The numbers are part of the reproducibility of runs: never renumber.
 _FLIP, _JITTER, _GREY, _BLUR, _SIGMA, _FACTORS, _ORDER, _TOP, _LEFT, _CROP = 0, 1, 2, 3, 4, 5, 9, 10, 11, 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """How strongly the two views of an image may differ from it and from each other.
-
-    Raises:
-        InputError: If a probability, a range or a strength lies outside its domain.
-    """
-
-    image_size: int = 32
-    """Side of the square views, in pixels."""
-    crop_scale: tuple[float, float] = (0.1, 1.0)
-    """Smallest and largest area of the crop, as a fraction of the image."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of the crop."""
-    flip: float = 0.5
-    """Probability of a horizontal flip."""
-    brightness: float = 0.4
-    """Brightness is multiplied by a factor within 1 - this and 1 + this."""
-    contrast: float = 0.4
-    """Contrast is multiplied by a factor within 1 - this and 1 + this."""
-    saturation: float = 0.4
-    """Saturation is multiplied by a factor within 1 - this and 1 + this."""
-    hue: float = 0.1
-    """Hue is turned by at most this fraction of a full turn, either way (0 to 0.5)."""
-    jitter: float = 0.8
-    """Probability that brightness, contrast, saturation and hue are changed at all."""
-    grey: float = 0.2
-    """Probability of greyscale."""
-    blur: float = 0.0
-    """Probability of Gaussian blur."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Smallest and largest standard deviation of the blur, in pixels of the view."""
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size}: give a side of at least 1 pixel")
-        for name in ("flip", "jitter", "grey", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}: give a probability between 0 and 1")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise InputError(f"{name} is {getattr(self, name)}: give a strength of 0 or more")
-        if not 0 <= self.hue <= 0.5:
-            raise InputError(f"hue is {self.hue}: give a strength between 0 and 0.5")
-        for name, upper in (("crop_scale", 1.0), ("crop_ratio", np.inf), ("blur_sigma", np.inf)):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= upper or np.isinf(high):
-                limit = "" if np.isinf(upper) else f" <= {upper:g}"
-                raise InputError(f"{name} is ({low}, {high}): give 0 < low <= high{limit}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

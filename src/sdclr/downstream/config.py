@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from sdclr.config import check_numbers
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 
@@ -68,6 +69,10 @@ class FinetuneConfig:
     """Decides weights, order and views."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, image_size=1)
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise InputError(f"crop_scale is ({low}, {high}): give 0 < low <= high <= 1")
         for (low, high), names in _RANGES.items():
             for name in names:
                 if not low <= getattr(self, name) <= high:

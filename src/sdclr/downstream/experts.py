@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -151,6 +150,8 @@ def split_backbone(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
     Raises:
         InputError: The encoder is not a ResNet in stages.
     """
+    from timm.models.resnet import ResNet
+
     backbone = encoder.backbone
     if not isinstance(backbone, (ResNet, CifarResNet)):
         raise InputError(

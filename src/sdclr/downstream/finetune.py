@@ -4,6 +4,7 @@ Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et
 starts RIDE from its encoders.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
-from sdclr.data.views import ViewConfig
+from sdclr.downstream.budget import as_begun, choose_length
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
 from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
 from sdclr.downstream.loop import Trainer, seed_torch
+from sdclr.downstream.machine import settle_dtype
 from sdclr.downstream.methods import create_model, stages
 from sdclr.downstream.scoring import Look, choose_tau, predict, score
 from sdclr.encoders import Encoder
@@ -28,7 +32,7 @@ from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
 from sdclr.files import read_json, write_json
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
@@ -82,9 +86,9 @@ def finetune(
     out: Path | str,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: bool = False,
     amp: Amp = "auto",
     checkpoint_minutes: float = 5.0,
+    minutes: float | Budget | None = None,
     cache_gb: float = CACHE_GB,
 ) -> FinetuneResult:
     """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
@@ -98,9 +102,11 @@ def finetune(
         out: Folder for checkpoints, metrics and the result.
         device: Where it is trained.
         workers: Processes that decode images.
-        progress: Show a bar on standard error.
-        amp: Mixed precision, `bf16`, `none`, or `auto` for bf16 where the hardware has units for it.
+        amp: Mixed precision, `bf16`, `none`, or `auto` for what the training began with: at its start bf16 if that is
+            clearly faster, as timed on a CPU.
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
+        minutes: End within so many minutes, test included: the speed is measured and the numbers of epochs chosen, in
+            place of those in `config`. The folder holds the choice, so that a resumed training has the same.
         cache_gb: Disk space in GB for large images once they are decoded; 0 decodes them in every epoch.
 
     Returns:
@@ -111,7 +117,8 @@ def finetune(
         FloatingPointError: The loss is not finite.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
-    config, out = config or FinetuneConfig(), Path(out)
+    limit, out = Budget.of(minutes), Path(out)
+    config = as_begun(out, config or FinetuneConfig(), limit)
     if amp == "fp16":
         raise InputError("fine-tuning has no loss scaling for fp16: give bf16, none or auto")
     train_set, test_set = open_source(train), open_source(test)
@@ -122,15 +129,21 @@ def finetune(
     finished = _claimed(out, identity)
     if finished is not None:
         return finished
+    begun = (out / "config.json").exists()
     place = resolve_device(str(device))
     with own_randomness(place), listening() as interrupts:
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
-        how = {"checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
-        trainer = _trainer(config, initial, fit, look, num_classes, out=out, **how)
+        how: dict[str, Any] = {"out": out, "checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
+        if limit and not begun:
+            rehearsed = _trainer(config, copy.deepcopy(initial), fit, look, num_classes, **how)
+            config = choose_length(rehearsed, config, limit, len(test_set))
+            identity = _identity(config, resolved, train_set, test_set)
+            del rehearsed  # its memory is needed
+        trainer = _trainer(config, initial, fit, look, num_classes, **how)
         write_json(out / "config.json", identity)  # from now on the folder is this training's
-        trainer.train(interrupts, progress=progress)
+        trainer.train(interrupts)
         model, details = trainer.model, {"images": len(fit)}
         if isinstance(model, Classifier) and config.method == "tau_norm":
             details |= choose_tau(model, held, config.tau, look)
@@ -167,13 +180,15 @@ def _trainer(
     )
     seed_torch(config.seed, "weights", look.device)
     model = create_model(config, encoder, look.image_size, num_classes)
+    model = model.to(look.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    todo = stages(config, np.bincount(images.labels, minlength=num_classes))
     return Trainer(
-        model.to(look.device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks it
-        stages(config, np.bincount(images.labels, minlength=num_classes)),
+        model,
+        todo,
         Batches(images, views, config.seed, config.batch_size, look.device, look.workers, cache_gb),
         config,
         folder=out,
-        dtype=autocast_dtype(look.amp, look.device),
+        dtype=settle_dtype(model, todo[0], look, batch=config.batch_size, folder=out),
         checkpoint_minutes=checkpoint_minutes,
     )
 

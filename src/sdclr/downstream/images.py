@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.data.cache import cached
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
@@ -17,7 +18,6 @@ from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.stored import CACHE_GB
 from sdclr.data.streaming import StreamLoader
-from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 
 _BALANCED = 0xBA1  # keeps the draw of balanced epochs apart from all others of the same seed

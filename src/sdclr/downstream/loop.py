@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from sdclr.training import randomness
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
 from sdclr.training.logs import Log
-from sdclr.training.optim import OptimConfig, create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.optim_config import OptimConfig
 
 LOG_STEPS = 50
 """Losses are written every so many steps, and at the end of every epoch."""
@@ -59,7 +60,7 @@ class Trainer:
         self.optimizer_state: dict[str, object] | None = None
         self._restore()
 
-    def train(self, interrupts: Interrupts, *, progress: bool) -> None:
+    def train(self, interrupts: Interrupts) -> None:
         """Take the remaining steps of all stages.
 
         Raises:
@@ -72,7 +73,7 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=True,
-            progress=progress,
+            epochs=sum(stage.epochs for stage in self.stages),
         )
         try:
             epochs_before = 0
@@ -91,11 +92,8 @@ class Trainer:
             seed_torch(self.config.seed, stage.name, self.batches.device)
             if stage.begin is not None:
                 stage.begin(self.model)
-        trained = stage.trained(self.model)
-        self.model.requires_grad_(requires_grad=False).eval()
-        trained.requires_grad_(requires_grad=True).train()
         optim = self._optim(stage)
-        optimizer = create_optimizer(trained, optim)
+        optimizer = self._optimizer(stage, optim)
         if self.optimizer_state is not None and self.step > first:
             optimizer.load_state_dict(self.optimizer_state)
         self.optimizer_state = None
@@ -112,6 +110,23 @@ class Trainer:
                 self._log(log, epoch, lr)
                 self.seconds += time.perf_counter() - begun
                 self._save_if_due(interrupts, optimizer)
+
+    def _optimizer(self, stage: Stage, optim: OptimConfig) -> torch.optim.Optimizer:
+        """The optimizer of what a stage trains; all else is frozen."""
+        trained = stage.trained(self.model)
+        self.model.requires_grad_(requires_grad=False).eval()
+        trained.requires_grad_(requires_grad=True).train()
+        return create_optimizer(trained, optim)
+
+    def rehearse(self, epoch: int) -> Iterator[None]:
+        """Take the steps of an epoch of the first stage, yielding after each, to measure them; no weight moves."""
+        stage = self.stages[0]
+        optimizer = self._optimizer(stage, self._optim(stage))
+        set_learning_rate(optimizer, 0.0)
+        for images, labels in self.batches.epoch(epoch, balanced=stage.balanced):
+            self._take_step(stage, 0.0, images, labels, optimizer)
+            self._check_losses()
+            yield
 
     def _take_step(
         self, stage: Stage, gone: float, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer

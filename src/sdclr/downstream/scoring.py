@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.data.longtail import class_groups
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.downstream.experts import Classifier, route
@@ -18,7 +19,7 @@ from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
-from sdclr.precision import Amp
+from sdclr.progress import stage
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
 """The exponents of tau-norm that are tried."""
@@ -53,6 +54,7 @@ class Predictions:
     asked: NDArray[np.int64] | None
 
 
+@stage("testing")
 def predict(model: Model, source: Source, look: Look) -> Predictions:
     """Run a classifier over a source; images without a label are left out."""
     values, labels = _outputs(_Flat(model), source, look)

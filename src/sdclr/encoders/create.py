@@ -3,9 +3,7 @@
 import difflib
 from itertools import pairwise
 
-import timm
-from timm.models.convnext import ConvNeXt
-from timm.models.resnet import ResNet
+import torch
 from torch import nn
 
 from sdclr.encoders.cifar_resnet import CIFAR_RESNETS, CifarResNet
@@ -26,6 +24,10 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         InputError: If timm does not know the name, stem, patch or width are asked of what has none, or the model cannot
             take images of this size.
     """
+    import timm
+    from timm.models.convnext import ConvNeXt
+    from timm.models.resnet import ResNet
+
     if config.name in CIFAR_RESNETS:
         return Encoder(_cifar_resnet(config), config, image_size)
     if not timm.is_model(config.name):
@@ -48,6 +50,16 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
     if isinstance(backbone, ConvNeXt) and "patch_size" in options:
         check_stem(backbone, config.name, options["patch_size"])
     return Encoder(backbone, config, image_size)
+
+
+def feature_length(config: EncoderConfig, image_size: int) -> int:
+    """How many features an encoder gives. It is built for that, and torch's random state stays as it is.
+
+    Raises:
+        InputError: As `create_encoder`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return create_encoder(config, image_size).num_features
 
 
 def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) -> Network:

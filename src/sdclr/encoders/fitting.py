@@ -2,16 +2,11 @@
 
 from typing import Any
 
-import timm
-from timm.models.convnext import ConvNeXt
-from timm.models.resnet import ResNet, make_blocks
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.config import SMALL_IMAGE, EncoderConfig
 from sdclr.errors import InputError
 
-SMALL_IMAGE = 64  # px; a stem made for photographs would discard most of the picture below it
 SMALL_PATCH = 4  # px; a vision transformer then sees 32 px as 8x8 patches
 
 
@@ -27,6 +22,10 @@ def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
     Raises:
         InputError: If stem, patch or width are asked of what has none, or the patches do not fill the image.
     """
+    from timm.models.convnext import ConvNeXt
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
     family, options = family_of(config.name), {}
     if family is None and (config.stem == "small" or config.patch is not None or config.width is not None):
         raise InputError(
@@ -47,6 +46,11 @@ def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
 
 def family_of(name: str) -> type[nn.Module] | None:
     """The architecture behind a name of timm's, if it is one that can be fitted to small images."""
+    import timm
+    from timm.models.convnext import ConvNeXt
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
     module = timm.model_entrypoint(name).__module__
     return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if family.__module__ == module), None)
 
@@ -57,6 +61,9 @@ def _is_small(config: EncoderConfig, image_size: int) -> bool:
 
 def _narrowed(family: type[nn.Module] | None, width: int) -> dict[str, Any]:
     """A width as timm's option. Every stage of a ResNet or a ConvNeXt has twice the channels of the one before."""
+    from timm.models.convnext import ConvNeXt
+    from timm.models.vision_transformer import VisionTransformer
+
     stages = [width * 2**stage for stage in range(4)]
     if family is VisionTransformer:
         return {"embed_dim": width}
@@ -76,6 +83,8 @@ def _fitting(patch: int, image_size: int) -> int:
 
 def takes_image_size(name: str) -> bool:
     """Whether the architecture is built for one input size (vision transformers), so that it must be told ours."""
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     return bool(config is not None and config.fixed_input_size)
 
@@ -101,6 +110,8 @@ def fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
 
 def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
     """Build the first stage and the stem's normalisation anew: timm's have the input of a stem of 64 channels."""
+    from timm.models.resnet import make_blocks
+
     block, depth = type(resnet.layer1[0]), len(resnet.layer1)
     plain, stage = (make_blocks((block,), (width,), (depth,), channels)[0][0][1] for channels in (64, width))
     if repr(resnet.layer1) != repr(plain):  # grouped convolutions, attention, another normalisation: lost if rebuilt

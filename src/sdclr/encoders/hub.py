@@ -5,10 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
 PATIENCE: Final = 4.0
 """Seconds to wait for the hub's first answer. Name lookups have no timeout of their own, so a thread waits for them."""
@@ -19,6 +17,8 @@ _FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 def cached_weights(repository: str) -> Path | None:
     """The file of weights of a hub repository in the local cache, or None."""
+    import huggingface_hub
+
     for name in _FILES:
         found = huggingface_hub.try_to_load_from_cache(
             *_repository(repository), revision=_revision(repository), filename=name
@@ -38,12 +38,16 @@ def fetch_weights(repository: str, remedies: str) -> Path:
     Raises:
         InputError: If the hub is not reached within `PATIENCE` seconds, is switched off, or has no such weights.
     """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
     cached = cached_weights(repository)
     if cached is not None:
         return cached
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise InputError(f"the weights of {repository} are not in the cache and HF_HUB_OFFLINE is set: {remedies}")
-    name = _first_file(repository, remedies)
+    with stage(f"asking the hub for {repository}"):
+        name = _first_file(repository, remedies)
     try:
         return Path(huggingface_hub.hf_hub_download(*_repository(repository), name, revision=_revision(repository)))
     except (OSError, HfHubHTTPError) as error:
@@ -52,6 +56,9 @@ def fetch_weights(repository: str, remedies: str) -> Path:
 
 def _first_file(repository: str, remedies: str) -> str:
     """The first of `_FILES` that the repository has, asked with a time limit."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
     answers: dict[str, Any] = {}
 
     def ask() -> None:

@@ -3,20 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
-from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.config import DEFAULT, GRAMMAR, PREFIX, EncoderConfig
 from sdclr.encoders.encoder import Encoder
 from sdclr.encoders.preprocessing import Preprocessing
-from sdclr.encoders.pretrained import DEFAULT, PREFIX, load_pretrained
+from sdclr.encoders.pretrained import load_pretrained
 from sdclr.encoders.saved import load_saved
 from sdclr.encoders.weights import PICKLED
 from sdclr.errors import InputError
+from sdclr.progress import stage
 
-GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
 
-
+@stage("loading the encoder")
 def load_encoder(spec: str | Path | None = None, *, image_size: int | None = None) -> Encoder:
     """An encoder by name.
 
@@ -38,6 +37,8 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
         >>> encoder = load_encoder("timm:resnet50.a1_in1k")  # doctest: +SKIP
         >>> features = encoder(images)  # (N, 3, 224, 224) → (N, 2048)  # doctest: +SKIP
     """
+    import timm
+
     if spec is None:
         return load_pretrained(DEFAULT, image_size=image_size)
     text = str(spec)

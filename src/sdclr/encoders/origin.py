@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-import timm
-
 # What the parts of timm's tags say, such as `augreg_in21k_ft_in1k`, in the order in which they are tried.
 _FINE_TUNED: Final = re.compile(r"(^|_)(ft|lc)_in\d+k")
 """Fine-tuned, or given a linear classifier, on a part of ImageNet."""
@@ -58,6 +56,8 @@ def taught_by(name: str) -> tuple[bool | None, str]:
     Args:
         name: A model's name with its tag, or without a tag for timm's default weights.
     """
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     tag = (config.tag if config is not None else "") or ""
     if _FINE_TUNED.search(tag):

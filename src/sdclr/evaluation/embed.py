@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -13,17 +14,21 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.decode import BadImage
-from sdclr.data.scan import Progress, write_bad_images
+from sdclr.data.scan import write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import branch_encoder
+from sdclr.fastest import forward_amp
 from sdclr.features.embeddings import ABOUT, embedding_files
 from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.features.inference import for_inference
+from sdclr.precision import autocast_dtype
+from sdclr.progress import Update, stage
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
@@ -44,7 +49,6 @@ def embed(
     device: str | torch.device = "cpu",
     workers: int = 0,
     amp: Amp = "none",
-    progress: Progress | None = None,
 ) -> tuple[int, list[BadImage]]:
     """Write Parquet with the columns `id`, `embedding` (list of D float32) and, where known, `label`.
 
@@ -65,8 +69,7 @@ def embed(
         batch_size: Images a forward pass.
         device: Where the encoder runs.
         workers: Processes that decode, for each process.
-        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
-        progress: Called in the first process with the images it has done, and all of those it has to do.
+        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
         The number of rows, and the images left out, of all processes.
@@ -81,10 +84,14 @@ def embed(
         if place.world > 1 and not sharded:
             raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
         network = branch_encoder(resolved, branch)
+        amp = place.broadcast(
+            _settled(amp, network, resolved.preprocessing.image_size, place.device) if place.first else amp
+        )
         about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
         work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts)
-        chunks = work.run(place, progress)
+        with stage("reading images") if place.first else nullcontext() as update:
+            chunks = work.run(place, update)
         bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
         bad = [image for share in place.gather(bad) for image in share]
         rows = sum(place.gather(sum(pq.read_metadata(chunk).num_rows for chunk in chunks)))
@@ -124,7 +131,7 @@ class _Work(NamedTuple):
             columns["label"] = pa.int64()
         return pa.schema(columns, metadata={ABOUT: json.dumps(self.about)})
 
-    def run(self, place: Processes, progress: Progress | None) -> list[Path]:
+    def run(self, place: Processes, update: Update | None) -> list[Path]:
         """Write the chunks of this process that are not there yet; all of its chunks, in order."""
         # Chunks are named by what made them and where they lie, so that nothing else is ever taken for them.
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
@@ -134,6 +141,8 @@ class _Work(NamedTuple):
         missing = [chunk for chunk, file in files.items() if not file.exists()]
         total = sum(map(len, files))
         before = total - sum(map(len, missing))
+        if update is not None and before:
+            update(before, total)  # by an earlier call
         self.parts.mkdir(parents=True, exist_ok=True)
         for run in _runs(missing):
             held: list[FeatureBatch] = []
@@ -143,8 +152,8 @@ class _Work(NamedTuple):
                 if batch.seen in ends:
                     self._write(held, files[ends[batch.seen]])
                     held = []
-                if progress is not None and place.first:
-                    progress(before + batch.seen, total)
+                if update is not None:
+                    update(before + batch.seen, total)
             before += run[-1].stop - run[0].start
         return list(files.values())
 
@@ -194,6 +203,12 @@ def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
         run.append(chunk)
     if run:
         yield run
+
+
+def _settled(amp: Amp, encoder: nn.Module, size: int, device: torch.device) -> Amp:
+    """The precision of the pass, `auto` replaced by what is faster."""
+    with evaluating(encoder, device):
+        return forward_amp(amp, for_inference(encoder), (3, size, size), device)
 
 
 def _described(

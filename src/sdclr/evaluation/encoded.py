@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.render import render
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import ResolvedEncoder
@@ -43,7 +43,6 @@ def encode(
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Encoded:
     """All features that the diagnosis needs, each image read once.
 
@@ -54,7 +53,6 @@ def encode(
         batch_size: Images a forward pass.
         device: Where the encoders run.
         workers: Processes that decode.
-        progress: Called with (images done, images in all).
 
     Raises:
         InputError: If no image can be decoded.
@@ -68,7 +66,6 @@ def encode(
         batch_size=batch_size,
         device=device,
         workers=workers,
-        progress=progress,
     )
     branches = 1 + (sparse is not None) + 2 * (views is not None)
     parts = np.split(found.values, branches, axis=1)

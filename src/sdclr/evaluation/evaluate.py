@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,53 +17,13 @@ from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, o
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
+from sdclr.evaluation.config import EvaluateConfig, ProbeConfig
 from sdclr.evaluation.knn import knn_predict
-from sdclr.evaluation.probes import (
-    FEW_SHOT,
-    LINEAR,
-    Probe,
-    ProbeConfig,
-    linear_probe,
-    linear_probe_augmented,
-    stratified_holdout,
-)
+from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
 from sdclr.features.extract import Features, extract_features, load_views
 from sdclr.files import write_json
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is measured and how."""
-
-    branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
-    validation: float = 0.1
-    """Share of the labelled training images, taken from each class, that chooses learning rate and epoch."""
-    shots: int | None = None
-    """Labelled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
-    draws: int = 1
-    """How many few-shot sets are drawn; their accuracies are averaged."""
-    augment: bool = False
-    """Train the probes on images cropped and flipped anew every epoch, as in the paper, instead of on features computed
-    once. The encoder then runs in every epoch."""
-    k: int = 200
-    """Neighbours that vote in the kNN classifier."""
-    groups: Literal["thirds", "shots"] = "thirds"
-    """Many, Medium and Few: thirds of the classes by size, or more than 100, 20 to 100 and fewer than 20 images."""
-    linear: ProbeConfig = field(default_factory=lambda: LINEAR)
-    few_shot: ProbeConfig = field(default_factory=lambda: FEW_SHOT)
-    seed: int = 0
-    """Decides what is held out and which few-shot sets are drawn."""
-    batch_size: int = 512
-    """Images a forward pass."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation < 1:
-            raise InputError(f"--validation is a share between 0 and 1, not {self.validation}")
-        if (self.shots is not None and self.shots < 1) or self.draws < 1 or self.k < 1:
-            raise InputError("--shots, --draws and --k are 1 or more")
 
 
 @dataclass(frozen=True)

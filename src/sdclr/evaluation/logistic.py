@@ -5,7 +5,6 @@ objective is convex, so the answer depends on no learning rate, no schedule and 
 L2 penalty, and the validation set chooses it.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sdclr.errors import InputError
+from sdclr.evaluation.config import LOGISTIC, LogisticConfig
 from sdclr.evaluation.probes import LinearClassifier, edge_of_grid
 from sdclr.features.extract import checked_features, checked_labels
+from sdclr.progress import stage
 
 _SCALE = 1e4
 """What the objective is multiplied by: torch's L-BFGS forgets curvature below an absolute 1e-10, which near the optimum
@@ -24,34 +24,6 @@ of a mean over images it always is."""
 _HISTORY = 20
 _CONSTANT = 1e-6
 """A feature that varies by less than this share of its mean varies by rounding alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogisticConfig:
-    """Which penalties are tried, and how exactly each is solved."""
-
-    penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-    """L2 penalties on the weights of standardised features; the validation set chooses one."""
-    tolerance: float = 1e-5
-    """Largest entry of the gradient at which the chosen layer has converged."""
-    search_tolerance: float = 3e-4
-    """The same for the layers among which the validation set chooses."""
-    max_iterations: int = 1000
-    """Iterations of L-BFGS for each penalty, at most."""
-
-    def __post_init__(self) -> None:
-        penalties = self.penalties
-        if not penalties or len(set(penalties)) != len(penalties) or not all(0 < p < math.inf for p in penalties):
-            raise InputError(f"penalties={penalties} must be different numbers above 0, at least one")
-        for name in ("tolerance", "search_tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)} must be above 0")
-        if self.max_iterations < 1:
-            raise InputError(f"max_iterations={self.max_iterations} must be at least 1")
-
-
-LOGISTIC = LogisticConfig()
-"""Penalties from strong to almost none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +49,7 @@ class LogisticProbe(LinearClassifier):
     edge: Literal["lowest", "highest"] | None
 
 
+@stage("fitting a linear classifier")
 def logistic_probe(  # noqa: PLR0917  as linear_probe
     train_x: ArrayLike | Tensor,
     train_y: ArrayLike | Tensor,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from sdclr.choices import Amp, Metric
 from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.sources import ImageSource, image_file, open_source
 from sdclr.encoders.digest import network_digest
@@ -19,9 +20,7 @@ from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
-from sdclr.features.nearest import Metric
 from sdclr.files import write_atomically, write_csv
-from sdclr.precision import Amp
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 _MANY = 50_000
@@ -95,7 +94,7 @@ def neighbors(
         batch_size: Images a forward pass.
         device: Where the encoder and the search run.
         workers: Processes that decode.
-        amp: Precision of the forward pass; `auto` takes bfloat16 where the hardware has units for it.
+        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
         The neighbours, and what could not be decoded.

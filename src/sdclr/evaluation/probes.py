@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdclr.errors import InputError
+from sdclr.evaluation.config import LINEAR, ProbeConfig
 from sdclr.features.extract import checked_features, checked_labels, encode_batch, encode_images, evaluating
+from sdclr.progress import stage
 
 DECAY = 0.1
 """What every milestone multiplies the learning rate by."""
@@ -29,52 +31,6 @@ NEGLIGIBLE = 1e-30
 
 VALIDATION_BLOCK = 4096
 """Validation images scored at once: bounds the logits of a wide grid over many classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """How a linear probe is trained. The defaults are the paper's protocol on a fully labelled training set."""
-
-    epochs: int = 30
-    """Passes over the labelled images."""
-    milestones: tuple[int, ...] = (10, 20)
-    """Epochs after which the learning rate falls to a tenth; those beyond the last epoch never come."""
-    batch_size: int = 128
-    """Images per step."""
-    learning_rates: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-    """Initial learning rates to train side by side; the validation set chooses one."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 0.0
-    """L2 penalty on weight and bias."""
-    seed: int = 0
-    """Fixes the order of the images and their augmentation."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        if any(later <= earlier for earlier, later in zip((0, *self.milestones), self.milestones, strict=False)):
-            raise InputError(f"milestones={self.milestones} must be ascending epochs from 1 on")
-        rates = self.learning_rates
-        if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
-            raise InputError(f"learning_rates={rates} must be different numbers above 0, at least one")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay={self.weight_decay} must be 0 or more")
-
-    @classmethod
-    def few_shot(cls) -> "ProbeConfig":
-        """The paper's protocol on a labelled set of about one percent: longer, with later milestones."""
-        return cls(epochs=100, milestones=(40, 60))
-
-
-LINEAR = ProbeConfig()
-"""The protocol of linear separability: all labels."""
-
-FEW_SHOT = ProbeConfig.few_shot()
-"""The few-shot protocol: about one percent of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -342,16 +298,18 @@ def _train(
     accuracies = np.full((len(config.learning_rates), config.epochs), np.nan)
     best, chosen, epoch_of_best = -1.0, 0, 0
     weight, bias = grid.layer(chosen)
-    for epoch in range(config.epochs):
-        scale = DECAY ** sum(epoch >= milestone for milestone in config.milestones)
-        shuffled = torch.randperm(len(train_y), generator=order).to(train_y.device)
-        for batch in torch.split(shuffled, config.batch_size):
-            grid.step(features(batch), train_y[batch], scale)
-        accuracies[:, epoch] = grid.accuracy(val_x, val_y)
-        candidate = int(np.nan_to_num(accuracies[:, epoch], nan=-1.0).argmax())
-        if accuracies[candidate, epoch] > best:
-            best, chosen, epoch_of_best = float(accuracies[candidate, epoch]), candidate, epoch + 1
-            weight, bias = grid.layer(chosen)
+    with stage("training a linear probe", config.epochs, unit="epochs") as update:
+        for epoch in range(config.epochs):
+            scale = DECAY ** sum(epoch >= milestone for milestone in config.milestones)
+            shuffled = torch.randperm(len(train_y), generator=order).to(train_y.device)
+            for batch in torch.split(shuffled, config.batch_size):
+                grid.step(features(batch), train_y[batch], scale)
+            accuracies[:, epoch] = grid.accuracy(val_x, val_y)
+            candidate = int(np.nan_to_num(accuracies[:, epoch], nan=-1.0).argmax())
+            if accuracies[candidate, epoch] > best:
+                best, chosen, epoch_of_best = float(accuracies[candidate, epoch]), candidate, epoch + 1
+                weight, bias = grid.layer(chosen)
+            update(epoch + 1)
     rates = config.learning_rates
     if epoch_of_best == 0:
         raise InputError(f"every learning rate of {rates} diverged: give smaller learning_rates")

@@ -15,9 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Metric, Neighbours, nearest
+from sdclr.features.nearest import Neighbours, nearest
+from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
 """Images up to which all are compared with all. Fewer queries are compared with more images, at equal work."""
@@ -104,36 +106,42 @@ def sample_recall(
     drawn = torch.from_numpy(np.random.default_rng(seed).permutation(len(base))[:RECALL_QUERIES])
     k = neighbors.indices.shape[1]
     found = neighbors.distances.cpu()[drawn]
-    true = _others(nearest(base, k + 1, queries=base[drawn], metric=metric), drawn)
+    with stage("measuring the recall of the search"):
+        true = _others(nearest(base, k + 1, queries=base[drawn], metric=metric), drawn)
     limit = true.distances[:, -1:] + 1e-6  # float32's rounding
     return float((found <= limit).float().mean())
 
 
 def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
     # Faiss takes a moment to import, and small collections do not need it.
-    import faiss  # noqa: PLC0415
+    import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    index = _index(faiss, base, metric)
+    with stage(f"building an index of {len(base):,} images", len(base)) as update:
+        index = _index(faiss, base, metric, update)
     asked = base if queries is None else queries
     distances = torch.empty(len(asked), k)
     indices = torch.empty(len(asked), k, dtype=torch.int64)
-    for rows in _by_center(index, asked, metric):
-        part = asked[rows]
-        _, places = index.search(_prepared(part, metric), k + (queries is None))
-        known = torch.from_numpy(places)
-        # Lists that hold too few vectors leave places open.
-        short = (known < 0).any(dim=1)
-        if short.any():
-            known[short] = nearest(base, known.shape[1], queries=part[short], metric=metric).indices
-        found = _measured(base, part, known, metric)
-        if queries is None:
-            found = _others(found, rows)
-        distances[rows], indices[rows] = found
+    done = 0
+    with stage("searching neighbors", len(asked)) as update:
+        for rows in _by_center(index, asked, metric):
+            part = asked[rows]
+            _, places = index.search(_prepared(part, metric), k + (queries is None))
+            known = torch.from_numpy(places)
+            # Lists that hold too few vectors leave places open.
+            short = (known < 0).any(dim=1)
+            if short.any():
+                known[short] = nearest(base, known.shape[1], queries=part[short], metric=metric).indices
+            found = _measured(base, part, known, metric)
+            if queries is None:
+                found = _others(found, rows)
+            distances[rows], indices[rows] = found
+            done += len(rows)
+            update(done)
     return Neighbours(distances, indices)
 
 
-def _index(faiss: Any, base: Tensor, metric: Metric) -> Any:
+def _index(faiss: Any, base: Tensor, metric: Metric, update: Update) -> Any:
     """The vectors, in half precision, around their centers."""
     count, width = base.shape
     centers = max(1, min(round(_CENTERS * math.sqrt(count)), count // _TRAINING))
@@ -147,6 +155,7 @@ def _index(faiss: Any, base: Tensor, metric: Metric) -> Any:
     index.train(_prepared(base[torch.from_numpy(np.sort(drawn))], metric))
     for begin in range(0, count, _CHUNK):
         index.add(_prepared(base[begin : begin + _CHUNK], metric))
+        update(min(begin + _CHUNK, count))
     return index
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.data.decode import decode_image
 from sdclr.data.parquet import open_parquet
 from sdclr.errors import BadImageError, InputError
+from sdclr.files import looking_at
 
 ID_COLUMNS: Final = ("id", "path", "filepath", "filename", "file", "image", "name")
 """Columns that are taken for ids, the first that is there."""
@@ -101,10 +102,11 @@ class EmbeddedImages:
 def embedding_files(path: str | Path) -> list[Path]:
     """The files of embeddings at a path: a `.npy` or Parquet file, or shards in a folder; [] if there are none."""
     path = Path(path).expanduser()
-    if path.is_dir():
-        return sorted(path.glob("embeddings-*-of-*.parquet"))
-    if not path.is_file():
-        return []
+    with looking_at(path):
+        if path.is_dir():
+            return sorted(path.glob("embeddings-*-of-*.parquet"))
+        if not path.is_file():
+            return []
     if path.suffix == ".npy":
         return [path]
     if path.suffix == ".parquet":

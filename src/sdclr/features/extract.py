@@ -12,14 +12,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.data.decode import BadImage
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
+from sdclr.fastest import forward_amp
 from sdclr.features.inference import for_inference
 from sdclr.features.view import evaluation_view, view_loader
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
+from sdclr.progress import stage
 
 __all__ = [
     "SMALL_SIDE",
@@ -119,7 +121,6 @@ def extract_features(
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Features:
     """Features of every image that can be decoded, by the encoder in eval mode.
 
@@ -132,9 +133,8 @@ def extract_features(
         batch_size: Images per forward pass.
         device: Where to run; the encoder is moved there. By default where the encoder is.
         amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
-            elsewhere; `auto`, bfloat16 where the hardware has units for it, else float32.
+            elsewhere; `auto`, bfloat16 if it is clearly faster (as timed on a CPU), else float32.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Called with (images done, images in all) after every batch.
 
     Returns:
         Features, their positions in the source, and what was left out.
@@ -147,18 +147,19 @@ def extract_features(
     kept = np.empty(total, dtype=np.int64)
     bad: list[BadImage] = []
     done = 0
-    for batch in feature_batches(
+    batches = feature_batches(
         encoder, source, preprocessing=preprocessing, batch_size=batch_size, device=device, amp=amp, workers=workers
-    ):
-        bad += batch.bad
-        if len(batch.positions):
-            if values is None:
-                values = np.empty((total, batch.values.shape[1]), dtype=np.float32)
-            rows = slice(done, done + len(batch.positions))
-            values[rows], kept[rows] = batch.values, batch.positions
-            done = rows.stop
-        if progress is not None:
-            progress(batch.seen, total)
+    )
+    with stage("reading images", total) as update:
+        for batch in batches:
+            bad += batch.bad
+            if len(batch.positions):
+                if values is None:
+                    values = np.empty((total, batch.values.shape[1]), dtype=np.float32)
+                rows = slice(done, done + len(batch.positions))
+                values[rows], kept[rows] = batch.values, batch.positions
+                done = rows.stop
+            update(batch.seen)
     if values is None:
         why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise InputError(f"{source.name}: none of {total} images can be decoded{why}. Check the path and the files")
@@ -179,6 +180,7 @@ class Views(NamedTuple):
     bad: list[BadImage]
 
 
+@stage("reading images")
 def load_views(source: Source, *, preprocessing: Preprocessing, workers: int = 0) -> Views:
     """The evaluation view of every image that can be decoded.
 
@@ -234,7 +236,8 @@ def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, am
     # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
     floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
     half: Amp = "fp16" if device.type == "cuda" else "bf16"
-    dtype = autocast_dtype(amp if isinstance(amp, str) else half if amp else "none", device)
+    asked = amp if isinstance(amp, str) else half if amp else "none"
+    dtype = autocast_dtype(forward_amp(asked, encoder, tuple(floats.shape[1:]), device), device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         features = encoder(floats)
     if not isinstance(features, Tensor) or features.ndim != 2:

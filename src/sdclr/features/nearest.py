@@ -1,16 +1,16 @@
 """Exact nearest neighbours in feature space, block by block."""
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-
-Metric = Literal["cosine", "euclidean"]
+from sdclr.progress import stage
 
 GROUP: Final = 16
 """Columns that compete for one place when neighbours are sought: near the root of 50,000 images over 200 neighbours."""
@@ -74,21 +74,23 @@ def nearest(
     closeness = torch.full((rows, columns), -torch.inf, device=base.device)
     distances = torch.empty(len(asked), k, device=base.device)
     indices = torch.empty(len(asked), k, dtype=torch.int64, device=base.device)
-    for begin in range(0, len(asked), rows):
-        part = asked[begin : begin + rows]
-        close, known = closeness[: len(part)], closeness[: len(part), : len(base)]
-        torch.mm(part, base.T, out=known)
-        if half is not None:
-            known -= half  # the larger, the nearer: |q - x|² = |q|² - 2 (q·x - |x|²/2)
-        if queries is None:
-            known.diagonal(begin).fill_(-torch.inf)
-        found, places = largest(close, k)
-        if half is None:
-            found = 1 - found
-        else:
-            found, order = _exact(part, base, places).sort(dim=1)
-            places = places.gather(1, order)
-        distances[begin : begin + len(part)], indices[begin : begin + len(part)] = found, places
+    with stage("searching neighbors", len(asked)) as update:
+        for begin in range(0, len(asked), rows):
+            part = asked[begin : begin + rows]
+            close, known = closeness[: len(part)], closeness[: len(part), : len(base)]
+            torch.mm(part, base.T, out=known)
+            if half is not None:
+                known -= half  # the larger, the nearer: |q - x|² = |q|² - 2 (q·x - |x|²/2)
+            if queries is None:
+                known.diagonal(begin).fill_(-torch.inf)
+            found, places = largest(close, k)
+            if half is None:
+                found = 1 - found
+            else:
+                found, order = _exact(part, base, places).sort(dim=1)
+                places = places.gather(1, order)
+            distances[begin : begin + len(part)], indices[begin : begin + len(part)] = found, places
+            update(begin + len(part))
     if half is None:
         distances.clamp_(min=0)
     return Neighbours(distances, indices)

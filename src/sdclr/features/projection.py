@@ -11,20 +11,20 @@ each image starts from the places of its neighbors' groups, and is then moved by
 The axes and the distances between far groups have no meaning: only what is near what does.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from sdclr.errors import InputError
 from sdclr.features.nearest import Neighbours
+from sdclr.progress import Update, stage
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+if TYPE_CHECKING:
+    from scipy import sparse
 
 PLACED_AT_ONCE: Final = 100_000
 """Images up to which all are placed in one level."""
@@ -64,7 +64,7 @@ _JITTER: Final = 0.01
 """Noise on places that were averaged, in units of their standard deviation, so that no two are the same."""
 
 
-def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None = None) -> NDArray[np.float32]:
+def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
     """Place images in the plane so that neighbors lie together.
 
     Memory is linear in N k. On one processor core 100,000 images with 15 neighbors take about half a minute
@@ -73,7 +73,6 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
     Args:
         neighbors: Of all images among themselves, as `nearest(features, 15)` gives them; indices (N, k).
         seed: Decides the start. The same seed gives the same map, whatever the number of threads.
-        progress: Called with (steps done, steps in all) now and then.
 
     Returns:
         (N, 2) finite coordinates around the origin.
@@ -87,6 +86,8 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
         >>> project(nearest(torch.rand(50, 8), 15)).shape
         (50, 2)
     """
+    from scipy import sparse
+
     indices = neighbors.indices.cpu().numpy()
     if indices.ndim != 2 or not indices.size or indices.min() < 0 or indices.max() >= len(indices):
         raise InputError(
@@ -101,14 +102,16 @@ def project(neighbors: Neighbours, *, seed: int = 0, progress: Progress | None =
     indices = indices[:, : max(_FEWEST, count // _APART)]
     graph = _graph(indices)
     coarse = count > PLACED_AT_ONCE
-    steps = _Steps(progress, _GATHERING + _SPREADING + (_REFINING if coarse else 0))
-    if coarse:
-        group = _groups(indices, rng)
-        member = sparse.csr_matrix((np.ones(count, dtype=np.float32), group, np.arange(count + 1)))
-        places = _placed((member.T @ graph @ member).tocsr(), rng, steps)
-        placed = _moved(graph, _spread(graph, places[group], rng), steps, (_REFINING, 1.0))
-    else:
-        placed = _placed(graph, rng, steps)
+    total = _GATHERING + _SPREADING + (_REFINING if coarse else 0)
+    with stage("drawing the map", total, unit="steps") as update:
+        steps = _Steps(update, total)
+        if coarse:
+            group = _groups(indices, rng)
+            member = sparse.csr_matrix((np.ones(count, dtype=np.float32), group, np.arange(count + 1)))
+            places = _placed((member.T @ graph @ member).tocsr(), rng, steps)
+            placed = _moved(graph, _spread(graph, places[group], rng), steps, (_REFINING, 1.0))
+        else:
+            placed = _placed(graph, rng, steps)
     placed -= placed.mean(axis=0)
     return placed.astype(np.float32)
 
@@ -120,8 +123,10 @@ def describe_map(count: int) -> str:
     return f"t-SNE of the neighbor graph, {-(-count // _GROUP):,} groups of images first, then the {count:,} images"
 
 
-def _graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.float32]":
+def _graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float32]:
     """Symmetric graph of nearest neighbors, all links of weight 1."""
+    from scipy import sparse
+
     count, k = indices.shape
     ones = np.ones(count * k, dtype=np.float32)
     lists = sparse.csr_matrix((ones, indices.ravel().astype(np.int32), np.arange(0, count * k + 1, k)), (count, count))
@@ -134,30 +139,29 @@ def _graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.float32]":
 class _Steps:
     """Counts steps over all phases."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._done, self._total = progress, 0, total
+    def __init__(self, update: Update, total: int) -> None:
+        self._update, self._done, self._total = update, 0, total
 
     def __call__(self, _step: int, _error: float, _embedding: Any) -> bool:
         """As `openTSNE` calls it, after every few steps."""
         self._done += _REPORTED
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
+        self._update(min(self._done, self._total))
         return False
 
 
-def _placed(graph: "sparse.csr_matrix[np.float32]", rng: np.random.Generator, steps: _Steps) -> NDArray[np.float64]:
+def _placed(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator, steps: _Steps) -> NDArray[np.float64]:
     """(N, 2) places of a graph's nodes, from nothing."""
     start = _slowest_modes(graph, rng)
     return _moved(graph, start, steps, (_GATHERING, _EXAGGERATION), (_SPREADING, 1.0))
 
 
 def _moved(
-    graph: "sparse.csr_matrix[np.float32]", start: NDArray[np.float64], steps: _Steps, *phases: tuple[int, float]
+    graph: sparse.csr_matrix[np.float32], start: NDArray[np.float64], steps: _Steps, *phases: tuple[int, float]
 ) -> NDArray[np.float64]:
     """Places after some steps of t-SNE, each phase a number of steps and an exaggeration."""
     # Half a second to import, and only maps need it.
-    from openTSNE import TSNEEmbedding  # noqa: PLC0415
-    from openTSNE.affinity import PrecomputedAffinities  # noqa: PLC0415
+    from openTSNE import TSNEEmbedding
+    from openTSNE.affinity import PrecomputedAffinities
 
     embedding = TSNEEmbedding(
         start,
@@ -173,12 +177,14 @@ def _moved(
     return np.array(embedding)
 
 
-def _slowest_modes(graph: "sparse.csr_matrix[np.float32]", rng: np.random.Generator) -> NDArray[np.float64]:
+def _slowest_modes(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
     """(N, 2) what is left of noise after a random walk on the graph, by subspace iteration; of standard deviation 1e-4.
 
     Only the first modes after the constant one are left, as in a spectral layout, but no eigenvalue problem is solved,
     which takes long in graphs of many components.
     """
+    from scipy import sparse
+
     degree = np.asarray(graph.sum(axis=1)).ravel().astype(np.float64)
     share = degree / degree.sum()
     walk = sparse.diags(1 / np.maximum(degree, 1)) @ graph
@@ -199,6 +205,8 @@ def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 
     Images from which no landmark can be reached make a group of each connected part.
     """
+    from scipy.sparse.csgraph import connected_components
+
     count = len(indices)
     group = np.full(count, -1, dtype=np.int64)
     landmarks = rng.permutation(count)[: -(-count // _GROUP)]
@@ -219,7 +227,7 @@ def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 
 
 def _spread(
-    graph: "sparse.csr_matrix[np.float32]", places: NDArray[np.float64], rng: np.random.Generator
+    graph: sparse.csr_matrix[np.float32], places: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Each image between its own group's place and those of its neighbors."""
     degree = np.asarray(graph.sum(axis=1)).ravel()

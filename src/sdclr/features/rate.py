@@ -7,18 +7,20 @@ from typing import Final
 import torch
 from torch import nn
 
+from sdclr.choices import Amp
 from sdclr.data.sources import Source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import BadImageError
 from sdclr.features.extract import encode_images
 from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
-from sdclr.precision import Amp
+from sdclr.progress import stage
 
 _DECODED: Final = 8
 _BATCH: Final = 16
 
 
+@stage("measuring the speed of the encoder")
 def seconds_an_image(
     encoder: nn.Module,
     preprocessing: Preprocessing,

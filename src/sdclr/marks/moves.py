@@ -15,6 +15,7 @@ from sdclr.marks.match import Picture
 from sdclr.marks.names import relative_names
 from sdclr.marks.place import file_suffix, put
 from sdclr.marks.records import complete_records
+from sdclr.progress import stage
 
 LOG: Final = "moved.csv"
 """The log in a folder of moved files: from (absolute), to (relative to the log's folder), id."""
@@ -82,8 +83,10 @@ def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
     before = list(_moves(log)) if log.is_file() else []
     rows = dict.fromkeys([*before, *((str(file), to, image_id) for file, to, image_id in moves)])
     write_atomically(log, csv_bytes([_HEADER, *rows]))
-    for file, to, _ in moves:
-        move_file(file, folder / to)
+    with stage("moving files", len(moves), unit="files") as update:
+        for number, (file, to, _) in enumerate(moves, start=1):
+            move_file(file, folder / to)
+            update(number)
     return log
 
 

@@ -16,6 +16,7 @@ from sdclr.data.sources import Source, image_bytes
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import csv_bytes, read_json, write_atomically, write_json
 from sdclr.marks.match import Picture
+from sdclr.progress import stage
 
 How = Literal["symlink", "hardlink", "copy"]
 """How an image that is a file comes into another folder."""
@@ -140,14 +141,16 @@ def place(folder: Path, plan: Sequence[Placed], how: How, source: Source | None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _OURS, {"format": _FORMAT, "about": "`sdclr apply` wrote this folder and may add to it"})
-        for one in plan:
-            (folder / one.path).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _place_one(folder, one, how, source)
-            except BadImageError as error:
-                unreadable.append((one.picture, error.reason))
-            else:
-                placed.append(one)
+        with stage("placing images", len(plan)) as update:
+            for number, one in enumerate(plan, start=1):
+                (folder / one.path).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    _place_one(folder, one, how, source)
+                except BadImageError as error:
+                    unreadable.append((one.picture, error.reason))
+                else:
+                    placed.append(one)
+                update(number)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}: {error.filename2 or error.filename})"

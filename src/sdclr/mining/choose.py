@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource
 from sdclr.errors import InputError
-from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features, open_mined
+from sdclr.mining.config import DEFAULT, Method, MineConfig
+from sdclr.mining.mine import MinedEncoder, mine_features, open_mined
 from sdclr.mining.scores import Scores
-from sdclr.mining.selection import DEFAULT, Method, select_to_label
+from sdclr.mining.selection import select_to_label
+from sdclr.progress import stage
 
 
 class Choice(NamedTuple):
@@ -42,7 +43,6 @@ def choose_to_label(
     seed: int = 0,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Choice:
     """Mine a collection, or take up what is mined already, and choose by it. See `select_to_label` for the methods.
 
@@ -57,7 +57,6 @@ def choose_to_label(
         seed: Decides what a method leaves to chance.
         device: Where networks and searches run.
         workers: Processes that decode images.
-        progress: Called with (images done, images in all) after every batch.
 
     Raises:
         InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
@@ -73,7 +72,7 @@ def choose_to_label(
         )
     _check(budget, len(source), len(known), "")
     scores, found, *_ = mine_features(
-        source, settings, encoder=used, out=out, device=device, workers=workers, progress=progress
+        source, settings, encoder=used, out=out, device=device, workers=workers, reuse=True
     )
     usable = np.flatnonzero(scores.rank > 0)
     place = {scores.ids[position]: row for row, position in enumerate(usable.tolist())}
@@ -86,15 +85,16 @@ def choose_to_label(
     first = min(wanted, len(single) - len(rows))
     positions = np.zeros(0, dtype=np.int64)
     if first:
-        chosen = select_to_label(
-            torch.from_numpy(found[single]).to(device),
-            scores.rarity[single],
-            first,
-            method=method,
-            labelled=np.searchsorted(single, np.sort(usable[rows])),
-            kinds=scores.kinds[single],
-            seed=seed,
-        )
+        with stage("choosing what to label next"):
+            chosen = select_to_label(
+                torch.from_numpy(found[single]).to(device),
+                scores.rarity[single],
+                first,
+                method=method,
+                labelled=np.searchsorted(single, np.sort(usable[rows])),
+                kinds=scores.kinds[single],
+                seed=seed,
+            )
         positions = single[chosen]
     positions = np.concatenate([positions, sorted(copies)])[:wanted].astype(np.int64)
     return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)

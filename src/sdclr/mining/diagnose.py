@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.scan import Progress
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
@@ -18,15 +17,14 @@ from sdclr.evaluation.encoded import Encoded, encode
 from sdclr.evaluation.evaluate import without_nan
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.nearest import nearest
+from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
 from sdclr.mining.neighbours import neighbour_distance
 from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
+from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
-
-MIN_IMAGES: Final = 50
-"""Below this, clusters and neighbours of a collection say nothing."""
 
 RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
 """The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""
@@ -83,35 +81,6 @@ def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig:
-    """How a collection is looked at."""
-
-    images: int = 30_000
-    """Images read at most, drawn at random."""
-    part: int = 3000
-    """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
-    k: int = 10
-    """Neighbours an image's distance is taken to."""
-    clusters: int = 20
-    """Clusters of k-means that quality is listed by."""
-    alignment: bool = False
-    """Also draw two augmented views of each image, and say how near their features lie. Takes twice as long."""
-    seed: int = 0
-    """Decides which images are drawn, and the parts."""
-    batch_size: int = 512
-    """Images a forward pass."""
-
-    def __post_init__(self) -> None:
-        if self.part < MIN_IMAGES or self.images < self.part:
-            raise InputError(
-                f"--part {self.part} of --images {self.images}: parts hold {MIN_IMAGES} images or more, and no more "
-                "than are read"
-            )
-        if self.k < 1 or self.clusters < 2 or self.batch_size < 1:
-            raise InputError("--k and --batch-size are 1 or more, --clusters 2 or more")
-
-
 @dataclass(frozen=True)
 class Diagnosis:
     """What features say of a collection and its encoder."""
@@ -154,7 +123,6 @@ def diagnose(
     encoder: EncoderLike = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Diagnosis:
     """Say which kinds of image a collection has, how long-tailed it seems, and what is in it twice.
 
@@ -167,7 +135,6 @@ def diagnose(
             default the pretrained encoder that `load_encoder()` gives.
         device: Where the encoder runs.
         workers: Processes that decode.
-        progress: Called with (images done, images in all).
 
     Returns:
         Sentences, kinds, indices, clusters and near-duplicates.
@@ -187,17 +154,20 @@ def diagnose(
         batch_size=config.batch_size,
         device=device,
         workers=workers,
-        progress=progress,
     )
     if len(encoded.kept) < MIN_IMAGES:
         raise InputError(f"{whole.name}: {len(encoded.kept)} usable images; a diagnosis needs {MIN_IMAGES} or more")
     parts = _parts(len(encoded.kept), config.part)
-    measured = [measure(encoded, rows, k=config.k, clusters=config.clusters) for rows in parts]
+    measured = []
+    with stage("measuring", len(parts), unit="parts") as update:
+        for rows in parts:
+            measured.append(measure(encoded, rows, k=config.k, clusters=config.clusters))
+            update(len(measured))
     found = {name: float(np.mean([part[name] for part in measured])) for name in measured[0]}
     ids = [drawn.ids[position] for position in encoded.kept.tolist()]
     near = find_neighbors(encoded.dense, min(max(config.k, KIND_NEIGHBORS), len(ids) - 1))
     kinds = find_kinds(encoded.dense, k=KIND_NEIGHBORS, neighbors=near)
-    copies = duplicates_among(drawn, near, encoded.kept, workers=workers, progress=progress)
+    copies = duplicates_among(drawn, near, encoded.kept, workers=workers)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
     distance = neighbour_distance(near, config.k).numpy()

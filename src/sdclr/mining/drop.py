@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from sdclr.data.scan import Progress
 from sdclr.data.sources import ImageSource
+from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates
-from sdclr.mining.mine import MineConfig, MinedEncoder, mine_features
+from sdclr.mining.mine import MinedEncoder, mine_features
 
 
 def find_duplicates(
@@ -19,7 +19,6 @@ def find_duplicates(
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Duplicates:
     """Find the near-duplicates of a collection, without deleting anything.
 
@@ -33,7 +32,6 @@ def find_duplicates(
         out: The folder to write into; by default as for `mine`.
         device: Where the encoder and the search for neighbors run.
         workers: Processes that decode and compare images.
-        progress: Called with (images done, images in all), first for the encoder and then for the pixels.
 
     Returns:
         Groups, the image to keep first, and how each other one differs from it.
@@ -47,6 +45,6 @@ def find_duplicates(
         >>> found.write("drop.csv")  # doctest: +SKIP
     """
     config = replace(config or MineConfig(), duplicates=True)
-    mined = mine_features(images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress)
+    mined = mine_features(images, config, encoder=encoder, out=out, device=device, workers=workers, reuse=True)
     assert mined.duplicates is not None  # noqa: S101  # for mypy: the configuration asks for them
     return mined.duplicates

@@ -18,13 +18,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, fingerprint, image_file
 from sdclr.errors import InputError
 from sdclr.features.nearest import Neighbours
 from sdclr.files import read_json, write_csv, write_json
 from sdclr.mining.looks import Looks, compare_pairs, read_looks
 from sdclr.mining.same_picture import Match
+from sdclr.progress import stage
 
 CANDIDATES: Final = 5
 """Nearest neighbors that an image is compared with. Members of a group are compared with the image to keep, too."""
@@ -120,7 +120,6 @@ def duplicates_among(
     *,
     folder: Path | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Duplicates:
     """Find the near-duplicates of a collection whose neighbors are known.
 
@@ -131,7 +130,6 @@ def duplicates_among(
         folder: Where the result is kept: a second call for the same images and neighbors reads no pixels. What is
             compared lies there meanwhile, 40 kB a candidate.
         workers: Processes that decode and compare.
-        progress: Called with (images read, images to read).
 
     Returns:
         Groups, and one pair for each image that could be dropped. Images that cannot be decoded are in none.
@@ -144,8 +142,10 @@ def duplicates_among(
     pairs = lists.first_pairs()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    with read_looks(source, np.unique(pairs), folder=folder, workers=workers, progress=progress) as looks:
-        found = _Groups(looks, lists, pairs, workers).all()
+    with read_looks(source, np.unique(pairs), folder=folder, workers=workers) as looks:
+        groups = _Groups(looks, lists, pairs, workers)
+        with stage("grouping near-duplicates"):
+            found = groups.all()
         result = Duplicates(
             ids=source.ids,
             groups=tuple((keep, *sorted(pair.drop for pair in members)) for keep, members in found),
@@ -255,12 +255,19 @@ def _key(source: Source, lists: _Lists) -> str:
     return digest.hexdigest()
 
 
-def _read_known(folder: Path | None, key: str, source: Source) -> Duplicates | None:
+def kept_duplicates(folder: Path, source: Source) -> Duplicates | None:
+    """The near-duplicates that lie in a folder, whatever they were found by; None if there are none of these images."""
+    found = _read_known(folder, None, source)
+    known = found is None or max((pair.drop for pair in found.pairs), default=0) < len(source)
+    return found if known else None
+
+
+def _read_known(folder: Path | None, key: str | None, source: Source) -> Duplicates | None:
     if folder is None or not (folder / KEPT).is_file():
         return None
     try:
         kept = read_json(folder / KEPT)
-        if kept["key"] != key:
+        if key is not None and kept["key"] != key:
             return None
         return Duplicates(
             ids=source.ids,

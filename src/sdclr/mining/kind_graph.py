@@ -4,17 +4,21 @@ Near-copies, such as the frames of a burst, count as one image here. Otherwise t
 the lists of neighbors, and every burst would look like a group that is separated from the rest.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.nearest import Neighbours
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 COPY_SHARE: Final = 0.1
 """Two images are copies where their distance is at most this share of the typical distance to the tenth neighbor."""
@@ -93,6 +97,8 @@ def _leaders(indices: NDArray[np.int64], distances: NDArray[np.float32], empty: 
     The image with most copies stands for them all, so that a chain of images, each a copy of the next, does not
     become one. Images whose features are all zero have no direction and stand for each other.
     """
+    from scipy import sparse
+
     count = len(indices)
     leader = np.arange(count)
     if indices.shape[1]:
@@ -136,7 +142,7 @@ def _searched_again(
     return new_indices, new_distances
 
 
-def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> "sparse.csr_matrix[np.float64]":
+def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> sparse.csr_matrix[np.float64]:
     """Symmetric graph of nearest neighbors: the Jaccard index of two images' lists times their closeness.
 
     Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004), exp(-|x - y|² / (s_x s_y)), where s is
@@ -150,6 +156,8 @@ def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -
     Returns:
         (N, N) with at most 2 N k entries in (0, 1], and an empty diagonal.
     """
+    from scipy import sparse
+
     count, k = indices.shape
     graph = shared_neighbor_graph(indices).tocoo()
     scale = np.maximum(distances[:, min(TUNING, k) - 1], _ROUNDING)
@@ -164,7 +172,7 @@ def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -
     return sparse.csr_matrix((weights, (graph.row, graph.col)), shape=(count, count))
 
 
-def shared_neighbor_graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.float64]":
+def shared_neighbor_graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float64]:
     """Symmetric graph of nearest neighbors, weighted by how many neighbors two images share.
 
     Two images are linked if either is among the other's k nearest. The weight is the Jaccard index of their lists,
@@ -177,6 +185,8 @@ def shared_neighbor_graph(indices: NDArray[np.int64]) -> "sparse.csr_matrix[np.f
     Returns:
         (N, N) with 2 E entries, E at most N k, and an empty diagonal.
     """
+    from scipy import sparse
+
     count, k = indices.shape
     rows = np.repeat(np.arange(count, dtype=np.int32), k)
     lists = sparse.csr_matrix((np.ones(count * k), (rows, indices.ravel().astype(np.int32))), shape=(count, count))

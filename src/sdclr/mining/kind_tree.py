@@ -4,15 +4,18 @@ A tree of ever larger groups is built by joining, again and again, the two group
 for their volumes. A group of the tree is separated where far less of its weight leaves it than leaves its own parts.
 """
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from sknetwork.clustering import Louvain
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 CONTRAST: Final = 5.0
 """How many times more links a separated group's parts must lose than they would where density does not fall."""
@@ -38,7 +41,7 @@ class Tree:
     """
 
     leaf: NDArray[np.int64]
-    links: "sparse.csr_matrix[np.float64]"
+    links: sparse.csr_matrix[np.float64]
     volume: list[float] = field(default_factory=list)
     cut: list[float] = field(default_factory=list)
     children: list[tuple[int, int] | None] = field(default_factory=list)
@@ -87,7 +90,7 @@ def _share(part: float, whole: float) -> float:
     return max(0.0, part / whole) if whole > 0 else 0.0
 
 
-def build_tree(graph: "sparse.csr_matrix[np.float64]", tie: NDArray[np.floating]) -> Tree:
+def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) -> Tree:
     """Tree of groups by average linkage on a graph (Bonald et al., *Hierarchical graph clustering*, 2018).
 
     Nodes are first joined into leaves of a few nodes each by modularity at a high resolution (Louvain), which leaves
@@ -98,6 +101,9 @@ def build_tree(graph: "sparse.csr_matrix[np.float64]", tie: NDArray[np.floating]
         tie: (N,) decides the order of nodes of one weighted degree, so that the result does not depend on the nodes'
             order.
     """
+    from scipy import sparse
+    from sknetwork.clustering import Louvain
+
     count = graph.shape[0]
     strength = np.asarray(graph.sum(axis=1)).ravel()
     order = np.lexsort((np.round(tie, 6), np.round(strength, 9)))
@@ -171,7 +177,7 @@ def _closest(others: dict[int, float], volume: list[float], group: int) -> tuple
     return (least, group, found, group) if group < found else (least, found, group, group)
 
 
-def neighborhoods(links: "sparse.csr_matrix[np.float64]") -> list[dict[int, float]]:
+def neighborhoods(links: sparse.csr_matrix[np.float64]) -> list[dict[int, float]]:
     """For each row the other rows it is linked to, with the weight."""
     found = []
     for row in range(links.shape[0]):
@@ -275,6 +281,8 @@ def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
 
 def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, contrast: float) -> Groups:
     """Join parts that cannot stand alone with the part they are linked to most."""
+    from scipy import sparse
+
     owner = np.empty(tree.links.shape[0], dtype=np.int64)
     for number, groups in enumerate(parts):
         owner[tree.leaves(groups)] = number

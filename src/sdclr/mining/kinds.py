@@ -32,8 +32,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +41,7 @@ from sdclr.features.extract import checked_features
 from sdclr.features.nearest import Neighbours
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
+from sdclr.progress import stage
 
 LEAST_IMAGES: Final = 10
 """Least number of distinct images of a kind."""
@@ -138,8 +137,9 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
     distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
     if len(distinct.positions) <= 1:
         return _one_kind(table)
-    labels, inside = _groups(distinct)
-    return _described(table, distinct, labels, inside)
+    with stage("finding kinds"):
+        labels, inside = _groups(distinct)
+        return _described(table, distinct, labels, inside)
 
 
 def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
@@ -164,6 +164,8 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
         >>> int(kind_rarity(kinds, np.zeros(42)).argmax())
         40
     """
+    from scipy.stats import rankdata
+
     far = np.asarray(distance, dtype=np.float64)
     if far.shape != kinds.labels.shape or not np.isfinite(far).all():
         raise InputError(f"distances of shape {far.shape} for {len(kinds.labels)} images: give one finite number each")
@@ -183,6 +185,8 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
 
 def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Separated group of each distinct image, and the share of links inside each group."""
+    from scipy import sparse
+
     graph = neighbor_graph(distinct.indices, distinct.distances)
     counts = np.where(distinct.copies > BURST, distinct.copies, 1)
     # The links among many copies of one image stay inside.

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from sdclr.data.decode import prepare_worker
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import BadImageError, InputError
 from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture
+from sdclr.progress import stage
 
 _MIN_SIDE: Final = 256
 """Shorter side that a JPEG decoded at reduced scale keeps: twice what is compared."""
@@ -83,7 +83,6 @@ def read_looks(
     *,
     folder: Path | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Iterator[Looks]:
     """Decode images and hold what is compared of them, until the context ends.
 
@@ -92,7 +91,6 @@ def read_looks(
         positions: (M,) which of them, rising.
         folder: Where the temporary file lies; by default where such files usually do.
         workers: Processes that decode.
-        progress: Called with (images read, images to read).
 
     Raises:
         InputError: If the source as a whole cannot be read.
@@ -102,22 +100,24 @@ def read_looks(
             yield Looks(positions, np.zeros(0, dtype=LOOK))
             return
         table = np.memmap(Path(place) / "looks", dtype=LOOK, mode="w+", shape=(len(positions),))
-        done = 0
-        for block in _loaded(_Reading(source, positions), workers):
-            if isinstance(block, InputError):
-                raise block
-            table[done : done + len(block)] = block
-            done += len(block)
-            if progress is not None:
-                progress(done, len(positions))
+        with stage("reading images that are near each other", len(positions)) as update:
+            done = 0
+            for block in _loaded(_Reading(source, positions), workers):
+                if isinstance(block, InputError):
+                    raise block
+                table[done : done + len(block)] = block
+                done += len(block)
+                update(done)
         yield Looks(positions, table)
 
 
 def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -> Iterator[tuple[int, int, Match]]:
     """The pairs (P, 2) of positions that show the same picture, in order, compared by worker processes."""
     enough = workers if len(pairs) > 4 * _COMPARED else 0
-    for block in _loaded(_Comparing(looks, pairs), enough):
-        yield from block
+    with stage("comparing near images", len(pairs), unit="pairs") as update:
+        for number, block in enumerate(_loaded(_Comparing(looks, pairs), enough), start=1):
+            yield from block
+            update(min(number * _COMPARED, len(pairs)))
 
 
 class _Reading(Dataset[NDArray[Any] | InputError]):

@@ -1,109 +1,39 @@
 """Rank the images of a collection by rarity, without labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.scan import Progress
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.data.views import ViewConfig
+from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
 from sdclr.features.nearest import Neighbours
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
+from sdclr.mining.before import SCORES, has_scores, reading_key, scores_before
+from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates, duplicates_among
-from sdclr.mining.forgetting import load_networks, own_normalisation, pruned_copies
+from sdclr.mining.forgetting import Networks, load_networks, own_normalisation, pruned_copies
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
-from sdclr.mining.reading import Plan, Reading, read_collection
+from sdclr.mining.reading import Plan, Reading, is_read, read_collection
 from sdclr.mining.scores import KIND_NEIGHBORS, Scores, kind_groups, rank_images
-from sdclr.mining.selection import select_to_label
-from sdclr.precision import Amp
+from sdclr.mining.suggest import first_to_label
+from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
-Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
-
-LABEL_NEXT: Final = 100
-"""Images that are suggested for labeling. `sdclr select` chooses any number."""
-
-LOOKED_AT: Final = 20_000
-"""Images among which they are sought; of more, so many are drawn at random."""
-
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
 """An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MineConfig:
-    """What is measured of each image, and what the ranking goes by."""
-
-    score: Score = "kinds"
-    """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
-    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
-    changes the features. loss: the contrastive loss."""
-    k: tuple[int, ...] = (10,)
-    """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
-    ratios: tuple[float, ...] | None = None
-    """Pruning ratios for forgetting; the first one ranks. By default that of the run, and none for other encoders."""
-    projection: bool = False
-    """Also measure forgetting after the projection head. Needs a run."""
-    views: int = 1
-    """Views that forgetting is averaged over: 1 is the evaluation view, more add augmented views. Needs a run."""
-    checkpoints: int = 1
-    """Newest checkpoints that forgetting is averaged over; a run keeps two. Needs a run."""
-    loss: bool = False
-    """Also measure the contrastive loss, which takes two more views of each image. Needs a run."""
-    references: int = 512
-    """Images that serve as negatives in every image's loss."""
-    lof: bool = False
-    """Also measure the local outlier factor."""
-    map: bool = True
-    """Also place the images on a map. It takes about 4 s of a core for 3,000 images and 36 s
-    for 100,000 (docs/results/neighbors.md)."""
-    duplicates: bool = True
-    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
-    image_size: int | None = None
-    """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
-    and 96 for images of at most 96 px."""
-    batch_size: int = 256
-    """Images in a forward pass."""
-    amp: Amp = "none"
-    """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
-    which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
-    seed: int = 0
-    """Decides augmented views, negatives and the map's start."""
-
-    def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise InputError(f"--k is {self.k}: give one or more numbers of neighbors, each 1 or more")
-        for name in ("views", "checkpoints", "references", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 1 or more")
-        for ratio in self.ratios or ():
-            if not 0 <= ratio < 1:
-                raise InputError(f"--ratios holds {ratio}: give shares in [0, 1); 0.9 removes nine weights in ten")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}: give 0 or more")
-
-    def needs_run(self) -> str | None:
-        """The first setting that only a run can serve, as an option; None if any encoder will do."""
-        wishes = {
-            "--score loss": self.score == "loss",
-            "--loss": self.loss,
-            "--projection": self.projection,
-            "--views": self.views > 1,
-            "--checkpoints": self.checkpoints > 1,
-        }
-        return next((option for option, wished in wishes.items() if wished), None)
 
 
 class Mined(NamedTuple):
@@ -125,7 +55,6 @@ def mine(
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Scores:
     """Rank every image of a collection by rarity.
 
@@ -143,7 +72,6 @@ def mine(
         out: The folder to write into; by default `mine` in the run's folder, or `mined/NAME` for other encoders.
         device: Where the networks and the search for neighbors run.
         workers: Processes that decode images.
-        progress: Called with (images done, images in all) after every batch.
 
     Returns:
         The scores.
@@ -156,9 +84,7 @@ def mine(
         >>> scores = sdclr.mine("./images")  # doctest: +SKIP
         >>> [scores.ids[row] for row in scores.order()[:10]]  # the ten rarest  # doctest: +SKIP
     """
-    return mine_features(
-        images, config, encoder=encoder, out=out, device=device, workers=workers, progress=progress
-    ).scores
+    return mine_features(images, config, encoder=encoder, out=out, device=device, workers=workers).scores
 
 
 def mine_features(
@@ -169,26 +95,64 @@ def mine_features(
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    progress: Progress | None = None,
+    reuse: bool = False,
 ) -> Mined:
-    """`mine`, with the features that the scores came from. Arguments and errors are those of `mine`."""
+    """`mine`, with the features that the scores came from. Arguments and errors are those of `mine`.
+
+    Args:
+        images: As for `mine`.
+        config: As for `mine`.
+        encoder: As for `mine`.
+        out: As for `mine`.
+        device: As for `mine`.
+        workers: As for `mine`.
+        reuse: Take up the scores that an earlier call left in the folder, if they are the same but for the map. Scores
+            that have to be computed then get no map and no suggestions, and are written only where none lie yet.
+    """
     config, where = config or MineConfig(), torch.device(device)
     source, used = open_mined(images, encoder, image_size=config.image_size)
     folder = Path(out) if out is not None else default_folder(source, used)
     if isinstance(used, ResolvedEncoder):
         ratios = _ratios(used, config)
-        reading = _read(used, source, config, ratios, folder=folder, device=where, workers=workers, progress=progress)
+        networks = _networks(used, config, ratios)
+        reading = read_collection(source, *networks, folder / "reading", device=where, workers=workers)
     else:
         ratios, reading = (), _embedded(used, source, config)
+    key = reading_key(reading, folder if isinstance(used, ResolvedEncoder) else None) | {"source": fingerprint(source)}
+    if reuse:
+        known = scores_before(folder, key, config, source)
+        if known is not None:
+            return Mined(known.scores, reading.features, folder, known.duplicates)
+        config = replace(config, map=False)
     scores, near = _scored(used, source, reading, config, ratios=ratios, device=where)
+    scores = replace(scores, about=scores.about | {"reading": key})
     copies = None
     if config.duplicates:
-        copies = duplicates_among(source, near, reading.usable, folder=folder, workers=workers, progress=progress)
+        copies = duplicates_among(source, near, reading.usable, folder=folder, workers=workers)
         scores = replace(scores, duplicates=copies.groups)
-    scores = replace(scores, label_next=_label_next(reading, scores, where))
-    scores.write(folder / "scores.parquet")
+    if reuse and has_scores(folder, key):
+        return Mined(scores, reading.features, folder, copies)  # those that lie there have a map, and serve a page
+    if not reuse:
+        scores = replace(scores, label_next=first_to_label(reading, scores, where))
+    scores.write(folder / SCORES)
     write_json(folder / "summary.json", scores.summary())
     return Mined(scores, reading.features, folder, copies)
+
+
+def is_mined(
+    source: Source,
+    used: ResolvedEncoder | Embeddings,
+    config: MineConfig,
+    *,
+    out: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> bool:
+    """Whether an earlier call has read all images, so that nothing is left for the encoder. Arguments as for `mine`."""
+    if isinstance(used, Embeddings):
+        return True
+    folder = Path(out) if out is not None else default_folder(source, used)
+    networks = _networks(used, config, _ratios(used, config))
+    return is_read(source, *networks, folder / "reading", device=torch.device(device))
 
 
 def open_mined(
@@ -235,18 +199,10 @@ def _ratios(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
     return ratios
 
 
-def _read(
-    used: ResolvedEncoder,
-    source: Source,
-    config: MineConfig,
-    ratios: tuple[float, ...],
-    *,
-    folder: Path,
-    device: torch.device,
-    workers: int,
-    progress: Progress | None,
-) -> Reading:
-    """One pass over the images by the encoder and its pruned copies."""
+def _networks(
+    used: ResolvedEncoder, config: MineConfig, ratios: tuple[float, ...]
+) -> tuple[Encoder, list[Networks], Plan]:
+    """The encoder, its pruned copies, and what is read by them in one pass over the images."""
     loss = config.loss or config.score == "loss"
     if used.run is None:
         states = [pruned_copies(used.encoder, ratios)] if ratios else []
@@ -264,10 +220,7 @@ def _read(
         amp=config.amp,
         seed=config.seed,
     )
-    encoder = states[0].dense.encoder if states else used.encoder
-    return read_collection(
-        source, encoder, states, plan, folder / "reading", device=device, workers=workers, progress=progress
-    )
+    return states[0].dense.encoder if states else used.encoder, states, plan
 
 
 def _embedded(embeddings: Embeddings, source: Source, config: MineConfig) -> Reading:
@@ -343,18 +296,6 @@ def _scored(
     return scores, near
 
 
-def _label_next(reading: Reading, scores: Scores, device: torch.device) -> tuple[int, ...]:
-    """Positions of a first few images to label, as `sdclr select` chooses them. Of near-duplicates one is enough."""
-    copies = {position for _, *others in scores.duplicates for position in others}
-    usable = np.array([position for position in reading.usable.tolist() if position not in copies], dtype=np.int64)
-    if len(usable) > LOOKED_AT:  # a copy of all features of a million images would take gigabytes
-        usable = np.sort(np.random.default_rng(0).choice(usable, LOOKED_AT, replace=False))
-    features = torch.from_numpy(reading.features[usable]).to(device)
-    budget = min(LABEL_NEXT, len(usable))
-    chosen = select_to_label(features, scores.rarity[usable], budget, kinds=scores.kinds[usable])
-    return tuple(usable[chosen].tolist())
-
-
 def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:
     """Places of images by the neighbors that kinds are found with, however many more were asked for."""
     return project(Neighbours(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
@@ -374,6 +315,7 @@ def _search(features: torch.Tensor, near: Neighbours, seed: int) -> dict[str, An
     return {"search": "approximate", "recall": round(sample_recall(features, near, seed=seed), 4)}
 
 
+@stage("computing losses")
 def _loss(reading: Reading, temperature: float, config: MineConfig) -> NDArray[np.float32]:
     projections = reading.projections
     assert projections is not None  # noqa: S101  # for mypy: the caller has looked

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.mining.scores import Scores
 from sdclr.mining.why import why
-from sdclr.reporting.gallery import PAGE_IMAGES, GalleryEntries, write_gallery
+from sdclr.reporting.config import PAGE_IMAGES
+from sdclr.reporting.gallery import GalleryEntries, write_gallery
 
 
 def write_page(
@@ -25,7 +25,6 @@ def write_page(
     features: NDArray[np.floating[Any]] | None = None,
     encoder: Encoder | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Path:
     """Show a ranked collection, the rarest image first. See `write_gallery`.
 
@@ -39,7 +38,6 @@ def write_page(
         encoder: What made the features: the page then also finds images like a file that is dropped on it, if a browser
             can compute the encoder.
         workers: Processes that decode images.
-        progress: Called with (thumbnails done, thumbnails in all).
 
     Returns:
         The file.
@@ -72,5 +70,4 @@ def write_page(
         features=features,
         encoder=encoder,
         workers=workers,
-        progress=progress,
     )

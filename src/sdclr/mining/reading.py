@@ -18,23 +18,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from sdclr.choices import Amp
+from sdclr.data.config import ViewConfig
 from sdclr.data.decode import prepare_worker
 from sdclr.data.render_cv import render_cv_batch
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source, fingerprint
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.errors import BadImageError, InputError
+from sdclr.fastest import forward_amp
 from sdclr.features.inference import for_inference
 from sdclr.features.view import decode_side, evaluation_view
 from sdclr.files import read_json, write_atomically, write_json
 from sdclr.mining.forgetting import Networks, forgetting
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
+from sdclr.progress import stage
 
 _CHUNK: Final = 4096
 """Images of a chunk, about: it is a whole number of batches, so that a pass that goes on meets the same batches."""
+
+
+GUARD: Final = "reading.json"
+"""File that says what a folder's reading is of."""
+_FEATURES: Final = "features.npy"
+_PROJECTIONS: Final = "projections.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +113,6 @@ def read_collection(
     *,
     device: torch.device,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Reading:
     """Read every image once, or go on where a pass was stopped.
 
@@ -117,7 +125,6 @@ def read_collection(
         folder: Where it is kept. What lies there from another source, network or plan is replaced.
         device: Where the networks run.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Called with (images done, images in all) after every batch.
 
     Returns:
         The reading, its large parts memory-mapped.
@@ -134,30 +141,32 @@ def read_collection(
     columns = reader.columns()
     total = len(source)
     _settle(folder, source, reader)
-    features = _table(folder / "features.npy", (total, encoder.num_features))
-    projections = _table(folder / "projections.npy", (total, plan.pairs, 2, reader.projected())) if plan.pairs else None
-    done = len(_chunks(folder)) * plan.chunk
-    for batches in _by_chunk(source, plan, min(done, total), workers):
-        begin = done
-        end = min(begin + plan.chunk, total)
-        values = np.full((end - begin, len(columns)), np.nan, dtype=np.float32)
-        bad: list[tuple[int, str]] = []
-        for batch in batches:
-            bad.extend(batch.bad)
-            features[[position for position, _ in batch.bad]] = np.nan
-            if len(batch.positions):
-                found = reader(batch.views)
-                features[batch.positions] = found.features
-                values[batch.positions - begin] = found.values
-                if projections is not None:
-                    projections[batch.positions] = found.projections
-            done = min(done + plan.batch_size, total)
-            if progress is not None:
-                progress(done, total)
-        features.flush()
-        if projections is not None:
-            projections.flush()
-        _write_chunk(folder, begin // plan.chunk, values, bad)
+    features = _table(folder / _FEATURES, (total, encoder.num_features))
+    projections = _table(folder / _PROJECTIONS, (total, plan.pairs, 2, reader.projected())) if plan.pairs else None
+    done = min(len(_chunks(folder)) * plan.chunk, total)
+    with stage("reading images", total) as update:
+        if done:
+            update(done)  # by an earlier pass
+        for batches in _by_chunk(source, plan, done, workers):
+            begin = done
+            end = min(begin + plan.chunk, total)
+            values = np.full((end - begin, len(columns)), np.nan, dtype=np.float32)
+            bad: list[tuple[int, str]] = []
+            for batch in batches:
+                bad.extend(batch.bad)
+                features[[position for position, _ in batch.bad]] = np.nan
+                if len(batch.positions):
+                    found = reader(batch.views)
+                    features[batch.positions] = found.features
+                    values[batch.positions - begin] = found.values
+                    if projections is not None:
+                        projections[batch.positions] = found.projections
+                done = min(done + plan.batch_size, total)
+                update(done)
+            features.flush()
+            if projections is not None:
+                projections.flush()
+            _write_chunk(folder, begin // plan.chunk, values, bad)
     return _collected(folder, source, columns, features, projections)
 
 
@@ -173,7 +182,8 @@ class _Reader:
     def __init__(self, encoder: Encoder, states: Sequence[Networks], plan: Plan, device: torch.device) -> None:
         self.encoder, self.states, self.plan, self.device = encoder, states, plan, device
         self.network = encoder if states else for_inference(encoder)  # pruned copies need the encoder as it is
-        self.dtype = autocast_dtype(plan.amp, device)
+        shape = (3, plan.views.image_size, plan.views.image_size)
+        self.dtype = autocast_dtype(forward_amp(plan.amp, self.network, shape, device), device)
 
     def columns(self) -> list[str]:
         """Names of what `__call__` measures, in order."""
@@ -297,21 +307,41 @@ def _by_chunk(source: Source, plan: Plan, start: int, workers: int) -> Iterator[
         yield (next(batches) for _ in range(-(-images // plan.batch_size)))
 
 
+def is_read(
+    source: Source, encoder: Encoder, states: Sequence[Networks], plan: Plan, folder: Path, *, device: torch.device
+) -> bool:
+    """Whether `read_collection` would find all images read in the folder. Arguments are those of that."""
+    reader = _Reader(encoder, states, plan, device)
+    chunks = -(-len(source) // plan.chunk)
+    return _held(folder, reader, _wanted(source, reader)) and len(_chunks(folder)) == chunks
+
+
+def _wanted(source: Source, reader: _Reader) -> dict[str, Any]:
+    """What a reading is known by."""
+    return {"source": fingerprint(source), "images": len(source), **reader.identity()}
+
+
+def _held(folder: Path, reader: _Reader, wanted: dict[str, Any]) -> bool:
+    """Whether what lies in the folder was begun for the same images, networks and plan."""
+    tables = [_FEATURES] + [_PROJECTIONS] * bool(reader.plan.pairs)
+    if not all((folder / name).is_file() for name in (GUARD, *tables)):
+        return False
+    try:
+        return bool(read_json(folder / GUARD) == wanted)
+    except InputError:
+        return False  # a damaged guard guards nothing
+
+
 def _settle(folder: Path, source: Source, reader: _Reader) -> None:
     """Empty the folder unless what it holds was begun for the same images, networks and plan."""
-    wanted = {"source": fingerprint(source), "images": len(source), **reader.identity()}
-    guard, tables = folder / "reading.json", ["features.npy"] + ["projections.npy"] * bool(reader.plan.pairs)
-    if guard.is_file() and all((folder / name).is_file() for name in tables):
-        try:
-            if read_json(guard) == wanted:
-                return
-        except InputError:
-            pass  # a damaged guard guards nothing
-    for name in ("reading.json", "features.npy", "projections.npy"):
+    wanted = _wanted(source, reader)
+    if _held(folder, reader, wanted):
+        return
+    for name in (GUARD, _FEATURES, _PROJECTIONS):
         (folder / name).unlink(missing_ok=True)
     for chunk in folder.glob("chunk-*.npz"):
         chunk.unlink()
-    write_json(guard, wanted)
+    write_json(folder / GUARD, wanted)
 
 
 def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.float32]]":

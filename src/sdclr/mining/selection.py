@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import numpy as np
 import torch
@@ -15,29 +15,11 @@ from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
+from sdclr.mining.config import DEFAULT, Method
 from sdclr.mining.coverage import greedy_cover, share_threshold
 from sdclr.mining.k_center import farthest_first
 from sdclr.mining.kinds import find_kinds
 from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
-
-Method = Literal[
-    "random",
-    "rarity",
-    "sampled",
-    "clusters",
-    "k_center",
-    "weighted",
-    "both",
-    "typicality",
-    "coverage",
-    "mixed",
-    "kinds",
-]
-
-DEFAULT: Final[Method] = "typicality"
-"""With features of the pretrained encoder, its labels train the best classifier among the methods that are not below
-random choices in accuracy on rare classes and in classes met; `coverage` is level with it within the noise
-(docs/results/selection.md). `k_center` and `mixed` find more of the rare classes."""
 
 _NEIGHBOURS: Final = 10
 _DRAWN: Final = 20_000

@@ -9,19 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from sdclr.config import from_json, to_json
-from sdclr.data.published import DatasetName
+from sdclr.data.config import DatasetName
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.paper.config import Ratio
 from sdclr.paper.experiments import Setting, as_task, pretraining
 from sdclr.paper.numbers import Subset
 from sdclr.paper.tasks import ORACLE, Task
 from sdclr.recipes import with_framework
 from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig, RebalancerName
-
-Ratio = float | Literal["adaptive"]
 
 _ORACLE: Final = "oracle"
 _SET_ELSEWHERE: Final[Mapping[str, str]] = {

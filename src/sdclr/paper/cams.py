@@ -4,14 +4,14 @@ No image is picked by hand: shown are the first test images of the rarest classe
 taken over all test images of the Few classes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -21,6 +21,9 @@ from sdclr.errors import InputError
 from sdclr.evaluation.gradcam import Target, class_prototypes, gradcam, last_map, similarity_target
 from sdclr.features.extract import evaluating, extract_features, load_views
 from sdclr.paper.panels import Row, panels, spread_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN: Final = 6
 """Images on the sheet."""
@@ -200,6 +203,8 @@ def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
     Returns:
         `(H, W, 3)` RGB.
     """
+    import matplotlib as mpl
+
     grey = image.astype(np.float64) @ (0.299, 0.587, 0.114)
     colours = 255 * mpl.colormaps[_COLOURS](heat)[..., :3]
     opacity = _OPACITY * heat[..., None].astype(np.float64)  # what is cold is seen as it is

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from sdclr.data.published import DatasetName
-from sdclr.data.views import ViewConfig
+from sdclr.data.config import DatasetName, ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
@@ -119,7 +118,8 @@ def pretraining(dataset: DatasetName, subset: Subset, method: Method, setting: S
     epochs = config.epochs // 2 if subset == "full" else config.epochs
     warmup = config.optim.warmup_epochs
     if setting.epochs is not None:
-        epochs, warmup = setting.epochs, min(warmup, setting.epochs / 10)
+        epochs = setting.epochs
+        warmup = min(config.optim.warmup(config.epochs), setting.epochs / 10)
     return replace(config, epochs=epochs, optim=replace(config.optim, warmup_epochs=warmup), seed=split)
 
 

@@ -1,13 +1,14 @@
 """The paper's figures from finished runs: each as SVG and PNG, with its data as CSV (Jiang et al., ICML 2021)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdclr.data.longtail import class_groups
@@ -19,11 +20,14 @@ from sdclr.paper.runner import FinishedTask
 from sdclr.reporting.figures import INK, PALETTE, layer_sparsity_lines, save_figure
 from sdclr.training.checkpoint import snapshot_epochs
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]
 
 PROBES = {"linear": "Linear", "few_shot": "Few-shot"}
 
-Drawn = tuple[Figure, list[dict[str, Any]]]
+Drawn: TypeAlias = "tuple[Figure, list[dict[str, Any]]]"
 """A figure and its data."""
 
 

@@ -1,11 +1,12 @@
 """Figure 2: which classes are among the most forgotten test images, over the epochs (Jiang et al., ICML 2021, §4.7)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -20,6 +21,9 @@ from sdclr.paper.panels import MARKERS, Row, legend, panels, spread_line, spread
 from sdclr.reporting.figures import PALETTE
 from sdclr.training.checkpoint import snapshot_epochs
 from sdclr.training.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARE = 0.01
 """Of the test images: how many count as the most forgotten."""

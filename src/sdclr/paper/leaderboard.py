@@ -6,31 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Final, Literal, NamedTuple, cast, get_args
+from typing import Any, Final, NamedTuple, cast, get_args
 
 from sdclr.config import to_json
 from sdclr.errors import InputError
 from sdclr.paper.bench import Entry
+from sdclr.paper.config import SortKey
 from sdclr.paper.numbers import MEASURES, Measure, Probe, Reported
 from sdclr.paper.results import Row
 from sdclr.paper.tables import MINUS, UNKNOWN, by_split, figure_text, minus, over_splits, signed_text
 from sdclr.reporting.tables import Table
 
-SortKey = Literal[
-    "linear.all",
-    "linear.many",
-    "linear.medium",
-    "linear.few",
-    "linear.std",
-    "few_shot.all",
-    "few_shot.many",
-    "few_shot.medium",
-    "few_shot.few",
-    "few_shot.std",
-    "knn.all",
-    "seconds",
-]
-"""What a leaderboard can be sorted by: a probe and a measure, or the time of training."""
 FIGURES: Final[tuple[SortKey, ...]] = get_args(SortKey)[:-1]
 _LOWER_IS_BETTER: Final = frozenset[SortKey]({"linear.std", "few_shot.std", "seconds"})
 _SHOWN: Final[tuple[SortKey, ...]] = (

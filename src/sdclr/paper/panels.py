@@ -1,20 +1,24 @@
 """What the paper's figures share: panels side by side, means over splits, their data as CSV."""
 
+from __future__ import annotations
+
 import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
 from sdclr.reporting.figures import INK, _drawing, _legend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS: Final = ("o", "^", "s", "D")
 
@@ -53,6 +57,8 @@ def panels(
     Yields:
         The figure, and its panels by row and column.
     """
+    from matplotlib.figure import Figure
+
     with _drawing():
         figure = Figure(figsize=(width * len(titles), height), layout="constrained")
         axes = figure.subplots(rows, len(titles), sharex=plots, sharey=plots and one_scale, squeeze=False)

@@ -1,5 +1,6 @@
 """A queue of runs: trains and evaluates what is missing, keeps failures apart, goes on where it was stopped."""
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
@@ -19,24 +20,26 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
+from sdclr.data.config import DatasetName
 from sdclr.data.parquet import parquet_files
-from sdclr.data.published import DatasetName, PaperSplit, paper_split
+from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
-from sdclr.evaluation.evaluate import EvaluateConfig, evaluate
-from sdclr.evaluation.probes import LINEAR
+from sdclr.evaluation.config import LINEAR, EvaluateConfig
+from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import read_json, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
+from sdclr.progress import stage
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
-from sdclr.training.interrupts import Interrupted, listening
+from sdclr.training.interrupts import TIME_IS_UP, Interrupted, listening, stopping_after
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
 
-Outcome = Literal["finished", "failed", "busy"]
+Outcome = Literal["finished", "failed", "busy", "left"]
 Opener = Callable[[Job], PaperSplit]
 Told = Callable[[str], None]
 
@@ -170,26 +173,36 @@ def balancing_weights(source: Source) -> NDArray[np.float64]:
     return weights
 
 
-def run_queue(queue: Queue, jobs: Sequence[Job], told: Told = lambda _: None) -> dict[str, Outcome]:
+def run_queue(
+    queue: Queue, jobs: Sequence[Job], told: Told = lambda _: None, *, seconds: float | None = None
+) -> dict[str, Outcome]:
     """Do what is missing of some jobs. A failure ends its job alone.
 
     Args:
         queue: How.
         jobs: What, in an order in which runs come before the fine-tuning that starts from them.
         told: Is told what begins and ends.
+        seconds: Stop after so long, with what is trained saved; by default when all is done.
 
     Returns:
         How each job ended that was not finished before: "failed" has its trace in `failed.txt`; "busy" is in work by
-        another process.
+        another process; "left" is for another call, perhaps begun, because the time was up.
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM; what is trained is saved.
     """
     missing = [job for job in jobs if not queue.finished(job)]
     ended: dict[str, Outcome] = {}
-    for kind in (Task, Tuning):
-        batch = [job for job in missing if isinstance(job, kind) and _startable(queue, job, ended)]
-        ended |= _side_by_side(queue, batch, told) if queue.jobs > 1 else _one_by_one(queue, batch, told)
+    try:
+        with contextlib.nullcontext() if seconds is None else stopping_after(seconds):
+            for kind in (Task, Tuning):
+                batch = [job for job in missing if isinstance(job, kind) and _startable(queue, job, ended)]
+                (_side_by_side if queue.jobs > 1 else _one_by_one)(queue, batch, told, ended)
+    except Interrupted as stop:
+        if stop.signum != TIME_IS_UP:
+            raise
+        left: dict[str, Outcome] = {job.name: "left" for job in missing if job.name not in ended}
+        ended |= left
     return ended
 
 
@@ -295,7 +308,6 @@ def _tune(queue: Queue, job: Tuning) -> None:
         out=queue.place(job),
         device=resolve_device(runtime.device),
         workers=decoders(runtime),
-        progress=runtime.progress,
         amp=runtime.amp,
     )
 
@@ -305,25 +317,26 @@ def decoders(runtime: Runtime) -> int:
     return default_workers() if runtime.workers is None else runtime.workers
 
 
-def _one_by_one(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Outcome]:
-    ended: dict[str, Outcome] = {}
-    for number, job in enumerate(jobs, start=1):
-        told(f"{number} of {len(jobs)}: {job.name}")
-        ended[job.name] = perform(queue, job)
-        told(f"{ended[job.name]}: {job.name}")
-    return ended
+def _one_by_one(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str, Outcome]) -> None:
+    with stage("runs", len(jobs), unit="runs") as update:
+        for number, job in enumerate(jobs, start=1):
+            told(f"{number} of {len(jobs)}: {job.name}")
+            ended[job.name] = perform(queue, job)
+            told(f"{ended[job.name]}: {job.name}")
+            update(number)
 
 
-def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Outcome]:
+def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str, Outcome]) -> None:
     """Each job in a process of its own, `queue.jobs` at a time."""
     alone = replace(queue, jobs=1, runtime=replace(queue.runtime, progress=False))
     threads = max(1, (os.cpu_count() or 1) // queue.jobs)
-    ended: dict[str, Outcome] = {}
+    before = len(ended)
     waiting = list(enumerate(jobs, start=1))
     active: dict[str, BaseProcess] = {}
-    with listening() as interrupts:
+    with listening() as interrupts, stage("runs", len(jobs), unit="runs") as update:
         try:
             while waiting or active:
+                update(len(ended) - before)
                 while waiting and len(active) < queue.jobs:
                     number, job = waiting.pop(0)
                     told(f"{number} of {len(jobs)}: {job.name}")
@@ -339,7 +352,6 @@ def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told) -> dict[str, Ou
                     told(f"{ended[name]}: {name}")
         finally:
             _end(list(active.values()))
-    return ended
 
 
 def _ended(place: Path, exitcode: int | None) -> Outcome:

@@ -1,17 +1,22 @@
 """What a page is made of: figures as inline SVG, pictures as data, both also as files where that is wished."""
 
+from __future__ import annotations
+
 import base64
 import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
 from sdclr.errors import InputError
 from sdclr.reporting.figures import inline_svg, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

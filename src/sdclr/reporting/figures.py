@@ -1,24 +1,25 @@
 """The figures of a report: readable on light and dark pages, the same bytes for the same data."""
 
+from __future__ import annotations
+
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, summarise
 from sdclr.training.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK: Final = "#7b7b7b"
 """Text and axes: a grey of equal contrast, about 4.2 : 1, to white and to near-black pages."""
@@ -117,6 +118,8 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
     Raises:
         InputError: If there is no method, or one without splits.
     """
+    from matplotlib.patheffects import withStroke
+
     if not results:
         raise InputError("no results to draw: give the balance of at least one method")
     summaries = [summarise(splits) for splits in results.values()]
@@ -314,8 +317,7 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 
     def rewritten(tag: re.Match[str]) -> str:
         # Text between the tags is left alone: in it, `<` and `>` are escaped.
-        own = re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group())
-        return own.replace(INK, "currentColor")
+        return re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group()).replace(INK, "currentColor")
 
     return re.sub(r"<[^>]+>", rewritten, text[text.index("<svg") :])
 
@@ -323,16 +325,17 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 @contextmanager
 def _drawing() -> Iterator[None]:
     """Our style, and no warning about names in scripts that the font lacks: an SVG's reader has a font of their own."""
+    import matplotlib as mpl
+
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    # Neither date nor version: they differ between equal figures.
-    absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]
+    absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]  # dates, versions
     with _drawing(), io.BytesIO() as buffer:
-        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        if figure.get_constrained_layout():
             # Once: every further drawing would move the axes a little.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
@@ -342,6 +345,8 @@ def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of a size in inches, with faint horizontal lines."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
@@ -357,8 +362,7 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    level = sum(max(len(name), 4) for name in names) < 60
-    upright = len(names) > 20
+    level, upright = sum(max(len(name), 4) for name in names) < 60, len(names) > 20
     axes.set_xticks(
         np.arange(len(names)),
         [_shown(name) for name in names],
@@ -374,8 +378,8 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
 
 def _shown(name: str) -> str:
     """A name as a figure can show it: of bounded length, without what XML forbids."""
-    printable = "".join(char if char.isprintable() else "\ufffd" for char in name)
-    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 1]}…"
+    name = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -389,8 +393,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
     """For each label a colour, and how many times all colours were used before it."""
-    unique = list(dict.fromkeys(labels))
-    return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(unique)}
+    return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(dict.fromkeys(labels))}
 
 
 def _several(runs: Run | Sequence[Run]) -> Sequence[Run]:

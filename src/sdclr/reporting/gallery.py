@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
+from sdclr.progress import stage
+from sdclr.reporting.config import PAGE_IMAGES
 from sdclr.reporting.gallery_data import (
     CHUNK,
     Pictures,
@@ -57,10 +58,8 @@ _SCRIPTS: Final = (
     "gallery_events.js",
 )
 
-PAGE_IMAGES: Final = 100_000
-"""The page lists so many of the rarest images by default. A browser takes long for more."""
 
-
+@stage("writing the page")
 def write_gallery(
     path: str | Path,
     entries: GalleryEntries,
@@ -76,7 +75,6 @@ def write_gallery(
     encoder: Encoder | None = None,
     search_limit: int = LIMIT,
     workers: int = 0,
-    progress: Progress | None = None,
 ) -> Path:
     """Write the page: an HTML file, and beside it a folder of the same name plus `_files` with scores and thumbnails.
 
@@ -99,7 +97,6 @@ def write_gallery(
         encoder: What made the features; the page then takes image files as queries, if a browser can compute it.
         search_limit: Bytes that the index of the features may take; beyond that the page has no such search.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Called with (thumbnails done, thumbnails in all).
 
     Returns:
         The HTML file.
@@ -117,7 +114,7 @@ def write_gallery(
     stamp = digest(entries, rows, f"{places.ranked} {size} {__version__}")
     drawn = places.drawn()
     plan = SheetPlan(rows=rows.positions[drawn], size=size, folder=files, prefix=f"sheet-{stamp}-")
-    sheets = write_sheets(source, plan, workers=workers, progress=progress)
+    sheets = write_sheets(source, plan, workers=workers)
     sizes = np.zeros((len(rows.positions), 2), dtype=np.uint16)
     sizes[drawn] = sheets.sizes
     scripts = []

@@ -13,6 +13,7 @@ from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
 from sdclr.files import read_json, write_atomically
+from sdclr.progress import stage
 from sdclr.reporting.comparison import (
     diagnosis,
     differing_settings,
@@ -43,6 +44,7 @@ _CLASSES_SHOWN = 20
 _BAD_IMAGES_SHOWN = 50
 
 
+@stage("writing the report")
 def write_report(
     path: str | Path,
     *,

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
@@ -142,6 +141,8 @@ def make_index(
         >>> index.similarities(index.query(features[:1])).argmax()  # doctest: +SKIP
         0
     """
+    from sklearn.decomposition import PCA
+
     width = features.shape[1]
     wanted = sorted({min(dimension, width, len(rows)) for dimension in dimensions})
     wanted = [dimension for dimension in wanted if _in_base64(len(rows) * dimension) <= limit]

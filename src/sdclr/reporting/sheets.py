@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
 
 SIDE = 64

@@ -13,9 +13,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from sdclr.data.decode import BadImage, prepare_worker
-from sdclr.data.scan import Progress
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
+from sdclr.progress import stage
 
 _QUALITY: Final = 88
 _BLOCK: Final = 8
@@ -64,14 +64,13 @@ class _Sheet(NamedTuple):
     bad: list[BadImage]
 
 
-def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0, progress: Progress | None = None) -> Thumbnails:
+def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0) -> Thumbnails:
     """Decode the images, shrink them, and write their sheets.
 
     Args:
         source: The images.
         plan: Which of them go where.
         workers: Processes that decode; 0 decodes in this one.
-        progress: Called with (images done, images in all) after every sheet.
 
     Returns:
         Files, places, and the images that cannot be decoded.
@@ -87,16 +86,16 @@ def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0, progress:
     )
     plan.folder.mkdir(parents=True, exist_ok=True)
     names, cells, sizes, bad = [], [], [np.zeros((0, 2), dtype=np.uint16)], []
-    for number, sheet in enumerate(loader):
-        if isinstance(sheet, InputError):
-            raise sheet
-        names.append(f"{plan.prefix}{number:05d}.jpg")
-        (plan.folder / names[-1]).write_bytes(sheet.data)
-        cells.append(sheet.cell)
-        sizes.append(sheet.sizes)
-        bad.extend(sheet.bad)
-        if progress is not None:
-            progress(min((number + 1) * plan.per_sheet, len(plan.rows)), len(plan.rows))
+    with stage("drawing thumbnails", len(plan.rows)) as update:
+        for number, sheet in enumerate(loader):
+            if isinstance(sheet, InputError):
+                raise sheet
+            names.append(f"{plan.prefix}{number:05d}.jpg")
+            (plan.folder / names[-1]).write_bytes(sheet.data)
+            cells.append(sheet.cell)
+            sizes.append(sheet.sizes)
+            bad.extend(sheet.bad)
+            update(min((number + 1) * plan.per_sheet, len(plan.rows)))
     return Thumbnails(names, cells, np.concatenate(sizes), bad)
 
 

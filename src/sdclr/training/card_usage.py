@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
-from timm.models.resnet import ResNet
 from torch import nn
 
 from sdclr.encoders import SMALL_SIDE, CifarResNet, Encoder, timm_options
@@ -32,6 +30,9 @@ class Architecture:
     @classmethod
     def of(cls, encoder: Encoder) -> "Architecture":
         """The architecture of an encoder as `create_encoder` made it."""
+        import timm
+        from timm.models.resnet import ResNet
+
         config, backbone = encoder.config, encoder.backbone
         arguments = timm_options(config, encoder.image_size) if timm.is_model(config.name) else {}
         if config.width == 64:

@@ -1,15 +1,15 @@
 """Everything that decides a pre-training run, composed of the configurations of its parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from sdclr.data.randaugment import RandAugmentConfig
+from sdclr.choices import Amp
+from sdclr.config import check_numbers
+from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.data.stored import CACHE_GB
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
-from sdclr.method.damage import Schedule
 from sdclr.method.frameworks import (
     BarlowTwinsConfig,
     BYOLConfig,
@@ -25,8 +25,8 @@ from sdclr.method.rebalancing import (
     MemorizationConfig,
     TemperatureConfig,
 )
-from sdclr.precision import Amp
-from sdclr.training.optim import OptimConfig
+from sdclr.method.schedule import Schedule
+from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -56,6 +56,9 @@ PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individ
 """Rebalancers that go by the loss of each sample."""
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature, and a probability that images are told apart."""
+
+SCRATCH: Final = "scratch"
+"""What stands for random weights where trained ones are named."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
@@ -167,7 +170,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
     """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
-    head starts at random."""
+    head starts at random. None, or "scratch", is random weights."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
     """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
     them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
@@ -196,6 +199,9 @@ class PretrainConfig:
     """Temperature of the contrast."""
     epochs: int = 500
     """Passes over the images."""
+    steps: int | None = None
+    """End after so many steps, in the middle of an epoch if need be, with the whole schedule in them. By default the
+    run ends after its epochs."""
     batch_size: int = 512
     """Images a step, over all processes; the last incomplete batch of an epoch is left out."""
     accumulate: int = 1
@@ -204,15 +210,16 @@ class PretrainConfig:
     """Decides the initial weights, the order of the images and every view."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.start == SCRATCH:
+            object.__setattr__(self, "start", None)
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
             )
-        if self.optim.warmup_epochs >= self.epochs:
-            raise InputError(
-                f"a warm-up of {self.optim.warmup_epochs:g} epochs does not fit into {self.epochs} epochs: "
-                "lower --optim.warmup-epochs or raise --epochs"
-            )
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"a run has 1 or more steps, not {self.steps}")
+        self._check_warmup()
         if self.accumulate < 1 or self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
             raise InputError(
                 f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts of 2 or more"
@@ -229,6 +236,26 @@ class PretrainConfig:
                 "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
                 "--damage.kind none"
             )
+
+    def _check_warmup(self) -> None:
+        warmup = self.optim.warmup_epochs
+        if warmup is not None and warmup > self.epochs:
+            raise InputError(
+                f"a warm-up of {warmup:g} epochs is longer than the run of {self.epochs}: lower "
+                "--optim.warmup-epochs, leave it out (it is then a tenth of the run), or raise --epochs"
+            )
+        if warmup == LONGEST_WARMUP and warmup <= WARMUP_SHARE * self.epochs:
+            # What is automatic anyway. Runs that were begun when 10 epochs were the default stay the same runs.
+            object.__setattr__(self, "optim", replace(self.optim, warmup_epochs=None))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run.
+
+        Args:
+            steps_per_epoch: Steps of a whole epoch.
+        """
+        whole = self.epochs * steps_per_epoch
+        return whole if self.steps is None else min(self.steps, whole)
 
     def _check_rebalancers(self) -> None:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
@@ -292,7 +319,10 @@ class Runtime:
     """Disk space in GB for large images once they are decoded, shared by all runs (~/.cache/sdclr/images); 0 keeps none
     and decodes in every epoch. The result is the same."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it (AMX, GPUs from Ampere on), else none."""
+    """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
+    a CPU, on GPUs from Ampere on."""
+    threads: int | None = None
+    """Threads on a CPU; by default OMP_NUM_THREADS, else what the run began with, and at its start the fastest."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
@@ -310,9 +340,12 @@ class Runtime:
     max_bad_fraction: float = 0.01
     """Stop before training if more than this share of the images cannot be decoded."""
     progress: bool = True
-    """Show a progress bar on standard error."""
+    """Show how far the run is."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, workers=0)
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads is a number of threads, 1 or more, not {self.threads}")
         if self.log_steps < 1 or self.checkpoint_minutes < 0:
             raise InputError("--log-steps is 1 or more and --checkpoint-minutes is not negative")
         if self.snapshot_epochs < 0:

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdclr.choices import Amp
 from sdclr.data.sources import Source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features, encode_images, feature_batches
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.density import Density
-from sdclr.precision import Amp
+from sdclr.progress import stage
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.randomness import own_randomness
@@ -48,6 +47,7 @@ class Reading:
     """Images a pass."""
 
 
+@stage("measuring how dense the images lie")
 def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp) -> None:
     """Make a run's density weights anew from its encoder as it is. All processes call this together.
 
@@ -248,6 +248,9 @@ def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
 
 def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
     """Means (count, D) of the features on the unit sphere."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     chosen = np.arange(len(features))
     if len(chosen) > FITTED:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), FITTED, replace=False))

@@ -9,24 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import timm
 import torch
-import torchvision
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from sdclr.choices import FORMATS, Format
 from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, describe_encoder
 from sdclr.errors import InputError
 from sdclr.files import write_atomically, write_json
+from sdclr.progress import stage
 from sdclr.training.card_usage import Architecture
 from sdclr.training.model_card import model_card, preprocessing
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
-
-Format = Literal["timm", "torchvision", "onnx"]
-
-FORMATS: Final[tuple[Format, ...]] = ("timm", "torchvision", "onnx")
 
 TOLERANCE: Final = 1e-4
 """How far exported features may lie from the encoder's, as a share of the largest of them."""
@@ -50,6 +46,7 @@ class Exported:
     """Formats that were not asked for by name and cannot be had, and why."""
 
 
+@stage("exporting")
 def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
     """Write an encoder into a new folder, each format read back and compared before it counts as written.
 
@@ -156,6 +153,8 @@ def _torchvision_obstacle(encoder: Encoder, architecture: Architecture) -> str |
 
 
 def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, resolved: ResolvedEncoder) -> float:
+    import timm
+
     _write_weights(encoder, folder)
     if not architecture.plain:  # the card's lines of code make what `create_encoder` does
         weights, kept = encoder.backbone.state_dict(), load_file(folder / "model.safetensors")
@@ -183,6 +182,8 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, reso
 
 
 def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Path, _resolved: ResolvedEncoder) -> float:
+    import torchvision
+
     file = folder / "model.safetensors"
     if not file.exists():
         _write_weights(encoder, folder)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdclr.data.config import ViewConfig
 from sdclr.data.sources import Source
-from sdclr.data.views import ViewConfig
 from sdclr.features.extract import evaluating
 from sdclr.method import nt_xent
 from sdclr.training.sample import sampled_views

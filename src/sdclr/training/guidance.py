@@ -7,12 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.choices import Amp
 from sdclr.data.loading import Batch
 from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
 from sdclr.method import AdaptiveRatio, Objective
 from sdclr.method.rebalancing import Density
-from sdclr.precision import Amp, autocast_dtype
+from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes

@@ -1,17 +1,21 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand, with its state saved."""
+"""Ctrl-C, SIGTERM and the end of a time limit end a run after the step at hand, with its state saved."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Final
+
+TIME_IS_UP: Final = signal.SIGALRM
+"""The signal by which `stopping_after` asks."""
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, which it stands in for
     """The run was asked to stop and its state is saved.
 
     Args:
-        signum: The signal that asked.
+        signum: The signal that asked; `TIME_IS_UP` is that of a time limit.
         message: Where the state lies and how to go on.
     """
 
@@ -45,12 +49,62 @@ def listening() -> Iterator[Interrupts]:
     Python delivers signals to the main thread only: elsewhere nothing is listened for.
     """
     interrupts = Interrupts()
+    _listeners.append(interrupts)
+    try:
+        with _handled(interrupts):
+            yield interrupts
+    finally:
+        _listeners.remove(interrupts)
+
+
+_AGAIN: Final = 1.0
+"""Seconds between two requests."""
+_listeners: list[Interrupts] = []
+"""Who listens, the innermost last."""
+
+
+@contextlib.contextmanager
+def stopping_after(seconds: float) -> Iterator[None]:
+    """A time limit. Who is listening when it ends is asked to stop; else what is going on is interrupted at once.
+
+    It needs the main thread, as signals do: elsewhere there is no limit.
+
+    Args:
+        seconds: From now on.
+
+    Raises:
+        Interrupted: By `TIME_IS_UP`, when the time is up.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield interrupts
+        yield
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        del frame
+        if not _listeners:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Interrupted(signum, "the time is up")
+        _listeners[-1].signum = signum
+
+    before = signal.signal(TIME_IS_UP, ring)
+    # Again and again, because a listener that is past its last step does not stop.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), _AGAIN)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(TIME_IS_UP, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
+def _handled(interrupts: Interrupts) -> Iterator[None]:
+    """Its signals are handled by this."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     before = {signum: signal.signal(signum, interrupts.handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupts
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set from Python

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from sdclr.config import from_json
 from sdclr.encoders import EncoderConfig
+from sdclr.encoders.config import PREFIX
 from sdclr.encoders.origin import UNKNOWN_TEACHER, taught_by
-from sdclr.encoders.pretrained import PREFIX, describe_timm, timm_config
+from sdclr.encoders.pretrained import describe_timm, timm_config
 from sdclr.errors import InputError
 from sdclr.files import read_json
 from sdclr.training.run import Run

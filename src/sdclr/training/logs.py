@@ -1,15 +1,26 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard, a progress bar."""
+"""What a run says while it goes: metrics.jsonl, TensorBoard, and how far it is."""
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any, Final
 
 from sdclr.files import write_atomically
+from sdclr.progress import duration, stage, tell
+
+SLOW: Final = (
+    "This takes more than an hour on a CPU. Shorter: --minutes 30 chooses how many epochs fit; --epochs takes fewer; a "
+    "smaller --views.image-size makes each quicker."
+)
+"""What is said of a long run on a CPU."""
+
+_SETTLED: Final = 5.0
+_STEPS: Final = 3
+"""Seconds and steps after the first step that the estimate of the time is taken from."""
+_WORTH: Final = 30.0
+"""Seconds below which nobody needs an estimate."""
+_LONG: Final = 3600.0
 
 
 class Log:
@@ -19,36 +30,33 @@ class Log:
         folder: The run's folder.
         step: Steps already taken: lines of later steps, from a sitting that was cut off, are taken back.
         total: Steps of the whole run.
+        epochs: Epochs of the whole run.
         images_per_step: For the speed, in images a second.
         active: False writes nothing, as the other processes should.
-        progress: Show a bar on standard error.
+        slow: What to say if the run will take more than an hour.
     """
 
     def __init__(
-        self, folder: Path, *, step: int, total: int, images_per_step: int, active: bool, progress: bool
+        self, folder: Path, *, step: int, total: int, epochs: int, images_per_step: int, active: bool, slow: str = ""
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._file = folder / "metrics.jsonl"
         self._active = active
+        self._total, self._epochs = total, epochs
         self._images_per_step = images_per_step
         self._last = (time.perf_counter(), step)
+        self._first: tuple[float, int] | None = None
+        self._begun, self._estimated, self._slow = step, False, slow
+        self._loss = ""
         self._board: SummaryWriter | None = None
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]} · {task.fields[speed]} img/s ·"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (active and progress and console.is_terminal),
-        )
-        self._task = self._bar.add_task("train", total=total, completed=step, epoch="-", loss="-", speed="-")
         if active:
             self._take_back(step)
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._bar.start()
+        self._open = ExitStack()
+        if active:
+            images = total * images_per_step
+            self._update = self._open.enter_context(stage("training", images, counted=False))
 
     def write(self, *, step: int, epoch: int, **values: float) -> None:
         """Log the state after `step` steps, with the speed since the last call."""
@@ -64,18 +72,40 @@ class Log:
         for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)
-        loss = f"{values['loss']:.4f}" if "loss" in values else "-"
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=loss, speed=f"{speed:.0f}")
+        self._loss = f" · loss {values['loss']:.3g}" if "loss" in values else ""
+        self.advance(step)
 
     def advance(self, step: int) -> None:
-        """Move the bar without logging."""
-        self._bar.update(self._task, completed=step)
+        """Say how far the run is, without logging."""
+        if not self._active:
+            return
+        epoch = min(self._epochs, max(0, step - 1) * self._epochs // max(1, self._total) + 1)
+        self._update(step * self._images_per_step, note=f"epoch {epoch}/{self._epochs}{self._loss}")
+        self._estimate(step)
 
     def close(self) -> None:
-        """End the bar and flush the files."""
-        self._bar.stop()
+        """End the stage and flush the files."""
+        self._open.close()
         if self._board is not None:
             self._board.close()
+
+    def _estimate(self, step: int) -> None:
+        """Say once how long the run will take. The first step, which also prepares, does not count."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (now, step)
+        begun, steps = self._first
+        if self._estimated or now - begun < _SETTLED or step - steps < _STEPS:
+            return
+        self._estimated = True
+        rate = (step - steps) / (now - begun)
+        seconds = (self._total - step) / rate
+        if seconds < _WORTH:
+            return
+        what = f"{self._epochs} epochs" if self._begun == 0 else f"the rest of {self._epochs} epochs"
+        tell(f"about {duration(seconds)} for {what} ({rate * self._images_per_step:,.0f} images/s)")
+        if self._slow and seconds > _LONG:
+            tell(self._slow)
 
     def _take_back(self, step: int) -> None:
         if self._file.exists():

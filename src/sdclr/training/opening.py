@@ -6,16 +6,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.config import differences
+from sdclr.config import differences, digest
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_json
+from sdclr.time_budget import Budget
+from sdclr.training.budget import as_begun
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import weights_digest
 from sdclr.training.run import Run
 from sdclr.training.start import load_start
+
+
+def default_run(source: Source, config: PretrainConfig, budget: Budget | None = None) -> Path:
+    """The folder of a run that its caller does not name."""
+    minutes = f"-{budget.minutes:g}min" if budget else ""
+    return Path("runs") / f"{source.name}-{digest(config)}{minutes}"
 
 
 def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network:
@@ -29,9 +37,15 @@ def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network
 
 
 def open_run(
-    folder: Path, source: Source, config: PretrainConfig, place: Processes, weights: NDArray[np.float64] | None
-) -> Run:
-    """The run in a folder, made sure that it is this one if there is one."""
+    folder: Path,
+    source: Source,
+    config: PretrainConfig,
+    place: Processes,
+    weights: NDArray[np.float64] | None,
+    *,
+    budget: Budget | None = None,
+) -> tuple[Run, PretrainConfig]:
+    """The run in a folder, checked to be this one if there is one, and its settings."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder with --run")
     parts = config.accumulate * place.world
@@ -42,6 +56,7 @@ def open_run(
         )
     run = Run(folder)
     if run.config_file.exists():
+        config = as_begun(run, config, budget)
         changed = differences(run.config, config)
         if changed:
             raise InputError(
@@ -54,4 +69,4 @@ def open_run(
             )
         if run.source_file.exists() and run.source.get("weights") != weights_digest(weights):
             raise InputError(f"{folder} was trained with other sampling weights: give the same, or name another folder")
-    return run
+    return run, config

@@ -2,59 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from timm.models import group_parameters
-from timm.optim.lars import Lars
 from torch import nn
 
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """The optimiser and its schedule: linear warm-up, then a cosine, set at every step."""
-
-    name: Literal["sgd", "lars", "adamw"] = "sgd"
-    """SGD as in the paper; LARS for batches of thousands; AdamW for transformers."""
-    lr: float = 0.5
-    """Peak learning rate, as it is (not scaled by the batch)."""
-    momentum: float = 0.9
-    """Momentum of SGD and LARS; the first beta of AdamW."""
-    weight_decay: float = 1e-4
-    """Weight decay: of every parameter with SGD, as in the paper; not of biases and normalisation with the others."""
-    warmup_epochs: float = 10.0
-    """Epochs of linear warm-up."""
-    final_lr: float = 1e-6
-    """Learning rate at the end of the cosine."""
-    joint: float | None = None
-    """Share of the run at which a second cosine begins, where the first has come down to joint_lr: the schedule with
-    which geometric harmonisation was published (0.5, from 0.5 to 0.3), to be its control, too. By default there is one
-    cosine."""
-    joint_lr: float = 0.3
-    """Learning rate at the joint."""
-    layer_decay: float = 1.0
-    """Learning rate of a block of the encoder as a share of that of the next deeper one, so that early layers of a
-    trained encoder change least; 1 gives all the same. The deepest block and what follows it have the full rate."""
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise InputError(f"the learning rate must be positive, not {self.lr}")
-        if not 0 <= self.final_lr <= self.lr:
-            raise InputError(f"the final learning rate must lie between 0 and the peak {self.lr}, not {self.final_lr}")
-        if self.joint is not None and not (0 < self.joint < 1 and self.final_lr <= self.joint_lr <= self.lr):
-            raise InputError(
-                f"two cosines join within the run, at a rate between the final one and the peak, not at a share of "
-                f"{self.joint} and a rate of {self.joint_lr}"
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"the layer decay lies in (0, 1], not {self.layer_decay}: 0.75 is usual, 1 is none")
-        if self.warmup_epochs < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
-            raise InputError("warm-up and weight decay cannot be negative, and momentum lies in [0, 1)")
+from sdclr.training.optim_config import OptimConfig
 
 
 def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -63,6 +19,8 @@ def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Opti
     Raises:
         InputError: If rates are to decay by depth and the encoder's layers have no order.
     """
+    from timm.optim.lars import Lars
+
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     scales = {} if config.layer_decay == 1 else layer_scales(module, config.layer_decay)
     if config.name == "sgd":
@@ -96,6 +54,8 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
     Raises:
         InputError: If timm gives the encoder's layers no order.
     """
+    from timm.models import group_parameters
+
     scales: dict[nn.Parameter, float] = {}
     by_name: dict[str, float] = {}
     for encoder in (each for each in module.modules() if isinstance(each, Encoder)):
@@ -129,9 +89,16 @@ def _by_scale(groups: list[_Group], scales: Mapping[nn.Parameter, float]) -> lis
     return split
 
 
-def learning_rate(step: int, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
-    """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state."""
-    warmup = config.warmup_epochs * steps_per_epoch
+def learning_rate(step: int, *, steps_per_epoch: int, epochs: float, config: OptimConfig) -> float:
+    """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state.
+
+    Args:
+        step: The step.
+        steps_per_epoch: Steps of a whole epoch.
+        epochs: Length of the run; a run that ends within an epoch has a fraction of one.
+        config: The schedule.
+    """
+    warmup = config.warmup(epochs) * steps_per_epoch
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
     end, joint = epochs * steps_per_epoch, (config.joint or 0.0) * epochs * steps_per_epoch
@@ -150,3 +117,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate, scaled where the group has a scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimizer a state that was saved."""
+    optimizer.load_state_dict(state)
+    for parameter, buffers in optimizer.state.items():
+        for name, buffer in buffers.items():
+            if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
+                # Fused optimizers take it for granted that a weight and its momentum lie in memory alike.
+                buffers[name] = torch.empty_like(parameter).copy_(buffer)

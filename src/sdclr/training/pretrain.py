@@ -2,30 +2,34 @@
 
 import contextlib
 import hashlib
-import json
+import math
 import time
-import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from timm.layers.norm_act import convert_sync_batchnorm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from sdclr.config import digest, to_json
+from sdclr.config import to_json
 from sdclr.data.loading import Batch
 from sdclr.data.render import to_device
-from sdclr.data.sources import ImageSource, open_source
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
+from sdclr.fastest import name_of
 from sdclr.files import write_json
 from sdclr.method import Objective
-from sdclr.precision import autocast_dtype, device_name
+from sdclr.progress import bar_by_default
+from sdclr.time_budget import Budget
 from sdclr.training.activations import checkpoint_activations
+from sdclr.training.budget import choose_length
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
@@ -34,15 +38,17 @@ from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
-from sdclr.training.logs import Log
+from sdclr.training.logs import SLOW, Log
+from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import first_network, open_run
-from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
+from sdclr.training.opening import default_run, first_network, open_run
+from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import Run, create_objective
-from sdclr.version import __version__
+from sdclr.training.sittings import note_sitting
+from sdclr.training.wrapping import wrapped
 
 
 def pretrain(
@@ -52,6 +58,7 @@ def pretrain(
     run: str | Path | None = None,
     runtime: Runtime | None = None,
     weights: ArrayLike | None = None,
+    minutes: float | Budget | None = None,
 ) -> Run:
     """Train an encoder on images without labels, or go on where an earlier call with the same arguments was cut off.
 
@@ -62,6 +69,8 @@ def pretrain(
         runtime: How it is carried out, which may change when it goes on.
         weights: `(N,)` how often each image is to be drawn, up to a factor, beside what rebalancers say; by default
             all alike.
+        minutes: End within so many minutes, report included: the speed is measured and the number of epochs chosen, in
+            place of that in `config`. The run's configuration holds the choice, so that a resumed run is the same run.
 
     Returns:
         The finished run.
@@ -72,25 +81,52 @@ def pretrain(
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     images = open_source(source)
-    config = config or for_images(images)
+    limit = Budget.of(minutes)
+    config = config or for_images(images, minutes=None if limit is None else limit.minutes)
     runtime = runtime or Runtime()
-    folder = Path(run) if run is not None else Path("runs") / f"{images.name}-{digest(config)}"
+    folder = Path(run) if run is not None else default_run(images, config, limit)
     drawn = None if weights is None else checked_weights(weights, len(images))
-    with processes(runtime.device) as place, own_randomness(place.device):
-        opened = open_run(folder, images, config, place, drawn)
+    with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
+        opened, config = open_run(folder, images, config, place, drawn, budget=limit)
         if opened.finished:
             return opened
-        seed(config.seed, place.device)
-        # What is wrong with the settings comes out before images are looked at.
-        objective = create_objective(config, first_network(opened, config, place))
-        feed = create_feed(images, opened, config, runtime, place, weights=drawn)
-        objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
-        if place.first and not opened.config_file.exists():
-            write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
-        with listening() as interrupts:
-            trainer = Trainer(opened, config=config, runtime=runtime, objective=objective, feed=feed, place=place)
-            trainer.train(interrupts)
+        begun = opened.config_file.exists()
+        # A length is chosen by a rehearsal, whose settings only have to be long enough.
+        first = replace(config, epochs=max(config.epochs, 100), steps=None) if limit and not begun else config
+        trainer = _trainer(opened, images, first, runtime, place, weights=drawn)
+        with trainer.settled.threads_in_force():
+            if limit and not begun:
+                config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
+                del trainer  # its memory is needed
+                trainer = _trainer(opened, images, config, runtime, place, weights=drawn, feed=feed, settled=settled)
+            if place.first and not begun:
+                write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+            with listening() as interrupts:
+                trainer.train(interrupts)
     return opened
+
+
+def _trainer(
+    run: Run,
+    images: Source,
+    config: PretrainConfig,
+    runtime: Runtime,
+    place: Processes,
+    *,
+    weights: NDArray[np.float64] | None,
+    feed: Feed | None = None,
+    settled: Settled | None = None,
+) -> "Trainer":
+    """A run at its start, or where its newest checkpoint has it. All processes call this together."""
+    seed(config.seed, place.device)
+    # What is wrong with the settings comes out before images are looked at.
+    objective = create_objective(config, first_network(run, config, place))
+    feed = feed or create_feed(images, run, config, runtime, place, weights=weights)
+    settled = settled or settle(objective, config, runtime, place, run)
+    per_epoch = feed.loader.steps_per_epoch
+    lasting = replace(config, epochs=math.ceil(config.total_steps(per_epoch) / per_epoch), steps=None)
+    objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept)))
+    return Trainer(run, config=config, runtime=runtime, objective=objective, feed=feed, place=place, settled=settled)
 
 
 class Trainer:
@@ -103,6 +139,7 @@ class Trainer:
         objective: What is trained; at its start, which a checkpoint replaces.
         feed: The batches.
         place: This process among the others.
+        settled: What it computes with.
     """
 
     def __init__(
@@ -114,10 +151,15 @@ class Trainer:
         objective: Objective,
         feed: Feed,
         place: Processes,
+        settled: Settled,
     ) -> None:
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         self.run, self.config, self.runtime, self.feed, self.place = run, config, runtime, feed, place
+        self.settled, self.dtype = settled, settled.dtype
         self.steps_per_epoch = feed.loader.steps_per_epoch
-        self.total = config.epochs * self.steps_per_epoch
+        self.total = config.total_steps(self.steps_per_epoch)
+        self.epochs = config.epochs if config.steps is None else self.total / self.steps_per_epoch
         objective = objective.to(place.device)
         if place.world > 1 and place.device.type == "cuda":
             # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
@@ -135,7 +177,6 @@ class Trainer:
         # A compiled pass would break at its hook.
         self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
-        self.dtype = autocast_dtype(runtime.amp, place.device)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
@@ -143,9 +184,9 @@ class Trainer:
         self.logged_losses: list[float] = []  # of this logging interval, already checked
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
-        self.guidance = Guidance(objective, feed, config, place=place, amp=runtime.amp)
+        self.guidance = Guidance(objective, feed, config, place=place, amp=name_of(self.dtype))
         self._restore()
-        self.model = self._wrapped()
+        self.model = wrapped(objective, runtime, place)
 
     def train(self, interrupts: Interrupts) -> None:
         """Take the remaining steps, then write the encoder."""
@@ -155,9 +196,10 @@ class Trainer:
             total=self.total,
             images_per_step=self.config.batch_size,
             active=self.place.first,
-            progress=self.runtime.progress,
+            epochs=self.config.epochs,
+            slow=SLOW if self.place.device.type == "cpu" else "",
         )
-        self._note_sitting()
+        note_sitting(self.run, self.step, self.settled, compiled=self.runtime.compile, place=self.place)
         self.objective.train()
         saved = time.monotonic()
         period = 60 * self.runtime.checkpoint_minutes
@@ -165,7 +207,7 @@ class Trainer:
             while self.step < self.total:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
                 self.guidance.enter_epoch(epoch, begins=start == 0)
-                for batch in self.feed.loader.epoch(epoch, start):
+                for batch in islice(self.feed.loader.epoch(epoch, start), self.total - self.step):
                     self._take_step(batch)
                     self._log(log, epoch)
                     self._keep_snapshot()
@@ -190,13 +232,23 @@ class Trainer:
             save_encoder(self.run.path, cast("Network", self.objective.network).encoder)
         self.place.barrier()
 
+    def rehearse(self, epoch: int) -> Iterator[None]:
+        """Take the steps of an epoch, yielding after each, to measure them. The state is of no use afterwards."""
+        self.step = epoch * self.steps_per_epoch
+        self.objective.train()
+        self.guidance.enter_epoch(epoch, begins=True)
+        for batch in self.feed.loader.epoch(epoch):
+            self._take_step(batch)
+            self._check_losses()
+            yield
+
     def _take_step(self, batch: Batch) -> None:
         """Refresh the masks if it is time, then one optimiser step."""
         self._refresh_masks()
         drawn = self.guidance.views(batch)
         seed(self._step_seed(self.place.rank), self.place.device)
         lr = learning_rate(
-            self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs, config=self.config.optim
+            self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.epochs, config=self.config.optim
         )
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -230,23 +282,6 @@ class Trainer:
             for statistic in settled:
                 statistic.copy_(self.place.mean(statistic))  # to the bit, if processes round differently
 
-    def _note_sitting(self) -> None:
-        """How this sitting is carried out: what the configuration leaves open, and what may differ from the last."""
-        if not self.place.first:
-            return
-        values = {
-            "step": self.step,
-            "device": device_name(self.place.device),
-            "processes": self.place.world,
-            "threads": torch.get_num_threads(),
-            "precision": str(self.dtype or torch.float32).removeprefix("torch."),
-            "compile": self.runtime.compile,
-            "torch": torch.__version__,
-            "sdclr": __version__,
-        }
-        with self.run.sittings_file.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
     def _compare_notes(self) -> bool:
         """Whether processes ask each other after this step if one is to stop: on GPUs that makes the host wait."""
         often = self.place.device.type == "cpu" or self.place.world == 1 or not self.runtime.checkpoint_minutes
@@ -257,7 +292,7 @@ class Trainer:
 
         Reading a loss makes the host wait for the device: on a GPU that happens at logging only.
         """
-        due = self.step % self.runtime.log_steps == 0 or self.step % self.steps_per_epoch == 0
+        due = not self.step % self.runtime.log_steps or not self.step % self.steps_per_epoch or self.step == self.total
         if not due and self.place.device.type != "cpu":
             return
         self._check_losses()
@@ -338,12 +373,7 @@ class Trainer:
         state, self.last_checkpoint = loaded
         self.step = self.saved_step = state["step"]
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, buffers in self.optimizer.state.items():
-            for name, buffer in buffers.items():
-                if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
-                    # Fused optimisers take it for granted that a weight and its momentum lie in memory alike.
-                    buffers[name] = torch.empty_like(parameter).copy_(buffer)
+        restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty if it was saved without mixed precision
             self.scaler.load_state_dict(state["scaler"])
         self.logged_losses = list(state["logged_losses"])
@@ -352,23 +382,6 @@ class Trainer:
         """Decides what a step draws beyond the views, such as dropout; each process draws its own."""
         key = f"{self.config.seed} {self.step} {rank}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
-
-    def _wrapped(self) -> nn.Module:
-        """The objective, compiled and spread over processes as asked."""
-        model: nn.Module = self.objective
-        if self.runtime.cuda_graphs:
-            model.compile(mode="reduce-overhead")
-        elif self.runtime.compile:
-            model.compile()
-        if self.place.world > 1:
-            ids = [self.place.device] if self.place.device.type == "cuda" else None
-            # torch warns of layouts for each 1x1 convolution in channels_last, where two descriptions fit one memory.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            # Running statistics are not averaged in training mode, and masks are equal everywhere by construction.
-            model = DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        return model
 
     def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
         """Exchange gradients between processes once a step, with the last part of the batch."""

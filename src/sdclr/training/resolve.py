@@ -9,7 +9,7 @@ from torch import nn
 from sdclr.data.scan import first_shapes
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, SMALL_SIDE, Encoder, Preprocessing, as_encoder, changes_size, load_encoder
-from sdclr.encoders.load import GRAMMAR
+from sdclr.encoders.config import GRAMMAR
 from sdclr.encoders.saved import is_saved_encoder
 from sdclr.errors import InputError
 from sdclr.training.run import Run

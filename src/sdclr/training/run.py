@@ -77,6 +77,11 @@ class Run:
         return self.path / "sittings.jsonl"
 
     @property
+    def budget_file(self) -> Path:
+        """The minutes that a run was given, the speed that was measured, and the length that was chosen, if any."""
+        return self.path / "budget.json"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -112,7 +117,10 @@ class Run:
         values = read_json(self.config_file)
         if values.get("start") is not None:
             values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
-        return from_json(PretrainConfig, values)
+        try:
+            return from_json(PretrainConfig, values)
+        except InputError as error:
+            raise InputError(f"{self.config_file}: {error}") from error
 
     @property
     def source(self) -> dict[str, Any]:

@@ -1,22 +1,12 @@
 """Barlow Twins (Zbontar et al., ICML 2021): equal features of both views, each telling something else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sdclr.method.frameworks.config import BarlowTwinsConfig
 from sdclr.method.losses import gather
-
-
-@dataclass(frozen=True, kw_only=True)
-class BarlowTwinsConfig:
-    """Weights of the loss of Barlow Twins."""
-
-    off_diagonal: float = 0.0051
-    """λ: weight of what different features have in common."""
-    scale: float = 0.024
-    """What the whole loss is multiplied by, which sets the size of a step."""
 
 
 class BarlowTwins(nn.Module):

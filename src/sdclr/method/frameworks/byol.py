@@ -2,23 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdclr.method.frameworks.config import BYOLConfig
 from sdclr.method.momentum import MomentumNetwork
 from sdclr.method.predictor import Predictor
-
-
-@dataclass(frozen=True, kw_only=True)
-class BYOLConfig:
-    """The predictor and the momentum network of BYOL."""
-
-    momentum: float = 0.996
-    """Of the moving average of the weights at the start; it rises to 1 along a cosine."""
-    hidden: int = 4096
-    """Length between the predictor's layers."""
 
 
 class BYOL(nn.Module):

@@ -1,26 +1,14 @@
 """MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a queue of keys from a slowly moving network as negatives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdclr.method.frameworks.config import MoCoConfig
 from sdclr.method.losses import focal_loss, gather
 from sdclr.method.momentum import MomentumNetwork
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoCoConfig:
-    """The queue and the momentum network of MoCo v2, as its authors have them on ImageNet."""
-
-    queue: int = 65536
-    """Keys that wait as negatives; 4096 for CIFAR."""
-    momentum: float = 0.999
-    """Of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
-    symmetric: bool = True
-    """Take both views as queries. False takes the first alone, as first published, and has no branch to damage."""
 
 
 class MoCo(nn.Module):

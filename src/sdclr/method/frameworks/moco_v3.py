@@ -1,26 +1,16 @@
 """MoCo v3 (Chen, Xie and He, ICCV 2021): the batch as negatives, a momentum network as target, a predictor."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdclr.method.frameworks.byol import rising
+from sdclr.method.frameworks.config import MoCoV3Config
 from sdclr.method.losses import focal_loss, gather
 from sdclr.method.momentum import MomentumNetwork
 from sdclr.method.predictor import Predictor
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoCoV3Config:
-    """The predictor and the momentum network of MoCo v3."""
-
-    momentum: float = 0.99
-    """Of the moving average of the weights at the start; it rises to 1 along a cosine."""
-    hidden: int = 4096
-    """Length between the predictor's layers."""
 
 
 class MoCoV3(nn.Module):

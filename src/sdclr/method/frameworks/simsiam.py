@@ -1,21 +1,13 @@
 """SimSiam (Chen and He, CVPR 2021): predict the other view's projection, whose gradient is stopped."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sdclr.method.frameworks.byol import cosine
+from sdclr.method.frameworks.config import SimSiamConfig
 from sdclr.method.predictor import Predictor
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimSiamConfig:
-    """The predictor of SimSiam."""
-
-    hidden: int = 512
-    """Length between the predictor's layers: a quarter of the projection's, a bottleneck."""
 
 
 class SimSiam(nn.Module):

@@ -1,26 +1,12 @@
 """VICReg (Bardes et al., ICLR 2022): equal outputs for both views, that vary over the batch, feature by feature."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sdclr.method.frameworks.config import VICRegConfig
 from sdclr.method.losses import gather
-
-
-@dataclass(frozen=True, kw_only=True)
-class VICRegConfig:
-    """Weights of the loss of VICReg."""
-
-    invariance: float = 25.0
-    """λ: weight of the distance between the views' outputs."""
-    variance: float = 25.0
-    """μ: weight of what features lack of a standard deviation of 1."""
-    covariance: float = 1.0
-    """ν: weight of what different features have in common."""
-    scale: float = 1.0
-    """What the whole loss is multiplied by, which sets the size of a step."""
 
 
 class VICReg(nn.Module):

@@ -6,64 +6,19 @@ of samples, as in Kish, *Survey Sampling* (1965).
 """
 
 import math
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdclr.method.rebalancing.config import MAX_POWER, DensityConfig, check_weights
 from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer
-
-MAX_POWER: Final = 64.0
-"""Where distances differ so little that a higher power were needed, they tell noise."""
 
 _RANGE: Final = 1e3
 """By what factor a distance may differ from the median, so that its powers stay finite."""
 
 _HALVINGS: Final = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class DensityConfig:
-    """Images that have few others beside them in the encoder's features come more often."""
-
-    effective: float | None = 0.5
-    """Effective number of images as a share of all: 1 weighs all alike, less is stronger. None if the power is set."""
-    power: float | None = None
-    """Power of the distance, instead of one that gives the effective number; 0 weighs all alike."""
-    cap: float = 10.0
-    """Largest weight, as a multiple of the mean: what junk and outliers may get."""
-    floor: float = 0.1
-    """Smallest weight, as a multiple of the mean: what copies of an image still get."""
-    neighbours: int = 10
-    """Neighbours whose mean distance counts."""
-    start: float = 0.25
-    """Share of the run before which all images come alike; features must have formed."""
-    full: float | None = None
-    """Share of the run at which the weights reach full strength, linearly from the start; by default at once."""
-    every: int = 10
-    """Epochs between two looks at the features. One look costs about a sixth of an epoch."""
-    exact: int = 1_000_000
-    """Neighbours are sought among all images up to so many, and beyond among so many drawn at random."""
-    weigh: Literal["sampling", "loss"] = "sampling"
-    """Draw images as often as their weights say, or draw all alike and weigh their losses."""
-    control: Literal["none", "shuffled", "clusters"] = "none"
-    """Two controls: the same weights dealt out to images at random; weights by the inverse size of k-means clusters
-    instead of distances."""
-    clusters: int | None = None
-    """Clusters of that control; by default the root of the number of images."""
-    seed: int = 0
-    """Decides how the controls deal out weights and where clusters start."""
-
-    def __post_init__(self) -> None:
-        _check(power=self.power, effective=self.effective, cap=self.cap, floor=self.floor)
-        if not 0 <= self.start < 1:
-            raise ValueError(f"density weights start at a share of the run in [0, 1), not at {self.start}")
-        if self.full is not None and not self.start <= self.full <= 1:
-            raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
-        if min(self.every, self.neighbours, self.clusters or 1) < 1 or self.exact < 2:
-            raise ValueError("every, neighbours and clusters are 1 or more, and exact is 2 or more")
 
 
 class Density(Rebalancer):
@@ -176,7 +131,7 @@ def density_weights(
     Raises:
         ValueError: If numbers make no sense, or both or neither of power and share are given.
     """
-    _check(power=power, effective=effective, cap=cap, floor=floor)
+    check_weights(power=power, effective=effective, cap=cap, floor=floor)
     if distances.ndim != 1 or not len(distances) or not bool((distances.isfinite() & (distances >= 0)).all()):
         raise ValueError("distances must be (N,) finite numbers of 0 or more, N at least 1")
     spread = _logarithms(distances.double())
@@ -189,17 +144,6 @@ def density_weights(
 def effective_number(weights: Tensor) -> float:
     """Effective number of samples `(Σw)² / Σw²` as a share of all: 1 for equal weights, 1/N if one has them all."""
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
-
-
-def _check(*, power: float | None, effective: float | None, cap: float, floor: float) -> None:
-    if (power is None) == (effective is None):
-        raise ValueError(f"give either the power or the effective number, not {power} and {effective}")
-    if effective is not None and not 0 < effective <= 1:
-        raise ValueError(f"the effective number is a share of all images in (0, 1], not {effective}")
-    if power is not None and not 0 <= power <= MAX_POWER:
-        raise ValueError(f"the power of the distance lies in [0, {MAX_POWER:g}], not at {power}")
-    if not 0 <= floor < 1 < cap < math.inf:
-        raise ValueError(f"a weight lies between 0 <= floor < 1 < cap, not {floor} and {cap}")
 
 
 def _logarithms(distances: Tensor) -> Tensor:

@@ -1,58 +1,15 @@
 """Geometric harmonisation (Zhou et al., *Combating Representation Learning Disparity with …*, NeurIPS 2023)."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdclr.method.losses import gather
+from sdclr.method.rebalancing.config import HarmonizationConfig
 from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sample, of_all
 from sdclr.method.rebalancing.sinkhorn import sinkhorn
-
-
-@dataclass(frozen=True, kw_only=True)
-class HarmonizationConfig:
-    """Clusters as large as the data has them, spread evenly over the sphere. Defaults as published for CIFAR-100-LT."""
-
-    clusters: int = 100
-    """Fixed directions, or clusters: more than there are classes does no harm."""
-    epsilon: float = 0.05
-    """Softness of the targets that the batch is shared out to: near 0, each image gets one cluster."""
-    iterations: int = 300
-    """Sinkhorn iterations for the targets of a batch."""
-    temperature: float = 0.1
-    """Temperature of the predictions that are compared with the targets."""
-    weight: float = 1.0
-    """Weight of the term beside the framework's loss once it has its full strength."""
-    warmup: float = 0.5
-    """Share of the run without the term, in which clusters settle: published 500 of 1000 epochs."""
-    ramp: float = 0.01
-    """Share of the run in which the weight then grows to its full strength: published 10 of 1000 epochs."""
-    refresh: float = 0.02
-    """Share of the run after which the clusters' sizes are taken anew: published 20 of 1000 epochs."""
-    momentum: float = 0.999
-    """Of each image's running mean of logits, a visit, after the warm-up; high, so that sizes hardly move any more."""
-    warmup_momentum: float = 0.9
-    """Of the same mean during the warm-up."""
-
-    def __post_init__(self) -> None:
-        if self.clusters < 2 or self.iterations < 1:
-            raise ValueError(
-                f"harmonisation needs 2 or more clusters and 1 or more iterations, not {self.clusters} and "
-                f"{self.iterations}"
-            )
-        if not self.epsilon > 0 or not self.temperature > 0:
-            raise ValueError(f"epsilon and temperature must be positive, not {self.epsilon} and {self.temperature}")
-        if not self.weight >= 0:
-            raise ValueError(f"the weight of harmonisation is 0 or more, not {self.weight}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"the warm-up is a share of the run in [0, 1), not {self.warmup}: 0.5 is its first half")
-        if not 0 <= self.ramp <= 1 or not 0 <= self.refresh <= 1:
-            raise ValueError(f"ramp and refresh are shares of the run in [0, 1], not {self.ramp} and {self.refresh}")
-        if not 0 <= self.momentum < 1 or not 0 <= self.warmup_momentum < 1:
-            raise ValueError(f"momenta lie in [0, 1), not {self.momentum} and {self.warmup_momentum}")
 
 
 class Harmonization(Rebalancer):

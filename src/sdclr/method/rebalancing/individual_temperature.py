@@ -1,51 +1,14 @@
 """A temperature for each image, learned (Qiu et al., *Not All Semantics are Created Equal …*, ICML 2023: iSogCLR)."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdclr.method.losses import gather
+from sdclr.method.rebalancing.config import IndividualTemperatureConfig
 from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sample, of_all
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndividualTemperatureConfig:
-    """A temperature of its own for each image: high where many others look like it. Defaults as published for CIFAR."""
-
-    initial: float = 0.1
-    """Temperature that every image starts with. It also scales the loss, so that its gradients are those of NT-Xent."""
-    low: float = 0.05
-    """Lowest temperature."""
-    high: float = 1.0
-    """Highest temperature."""
-    rho: float = 0.4
-    """How far an image's weights of its negatives may be from uniform: the higher, the lower the temperatures."""
-    rate: float = 0.03
-    """Step size of the temperatures."""
-    gradient_rate: float = 0.5
-    """Weight of the newest gradient of a temperature in its running mean; 1 keeps none."""
-    estimate_rate: float = 0.8
-    """Weight of the batch in an image's running mean over negatives; 1 takes the batch alone."""
-    clip: float = 3.0
-    """Largest gradient of a temperature."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low <= self.initial <= self.high:
-            raise ValueError(
-                f"temperatures start between their bounds, 0 < low <= initial <= high, not {self.low}, {self.initial} "
-                f"and {self.high}"
-            )
-        if not self.rho >= 0 or not self.rate >= 0 or not self.clip > 0:
-            raise ValueError(
-                f"rho and rate are 0 or more and clip is positive, not {self.rho}, {self.rate} and {self.clip}"
-            )
-        if not 0 < self.gradient_rate <= 1 or not 0 < self.estimate_rate <= 1:
-            raise ValueError(
-                f"the rates of running means lie in (0, 1], not {self.gradient_rate} and {self.estimate_rate}"
-            )
 
 
 class IndividualTemperature(Rebalancer):

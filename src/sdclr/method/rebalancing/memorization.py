@@ -3,28 +3,11 @@
 BCL: Zhou et al., *Contrastive Learning with Boosted Memorization*, ICML 2022.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from sdclr.method.rebalancing.config import MemorizationConfig
 from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sample, of_all
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemorizationConfig:
-    """How a sample's past losses decide how strongly its views are changed."""
-
-    momentum: float = 0.97
-    """Share of the old in the moving average of each sample's loss."""
-    constant: float | None = None
-    """As a control, the strength that every sample gets whatever its loss; None for what the losses say."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"the momentum of a sample's loss lies in [0, 1), not {self.momentum}")
-        if self.constant is not None and not 0 <= self.constant <= 1:
-            raise ValueError(f"a strength lies in [0, 1], not {self.constant}")
 
 
 class Memorization(Rebalancer):

@@ -1,0 +1,122 @@
+from .data.config import ViewConfig
+from .data.inventory import Inventory
+from .data.longtail import class_groups, long_tail_counts, long_tail_split
+from .data.published import paper_split
+from .data.sources import open_source
+from .downstream.config import FinetuneConfig
+from .downstream.finetune import finetune
+from .encoders import Encoder, EncoderConfig, HeadConfig, load_encoder, wrap_encoder
+from .environment import Environment, describe_environment
+from .errors import BadImageError, InputError
+from .evaluation.attributes import evaluate_attributes
+from .evaluation.balance import balance
+from .evaluation.config import AttributeConfig, EvaluateConfig
+from .evaluation.embed import embed
+from .evaluation.evaluate import evaluate
+from .evaluation.neighbors import neighbors
+from .features.inspect import inspect_images
+from .marks.apply import apply_marks
+from .marks.moves import undo_moves
+from .marks.rows import Mark, Marks
+from .marks.table import read_marks, write_marks
+from .method import (
+    DropoutCompetitor,
+    MoCo,
+    Objective,
+    SelfCompetitor,
+    SimCLR,
+    layer_sparsity,
+    magnitude_masks,
+    nt_xent,
+    random_masks,
+)
+from .mining.choose import choose_to_label
+from .mining.config import DiagnoseConfig, MineConfig
+from .mining.diagnose import diagnose
+from .mining.drop import find_duplicates
+from .mining.duplicates import Duplicates
+from .mining.mine import mine
+from .mining.page import write_page
+from .mining.scores import Scores
+from .mining.selection import select_to_label
+from .mining.why import why
+from .progress import show_progress
+from .reporting.page import report
+from .settings import read_settings, write_settings
+from .training.config import DamageConfig, PretrainConfig, Runtime
+from .training.defaults import for_images
+from .training.export import export
+from .training.interrupts import Interrupted
+from .training.optim_config import OptimConfig
+from .training.pretrain import pretrain
+from .training.run import Run
+from .version import __version__
+
+__all__ = [
+    "AttributeConfig",
+    "BadImageError",
+    "DamageConfig",
+    "DiagnoseConfig",
+    "DropoutCompetitor",
+    "Duplicates",
+    "Encoder",
+    "EncoderConfig",
+    "Environment",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "HeadConfig",
+    "InputError",
+    "Interrupted",
+    "Inventory",
+    "Mark",
+    "Marks",
+    "MineConfig",
+    "MoCo",
+    "Objective",
+    "OptimConfig",
+    "PretrainConfig",
+    "Run",
+    "Runtime",
+    "Scores",
+    "SelfCompetitor",
+    "SimCLR",
+    "ViewConfig",
+    "__version__",
+    "apply_marks",
+    "balance",
+    "choose_to_label",
+    "class_groups",
+    "describe_environment",
+    "diagnose",
+    "embed",
+    "evaluate",
+    "evaluate_attributes",
+    "export",
+    "find_duplicates",
+    "finetune",
+    "for_images",
+    "inspect_images",
+    "layer_sparsity",
+    "load_encoder",
+    "long_tail_counts",
+    "long_tail_split",
+    "magnitude_masks",
+    "mine",
+    "neighbors",
+    "nt_xent",
+    "open_source",
+    "paper_split",
+    "pretrain",
+    "random_masks",
+    "read_marks",
+    "read_settings",
+    "report",
+    "select_to_label",
+    "show_progress",
+    "undo_moves",
+    "why",
+    "wrap_encoder",
+    "write_marks",
+    "write_page",
+    "write_settings",
+]

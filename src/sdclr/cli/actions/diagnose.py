@@ -1,0 +1,43 @@
+"""`sdclr diagnose`: what it does."""
+
+from rich.console import Console
+
+from sdclr.cli.commands.diagnose import Diagnose
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_plan
+from sdclr.cli.talk import finish, spelled
+from sdclr.data.sources import open_source
+from sdclr.files import write_json
+from sdclr.mining.diagnose import diagnose
+from sdclr.mining.mine import default_folder
+from sdclr.training.resolve import resolve_encoder
+
+
+def run(command: Diagnose, console: Console) -> None:
+    """Describe the collection, and write the description."""
+    device, workers = machine(command.device, command.workers)
+    source = open_source(command.images)
+    used = resolve_encoder(command.encoder, source)
+    file = command.out or (used.results or default_folder(source, used)) / "diagnosis.json"
+    tell_plan(
+        console,
+        source,
+        used,
+        device=device,
+        workers=workers,
+        amp="none",
+        out=file,
+        images=command.config.images,
+    )
+    diagnosis = diagnose(source, command.config, encoder=used, device=device, workers=workers)
+    write_json(file, diagnosis.to_json())
+    for sentence in diagnosis.summary:
+        console.print(sentence, markup=False)
+    console.print(f"written to {file}", markup=False)
+    same = {"encoder": command.encoder}
+    finish(
+        console,
+        spelled("mine", command.images, **same),
+        spelled("duplicates", command.images, **same),
+        spelled("report", command.encoder, source=command.images) if used.run is not None else None,
+    )

@@ -1,0 +1,77 @@
+"""`sdclr duplicates`: its options, and what it does."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Console
+
+from sdclr.cli.commands.duplicates import Duplicates
+from sdclr.cli.lines import shown
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_plan
+from sdclr.cli.talk import finish, spelled
+from sdclr.cli.told import duplicates_line
+from sdclr.mining.config import MineConfig
+from sdclr.mining.drop import find_duplicates
+from sdclr.mining.duplicates import Duplicates as Found
+from sdclr.mining.mine import default_folder, is_mined, open_mined
+
+_GROUPS: Final = 5
+_MEMBERS: Final = 4
+"""Groups, and images of a group, that are listed."""
+
+
+def run(command: Duplicates, console: Console) -> None:
+    """Find near-duplicates, tell, and write the lists."""
+    config = MineConfig()
+    source, used = open_mined(command.images, command.encoder)
+    device, workers = machine(command.device, command.workers)
+    folder = command.folder or default_folder(source, used)
+    read = is_mined(source, used, config, out=folder, device=device)
+    tell_plan(
+        console,
+        source,
+        used,
+        device=device,
+        workers=workers,
+        amp=config.amp,
+        out=command.out or command.marks or folder,
+        read=folder if read else None,
+    )
+    found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers)
+    for line in (_nothing_seen(found) or duplicates_line(found.groups), *_largest(found)):
+        console.print(line, markup=False)
+    if command.out is not None:
+        console.print(f"list:    {found.write(command.out, source)}", markup=False)
+    if command.marks is not None:
+        marks = found.write_marks(command.marks, source)
+        console.print(f"marks:   {marks}", markup=False)
+    same = {"encoder": command.encoder, "folder": command.folder}
+    listed = command.out is not None or command.marks is not None
+    finish(
+        console,
+        spelled("apply", command.marks, command.images, manifest="kept.csv") if command.marks is not None else None,
+        spelled("duplicates", command.images, marks="marks.csv", **same) if found.groups and not listed else None,
+        spelled("mine", command.images, encoder=command.encoder, out=command.folder),
+    )
+
+
+def _nothing_seen(found: Found) -> str | None:
+    if not found.candidates or found.looked:
+        return None
+    return (
+        f"Near-duplicates: unknown. {found.candidates:,} pairs of embeddings are near, but there are no pixels to "
+        "confirm them by: name the images, with the embeddings as --encoder."
+    )
+
+
+def _largest(found: Found) -> Iterator[str]:
+    how = {pair.drop: f"{pair.how}, similarity {pair.similarity:.2f}" for pair in found.pairs}
+    for keep, *others in found.groups[:_GROUPS]:
+        yield f"  keep {shown(found.ids[keep])}"
+        for position in others[:_MEMBERS]:
+            yield f"    drop {shown(found.ids[position])} ({how[position]})"
+        if len(others) > _MEMBERS:
+            yield f"    and {len(others) - _MEMBERS:,} more"
+    if len(found.groups) > _GROUPS:
+        yield f"  and {len(found.groups) - _GROUPS:,} more groups"

@@ -1,0 +1,72 @@
+"""`sdclr mine`: what it does."""
+
+from typing import Final
+
+from rich.console import Console
+
+from sdclr.cli.commands.mine import Mine
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_plan
+from sdclr.cli.talk import finish, note, spelled
+from sdclr.cli.told import found, pictureless
+from sdclr.encoders import STRONGER
+from sdclr.mining.mine import default_folder, is_mined, mine_features, open_mined
+from sdclr.mining.page import write_page
+from sdclr.training.resolve import ResolvedEncoder
+
+_LABELED: Final = 100
+"""Images that the next command suggests to label."""
+
+
+def run(command: Mine, console: Console) -> None:
+    """Rank the images, write the scores and the page, and print a summary."""
+    source, used = open_mined(command.images, command.encoder, image_size=command.config.image_size)
+    folder = command.out or default_folder(source, used)
+    device, workers = machine(command.device, command.workers)
+    read = is_mined(source, used, command.config, out=folder, device=device)
+    tell_plan(
+        console,
+        source,
+        used,
+        device=device,
+        workers=workers,
+        amp=command.config.amp,
+        out=folder,
+        read=folder if read else None,
+    )
+    scores, features, *_ = mine_features(
+        source, command.config, encoder=used, out=folder, device=device, workers=workers
+    )
+    console.print(f"scores:  {folder / 'scores.parquet'}", markup=False)
+    if command.csv is not None:
+        console.print(f"csv:     {scores.to_csv(command.csv)}", markup=False)
+    if command.fiftyone is not None:
+        console.print(f"fiftyone: {scores.to_fiftyone(command.fiftyone, source)}", markup=False)
+    if command.page:
+        page = write_page(
+            folder / "rarest.html",
+            scores,
+            source,
+            thumbnails=command.thumbnails,
+            images=command.page_images,
+            features=features,
+            encoder=used.encoder if isinstance(used, ResolvedEncoder) else None,
+            workers=workers,
+        )
+        console.print(f"page:    {page}", markup=False)
+    for line in (*found(scores), *filter(None, [pictureless(source)])):
+        console.print(line, markup=False)
+    if isinstance(used, ResolvedEncoder) and command.encoder is None:
+        note(console, f"For finer features, slower: --encoder {STRONGER}")
+    same = {"encoder": command.encoder, "folder": command.out}
+    finish(
+        console,
+        spelled("select", command.images, budget=_LABELED, out="next.csv", **same) if len(scores) > _LABELED else None,
+        spelled("duplicates", command.images, marks="marks.csv", **same) if scores.duplicates else None,
+        spelled("diagnose", command.images, encoder=command.encoder) if _is_network(command, used) else None,
+    )
+
+
+def _is_network(command: Mine, used: object) -> bool:
+    """Whether the encoder can be named again where embeddings cannot be."""
+    return isinstance(used, ResolvedEncoder) and command.config.image_size is None

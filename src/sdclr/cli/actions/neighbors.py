@@ -1,0 +1,56 @@
+"""`sdclr neighbors`: what it does."""
+
+from typing import Any
+
+from rich.console import Console
+
+from sdclr.cli.commands.neighbors import Neighbors
+from sdclr.cli.lines import shown, write_lines
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_output, tell_plan
+from sdclr.cli.talk import beside, finish, note, spelled
+from sdclr.data.sources import open_source
+from sdclr.errors import InputError
+from sdclr.evaluation.neighbors import neighbors
+from sdclr.features.embeddings import embedding_files
+from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
+
+
+def run(command: Neighbors, console: Console) -> None:
+    """Find the neighbors, and print or write them."""
+    device, workers = machine(command.device, command.workers)
+    notes = beside(console, results=command.out is None)
+    images, encoder = _opened(command)
+    if isinstance(encoder, ResolvedEncoder):
+        out = command.out or "standard output"
+        tell_plan(notes, images, encoder, device=device, workers=workers, amp="auto", out=out)
+    else:
+        note(notes, f"embeddings: {command.images}")
+        tell_output(notes, command.out or "standard output")
+    found = neighbors(
+        images,
+        command.queries,
+        command.k,
+        encoder=encoder,
+        metric=command.metric,
+        device=device,
+        workers=workers,
+        amp="auto",
+    )
+    for image in found.bad:
+        note(notes, f"left out: {shown(image.id)}: {image.reason}")
+    if not found.rows:
+        raise InputError("no query could be read: give ids of the images, or image files")
+    if command.out is not None:
+        console.print(f"{len(found.rows)} neighbors written to {found.write(command.out)}", markup=False)
+    else:
+        write_lines(f"{row.query}\t{row.rank}\t{row.id}\t{row.distance:.4f}" for row in found.rows)
+    finish(notes, spelled("mine", command.images, encoder=None if embedding_files(command.images) else command.encoder))
+
+
+def _opened(command: Neighbors) -> tuple[Any, Any]:
+    """The images and the encoder; embeddings as they are named, for they may need no encoder."""
+    if embedding_files(command.images):
+        return command.images, command.encoder
+    source = open_source(command.images)
+    return source, resolve_encoder(command.encoder, source)

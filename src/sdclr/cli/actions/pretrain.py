@@ -1,0 +1,92 @@
+"""`sdclr pretrain`: what it does."""
+
+from typing import get_args
+
+from rich.console import Console
+
+from sdclr.cli.commands.pretrain import APART, PERMISSIVE, Pretrain, RecipeName
+from sdclr.cli.plan import tell_pretraining
+from sdclr.cli.talk import budget, finish, note, spelled
+from sdclr.config import to_json
+from sdclr.data.sources import open_source
+from sdclr.data.subset import select
+from sdclr.progress import speaks
+from sdclr.recipes import RECIPES, with_framework
+from sdclr.reporting.page import run_report
+from sdclr.settings import SettingsFile
+from sdclr.training.config import SCRATCH, PretrainConfig
+from sdclr.training.defaults import for_images, hint_on_start, starting_line
+from sdclr.training.distributed import resolve_device
+from sdclr.training.opening import default_run
+from sdclr.training.pretrain import pretrain
+
+
+def run(command: Pretrain, console: Console) -> None:
+    """Train, and write the report."""
+    source = select(open_source(command.images), command.subset)
+    limit = budget(command.minutes)
+    folder = command.run or default_run(source, command.config, limit)
+    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes)
+    if command.config.start is not None:
+        note(console, starting_line(command.config, command.minutes))
+    gpu = resolve_device(command.runtime.device).type == "cuda"
+    hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
+    if hint is not None:
+        note(console, hint)
+    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit)
+    if speaks():
+        page = run_report(run, source)
+        console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)
+    finish(
+        console,
+        spelled("mine", command.images, encoder=run.path),
+        spelled("embed", command.images, encoder=run.path, out=run.path / "embeddings.parquet"),
+        spelled("export", run.path, run.path / "export"),
+    )
+
+
+def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainConfig:
+    """The settings that options change: of a recipe, or what suits the images; and over them those of a file.
+
+    Args:
+        command: The command as read with permissive defaults, which the file's values have replaced.
+        file: A settings file.
+
+    Raises:
+        InputError: There are no such images, or a value of the file does not go with the recipe.
+    """
+    if file is not None and _is_whole(file):
+        return file.config(PretrainConfig, apart=APART)
+    recipe: str = command.recipe
+    if file is not None and recipe == "auto":
+        recipe = file.word("recipe", get_args(RecipeName)) or "auto"
+    asked = command.config
+    if recipe != "auto":
+        base = RECIPES[recipe]()
+    else:
+        base = for_images(
+            select(open_source(command.images), command.subset),
+            adapt=asked.damage.may_adapt,
+            start=_start(asked),
+            name=None if asked.encoder.name == PERMISSIVE.encoder.name else asked.encoder.name,
+            minutes=command.minutes,
+        )
+    base = with_framework(base, asked.framework)
+    return base if file is None else file.config(PretrainConfig, base=base, apart=APART)
+
+
+def _start(asked: PretrainConfig) -> str | None:
+    """Where the weights start as far as it was asked: options of an encoder ask for one of random weights."""
+    if asked.start != PERMISSIVE.start:
+        return asked.start or SCRATCH
+    return None if asked.encoder == PERMISSIVE.encoder else SCRATCH
+
+
+def _is_whole(file: SettingsFile) -> bool:
+    """Whether a file says everything: that of a run, to which a later version may have added settings, or its like."""
+    every = to_json(PretrainConfig())
+    whole = all(
+        key in file.values and (not isinstance(value, dict) or value.keys() <= file.values[key].keys())
+        for key, value in every.items()
+    )
+    return whole or file.path.name == "config.json"

@@ -1,0 +1,135 @@
+"""`sdclr reproduce`: the runs behind a table or figure of the paper, and the paper's own numbers beside ours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from sdclr.cli.commands.reproduce import Reproduce
+from sdclr.cli.ended import first_report, tell_failures
+from sdclr.cli.plan import tell_queue
+from sdclr.cli.talk import budget, finish, note
+from sdclr.errors import InputError
+from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
+from sdclr.paper.figures import draw
+from sdclr.paper.plan import State, look, plan_table
+from sdclr.paper.results import Row, collect, is_finished, write_results
+from sdclr.paper.runner import Data, FinishedTask, Queue, decoders, run_queue
+from sdclr.paper.tables import compared_table, contrast_table
+from sdclr.paper.tasks import Job, Task, merged
+from sdclr.training.config import Runtime
+from sdclr.training.distributed import resolve_device
+from sdclr.training.run import Run
+from sdclr.version import __version__
+
+What = Annotated[
+    ExperimentName | Literal["all"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="WHAT", help=f"{', '.join(EXPERIMENTS)}, or all of them."),
+]
+
+
+def run(command: Reproduce, console: Console) -> None:
+    """Carry out `sdclr reproduce`.
+
+    Raises:
+        InputError: No run can be done.
+        Interrupted: On Ctrl-C or SIGTERM; the same command goes on.
+        SystemExit: With 1, after everything else is done, if a run failed.
+    """
+    limit = budget(command.minutes)
+    setting = Setting(
+        scale=command.scale,
+        splits=command.splits,
+        head=command.head,
+        lists=command.lists is not None,
+        epochs=command.epochs,
+    )
+    names = EXPERIMENTS if command.what == "all" else (command.what,)
+    experiments = [experiment(name, setting) for name in names]
+    runtime = Runtime(device=command.device, workers=command.workers, amp=command.amp)
+    queue = Queue(
+        folder=command.folder, data=Data(root=command.data, lists=command.lists), runtime=runtime, jobs=command.jobs
+    )
+    states = look(queue, merged(job for one in experiments for job in one.jobs))
+    console.print(plan_table(states).markdown(), markup=False)
+    tell_queue(console, runtime, command.folder, jobs=command.jobs)
+    possible = [state for state in states if state.status != "no data"]
+    if not possible:
+        reasons = "; ".join(dict.fromkeys(state.reason for state in states))
+        raise InputError(f"{command.what}: there are no images for any of its runs ({reasons})")
+    if command.dry_run:
+        return
+    seconds = None if limit is None else limit.left
+    ended = run_queue(queue, [state.job for state in possible], lambda text: note(console, text), seconds=seconds)
+    rows = collect(command.folder)
+    out = command.out or command.folder / "results"
+    for file in write_results(rows, out):
+        console.print(f"results: {file}", markup=False)
+    for one in experiments:
+        text = page(one, rows, states, command)
+        console.print(text, markup=False)
+        (out / f"{one.name}-{command.scale}.md").write_text(text)
+        try:
+            for file in _figures(one, queue, rows, out):
+                console.print(f"figure: {file}", markup=False)
+        except InputError as error:
+            console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
+    tell_failures(ended, command.folder)
+    finish(console, first_report(queue, [state.job for state in possible]))
+
+
+def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
+    """A table of the paper beside our numbers, as Markdown, with what it takes to read it."""
+    missing = {state.job.name: "no data" for state in states if state.status == "no data"}  # why, the plan has told
+    tables = [compared_table(one, rows, missing), contrast_table(one, rows)]
+    there = {state.job.name for state in states if state.status != "no data"}
+    head = f"# {one.title}\n\n{_header([job for job in one.jobs if job.name in there], command)}\n"
+    return "\n".join([head, *(table.markdown() for table in tables if table is not None)])
+
+
+def _header(jobs: Sequence[Job], command: Reproduce) -> str:
+    """At which size, on which images, by which version."""
+    data = Data(root=command.data, lists=command.lists)
+    scale = {
+        "cpu": "Scale cpu: SMALL. A quarter-width ResNet-18 at 16 px, a fiftieth of the paper's epochs, half its batch "
+        "and half of the weights pruned. Beside the paper's numbers this shows a direction only.",
+        "paper": "Scale paper: network, images, batch and length as in the paper.",
+    }[command.scale]
+    trial = f" A trial of {command.epochs} epochs." if command.epochs else ""
+    sets = {job.dataset: DATA_NAMES[job.dataset] for job in jobs}
+    copies = "; ".join(f"{name}: {data.copy(dataset)}" for dataset, name in sets.items()) or "none"
+    splits = max((job.split for job in jobs), default=0)
+    drawn = "as published (the first) and drawn" if command.lists is not None else "drawn"
+    lines = (
+        f"{scale}{trial}",
+        f"Data: {copies}. Splits: {splits}, {drawn}. Projection heads: {command.head}.",
+        f"Made by sdclr {__version__}: `{_spelled(command)}`",
+    )
+    return "\n\n".join(lines)
+
+
+def _spelled(command: Reproduce) -> str:
+    """The command that makes the table again; where data lies is the reader's."""
+    options = {"--scale": command.scale, "--splits": command.splits, "--epochs": command.epochs}
+    told = [f"{name} {value}" for name, value in options.items() if value is not None]
+    head = [] if command.head == "matched" else [f"--head {command.head}"]
+    return " ".join(("sdclr reproduce", command.what, "--data DIR", *told, *head))
+
+
+def _figures(one: Experiment, queue: Queue, rows: Sequence[Row], out: Path) -> list[Path]:
+    """Draw a figure of what is finished; a table has none."""
+    if one.figure is None:
+        return []
+    tasks = [
+        FinishedTask(task=job, run=Run(queue.place(job)), split=queue.data(job))
+        for job in one.jobs
+        if isinstance(job, Task) and queue.finished(job)
+    ]
+    if not tasks:
+        return []
+    finished = [row for row in rows if is_finished(row)]
+    place = resolve_device(queue.runtime.device)
+    return draw(one.figure, tasks, finished, out, device=place, workers=decoders(queue.runtime))

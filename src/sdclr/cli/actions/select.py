@@ -1,0 +1,69 @@
+"""`sdclr select`: what it does."""
+
+import shlex
+from typing import Any
+
+from rich.console import Console
+
+from sdclr.cli.commands.select import Select
+from sdclr.cli.labels import labelled_ids, spent, write_choice
+from sdclr.cli.lines import write_lines
+from sdclr.cli.machine import machine
+from sdclr.cli.plan import tell_plan
+from sdclr.cli.talk import beside, finish, note, spelled
+from sdclr.mining.choose import choose_to_label
+from sdclr.mining.config import MineConfig
+from sdclr.mining.mine import default_folder, is_mined, open_mined
+
+
+def run(command: Select, console: Console) -> None:
+    """Choose, and print or write the ids."""
+    device, workers = machine(command.device, command.workers)
+    labelled = labelled_ids(command.labelled)
+    source, used = open_mined(command.images, command.encoder)
+    notes = beside(console, results=command.out is None)
+    config = MineConfig()
+    folder = command.folder or default_folder(source, used)
+    read = is_mined(source, used, config, out=folder, device=device)
+    tell_plan(
+        notes,
+        source,
+        used,
+        device=device,
+        workers=workers,
+        amp=config.amp,
+        out=command.out or "standard output",
+        read=folder if read else None,
+    )
+    choice = choose_to_label(
+        source,
+        command.budget,
+        encoder=used,
+        method=command.method,
+        labelled=labelled,
+        config=config,
+        out=folder,
+        seed=command.seed,
+        device=device,
+        workers=workers,
+    )
+    if command.out is None:
+        write_lines(choice.ids)
+    else:
+        write_choice(choice, command.out)
+        console.print(f"to label next: {command.out}", markup=False)
+    for line in spent(choice, command.method, labelled):
+        note(notes, line)
+    left = len(choice.scores) - len(choice.scores.bad) - len(labelled) - len(choice.ids)
+    same = {"encoder": command.encoder, "folder": command.folder}
+    finish(notes, _again(command, left, **same) if command.out is not None else None)
+
+
+def _again(command: Select, left: int, **same: Any) -> str | None:
+    """The command that chooses as many once more; none without images for it."""
+    if command.out is None or command.budget == "all" or left < 1:
+        return None
+    again = command.out.with_name(f"{command.out.stem}-2{command.out.suffix}")
+    budget, labeled = min(command.budget, left), [str(file) for file in (*command.labelled, command.out)]
+    chosen = spelled("select", command.images, budget=budget, out=again, **same)
+    return f"{chosen} --labelled {shlex.join(labeled)}"

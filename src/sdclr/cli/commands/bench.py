@@ -1,0 +1,110 @@
+"""`sdclr bench`: its options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sdclr.choices import Amp
+from sdclr.cli.options import Device
+from sdclr.data.config import DatasetName
+from sdclr.errors import InputError
+from sdclr.paper.config import Ratio, SortKey
+from sdclr.paper.tasks import Scale
+from sdclr.training.config import DamageKind, FrameworkName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Train frameworks with and without damage and rebalancers on the same splits, and print a leaderboard.
+
+    A cell of the matrix is framework+damage, then any rebalancers, then values of settings by their names after an @;
+    +oracle draws every class equally often by its labels, as a bound. Instead of --matrix, axes may be given, whose
+    product is trained but for what contradicts itself. Stopped, the same command goes on; what is finished is not done
+    again. Every method is judged by linear probe, few-shot probe and kNN on the balanced test set.
+
+    For example:
+        sdclr bench --data ./data --matrix simclr+none simclr+prune simclr+prune+temperature byol+none byol+prune
+        sdclr bench --data ./data --matrix simclr+none simclr+prune@damage.ratio=0.3@epochs=80 --splits 2
+        sdclr bench --data ./data --frameworks simclr moco byol --damage none prune --rebalance none temperature,focal
+    """
+
+    data: Path
+    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
+    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    matrix: tuple[str, ...] = ()
+    """Cells, such as simclr+none or byol+prune+temperature@damage.ratio=0.7@epochs=80; the first is the baseline."""
+    frameworks: tuple[FrameworkName, ...] = ()
+    """Without a matrix: the frameworks; by default SimCLR."""
+    damage: tuple[DamageKind, ...] = ()
+    """Without a matrix: what the second branch loses; by default nothing, and pruned weights."""
+    rebalance: tuple[str, ...] = ()
+    """Without a matrix: rebalancers, several together joined by commas, or none; by default none."""
+    widths: tuple[int, ...] = ()
+    """Widths of the encoder, each for every cell; by default the scale's."""
+    ratio: Ratio | None = None
+    """Pruning ratio of every cell with damage that does not set its own; by default the scale's."""
+    dataset: DatasetName = "cifar10_lt"
+    """Which long-tailed set."""
+    lists: Path | None = None
+    """A folder of the published lists, for the first split; by default all splits are drawn."""
+    scale: Scale = "cpu"
+    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
+    splits: int | None = None
+    """Sub-samplings to average over; by default 3 at the small scale and 5 at the paper's."""
+    epochs: int | None = None
+    """Length of every run that does not set its own, instead of the scale's."""
+    baseline: str | None = None
+    """The row that others are compared with: a cell, or a name of the leaderboard; by default the first cell."""
+    sort: SortKey = "linear.all"
+    """What the leaderboard is sorted by: the best comes first."""
+    jobs: int = 1
+    """Runs at the same time, each in a process of its own."""
+    folder: Path = Path("runs/bench")
+    """Folder of the runs; runs that `sdclr reproduce` has made in it are not made again."""
+    out: Path | None = None
+    """Folder of the leaderboard and of tidy results; by default results/ in the folder of the runs."""
+    dry_run: bool = False
+    """List the runs with their state and cost, and do nothing."""
+    device: Device = "auto"
+    workers: int | None = None
+    """Processes that decode large images, for each run."""
+    amp: Amp = "auto"
+    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise InputError(f"--jobs is 1 or more, not {self.jobs}")
+        if self.matrix and (self.frameworks or self.damage or self.rebalance):
+            raise InputError("--matrix names whole cells: leave it out, or --frameworks, --damage and --rebalance")
+
+
+SHORT: Final = {
+    "what": (
+        "--data",
+        "--dataset",
+        "--matrix",
+        "--scale",
+        "--dry-run",
+    ),
+    "axes instead of --matrix": (
+        "--frameworks",
+        "--damage",
+        "--rebalance",
+    ),
+    "length": (
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+        "--sort",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

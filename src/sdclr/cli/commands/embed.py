@@ -1,0 +1,35 @@
+"""`sdclr embed`: its options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdclr.choices import Amp
+from sdclr.cli.options import Device, EncoderName, Images, Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Write the features of images to a Parquet file: id, embedding, and label if there is one.
+
+    A stopped command resumes. Several processes write a shard each into a folder.
+
+    For example:
+        sdclr embed ./images --out embeddings.parquet
+        torchrun --nproc-per-node 4 -m sdclr -- embed ./images --encoder runs/a --out embeddings/
+    """
+
+    images: Images
+    encoder: EncoderName = None
+    out: Path
+    """The Parquet file to write, or a folder for shards."""
+    branch: Literal["dense", "sparse"] = "dense"
+    """The encoder, or the pruned twin of a run's encoder."""
+    image_size: int | None = None
+    """Side of the view in pixels, for pretrained encoders that take more than one size."""
+    batch_size: int = 512
+    """Images in a forward pass."""
+    amp: Amp = "auto"
+    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+    device: Device = "auto"
+    workers: Workers = None

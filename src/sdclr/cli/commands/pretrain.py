@@ -1,0 +1,168 @@
+"""`sdclr pretrain`: its options."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import tyro
+
+from sdclr.cli.options import Images
+from sdclr.cli.parsing import read
+from sdclr.data.config import SubsetConfig
+from sdclr.errors import InputError
+from sdclr.settings import read_settings_file
+from sdclr.time_budget import check_budget
+from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.optim_config import OptimConfig
+
+RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digits_demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Train an encoder on images without labels, or go on with a run that was stopped.
+
+    Ctrl-C stops after the step at hand with everything saved; the same command again goes on. With no options the
+    settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
+
+    For example:
+        # Just run it.
+        sdclr pretrain ./images
+        # I have 30 minutes.
+        sdclr pretrain ./images --minutes 30
+        # Continue from weights.
+        sdclr pretrain ./images --start timm:tf_efficientnet_lite0
+        # Other settings, in a folder of your choice.
+        sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
+        sdclr pretrain ./images --run runs/c --settings mine.toml
+        # The setting of the paper.
+        sdclr pretrain ./cifar10 --recipe cifar_lt --subset.kind long-tail --subset.max-count 4500
+    """
+
+    images: Images
+    run: Path | None = None
+    """Folder of the run; by default runs/ and a name made of source and settings."""
+    recipe: RecipeName = "auto"
+    """Settings to start from; other options change them."""
+    settings: Path | None = None
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
+    is as without it; other options change it."""
+    minutes: float | None = None
+    """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
+    --epochs. The automatic settings go by it, too."""
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
+    runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
+
+
+SHORT: Final = {
+    "images": (
+        "IMAGES",
+        "--run",
+        "--subset.kind",
+    ),
+    "length and size": (
+        "--minutes",
+        "--epochs",
+        "--batch-size",
+        "--views.image-size",
+        "--encoder.name",
+        "--encoder.width",
+    ),
+    "start": (
+        "--start",
+        "--recipe",
+        "--settings",
+    ),
+    "method": (
+        "--framework",
+        "--damage.kind",
+        "--damage.ratio",
+        "--rebalance",
+        "--temperature",
+        "--optim.lr",
+        "--seed",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+        "--checkpoint-minutes",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""
+
+FITTED: Final = (
+    "--epochs",
+    "--batch-size",
+    "--views.image-size",
+    "--encoder.name",
+    "--encoder.width",
+    "--damage.ratio",
+    "--optim.lr",
+    "--temperature",
+)
+"""Options whose default follows from the images and the machine, so that the help names none."""
+
+
+PERMISSIVE = PretrainConfig(
+    start="?", epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0)
+)
+"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13). Its
+start is none that anybody gives, so that one can tell whether one was given."""
+
+APART = ("recipe",)
+"""Keys of a settings file that are no settings of a run but say what it changes."""
+
+
+def parse(options: list[str]) -> Pretrain:
+    """Read the options. They are read twice, because the defaults depend on the images that they name.
+
+    Raises:
+        InputError: An option has a value that cannot be used, or there are no such images.
+    """
+    options = _spelt_out(options)
+    file = None
+    try:
+        command = _read(options, PERMISSIVE, silent=True)
+        _check_minutes(command)
+        if command.settings is not None:
+            file = read_settings_file(command.settings)
+            command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
+    except SystemExit:
+        command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
+    defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
+    return _read(options, defaults)
+
+
+def _check_minutes(command: Pretrain) -> None:
+    """Refuse a length beside the time that is to decide it."""
+    if command.minutes is None:
+        return
+    check_budget(command.minutes)
+    for name in ("epochs", "steps"):
+        if getattr(command.config, name) != getattr(PERMISSIVE, name):
+            raise InputError(f"--minutes chooses the length of the run, which --{name} gives: leave out one of them")
+
+
+def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False) -> Pretrain:
+    default = Pretrain(images=tyro.MISSING, config=defaults)
+    command: Pretrain = read(Pretrain, "pretrain", options, default, silent=silent)
+    return command
+
+
+def _spelt_out(options: list[str]) -> list[str]:
+    """The options with two short forms in full: `--damage KIND`, and `--rebalance` with commas."""
+    full: list[str] = []
+    for argument in options:
+        name, equals, value = argument.partition("=")
+        if name == "--damage":
+            full.append("--damage.kind" + equals + value)
+        elif name == "--rebalance" and equals:
+            full += [name, *value.split(",")]
+        elif full and full[-1] == "--rebalance":
+            full += argument.split(",")
+        else:
+            full.append(argument)
+    return full

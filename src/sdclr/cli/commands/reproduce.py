@@ -1,0 +1,98 @@
+"""`sdclr reproduce`: its options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import tyro
+
+from sdclr.choices import Amp
+from sdclr.cli.options import Device
+from sdclr.errors import InputError
+from sdclr.paper.experiments import EXPERIMENTS, ExperimentName
+from sdclr.paper.tasks import Scale
+from sdclr.recipes import HeadKind
+from sdclr.time_budget import check_budget
+
+What = Annotated[
+    ExperimentName | Literal["all"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="WHAT", help=f"{', '.join(EXPERIMENTS)}, or all of them."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Do what stands behind a table or figure of the paper, and print it beside the paper's own numbers.
+
+    Trains what is missing, evaluates it, and writes tables, figures and tidy results. Stopped, it goes on where it was;
+    what is finished is not done again, and runs that several tables share are trained once.
+
+    For example:
+        sdclr reproduce table4 --data ./data --dry-run
+        sdclr reproduce table4 --data ./data --jobs 2 --minutes 60
+        sdclr reproduce all --data ./data --lists ./splits --scale paper
+    """
+
+    what: What
+    data: Path
+    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
+    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    lists: Path | None = None
+    """A folder of the published lists, for the first split; by default all splits are drawn."""
+    scale: Scale = "cpu"
+    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
+    splits: int | None = None
+    """Sub-samplings of CIFAR to average over; by default 3 at the small scale and 5 at the paper's."""
+    head: HeadKind = "matched"
+    """Projection heads: equal ones, or those of the reference implementation, which gives SDCLR a deeper one."""
+    epochs: int | None = None
+    """Length of every run instead of the scale's, for a trial."""
+    minutes: float | None = None
+    """Stop after so many minutes with everything saved, and write tables and figures of what is finished; the same
+    command goes on. Runs keep their length, which is part of the experiment."""
+    jobs: int = 1
+    """Runs at the same time, each in a process of its own."""
+    folder: Path = Path("runs/paper")
+    """Folder of the runs."""
+    out: Path | None = None
+    """Folder of tables, figures and tidy results; by default results/ in the folder of the runs."""
+    dry_run: bool = False
+    """List the runs with their state and cost, and do nothing."""
+    device: Device = "auto"
+    workers: int | None = None
+    """Processes that decode large images, for each run."""
+    amp: Amp = "auto"
+    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise InputError(f"--jobs is 1 or more, not {self.jobs}")
+        if self.minutes is not None:
+            check_budget(self.minutes)
+
+
+SHORT: Final = {
+    "what": (
+        "WHAT",
+        "--data",
+        "--scale",
+        "--dry-run",
+    ),
+    "length": (
+        "--minutes",
+        "--splits",
+        "--epochs",
+        "--jobs",
+    ),
+    "results": (
+        "--folder",
+        "--out",
+    ),
+    "machine": (
+        "--device",
+        "--workers",
+        "--amp",
+    ),
+}
+"""The options that most people set, which `--help` shows; `--help-all` shows all."""

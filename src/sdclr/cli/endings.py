@@ -1,0 +1,102 @@
+"""How a command ends: the line that is printed, and the exit code."""
+
+import os
+import select
+import sys
+import traceback
+from pathlib import Path
+from typing import Final, NoReturn
+
+from rich.console import Console
+
+from sdclr.cli.catalog import CATALOG
+from sdclr.cli.lines import shown
+from sdclr.cli.stops import Terminated
+from sdclr.errors import InputError
+from sdclr.training.interrupts import Interrupted
+
+ERROR: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+NO_READER: Final = 141
+"""Exit codes. Those above 128 are what a shell reports of a program that the signal ended: 128 and its number."""
+
+_LONGEST: Final = 400
+"""Characters of the message of an unexpected error."""
+_PACKAGE: Final = Path(__file__).parents[1]
+
+
+def end(error: BaseException, *, command: str, debug: bool) -> NoReturn:
+    """End the program as an exception asks for.
+
+    Args:
+        error: What `main` has caught.
+        command: The name of the command.
+        debug: Let errors through, so that Python shows their traceback.
+
+    Raises:
+        SystemExit: With the exit code.
+    """
+    if _reader_is_gone(error):
+        # What is left in the buffer goes nowhere, so that Python says nothing of it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(NO_READER) from None
+    if isinstance(error, SystemExit) and not isinstance(error, Terminated):
+        raise error
+    if isinstance(error, Interrupted):
+        _say(f"{error}; the same command goes on from there")
+        raise SystemExit(error.exit_code) from None
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
+        resumes = command in CATALOG and CATALOG[command].resumes
+        _say(f"stopped by {by}{'; the same command goes on from there' if resumes else ''}")
+        raise SystemExit(code) from None
+    if debug:
+        raise error
+    _say(_explained(error), title="error:")
+    raise SystemExit(USAGE if isinstance(error, InputError) else ERROR) from None
+
+
+def _explained(error: BaseException) -> str:
+    """An error in one line, with what to do about it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError | FloatingPointError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
+        return f"out of memory: give a smaller --batch-size, smaller images or fewer --workers ({text[:_LONGEST]})"
+    return (
+        f"unexpected {type(error).__name__}{_place(error)}: {text[:_LONGEST]}. This is a bug in sdclr: please report "
+        "it with the traceback, which the same command shows with --debug"
+    )
+
+
+def _place(error: BaseException) -> str:
+    """Where in this package an error came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
+    if not frames:
+        return ""
+    return f" in {Path(frames[-1].filename).relative_to(_PACKAGE.parent)}, line {frames[-1].lineno}"
+
+
+def _say(text: str, *, title: str = "") -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if title:
+        console.print(title, style="bold red", end=" ")
+    console.print(shown(text), markup=False)
+
+
+def _reader_is_gone(error: BaseException) -> bool:
+    """Whether the program that reads standard output has ended, as `head` does."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    asked = select.poll()
+    try:
+        asked.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # there is no file behind the stream
+        return False
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in asked.poll(0))

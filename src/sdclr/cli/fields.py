@@ -1,0 +1,53 @@
+"""Lines of a name and a value that fit a terminal."""
+
+import shutil
+import textwrap
+from typing import Final
+
+_NAME: Final = 13
+"""Columns of the name."""
+_WIDEST: Final = 80
+_NARROWEST: Final = 40
+
+
+def field(name: str, value: str) -> str:
+    """A name and its value, which is wrapped beside it.
+
+    Args:
+        name: At most 12 characters.
+        value: May be long. Its line breaks and control characters are shown as spaces and escapes.
+
+    Returns:
+        Lines of at most 80 columns, fewer in a narrow terminal.
+
+    Example:
+        >>> field("cores", "2 of 4")
+        'cores        2 of 4'
+    """
+    width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))
+    return textwrap.fill(
+        plain(value),
+        width=width,
+        initial_indent=f"{name:<{_NAME}}",
+        subsequent_indent=" " * _NAME,
+        break_on_hyphens=False,
+    ).rstrip()
+
+
+def plain(text: str) -> str:
+    """A text that a terminal shows as it is: control characters as escapes, and what is not UTF-8 as `?`."""
+    text = text.encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters, without its middle.
+
+    Example:
+        >>> shortened("images/birds/0001.jpg", 13)
+        'images…01.jpg'
+    """
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"

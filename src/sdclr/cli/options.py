@@ -1,0 +1,38 @@
+"""Options that several commands have, each with one help text."""
+
+from typing import Annotated
+
+import tyro
+
+from sdclr.encoders import DEFAULT
+from sdclr.encoders.config import GRAMMAR
+
+_GRAMMAR = GRAMMAR[0].upper() + GRAMMAR[1:]
+_IMAGES_HELP = (
+    "A folder of images, a .csv or .parquet manifest, a folder or file of Parquet images, digits, cifar10:FOLDER or "
+    "cifar100:FOLDER. A suffix :test or :train names a split."
+)
+Images = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help=_IMAGES_HELP)]
+MinedImages = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="IMAGES", help=f"{_IMAGES_HELP} Or embeddings of images: a .parquet or .npy file."),
+]
+LabeledImages = Annotated[str, tyro.conf.arg(metavar="IMAGES")]
+EncoderName = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="ENCODER", help=f"{_GRAMMAR}. By default {DEFAULT}."),
+]
+MinedEncoderName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="ENCODER",
+        help=f"{_GRAMMAR}; or embeddings of the images, a .parquet or .npy file. By default a small pretrained "
+        f"encoder, {DEFAULT}.",
+    ),
+]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="cpu, cuda, …; auto takes a GPU if there is one.")]
+Workers = Annotated[
+    int | None,
+    tyro.conf.arg(help="Processes that decode images; by default one for each core but one, at most 8."),
+]

@@ -1,0 +1,144 @@
+"""What a command says before it begins: the images, the network, the machine, and where results go."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from sdclr.choices import Amp
+from sdclr.cli.talk import note
+from sdclr.cli.told import counted, tell_encoder
+from sdclr.data.scan import first_shapes
+from sdclr.data.sources import Source
+from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.create import create_encoder
+from sdclr.features.embeddings import EmbeddedImages, Embeddings
+from sdclr.precision import autocast_dtype
+from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.distributed import resolve_device
+from sdclr.training.feed import default_workers
+from sdclr.training.resolve import ResolvedEncoder
+from sdclr.training.run import Run
+
+
+def tell_images(source: Source, console: Console, name: str = "images") -> None:
+    """Say how many images there are, how large they are, and what is passed over."""
+    if isinstance(source, EmbeddedImages):
+        return
+    parts = [f"{counted(len(source))} in {source.name}"]
+    skipped = len(getattr(source, "skipped", ()))
+    if skipped:
+        parts.append(f"{skipped:,} other files passed over")
+    parts.append(_sizes(source))
+    if source.classes:
+        parts.append(f"{len(source.classes):,} classes")
+    note(console, f"{name + ':':8} {', '.join(filter(None, parts))}")
+
+
+def tell_machine(console: Console, device: torch.device, workers: int, amp: Amp) -> None:
+    """Say where the command computes, in which precision, and how many processes decode."""
+    dtype = autocast_dtype(amp, device)
+    where = counted(torch.get_num_threads(), "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
+    decode = f"{counted(workers, 'process')} {'decodes' if workers == 1 else 'decode'}" if workers else "no processes"
+    precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    note(console, f"machine: {device}, {where}, {precision}, {decode}")
+
+
+def tell_output(console: Console, place: str | Path | None) -> None:
+    """Say where results go."""
+    note(console, f"output:  {place if place is not None else 'none: give --out'}")
+
+
+def tell_plan(
+    console: Console,
+    source: Source,
+    used: ResolvedEncoder | Embeddings,
+    *,
+    device: torch.device,
+    workers: int,
+    amp: Amp,
+    out: str | Path | None,
+    images: int | None = None,
+    read: str | Path | None = None,
+) -> None:
+    """The plan of a command that reads images by an encoder.
+
+    Args:
+        console: Where.
+        source: The images.
+        used: The encoder, or embeddings.
+        device: Where it runs.
+        workers: Processes that decode.
+        amp: Precision.
+        out: Where results go; None if nothing is written.
+        images: How many images are read; all by default.
+        read: The folder of an earlier reading that serves again, so that nothing is read.
+    """
+    tell_images(source, console)
+    tell_encoder(used, source, device=device, workers=workers, amp=amp, console=console, images=images, read=read)
+    if isinstance(used, ResolvedEncoder):
+        tell_machine(console, device, workers, amp)
+    tell_output(console, out)
+
+
+def tell_pretraining(
+    console: Console,
+    source: Source,
+    config: PretrainConfig,
+    runtime: Runtime,
+    folder: Path,
+    *,
+    minutes: float | None = None,
+) -> None:
+    """The plan of a pre-training.
+
+    Args:
+        console: Where.
+        source: The images.
+        config: What decides the result.
+        runtime: How it is carried out.
+        folder: Of the run.
+        minutes: What it may take, if that is to decide its length.
+    """
+    run, device = Run(folder), resolve_device(runtime.device)
+    workers = default_workers(device) if runtime.workers is None else runtime.workers
+    tell_images(source, console)
+    size = config.views.image_size
+    weights = _parameters(config.encoder, size)
+    note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
+    steps = len(source) // config.batch_size
+    batches = f"batches of {config.batch_size}"
+    length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')}, {batches}"
+    if minutes is not None:
+        length = f"what fits into {minutes:g} minutes, {batches}"
+    else:
+        length += f", {config.total_steps(steps):,} steps in all"
+    note(console, f"length:  {length}; {config.method}")
+    tell_machine(console, device, workers, runtime.amp)
+    done = max((line["step"] for line in run.metrics()), default=0) if run.config_file.exists() else 0
+    state = " (finished: nothing is left to do)" if run.finished else f" (goes on near step {done:,})" if done else ""
+    tell_output(console, f"{run.path}{state}")
+
+
+def tell_queue(console: Console, runtime: Runtime, folder: Path, *, jobs: int) -> None:
+    """The plan of several runs, after the table of them."""
+    device = resolve_device(runtime.device)
+    workers = default_workers() if runtime.workers is None else runtime.workers
+    tell_machine(console, device, workers, runtime.amp)
+    together = f", {jobs} at the same time" if jobs > 1 else ""
+    tell_output(console, f"{folder}{together}")
+
+
+def _parameters(config: EncoderConfig, image_size: int) -> int:
+    with torch.device("meta"):  # no memory, and no random numbers
+        encoder = create_encoder(config, image_size)
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def _sizes(source: Source) -> str:
+    """Sizes of the first images."""
+    shapes = sorted(set(first_shapes(source)), key=lambda shape: shape[0] * shape[1])
+    if not shapes:
+        return "none of the first can be decoded"
+    sizes = [f"{width:,}x{height:,}" for height, width in (shapes[0], shapes[-1])]
+    return f"{sizes[0]} px" if len(shapes) == 1 else f"{sizes[0]} to {sizes[1]} px (the first 16)"

@@ -1,0 +1,121 @@
+"""Settings of views and subsets, and the names of data sets. Imports neither NumPy nor torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sdclr.config import check_numbers
+from sdclr.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How strongly the two views of an image may differ from it and from each other.
+
+    Raises:
+        InputError: If a probability, a range or a strength lies outside its domain.
+    """
+
+    image_size: int = 32
+    """Side of the square views, in pixels."""
+    crop_scale: tuple[float, float] = (0.1, 1.0)
+    """Smallest and largest area of the crop, as a fraction of the image."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of the crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    brightness: float = 0.4
+    """Brightness is multiplied by a factor within 1 - this and 1 + this."""
+    contrast: float = 0.4
+    """Contrast is multiplied by a factor within 1 - this and 1 + this."""
+    saturation: float = 0.4
+    """Saturation is multiplied by a factor within 1 - this and 1 + this."""
+    hue: float = 0.1
+    """Hue is turned by at most this fraction of a full turn, either way (0 to 0.5)."""
+    jitter: float = 0.8
+    """Probability that brightness, contrast, saturation and hue are changed at all."""
+    grey: float = 0.2
+    """Probability of greyscale."""
+    blur: float = 0.0
+    """Probability of Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, in pixels of the view."""
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise InputError(f"image_size is {self.image_size}: give a side of at least 1 pixel")
+        for name in ("flip", "jitter", "grey", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}: give a probability between 0 and 1")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: give a strength of 0 or more")
+        if not 0 <= self.hue <= 0.5:
+            raise InputError(f"hue is {self.hue}: give a strength between 0 and 0.5")
+        for name, upper in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= upper or math.isinf(high):
+                limit = "" if math.isinf(upper) else f" <= {upper:g}"
+                raise InputError(f"{name} is ({low}, {high}): give 0 < low <= high{limit}")
+
+
+SCALE: Final = 30.0
+"""The magnitude at which a value reaches the end of its range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugmentConfig:
+    """How much RandAugment does to a view at which strength w of its sample, 0 to 1.
+
+    The defaults are those of BCL-I. BCL-D (on self-damaging) has `operations=2, low=5, scatter=True`.
+
+    Raises:
+        InputError: If a number lies outside its domain.
+    """
+
+    operations: int = 1
+    """Operations that are drawn for each view, each of which is applied with probability w."""
+    low: float = 10.0
+    """Magnitude at strength 0, on RandAugment's scale from 0 to 30."""
+    high: float = 30.0
+    """Magnitude at strength 1, on the same scale."""
+    scatter: bool = False
+    """Whether the magnitude is that of w times a uniform draw from 0 to 1, one for both views of an image."""
+
+    def __post_init__(self) -> None:
+        if self.operations < 1:
+            raise InputError(f"operations is {self.operations}: give at least 1")
+        if not 0 <= self.low <= self.high <= SCALE:
+            raise InputError(f"low and high are {self.low} and {self.high}: give 0 <= low <= high <= {SCALE:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetConfig:
+    """A part of the images. Only drawing it looks at labels; training never does."""
+
+    kind: Literal["all", "long-tail", "balanced", "few-shot"] = "all"
+    """All images; an exponential long tail; as many images equally divided; or 1 % equally divided."""
+    max_count: int | None = None
+    """Images of the most frequent class; by default as many as every class has."""
+    imbalance: float = 100.0
+    """Most frequent class over the rarest."""
+    seed: int = 1
+    """Decides the order of the classes and which images are drawn; the paper's five sub-samplings are 1 to 5."""
+    holdout: int = 0
+    """Labelled images kept out of every subset, equally many a class, for validation (5000 for CIFAR-10)."""
+    indices: str | None = None
+    """A .npy file of positions in the source, used as it is. Published CIFAR splits count in the original order, which
+    cifar10:FOLDER has; a set that is sorted otherwise, as Parquet copies may be, gives other images."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, max_count=1, imbalance=1, seed=0, holdout=0)
+        if self.indices is not None and (self.kind != "all" or self.holdout):
+            raise InputError("--subset.indices is a finished subset: leave out --subset.kind and --subset.holdout")
+
+
+DatasetName = Literal[
+    "cifar10_lt", "cifar100_lt", "cifar10", "cifar100", "imagenet_lt", "imagenet_lt_exp", "imagenet100_lt"
+]
+
+
+GroupRule = Literal["thirds", "shots"]

@@ -1,0 +1,289 @@
+"""What a collection of images holds, from the headers of its files: sizes, formats, damage, copies, disk space.
+
+Headers take a fraction of a millisecond each, so that a hundred thousand files take about a minute. Only files of equal
+size are read whole, to compare their bytes.
+"""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from sdclr.data.decode import BadImage, Header, read_header
+from sdclr.data.scan import MAX_SMALL_SIDE, scan
+from sdclr.data.sources import (
+    ArraySource,
+    FolderSource,
+    ManifestSource,
+    ParquetSource,
+    Source,
+    SubsetSource,
+    image_bytes,
+    image_file,
+)
+from sdclr.errors import BadImageError
+from sdclr.progress import stage
+
+MOST_LOOKED_AT: Final = 100_000
+"""Images that are looked at; of more, so many that are evenly spaced."""
+_Key = TypeVar("_Key")
+_BLOCK: Final = 2**20
+_EVERY: Final = 50
+"""Images between two reports of progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """What a collection holds."""
+
+    name: str
+    """The source's name."""
+    kind: str
+    """What it is: "folder", "manifest", "Parquet", "pixels in memory", "embeddings", …"""
+    images: int
+    """Images that the collection names."""
+    looked_at: int
+    """Images whose headers were read: all, or evenly spaced ones of a large collection."""
+    sizes: dict[tuple[int, int], int]
+    """Number of images by width and height in pixels, upright."""
+    formats: dict[str, int]
+    """Number of images by format, such as JPEG; "pixels" where they are not encoded."""
+    modes: dict[str, int]
+    """Number of images by color mode: RGB, L (gray), RGBA, P (palette), CMYK, …"""
+    unreadable: tuple[BadImage, ...]
+    """Images that cannot be read, with reasons. Without decoding these are those whose headers cannot be read."""
+    passed_over: tuple[BadImage, ...]
+    """Other files and folders that the source left out, with reasons."""
+    decoded: bool
+    """Whether every image that was looked at was decoded, too."""
+    duplicates: tuple[tuple[str, ...], ...]
+    """Groups of ids of images, among those looked at, that are equal byte for byte, the largest first."""
+    bytes: int
+    """Size of the encoded images that were looked at, or of their pixels in memory."""
+    free: int | None
+    """Bytes that are free on the disk where the images lie; None where they are not files."""
+    free_here: int
+    """Bytes that are free on the disk of the current folder, where results go by default."""
+    classes: dict[str, int]
+    """Number of images by class, where the source has labels."""
+    vector: int | None = None
+    """Numbers in each vector, if the collection is one of embeddings; sizes and the like are then of the pictures that
+    they name."""
+
+    @property
+    def readable(self) -> int:
+        """Images that were looked at and are not known to be unreadable."""
+        return (self.images if self.decoded else self.looked_at) - len(self.unreadable)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all headers were read, and not those of a sample."""
+        return self.looked_at == self.images
+
+    @property
+    def spare(self) -> int:
+        """Images that could be dropped, because others are equal to them byte for byte."""
+        return sum(len(group) - 1 for group in self.duplicates)
+
+    @property
+    def small(self) -> bool:
+        """Whether all sizes are equal and at most 96 px, so that the images are held in memory in training."""
+        return len(self.sizes) == 1 and max(next(iter(self.sizes))) <= MAX_SMALL_SIDE
+
+    def sides(self) -> tuple[int, int, int] | None:
+        """Smallest, median and largest shorter side in pixels; None if no size is known."""
+        if not self.sizes:
+            return None
+        shorter: Counter[int] = Counter()
+        for size, count in self.sizes.items():
+            shorter[min(size)] += count
+        sides, counts = zip(*sorted(shorter.items()), strict=True)
+        middle = int(np.searchsorted(np.cumsum(counts), sum(counts) / 2))
+        return sides[0], sides[middle], sides[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON. Sizes are `WIDTHxHEIGHT`."""
+        sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.items()}
+        return {
+            **asdict(self),
+            "sizes": sizes,
+            "unreadable": [image._asdict() for image in self.unreadable],
+            "passed_over": [image._asdict() for image in self.passed_over],
+        }
+
+
+def take_inventory(
+    source: Source, *, place: Path | None = None, decode: bool = False, workers: int = 0, most: int = MOST_LOOKED_AT
+) -> Inventory:
+    """Look at the images of a source. See `sdclr.inspect_images`, which also takes paths and embeddings.
+
+    Args:
+        source: The images.
+        place: A file or folder on the disk where they lie; None if they lie on none.
+        decode: Decode every image, too, which finds files that are damaged behind the header.
+        workers: Processes that decode; 0 decodes in this one.
+        most: Images whose headers are read; of more, so many that are evenly spaced.
+    """
+    positions = _spaced(len(source), most)
+    looks = _Looks()
+    with stage("reading headers", len(positions)) as update:
+        for done, position in enumerate(positions, start=1):
+            looks.add(source, position)
+            if done % _EVERY == 0:
+                update(done)
+    bad = {image.id: image for image in looks.bad}
+    skipped = tuple(getattr(source, "skipped", ()))
+    if decode:
+        left_out = set(skipped)
+        bad |= {image.id: image for image in scan(source, workers=workers) if image not in left_out}
+    return Inventory(
+        name=source.name,
+        kind=kind_of(source),
+        images=len(source),
+        looked_at=len(positions),
+        sizes=_most_first(looks.sizes),
+        formats=_most_first(looks.formats),
+        modes=_most_first(looks.modes),
+        unreadable=tuple(bad.values()),
+        passed_over=skipped,
+        decoded=decode,
+        duplicates=_named([*_equal_files(looks), *looks.contents.values()], source.ids),
+        bytes=looks.bytes,
+        free=None if place is None else shutil.disk_usage(place).free,
+        free_here=shutil.disk_usage(Path.cwd()).free,
+        classes=_classes(source),
+    )
+
+
+def kind_of(source: Source) -> str:
+    """What a source is, in a word or two."""
+    source = _whole(source)
+    kinds = {
+        FolderSource: "folder of images",
+        ManifestSource: "manifest",
+        ParquetSource: "Parquet",
+        ArraySource: "pixels in memory",
+    }
+    return kinds.get(type(source), type(source).__name__)
+
+
+def _whole(source: Source) -> Source:
+    while isinstance(source, SubsetSource):
+        source = source.source
+    return source
+
+
+class _Looks:
+    """What was seen of images so far."""
+
+    def __init__(self) -> None:
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.formats: Counter[str] = Counter()
+        self.modes: Counter[str] = Counter()
+        self.bad: list[BadImage] = []
+        self.bytes = 0
+        self.files: dict[int, list[tuple[int, Path]]] = {}
+        """Positions and paths of files by their number of bytes."""
+        self.contents: dict[bytes, list[int]] = {}
+        """Positions of images that are no files, by the digest of their bytes."""
+
+    def add(self, source: Source, position: int) -> None:
+        """Look at one image."""
+        image_id = source.ids[position]
+        try:
+            self._count(self._look(source, position, image_id))
+        except BadImageError as error:
+            self.bad.append(BadImage(error.image_id, error.reason, counted=True))
+
+    def _count(self, header: Header) -> None:
+        self.sizes[header.width, header.height] += 1
+        self.formats[header.format] += 1
+        self.modes[header.mode] += 1
+
+    def _look(self, source: Source, position: int, image_id: str) -> Header:
+        path = image_file(source, position)
+        if path is not None:
+            header = read_header(path, image_id=image_id)
+            size = path.stat().st_size
+            self.bytes += size
+            self.files.setdefault(size, []).append((position, path))
+            return header
+        data = image_bytes(source, position)
+        if data is not None:
+            self._keep(data, position)
+            return read_header(data, image_id=image_id)
+        if isinstance(_whole(source), ParquetSource):
+            raise BadImageError(image_id, "zero bytes")
+        pixels = source.image(position)
+        self._keep(pixels.tobytes(), position)
+        return Header("pixels", "RGB", pixels.shape[1], pixels.shape[0])
+
+    def _keep(self, data: bytes, position: int) -> None:
+        self.bytes += len(data)
+        self.contents.setdefault(hashlib.blake2b(data, digest_size=16).digest(), []).append(position)
+
+
+def _equal_files(looks: _Looks) -> list[list[int]]:
+    """Positions of files that are equal byte for byte. Only those of equal size are read."""
+    candidates = [files for size, files in looks.files.items() if size and len(files) > 1]
+    total = sum(map(len, candidates))
+    groups: list[list[int]] = []
+    done = 0
+    with stage("comparing files of equal size", total, unit="files") as update:
+        for files in candidates:
+            equal: dict[bytes, list[int]] = {}
+            for position, path in files:
+                digest = _digest(path)
+                if digest is not None:
+                    equal.setdefault(digest, []).append(position)
+                done += 1
+                if done % _EVERY == 0:
+                    update(done)
+            groups += equal.values()
+    return groups
+
+
+def _digest(path: Path) -> bytes | None:
+    """Digest of a file's bytes; None if it has become unreadable."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _spaced(count: int, most: int) -> range | list[int]:
+    """All positions, or so many evenly spaced ones."""
+    if count <= most:
+        return range(count)
+    return [number * count // most for number in range(most)]
+
+
+def _most_first(counts: Counter[_Key]) -> dict[_Key, int]:
+    return dict(counts.most_common())
+
+
+def _named(groups: Iterable[list[int]], ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of two or more as ids, the largest first, then in the order of the source."""
+    several = sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0]))
+    return tuple(tuple(ids[position] for position in group) for group in several)
+
+
+def _classes(source: Source) -> dict[str, int]:
+    """Images by class; empty without labels."""
+    if source.labels is None:
+        return {}
+    numbers, counts = np.unique(source.labels[source.labels >= 0], return_counts=True)
+    names = source.classes
+    return {
+        names[number] if number < len(names) else str(number): count
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }

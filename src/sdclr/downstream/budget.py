@@ -1,0 +1,62 @@
+"""Fine-tuning in so many minutes: the epochs of its stages by the speed that is measured."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from sdclr.config import from_json
+from sdclr.downstream.config import FinetuneConfig
+from sdclr.downstream.loop import Trainer
+from sdclr.files import read_json
+from sdclr.progress import duration, stage, tell
+from sdclr.time_budget import Budget
+from sdclr.training.budget import Length, affordable, check_minutes, measured, note_choice
+
+FILE: Final = "budget.json"
+"""In the folder of a training: its minutes, the speed that was measured, and the epochs that were chosen."""
+
+_FORWARD: Final = 1 / 3
+"""Cost of testing an image, as a share of training on it."""
+_SECOND_SHARE: Final = 10
+"""One epoch in so many goes to the second stage, up to the number that the settings have."""
+
+
+def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> FinetuneConfig:
+    """The settings of a training that was begun with this budget; else those given.
+
+    Raises:
+        InputError: If it was begun with another budget, or with a number of epochs.
+    """
+    file = out / "config.json"
+    if budget is None or not file.is_file():
+        return config
+    old = from_json(FinetuneConfig, read_json(file).get("config", {}))
+    check_minutes(out / FILE, budget, begun=f"{old.epochs} epochs", option="--out")
+    return replace(config, epochs=old.epochs, second_epochs=old.second_epochs)
+
+
+def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test_images: int) -> FinetuneConfig:
+    """Measure the speed and choose the epochs of the stages: whole ones, at least one of each.
+
+    Args:
+        trainer: Of a training that has not begun; of no use afterwards.
+        config: The settings.
+        budget: What everything may take, the test included.
+        test_images: Images to test on afterwards.
+    """
+    with stage("measuring the speed", counted=False):
+        speed = measured(trainer.rehearse, budget)
+    testing = test_images / config.batch_size * speed.step * _FORWARD
+    length = affordable(budget.left - testing, speed, trainer.steps_per_epoch)
+    whole = length.epochs - (length.steps is not None)
+    second = min(config.second_epochs, max(1, whole // _SECOND_SHARE)) if len(trainer.stages) > 1 else 0
+    epochs = max(1, whole - second)
+    chosen = replace(config, epochs=epochs, second_epochs=second or config.second_epochs)
+    seconds = (epochs + second) * (trainer.steps_per_epoch * speed.step + speed.epoch) + speed.start + testing
+    trainer.folder.mkdir(parents=True, exist_ok=True)
+    note_choice(trainer.folder / FILE, budget, Length(epochs, None), speed)
+    parts = f"{epochs} epochs" + (f" and {second} of the second stage" if second else "")
+    takes = f"about {duration(seconds)} with the test, at {config.batch_size / speed.step:,.0f} images/s"
+    few = " are too few for that; the least is" if whole < 1 + second else ":"
+    tell(f"{budget.minutes:g} minutes{few} {parts}, {takes}")
+    return chosen

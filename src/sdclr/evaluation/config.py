@@ -1,0 +1,148 @@
+"""Settings of probes and evaluations. Imports neither NumPy nor torch."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sdclr.config import check_numbers
+from sdclr.data.config import GroupRule
+from sdclr.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a linear probe is trained. The defaults are the paper's protocol on a fully labelled training set."""
+
+    epochs: int = 30
+    """Passes over the labelled images."""
+    milestones: tuple[int, ...] = (10, 20)
+    """Epochs after which the learning rate falls to a tenth; those beyond the last epoch never come."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rates: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+    """Initial learning rates to train side by side; the validation set chooses one."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """L2 penalty on weight and bias."""
+    seed: int = 0
+    """Fixes the order of the images and their augmentation."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed=0)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if any(later <= earlier for earlier, later in zip((0, *self.milestones), self.milestones, strict=False)):
+            raise InputError(f"milestones={self.milestones} must be ascending epochs from 1 on")
+        rates = self.learning_rates
+        if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
+            raise InputError(f"learning_rates={rates} must be different numbers above 0, at least one")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay} must be 0 or more")
+
+    @classmethod
+    def few_shot(cls) -> "ProbeConfig":
+        """The paper's protocol on a labelled set of about one percent: longer, with later milestones."""
+        return cls(epochs=100, milestones=(40, 60))
+
+
+LINEAR = ProbeConfig()
+"""The protocol of linear separability: all labels."""
+
+
+FEW_SHOT = ProbeConfig.few_shot()
+"""The few-shot protocol: about one percent of the labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticConfig:
+    """Which penalties are tried, and how exactly each is solved."""
+
+    penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+    """L2 penalties on the weights of standardised features; the validation set chooses one."""
+    tolerance: float = 1e-5
+    """Largest entry of the gradient at which the chosen layer has converged."""
+    search_tolerance: float = 3e-4
+    """The same for the layers among which the validation set chooses."""
+    max_iterations: int = 1000
+    """Iterations of L-BFGS for each penalty, at most."""
+
+    def __post_init__(self) -> None:
+        penalties = self.penalties
+        if not penalties or len(set(penalties)) != len(penalties) or not all(0 < p < math.inf for p in penalties):
+            raise InputError(f"penalties={penalties} must be different numbers above 0, at least one")
+        for name in ("tolerance", "search_tolerance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)} must be above 0")
+        if self.max_iterations < 1:
+            raise InputError(f"max_iterations={self.max_iterations} must be at least 1")
+
+
+LOGISTIC = LogisticConfig()
+"""Penalties from strong to almost none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured and how."""
+
+    branch: Literal["dense", "sparse"] = "dense"
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    validation: float = 0.1
+    """Share of the labelled training images, taken from each class, that chooses learning rate and epoch."""
+    shots: int | None = None
+    """Labelled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
+    draws: int = 1
+    """How many few-shot sets are drawn; their accuracies are averaged."""
+    augment: bool = False
+    """Train the probes on images cropped and flipped anew every epoch, as in the paper, instead of on features computed
+    once. The encoder then runs in every epoch."""
+    k: int = 200
+    """Neighbours that vote in the kNN classifier."""
+    groups: Literal["thirds", "shots"] = "thirds"
+    """Many, Medium and Few: thirds of the classes by size, or more than 100, 20 to 100 and fewer than 20 images."""
+    linear: ProbeConfig = field(default_factory=lambda: LINEAR)
+    few_shot: ProbeConfig = field(default_factory=lambda: FEW_SHOT)
+    seed: int = 0
+    """Decides what is held out and which few-shot sets are drawn."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed=0, batch_size=1)
+        if not 0 < self.validation < 1:
+            raise InputError(f"--validation is a share between 0 and 1, not {self.validation}")
+        if (self.shots is not None and self.shots < 1) or self.draws < 1 or self.k < 1:
+            raise InputError("--shots, --draws and --k are 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeConfig:
+    """What is measured and how."""
+
+    branch: Literal["dense", "sparse"] = "dense"
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    validation: float = 0.1
+    """Share of the labelled training images, taken from each attribute, that chooses the penalties."""
+    few_shot: float = 0.01
+    """Share of the remaining training images that the few-shot probe sees, at least one that shows each attribute."""
+    draws: int = 1
+    """How many few-shot sets are drawn; their figures are averaged."""
+    groups: GroupRule = "thirds"
+    """Many, Medium and Few: thirds of the attributes by size, or more than 100, 20 to 100 and fewer than 20 images."""
+    logistic: LogisticConfig = field(default_factory=lambda: LOGISTIC)
+    seed: int = 0
+    """Decides what is held out and which few-shot sets are drawn."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed=0, batch_size=1)
+        for name in ("validation", "few_shot"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        if self.draws < 1:
+            raise InputError(f"draws is 1 or more, not {self.draws}")

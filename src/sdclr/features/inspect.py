@@ -1,0 +1,66 @@
+"""Look at whatever commands take as images: what is there, and what is wrong with it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from sdclr.data.inventory import MOST_LOOKED_AT, Inventory, take_inventory
+from sdclr.data.sources import ImageSource, Source, open_source
+from sdclr.features.embeddings import EmbeddedImages, embedding_files, read_embeddings
+
+_LOOKED_UP: Final = 100
+"""Ids of embeddings that are looked up as files."""
+
+
+def inspect_images(
+    images: ImageSource, *, decode: bool = False, workers: int = 0, most: int = MOST_LOOKED_AT
+) -> Inventory:
+    """Look at a collection without training or encoding anything: sizes, formats, damage, copies, disk space.
+
+    Args:
+        images: A folder, a manifest, or whatever else `open_source` takes; or a file of embeddings.
+        decode: Decode every image, too. That finds files that are damaged behind the header, and takes as long as a
+            pass over the images.
+        workers: Processes that decode; 0 decodes in this one.
+        most: Images whose headers are read; of more, so many that are evenly spaced.
+
+    Raises:
+        InputError: The images cannot be opened.
+
+    Example:
+        >>> inspect_images("digits").sizes
+        {(8, 8): 1297}
+    """
+    source = open_images(images)
+    place = _place(images)
+    if not isinstance(source, EmbeddedImages):
+        return take_inventory(source, place=place, decode=decode, workers=workers, most=most)
+    pictures = any(source.file(index) for index in range(min(len(source), _LOOKED_UP)))
+    found = take_inventory(
+        source, place=place, decode=decode and pictures, workers=workers, most=most if pictures else 0
+    )
+    return replace(found, kind="embeddings", vector=source.embeddings.values.shape[1])
+
+
+def open_images(images: ImageSource) -> Source:
+    """A source of images, or of embeddings with the pictures that they name.
+
+    Raises:
+        InputError: Neither can be opened.
+    """
+    if isinstance(images, (str, Path)) and embedding_files(images):
+        return EmbeddedImages(read_embeddings(images))
+    return open_source(images)
+
+
+def _place(images: ImageSource) -> Path | None:
+    """A file or folder on the disk where the images lie, of a text such as `cifar10:FOLDER:train`."""
+    if not isinstance(images, (str, Path)):
+        return None
+    text = str(images)
+    after = text.partition(":")[2]
+    for spelled in (text, after, text.rpartition(":")[0], after.rpartition(":")[0]):
+        path = Path(spelled).expanduser()
+        if spelled and path.exists():
+            return path
+    return None

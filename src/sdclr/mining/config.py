@@ -1,0 +1,130 @@
+"""Settings of mining, selection and diagnosis. Imports neither NumPy nor torch."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sdclr.choices import Amp
+from sdclr.config import check_numbers
+from sdclr.errors import InputError
+
+Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """What is measured of each image, and what the ranking goes by."""
+
+    score: Score = "kinds"
+    """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
+    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
+    changes the features. loss: the contrastive loss."""
+    k: tuple[int, ...] = (10,)
+    """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
+    ratios: tuple[float, ...] | None = None
+    """Pruning ratios for forgetting; the first one ranks. By default that of the run, and none for other encoders."""
+    projection: bool = False
+    """Also measure forgetting after the projection head. Needs a run."""
+    views: int = 1
+    """Views that forgetting is averaged over: 1 is the evaluation view, more add augmented views. Needs a run."""
+    checkpoints: int = 1
+    """Newest checkpoints that forgetting is averaged over; a run keeps two. Needs a run."""
+    loss: bool = False
+    """Also measure the contrastive loss, which takes two more views of each image. Needs a run."""
+    references: int = 512
+    """Images that serve as negatives in every image's loss."""
+    lof: bool = False
+    """Also measure the local outlier factor."""
+    map: bool = True
+    """Also place the images on a map. It takes about 4 s of a core for 3,000 images and 36 s
+    for 100,000 (docs/results/neighbors.md)."""
+    duplicates: bool = True
+    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
+    image_size: int | None = None
+    """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
+    and 96 for images of at most 96 px."""
+    batch_size: int = 256
+    """Images in a forward pass."""
+    amp: Amp = "none"
+    """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
+    which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
+    seed: int = 0
+    """Decides augmented views, negatives and the map's start."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, image_size=1)
+        if not self.k or min(self.k) < 1:
+            raise InputError(f"--k is {self.k}: give one or more numbers of neighbors, each 1 or more")
+        for name in ("views", "checkpoints", "references", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 1 or more")
+        for ratio in self.ratios or ():
+            if not 0 <= ratio < 1:
+                raise InputError(f"--ratios holds {ratio}: give shares in [0, 1); 0.9 removes nine weights in ten")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}: give 0 or more")
+
+    def needs_run(self) -> str | None:
+        """The first setting that only a run can serve, as an option; None if any encoder will do."""
+        wishes = {
+            "--score loss": self.score == "loss",
+            "--loss": self.loss,
+            "--projection": self.projection,
+            "--views": self.views > 1,
+            "--checkpoints": self.checkpoints > 1,
+        }
+        return next((option for option, wished in wishes.items() if wished), None)
+
+
+Method = Literal[
+    "random",
+    "rarity",
+    "sampled",
+    "clusters",
+    "k_center",
+    "weighted",
+    "both",
+    "typicality",
+    "coverage",
+    "mixed",
+    "kinds",
+]
+
+
+DEFAULT: Final[Method] = "typicality"
+"""With features of the pretrained encoder, its labels train the best classifier among the methods that are not below
+random choices in accuracy on rare classes and in classes met; `coverage` is level with it within the noise
+(docs/results/selection.md). `k_center` and `mixed` find more of the rare classes."""
+
+
+MIN_IMAGES: Final = 50
+"""Below this, clusters and neighbours of a collection say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig:
+    """How a collection is looked at."""
+
+    images: int = 30_000
+    """Images read at most, drawn at random."""
+    part: int = 3000
+    """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
+    k: int = 10
+    """Neighbours an image's distance is taken to."""
+    clusters: int = 20
+    """Clusters of k-means that quality is listed by."""
+    alignment: bool = False
+    """Also draw two augmented views of each image, and say how near their features lie. Takes twice as long."""
+    seed: int = 0
+    """Decides which images are drawn, and the parts."""
+    batch_size: int = 512
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed=0)
+        if self.part < MIN_IMAGES or self.images < self.part:
+            raise InputError(
+                f"--part {self.part} of --images {self.images}: parts hold {MIN_IMAGES} images or more, and no more "
+                "than are read"
+            )
+        if self.k < 1 or self.clusters < 2 or self.batch_size < 1:
+            raise InputError("--k and --batch-size are 1 or more, --clusters 2 or more")

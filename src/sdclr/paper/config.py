@@ -1,0 +1,22 @@
+"""Names that options of the research commands take."""
+
+from typing import Literal
+
+Ratio = float | Literal["adaptive"]
+
+
+SortKey = Literal[
+    "linear.all",
+    "linear.many",
+    "linear.medium",
+    "linear.few",
+    "linear.std",
+    "few_shot.all",
+    "few_shot.many",
+    "few_shot.medium",
+    "few_shot.few",
+    "few_shot.std",
+    "knn.all",
+    "seconds",
+]
+"""What a leaderboard can be sorted by: a probe and a measure, or the time of training."""

@@ -1,0 +1,223 @@
+"""Settings files: TOML or JSON that says how a run differs from another.
+
+Files come from people, so every error names the file, the line where it is known, the key, the value and the remedy.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import tomli_w
+
+from sdclr.config import from_json, shown, to_json
+from sdclr.errors import InputError, SettingError
+from sdclr.files import read_regular, write_atomically
+from sdclr.settings_lines import json_line, toml_line
+
+Config = TypeVar("Config")
+SettingsFormat = Literal["json", "toml"]
+
+LARGEST: Final = 2**20
+"""Bytes above which a file is refused unread. Settings have a few thousand."""
+_PARTS: Final = 100
+"""Parts of a dotted key above which a TOML file is refused: its parser takes cubic time for them."""
+_DOTTED: Final = re.compile(rf"""(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_PARTS}}}""")
+_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_LONGEST: Final = 500
+"""Characters of a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsFile:
+    """A settings file that was read. Its keys and values are not checked yet."""
+
+    path: Path
+    format: SettingsFormat
+    text: str
+    values: Mapping[str, Any]
+
+    def config(self, cls: type[Config], *, base: Config | None = None, apart: tuple[str, ...] = ()) -> Config:
+        """The settings as a dataclass.
+
+        Args:
+            cls: The dataclass.
+            base: What the file changes; by default the defaults of the dataclass.
+            apart: Keys at the top that are not settings of the dataclass; see `word`.
+
+        Raises:
+            InputError: A key is unknown, or a value has the wrong type or is out of range.
+        """
+        values = {key: value for key, value in self.values.items() if key not in apart}
+        try:
+            return from_json(cls, values, base=base)
+        except SettingError as error:
+            raise self.refusal(str(error), error.keys) from error
+
+    def word(self, key: str, known: tuple[str, ...]) -> str | None:
+        """The text at the top of the file under a key, one of those known; None if the key is not there.
+
+        Raises:
+            InputError: It is another value.
+        """
+        if key not in self.values:
+            return None
+        value = self.values[key]
+        if not isinstance(value, str) or value not in known:
+            spelled = ", ".join(map(shown, known))
+            raise self.refusal(f"{key!r} must be one of {spelled}, not {shown(value)}", ((key,),))
+        return value
+
+    def refusal(self, message: str, keys: tuple[tuple[str, ...], ...]) -> InputError:
+        """An error about some keys of this file, with the line of the first of them that is in it."""
+        find = toml_line if self.format == "toml" else json_line
+        line = next((found for key in keys if (found := find(self.text, key)) is not None), None)
+        return _refusal(self.path, message, line)
+
+
+def read_settings_file(path: str | Path) -> SettingsFile:
+    """Read a `.toml` or `.json` file.
+
+    Raises:
+        InputError: It is missing, too large, no text, or not what its name says.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in {"json", "toml"}:
+        raise InputError(f"{path} has no name of a settings file: give a file that ends in .toml or .json")
+    data = read_regular(path, limit=LARGEST, remedy="settings have a few thousand; name another file")
+    if not data.strip():
+        raise InputError(f"{path} is empty: write settings into it, or leave it out")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _refusal(
+            path, f"byte 0x{data[error.start]:02x} is not UTF-8 text: save the file as UTF-8", line
+        ) from error
+    if suffix == "toml":
+        return SettingsFile(path=path, format="toml", text=text, values=_toml(path, text))
+    return SettingsFile(path=path, format="json", text=text, values=_json(path, text))
+
+
+def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = None) -> Config:
+    """Settings of a `.toml` or `.json` file. The file may be partial.
+
+    Args:
+        path: The file.
+        cls: The dataclass that holds such settings, for example `PretrainConfig`.
+        base: Has the values that the file leaves out; by default the defaults of the dataclass.
+
+    Raises:
+        InputError: The file cannot be read, a key is unknown, or a value has the wrong type or is out of range. Names
+            the file, the line where it is known, the key in full (`optim.lr`), the value and the remedy.
+
+    Example:
+        >>> config = read_settings("mine.toml", PretrainConfig)  # doctest: +SKIP
+    """
+    return read_settings_file(path).config(cls, base=base)
+
+
+def settings_text(config: Any, form: SettingsFormat, *, first: Mapping[str, Any] | None = None) -> str:
+    """All settings of a dataclass as JSON or TOML. TOML has no null: values that are None are left out.
+
+    Args:
+        config: The dataclass.
+        form: Which of the two.
+        first: Keys and values to put before them.
+    """
+    values = {**(first or {}), **to_json(config)}
+    if form == "json":
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return tomli_w.dumps(_without_none(values))
+
+
+def write_settings(path: str | Path, config: Any) -> None:
+    """Write settings to a `.toml` or `.json` file, whole or not at all. See `settings_text`.
+
+    Raises:
+        InputError: The name of the file has another ending, or a text in the settings is no text.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in {".json", ".toml"}:
+        raise InputError(f"{path} has no name of a settings file: give a name that ends in .toml or .json")
+    text = settings_text(config, "toml" if suffix == ".toml" else "json")
+    try:
+        write_atomically(path, text.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: {error.object[error.start]!r} is no character: change this text") from error
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    if (found := _DOTTED.search(text)) is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        raise _refusal(path, f"a key of more than {_PARTS} parts: settings have two, as in optim.lr", line)
+    try:
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except RecursionError as error:
+        raise _refusal(path, "values are nested too deeply: settings have two levels", None) from error
+    except ValueError as error:
+        message = str(error)
+        place = _PLACE.search(message)
+        said = f"is not TOML: {message[: place.start()] if place else message}"
+        if place and place[1]:
+            raise _refusal(path, said, int(place[1]), int(place[2])) from error
+        raise _refusal(path, f"{said} at its end" if place else said, None) from error
+
+
+def _json(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise _refusal(path, "values are nested too deeply: settings have two levels", None) from error
+    except json.JSONDecodeError as error:
+        raise _refusal(path, f"is not JSON: {error.msg}", error.lineno, error.colno) from error
+    except _TwiceError as error:
+        again = json_line(text, (error.key,), times=2)
+        raise _refusal(path, f"has the key {error.key[:60]!r} twice: leave one out", again) from error
+    except ValueError as error:
+        raise _refusal(path, f"is not JSON: {error}", None) from error
+    if not isinstance(values, dict):
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(values), "a single value")
+        raise _refusal(path, f'holds {kind}: settings are a JSON object, as in {{"epochs": 50}}', None)
+    return values
+
+
+class _TwiceError(ValueError):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise _TwiceError(key)
+        made[key] = value
+    return made
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number: give a finite one")
+
+
+def _refusal(path: Path, message: str, line: int | None, column: int | None = None) -> InputError:
+    """An error about a file, on one line and of bounded length."""
+    place = "" if line is None else f", line {line}"
+    place += "" if column is None else f", column {column}"
+    words = " ".join(message.split())
+    words = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
+    return InputError(f"{path}{place}: {words if len(words) <= _LONGEST else words[: _LONGEST - 1] + '…'}")

@@ -1,0 +1,70 @@
+"""A number of minutes for a whole command, and how many of them are left. Imports no torch."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sdclr.errors import InputError
+
+_AFTERWARDS: Final = 0.05
+_AFTERWARDS_SECONDS: Final = (6.0, 120.0)
+"""Share of the budget, and seconds at least and at most, for encoder and report."""
+_CAUTION: Final = 0.97
+"""Share of the rest that is planned with, since speed varies."""
+
+
+def check_budget(minutes: float) -> None:
+    """Check a number of minutes.
+
+    Raises:
+        InputError: If it is not positive.
+    """
+    if not 0 < minutes < math.inf:
+        raise InputError(f"a budget of {minutes:g} minutes is none: give more than 0, such as 30")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A number of minutes, and when they began.
+
+    Args:
+        minutes: Of wall time.
+        clock: Tells seconds.
+        began: When the budget began, by the clock; by default now.
+
+    Raises:
+        InputError: If there is not a positive number of minutes.
+    """
+
+    minutes: float
+    clock: Callable[[], float] = time.monotonic
+    began: float | None = None
+
+    def __post_init__(self) -> None:
+        check_budget(self.minutes)
+        if self.began is None:
+            object.__setattr__(self, "began", self.clock())
+
+    @property
+    def seconds(self) -> float:
+        """The whole budget in seconds."""
+        return 60 * self.minutes
+
+    @property
+    def used(self) -> float:
+        """Seconds that are gone."""
+        return self.clock() - (self.began or 0.0)
+
+    @classmethod
+    def of(cls, minutes: "float | Budget | None") -> "Budget | None":
+        """A budget that begins now, one that has begun, or none."""
+        return cls(minutes) if isinstance(minutes, int | float) else minutes
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left for training. What comes after it is taken off."""
+        least, most = _AFTERWARDS_SECONDS
+        afterwards = min(most, max(least, _AFTERWARDS * self.seconds))
+        return _CAUTION * (self.seconds - self.used - afterwards)

@@ -1,0 +1,168 @@
+"""How long commands would take here, measured in a few seconds on some of the images."""
+
+import json
+import math
+import statistics
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+
+from sdclr.choices import Amp
+from sdclr.data.sources import Source, SubsetSource
+from sdclr.errors import InputError
+from sdclr.features.rate import seconds_an_image
+from sdclr.progress import reporting_to, stage
+from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.defaults import for_images
+from sdclr.training.interrupts import Interrupted
+from sdclr.training.pretrain import pretrain
+from sdclr.training.resolve import resolve_encoder
+
+_PROBE: Final = (16, 3)
+"""Images of a step, and steps, that are timed first. On a slow machine they are all."""
+_LONGER: Final = (64, 6)
+"""The same for a closer look, where that takes a few seconds. Larger batches have about the same speed on a CPU."""
+_LONG: Final = 3600.0
+_SECONDS: Final = 5.0
+"""Seconds that the closer look may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a command would take."""
+
+    command: str
+    """Its name."""
+    seconds: float | None
+    """Estimated time; None if it cannot be estimated."""
+    images_per_second: float | None
+    """The speed that was measured."""
+    work: str
+    """What the time is for, and how it was measured; or why there is no estimate."""
+
+
+def estimate_costs(
+    source: Source,
+    *,
+    encoder: str | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    amp: Amp = "none",
+) -> list[Cost]:
+    """Estimate what reading the images by an encoder and training on them would take.
+
+    Args:
+        source: The images, of which some are read.
+        encoder: The encoder, as commands take it; by default theirs.
+        device: Where networks run.
+        workers: Processes that decode.
+        amp: Precision of reading.
+
+    Returns:
+        The costs of `mine`, of `evaluate` for 1,000 images, and of `pretrain` with automatic settings.
+    """
+    where = torch.device(device)
+    return [*_reading(source, encoder, where, workers, amp), _training(source, where)]
+
+
+class Speed(NamedTuple):
+    """How fast training is, and what that was measured by."""
+
+    images_per_second: float
+    batch: int
+    steps: int
+
+
+def training_speed(source: Source, config: PretrainConfig, *, device: torch.device | str = "cpu") -> Speed:
+    """The speed of training, by a run of a few steps that is thrown away.
+
+    Args:
+        source: The images, of which as many are read as those steps take.
+        config: Settings of the run. On a CPU its batches are at most 64 images, which changes the speed little.
+        device: Where it trains.
+
+    Raises:
+        InputError: If too few images can be read.
+    """
+    where = torch.device(device)
+    speed = _timed(source, config, where, *_PROBE)
+    batch, steps = _LONGER if where.type == "cpu" else (config.batch_size, _LONGER[1])
+    if batch * steps > _SECONDS * speed.images_per_second:
+        return speed
+    return _timed(source, config, where, batch, steps)
+
+
+def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: int, steps: int) -> Speed:
+    batch = min(config.batch_size, batch, max(2, len(source) // 2))
+    count = min(len(source), batch * steps)
+    some = SubsetSource(source, np.arange(count, dtype=np.int64) * len(source) // count)
+    damage = config.damage
+    if damage.kind != "none":  # an adaptive ratio holds images out, and a schedule needs epochs; steps cost the same
+        damage = replace(damage, ratio=0.5, schedule="constant")
+    short = replace(
+        config,
+        damage=damage,
+        optim=replace(config.optim, warmup_epochs=0.0, joint=None),
+        batch_size=batch,
+        accumulate=1,
+        epochs=math.ceil(steps / max(1, count // batch)),
+    )
+    runtime = Runtime(device=str(device), log_steps=1, max_bad_fraction=1.0, progress=False, checkpoint_minutes=1e6)
+    with tempfile.TemporaryDirectory(prefix="sdclr-") as folder, reporting_to(None):
+        try:
+            run = pretrain(some, short, run=Path(folder) / "run", runtime=runtime)
+        except Interrupted as stop:  # there is nothing to go on with
+            raise KeyboardInterrupt from stop
+        lines = run.metrics_file.read_text().splitlines()
+    speeds = [json.loads(line)["images_per_second"] for line in lines]
+    # In the first step memory is set up.
+    return Speed(float(statistics.median(speeds[1:] or speeds)), batch, len(speeds))
+
+
+def _reading(source: Source, encoder: str | None, device: torch.device, workers: int, amp: Amp) -> list[Cost]:
+    try:
+        used = resolve_encoder(encoder, source)
+    except InputError as error:
+        return [Cost(command="mine", seconds=None, images_per_second=None, work=str(error))]
+    seconds = seconds_an_image(used.encoder, used.preprocessing, source, device=device, workers=workers, amp=amp)
+    how = f"{used.short_name} at {used.preprocessing.image_size} px"
+    rate = 1 / seconds
+    return [
+        Cost(
+            command="mine",
+            seconds=seconds * len(source),
+            images_per_second=round(rate, 1),
+            work=f"to read {len(source):,} images by {how} ({rate:,.0f} images/s on {device.type}); then kinds, map "
+            "and page. The same for diagnose, duplicates, select and embed",
+        ),
+        Cost(
+            command="evaluate",
+            seconds=seconds * 1000,
+            images_per_second=round(rate, 1),
+            work="to read every 1,000 labeled images for training and test; then the probes",
+        ),
+    ]
+
+
+def _training(source: Source, device: torch.device) -> Cost:
+    try:
+        config = for_images(source, gpu=device.type == "cuda")
+        with stage("measuring the speed of training"):
+            speed = training_speed(source, config, device=device)
+    except InputError as error:
+        return Cost(command="pretrain", seconds=None, images_per_second=None, work=str(error))
+    steps = len(source) // config.batch_size
+    seconds = config.epochs * steps * config.batch_size / speed.images_per_second
+    width = "" if config.encoder.width is None else f" of width {config.encoder.width}"
+    return Cost(
+        command="pretrain",
+        seconds=seconds,
+        images_per_second=speed.images_per_second,
+        work=f"for {config.epochs} epochs with automatic settings: {config.encoder.name}{width} at "
+        f"{config.views.image_size} px ({speed.images_per_second:,.0f} images/s on {device.type} in {speed.steps} "
+        f"steps of {speed.batch} images)" + ("; --minutes 30 makes it shorter" if seconds > _LONG else ""),
+    )

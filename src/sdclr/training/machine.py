@@ -1,0 +1,262 @@
+"""How a run makes use of this machine: number format and threads, settled once and then kept for the whole run.
+
+Both change results in their last digits or more. So what a run began with is written into it, and a sitting that goes
+on takes what is written, whatever another machine would be faster with.
+"""
+
+import contextlib
+import copy
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdclr.choices import Amp
+from sdclr.fastest import (
+    by_dtype,
+    faster_dtype,
+    fastest_of,
+    grown,
+    kept_randomness,
+    random_images,
+    remembered,
+    seconds_of,
+    structure,
+    worth_measuring,
+)
+from sdclr.fastest import threads as set_threads
+from sdclr.method import Objective
+from sdclr.precision import autocast_dtype
+from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.distributed import Processes
+from sdclr.training.run import Run
+
+THREADS_GAIN: Final = 1.05
+"""How many times as fast fewer threads must be to be taken."""
+_QUIET: Final = 1.3
+"""How much longer than its own work a pass may take on one thread where nobody else is at work."""
+_SHORT: Final = 0.1
+"""Seconds of a step, if threads shared it evenly, below which fewer threads are tried."""
+_THREADS_ENV: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Settled(NamedTuple):
+    """What a run computes with.
+
+    Attributes:
+        dtype: Type of products and convolutions; None for float32.
+        threads: Threads of torch on a CPU.
+    """
+
+    dtype: torch.dtype | None
+    threads: int
+
+    @property
+    def precision(self) -> str:
+        """The type by its name."""
+        return _called(self.dtype)
+
+    def threads_in_force(self) -> contextlib.AbstractContextManager[None]:
+        """Run inside with so many threads; the caller's number is put back outside."""
+        return set_threads(self.threads)
+
+
+def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place: Processes, run: Run) -> Settled:
+    """The number format and the threads of a run: those that are told, else those it has, else the fastest.
+
+    `runtime.amp` and `runtime.threads` come first, then what the last sitting on such a device (CPU or GPU) noted.
+    What is left open on a CPU is timed: a few forward and backward passes of a copy of the objective, about a second,
+    remembered for other runs of the kind (see `sdclr.fastest`). A number of threads that the caller chose, by
+    `OMP_NUM_THREADS`, `MKL_NUM_THREADS` or `torch.set_num_threads`, is kept. With several processes the first decides.
+
+    Args:
+        objective: What will be trained. It is not changed, and no random number is drawn.
+        config: The run's.
+        runtime: How it is carried out.
+        place: This process among the others.
+        run: The run, for what it noted.
+    """
+
+    def decide() -> Settled:
+        noted = last_sitting(run, place.device)
+        choice = Choice(
+            dtypes=possible_dtypes(runtime.amp, noted.get("precision"), place.device),
+            threads=_threads(runtime.threads, noted.get("threads"), place.device),
+        )
+        if choice.settled is not None:
+            return choice.settled
+        return choice.fastest(
+            _step_of(objective, runtime),
+            shape=(3, config.views.image_size, config.views.image_size),
+            batch=config.batch_size // (config.accumulate * place.world),
+            about={"network": structure(objective), "channels_last": runtime.channels_last},
+        )
+
+    decided = place.broadcast(decide() if place.first else None)
+    assert decided is not None  # noqa: S101  # for mypy: the first process has decided
+    return decided
+
+
+def last_sitting(run: Run, device: torch.device) -> dict[str, Any]:
+    """What the last sitting on a device of this type noted; empty if there was none.
+
+    A run that moves between CPU and GPU is settled for each: neither tells what suits the other.
+    """
+    if not run.sittings_file.is_file():
+        return {}
+    found: dict[str, Any] = {}
+    for line in run.sittings_file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # a crash may cut a line short
+            sitting = json.loads(line)
+            found = sitting if sitting.get("device_type", device.type) == device.type else found
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a training may compute with: at least one type and one number of threads, the usual ones first."""
+
+    dtypes: tuple[torch.dtype | None, ...]
+    threads: tuple[int, ...]
+
+    @property
+    def settled(self) -> Settled | None:
+        """The only possibility, if it is the only one."""
+        return Settled(self.dtypes[0], self.threads[0]) if len(self.dtypes) == len(self.threads) == 1 else None
+
+    def fastest(
+        self, step: Callable[[Tensor], object], *, shape: tuple[int, ...], batch: int, about: Mapping[str, Any]
+    ) -> Settled:
+        """The fastest possibility on this machine, measured or remembered.
+
+        Types are compared on one thread. Fewer threads than usual are tried where a step is so short that threads may
+        wait for each other longer than they work.
+
+        Args:
+            step: A forward and a backward pass for images `(n, *shape)`, float32 in [0, 1].
+            shape: Of one image.
+            batch: Images of a step; fewer are timed if that takes long.
+            about: What is trained, as plain JSON.
+        """
+        what = {"mode": "training", "shape": shape, "batch": batch, **about}
+        dtype = self.dtypes[0]
+        with kept_randomness(), set_threads(1):
+            timed = _Timed(step, shape, batch)
+            if len(self.dtypes) > 1:
+                dtype = faster_dtype(remembered(what, lambda: by_dtype(step, timed.some)))
+            if len(self.threads) == 1:
+                return Settled(dtype, self.threads[0])
+            asked = {**what, "dtype": str(dtype), "threads": self.threads}
+            found = remembered(asked, lambda: timed.threads(self.threads, dtype), lasting=lambda found: found["quiet"])
+        return Settled(dtype, found["threads"])
+
+
+class _Timed:
+    """A training step that is timed.
+
+    Args:
+        step: Forward and backward.
+        shape: Of one image.
+        batch: Images of a step of the training.
+    """
+
+    def __init__(self, step: Callable[[Tensor], object], shape: tuple[int, ...], batch: int) -> None:
+        self._step, self._shape, self._batch = step, shape, batch
+
+    @functools.cached_property
+    def some(self) -> Tensor:
+        """As many images as it takes to time a step, and no more than the training has."""
+        return grown(self._step, self._images, at_first=min(4, self._batch), most=self._batch)
+
+    def threads(self, candidates: tuple[int, ...], dtype: torch.dtype | None) -> dict[str, Any]:
+        """The best number of threads, from the usual one down as long as half as many are faster."""
+        call = functools.partial(self._run, self.some, 1, dtype)
+        call()
+        wall, work = (
+            min(seconds_of(call, clock) for _ in range(3)) for clock in (time.perf_counter, time.process_time)
+        )
+        best, seconds = candidates[0], dict[str, float]()
+        if work * self._batch / len(self.some) <= _SHORT * best:
+            whole = self._images(self._batch)
+            for fewer in candidates[1:]:
+                taken = fastest_of({n: functools.partial(self._run, whole, n, dtype) for n in (best, fewer)})
+                seconds |= {str(n): value for n, value in taken.items()}
+                if THREADS_GAIN * taken[fewer] > taken[best]:
+                    break
+                best = fewer
+        return {"threads": best, "quiet": wall < _QUIET * work, "seconds": seconds}
+
+    def _images(self, count: int) -> Tensor:
+        return random_images(count, self._shape)
+
+    def _run(self, images: Tensor, number: int, dtype: torch.dtype | None) -> None:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None), set_threads(number):
+            self._step(images)
+
+
+def _step_of(objective: Objective, runtime: Runtime) -> Callable[[Tensor], None]:
+    """Forward and backward of a copy of the objective, which is made when the first step is taken."""
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    copies: list[Objective] = []
+
+    def step(images: Tensor) -> None:
+        if not copies:
+            copied = copy.deepcopy(objective).train()
+            copies.append(copied.to(memory_format=layout))  # type: ignore[call-overload]  # torch's stub lacks it
+        views = images.contiguous(memory_format=layout)
+        copies[0].zero_grad(set_to_none=True)
+        copies[0](views, views.flip(3)).mean().backward()
+
+    return step
+
+
+def possible_dtypes(amp: Amp, noted: str | None, device: torch.device) -> tuple[torch.dtype | None, ...]:
+    """Types to choose among, the usual one first.
+
+    Args:
+        amp: What is asked.
+        noted: What `auto` was settled to before, by its name; None at the start.
+        device: Where it runs.
+    """
+    if amp != "auto":
+        return (autocast_dtype(amp, device),)
+    if noted is not None:
+        return (_dtype_called(noted),)
+    return (None, torch.bfloat16) if worth_measuring(device) else (autocast_dtype("auto", device),)
+
+
+def _threads(asked: int | None, noted: int | None, device: torch.device) -> tuple[int, ...]:
+    """Numbers of threads to choose among, the usual one first, then ever half as many."""
+    if asked is not None:
+        return (asked,)
+    usual = torch.get_num_threads()
+    if device.type != "cpu" or _chosen_by_caller(usual):
+        return (usual,)
+    if noted is not None and noted <= usual:
+        return (noted,)
+    return tuple(usual >> halvings for halvings in range(usual.bit_length()))
+
+
+def _chosen_by_caller(threads: int) -> bool:
+    """Whether someone set the number of threads: by default it is that of the cores, physical or logical."""
+    if any(os.environ.get(name) for name in _THREADS_ENV):
+        return True
+    machine = torch.cpu.get_capabilities()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = {usable, *(machine.get(name) for name in ("num_logical_cores", "num_physical_cores"))}
+    return threads not in cores
+
+
+def _called(dtype: torch.dtype | None) -> str:
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def _dtype_called(name: str) -> torch.dtype | None:
+    """The type to compute in, as a sitting names it."""
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
