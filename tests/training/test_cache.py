@@ -95,10 +95,9 @@ def test_small_images_are_not_kept(train: Train, home: Path) -> None:
     assert not home.exists()
 
 
-@pytest.mark.parametrize("gigabytes", [-1, float("inf"), float("nan")])
-def test_a_limit_that_is_none_is_refused(gigabytes: float) -> None:
+def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(InputError, match="--cache-gb is a number of gigabytes"):
-        Runtime(cache_gb=gigabytes)
+        Runtime(cache_gb=-1)
 
 
 def test_the_feed_keeps_the_images_that_can_be_used(
