@@ -17,7 +17,7 @@ from sdclr.errors import InputError
 
 LEAST: Final = {
     **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
-    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+    **dict.fromkeys(("cache_gb", "checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
 }
 """The smallest value of options that several commands have."""
 

@@ -354,7 +354,7 @@ class Runtime:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
-        if not 0 <= self.cache_gb < float("inf"):
+        if self.cache_gb < 0:
             raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")
