@@ -57,7 +57,7 @@ def test_it_says_how_far_the_run_is(tmp_path: Path, told: Any) -> None:
     going.write(step=3, epoch=1, loss=4.2149)
     going.advance(4)
     going.close()
-    assert told.begun == told.ended == ["training"]
+    assert told.begun == told.ended == ["preparing the first step", "training"]
     assert told.counts() == [(16, 32), (24, 32), (32, 32)]
     assert told.notes == ["epoch 1/2", "epoch 2/2 · loss 4.21", "epoch 2/2 · loss 4.21"]
 

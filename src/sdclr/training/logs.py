@@ -55,9 +55,7 @@ class Log:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._open = ExitStack()
         if active:
-            images = total * images_per_step
-            done = step * images_per_step
-            self._update = self._open.enter_context(stage("training", images, done=done, counted=False))
+            self._update = self._open.enter_context(stage("preparing the first step"))
 
     def write(self, *, step: int, epoch: int, **values: float) -> None:
         """Log the state after `step` steps, with the speed since the last call."""
@@ -80,6 +78,10 @@ class Log:
         """Say how far the run is, without logging."""
         if not self._active:
             return
+        if self._first is None:  # the first step also prepares, and says nothing of the speed
+            self._open.close()
+            of, done = self._total * self._images_per_step, step * self._images_per_step
+            self._update = self._open.enter_context(stage("training", of, done=done, counted=False))
         epoch = min(self._epochs, max(0, step - 1) * self._epochs // max(1, self._total) + 1)
         self._update(step * self._images_per_step, note=f"epoch {epoch}/{self._epochs}{self._loss}")
         self._estimate(step)
