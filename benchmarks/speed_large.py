@@ -13,8 +13,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,14 +25,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from sdclr.data.cache import cached
 from sdclr.data.config import ViewConfig
-from sdclr.data.decode import decode_image, prepare_worker
+from sdclr.data.decode import prepare_worker
 from sdclr.data.loading import ResidentLoader
-from sdclr.data.render_cv import render_cv_batch
-from sdclr.data.sources import ArraySource, FolderSource, Source, open_source
-from sdclr.data.streaming import StreamLoader
+from sdclr.data.render_cv import render_cv_views
+from sdclr.data.shrink import short_side
+from sdclr.data.sources import ArraySource, FolderSource, Source, open_source, shrunk_image
+from sdclr.data.streaming import Floats, StreamLoader
 from sdclr.data.views import ViewParameters, draw_views
 from speed_harness import Candidate, Comparison, Effort, Table, compare
+from speed_harness import number as shown
 from speed_views import (
     KORNIA,
     LIGHTLY,
@@ -52,7 +55,8 @@ from speed_views import (
     torchvision_view,
 )
 
-FILES, LIGHTLY_FILES = "sdclr StreamLoader", "lightly SimCLRTransform in a DataLoader"
+LATER_EPOCHS, FIRST_EPOCH = "sdclr, later epochs", "sdclr, first epoch, filling the cache"
+NO_CACHE, LIGHTLY_FILES = "sdclr without a cache", "lightly SimCLRTransform in a DataLoader"
 JPEG_SIZE = (500, 375)
 """Width and height of the JPEGs: ImageNet's most common."""
 
@@ -156,8 +160,7 @@ def compare_end_to_end(
         image_size: Side of the views.
     """
     config = large_views(batch=batch, image_size=image_size).config
-    stream = StreamLoader(FolderSource(folder), config, seed=0, batch_size=batch, workers=workers)
-    epochs = itertools.count()
+    source = FolderSource(folder)
     dataset = _LightlyPairs(folder, lightly_transform(config))
     loader = DataLoader(
         dataset,
@@ -167,20 +170,54 @@ def compare_end_to_end(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    images = stream.steps_per_epoch * batch
-    candidates = [
-        Candidate(FILES, lambda: _exhaust(stream.epoch(next(epochs))), units=images),
-        Candidate(LIGHTLY_FILES, lambda: _exhaust(loader), units=images),
-    ]
-    return compare(
-        f"Images from JPEG files, {workers} workers",
-        f"Whole passes over {len(dataset)} files, decoding included, to two float32 batches of {batch} views at "
-        f"{image_size} px in [0, 1]; the same probabilities and strengths. lightly's images are decoded by Pillow and "
-        "put together by torch, as in its documentation.",
-        "/s",
-        candidates,
-        effort,
-    )
+    with TemporaryDirectory() as scratch:
+        homes = [Path(scratch, name) for name in ("later", "first")]
+        later, first = (_keeping(source, short_side(image_size), home, max(1, workers)) for home in homes)
+        passes = [_Passes(images, config, batch, workers) for images in (later, first, source)]
+        passes[0]()  # fills its cache
+        images = passes[0].images
+        candidates = [
+            Candidate(LATER_EPOCHS, passes[0], units=images),
+            Candidate(FIRST_EPOCH, passes[1], units=images, prepare=lambda: _set_aside(homes[1])),
+            Candidate(NO_CACHE, passes[2], units=images),
+            Candidate(LIGHTLY_FILES, lambda: _exhaust(loader), units=images),
+        ]
+        return compare(
+            f"Images from JPEG files, {workers} workers",
+            f"Whole passes over {len(dataset)} files to two float32 batches of {batch} views at {image_size} px in "
+            "[0, 1]; the same probabilities and strengths. lightly's images are decoded by Pillow and put together by "
+            "torch, as in its documentation.",
+            "/s",
+            candidates,
+            effort,
+        )
+
+
+def _set_aside(home: Path) -> None:
+    """Empty a cache without deleting: for seconds after that, ext4 takes ten times as long to make files."""
+    if home.exists():
+        home.rename(home.with_name(f"{home.name} {time.monotonic_ns()}"))
+
+
+class _Passes:
+    """Passes over all images, each in an epoch of its own."""
+
+    def __init__(self, source: Source, config: ViewConfig, batch: int, workers: int) -> None:
+        self._stream = StreamLoader(source, config, seed=0, batch_size=batch, workers=workers)
+        self._epochs = itertools.count()
+        self.images = self._stream.steps_per_epoch * batch
+
+    def __call__(self) -> None:
+        _exhaust(self._stream.epoch(next(self._epochs)))
+
+
+def _keeping(source: Source, side: int, home: Path, writers: int) -> Source:
+    """The source with an empty cache of its own."""
+    with patch.dict(os.environ, {"XDG_CACHE_HOME": str(home)}):
+        images = cached(source, side, limit_gb=1000, writers=writers)
+    if images is source:
+        raise SystemExit(f"{home}: holds no cache of {source.name}: free disk space, or set TMPDIR")
+    return images
 
 
 class _LightlyPairs(Dataset[tuple[list[Tensor], int]]):
@@ -207,65 +244,92 @@ def _exhaust(batches: object) -> None:
         pass
 
 
-def where_time_goes(folder: Path, *, count: int = 64, rounds: int = 5, image_size: int = 224) -> Table:
+def where_time_goes(folder: Path, *, count: int = 64, rounds: int = 15, image_size: int = 224) -> Table:
     """Milliseconds of one core for each image, stage by stage, in a process such as the workers are.
 
     Args:
         folder: JPEG files.
         count: How many of them are taken.
-        rounds: Each stage takes its turn so many times; the median counts.
+        rounds: Each stage takes its turn so many times; the least counts, which other load disturbs least.
         image_size: Side of the views.
     """
     files = sorted(folder.glob("*.jpg"))[:count]
-    with multiprocessing.get_context().Pool(1, initializer=prepare_worker) as pool:
-        rows = pool.apply(_time_stages, (files, rounds, image_size))
+    with TemporaryDirectory() as scratch, multiprocessing.get_context().Pool(1, initializer=prepare_worker) as pool:
+        taken = pool.apply(_time_stages, (files, Path(scratch), rounds, image_size))
+    drawing = taken[_PARAMETERS] + taken[_RENDER] + taken[_FLOATS]
+    theirs = taken[_PILLOW] + taken[_LIGHTLY]
+    sums = {
+        "without a cache": taken[_DECODE] + drawing,
+        "first epoch": taken[_DECODE] + taken[_WRITE] + drawing,
+        "later epochs": taken[_READ] + drawing,
+    }
+    rows = [
+        *taken.items(),
+        ("sum, lightly", theirs),
+        *(
+            (f"sum, sdclr, {name}", f"{shown(value)} (lightly / this: {theirs / value:.1f})")
+            for name, value in sums.items()
+        ),
+    ]
     return Table(
         title="Where the time goes from a JPEG file to two views",
-        note=f"{len(files)} files of {JPEG_SIZE[0]} x {JPEG_SIZE[1]} px, {image_size} px views, one core, medians of "
-        f"{rounds} rounds.",
+        note=f"{len(files)} files of {JPEG_SIZE[0]} x {JPEG_SIZE[1]} px, {image_size} px views: processor time of one "
+        f"core, the least of {rounds} rounds. Left out is what goes between processes, which is more for lightly: its "
+        "workers send floats.",
         heading=("", "ms an image"),
         rows=rows,
     )
 
 
-class _Stages(NamedTuple):
-    """What a stage needs of the stages before it, so that each can be timed alone."""
-
-    files: list[Path]
-    images: list[NDArray[np.uint8]]
-    photos: list[Image.Image]
-    views: NDArray[np.uint8]
-    params: tuple[ViewParameters, ViewParameters]
+_DECODE, _WRITE, _READ = "decode and shrink, sdclr", "write to the cache, sdclr", "read from the cache, sdclr"
+_PARAMETERS, _RENDER = "draw what two views are like, sdclr", "render two views, sdclr"
+_FLOATS = "two views to floats, sdclr"
+_PILLOW, _LIGHTLY = "decode, Pillow", "two views, lightly"
 
 
-def _time_stages(files: list[Path], rounds: int, image_size: int) -> list[tuple[str, float]]:
+def _time_stages(files: list[Path], scratch: Path, rounds: int, image_size: int) -> dict[str, float]:
     torch.set_num_threads(1)
-    config = large_views(batch=1, image_size=image_size).config
-    images = [decode_image(path, image_id=path.name) for path in files]
-    had = _Stages(
-        files=files,
-        images=images,
-        photos=[_by_pillow(path) for path in files],
-        views=np.empty((2, len(files), image_size, image_size, 3), dtype=np.uint8),
-        params=_draw(config, images),
-    )
-    transform = lightly_transform(config)
+    config, side = large_views(batch=1, image_size=image_size).config, short_side(image_size)
+    source = FolderSource(files[0].parent)
+    kept, places = _keeping(source, side, scratch / "kept", 1), range(len(files))
+    images = [shrunk_image(kept, place, side) for place in places]
+    photos = [_by_pillow(path) for path in files]
+    views = np.empty((2, len(files), image_size, image_size, 3), dtype=np.uint8)
+    params, transform, to_floats = _draw(config, images), lightly_transform(config), Floats(torch.device("cpu"))
+
+    def write() -> None:
+        """With the decoding, which is then taken off."""
+        home = scratch / "new"
+        _set_aside(home)
+        new = _keeping(source, side, home, 1)
+        start = time.process_time()
+        for place in places:
+            shrunk_image(new, place, side)
+        taken[_WRITE].append(time.process_time() - start)
+
     stages: dict[str, Callable[[], object]] = {
-        "decode, sdclr": lambda: [decode_image(path, image_id=path.name) for path in had.files],
-        "draw what two views are like, sdclr": lambda: _draw(config, had.images),
-        "render two views, sdclr": lambda: [
-            render_cv_batch(had.images, params, out) for params, out in zip(had.params, had.views, strict=True)
-        ],
-        "decode, Pillow": lambda: [_by_pillow(path) for path in had.files],
-        "two views, lightly": lambda: [transform(photo) for photo in had.photos],
+        _DECODE: lambda: [shrunk_image(source, place, side) for place in places],
+        _READ: lambda: [_touched(shrunk_image(kept, place, side)) for place in places],
+        _PARAMETERS: lambda: _draw(config, images),
+        _RENDER: lambda: render_cv_views(images, params, views),
+        _FLOATS: lambda: to_floats(torch.from_numpy(views)),
+        _PILLOW: lambda: [_by_pillow(path) for path in files],
+        _LIGHTLY: lambda: [transform(photo) for photo in photos],
     }
-    taken: dict[str, list[float]] = {name: [] for name in stages}
+    taken: dict[str, list[float]] = {name: [] for name in (_DECODE, _WRITE, *stages)}
     for _ in range(rounds):
+        write()
         for name, stage in stages.items():
-            start = time.perf_counter()
+            start = time.process_time()
             stage()
-            taken[name].append((time.perf_counter() - start) / len(files) * 1e3)
-    return [(name, median(values)) for name, values in taken.items()]
+            taken[name].append(time.process_time() - start)
+    found = {name: min(values) / len(files) * 1e3 for name, values in taken.items()}
+    return found | {_WRITE: max(0.0, found[_WRITE] - found[_DECODE])}
+
+
+def _touched(image: NDArray[np.uint8]) -> int:
+    """Maps every page of an image."""
+    return int(image.reshape(-1)[::4096].max())
 
 
 def _draw(config: ViewConfig, images: Sequence[NDArray[np.uint8]]) -> tuple[ViewParameters, ViewParameters]:

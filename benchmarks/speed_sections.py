@@ -13,6 +13,8 @@ import speed_growth
 import speed_probes
 from speed_harness import Comparison, Effort, Findings, Quartiles, Table, Target
 from speed_large import (
+    FIRST_EPOCH,
+    LATER_EPOCHS,
     LIGHTLY_FILES,
     compare_end_to_end,
     compare_large,
@@ -236,11 +238,14 @@ def _large(plan: Plan, setting: Setting) -> Findings:
         # The process that collects batches does next to nothing: all cores are for workers.
         effort, batch = plan.large.files_effort, plan.large.batch
         files = compare_end_to_end(folder, workers=setting.threads, effort=effort, batch=batch)
-        table = where_time_goes(folder, count=min(batch, plan.large.files))
-    drawn, read = views.ratio(LIGHTLY_VIEWS), files.ratio(LIGHTLY_FILES)
+        table = where_time_goes(folder, count=min(batch, plan.large.files), rounds=max(2, effort.rounds))
+    drawn = views.ratio(LIGHTLY_VIEWS)
+    first, later = (files.ratio(LIGHTLY_FILES, of=name) for name in (FIRST_EPOCH, LATER_EPOCHS))
+    read = "Images a second of sdclr / lightly, from JPEG files to two views"
     targets = [
         _ratio(f"{views.title}, a second, sdclr / lightly", 8, drawn, at_most=False),
-        _ratio("Images a second of sdclr / lightly, from JPEG files to two views", 5, read, at_most=False),
+        _ratio(f"{read}, first epoch", 5, first, at_most=False),
+        _ratio(f"{read}, later epochs", 10, later, at_most=False),
     ]
     return Findings(targets=targets, comparisons=[views, files], tables=[table])
 

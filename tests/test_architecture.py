@@ -12,7 +12,7 @@ ROOT = Path(sdclr.__file__).parent
 LAYERS = [
     {
         *("errors", "config", "environment", "files", "settings", "settings_lines", "version", "precision"),
-        *("fastest", "progress", "progress_display", "progress_notebook", "choices"),
+        *("fastest", "progress", "progress_display", "progress_notebook", "choices", "time_budget"),
     },
     {"method", "data", "encoders"},
     {"features"},

@@ -189,7 +189,7 @@ def test_absent_fields_come_from_the_base() -> None:
     [
         ({"epochs": 0}, "1 or more epochs"),
         ({"batch_size": 1}, "2 or more images"),
-        ({"epochs": 10}, "warm-up of 10 epochs does not fit into 10"),
+        ({"epochs": 10, "optim": OptimConfig(warmup_epochs=11)}, "a warm-up of 11 epochs is longer than the run of 10"),
         ({"accumulate": 3}, "cannot be split into 3"),
         ({"accumulate": 512}, "cannot be split into 512"),
         ({"seed": -1}, "seed"),

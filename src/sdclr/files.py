@@ -66,6 +66,21 @@ def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name an
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def user_cache_folder() -> Path:
+    """The user's folder for what can be made again: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
+
+    As the XDG Base Directory Specification says. It need not be there yet.
+
+    Raises:
+        OSError: The user has no home folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "sdclr"
+    except RuntimeError as error:
+        raise OSError("the user has no home folder") from error
+
+
 @contextmanager
 def looking_at(what: object) -> Iterator[None]:
     """Turn what the file system refuses inside, such as a folder without permission, into an `InputError`.

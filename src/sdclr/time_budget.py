@@ -9,7 +9,7 @@ from typing import Final
 from sdclr.errors import InputError
 
 _AFTERWARDS: Final = 0.05
-_AFTERWARDS_SECONDS: Final = (4.0, 120.0)
+_AFTERWARDS_SECONDS: Final = (6.0, 120.0)
 """Share of the budget, and seconds at least and at most, for encoder and report."""
 _CAUTION: Final = 0.97
 """Share of the rest that is planned with, since speed varies."""

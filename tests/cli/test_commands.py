@@ -230,7 +230,10 @@ def test_options_are_judged_with_the_settings_they_change(tmp_path):
     [
         (["pretrain", "/nowhere", "--run", "x"], ["/nowhere", "existing path"]),
         (["pretrain", "digits", "--run", "x", "--damage.ratio", "1.5"], ["[0, 1)", "1.5"]),
-        (["pretrain", "digits", "--run", "x", "--epochs", "5"], ["--optim.warmup-epochs"]),
+        (
+            ["pretrain", "digits", "--run", "x", "--epochs", "5", "--optim.warmup-epochs", "6"],
+            ["--optim.warmup-epochs", "longer than the run of 5"],
+        ),
         (["pretrain", "digits", "--run", "x", "--encoder.name", "resnet81"], ["resnet81", "did you mean"]),
         (
             ["evaluate", "--encoder", "/nowhere", "--train", "digits", "--test", "digits:test"],

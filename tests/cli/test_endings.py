@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from sdclr.cli import main
@@ -75,6 +74,20 @@ def test_the_place_of_a_bug_is_named_and_debug_shows_all_of_it(monkeypatch, caps
         main(["pretrain", "x", "--debug"])
 
 
+def test_sigterm_counts_more_than_what_it_breaks(monkeypatch, capsys):
+    def parse(_argv):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    monkeypatch.setattr("sdclr.cli.carry_out.parse", parse)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "x"])
+    assert stop.value.code == TERMINATED
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
 def test_a_handler_that_is_there_already_stays():
     before = signal.getsignal(signal.SIGTERM)
     with stoppable():
@@ -96,15 +109,17 @@ def test_a_closed_pipe_ends_quietly(line):
     assert said == ""
 
 
-def test_lists_end_quietly_when_their_reader_has_enough(tmp_path):
-    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32))
-    queries = " ".join(f"{number:04}" for number in range(400))
-    line = f"{sys.executable} -m sdclr neighbors e.npy --k 50 --quiet --queries {queries} | head -1"
-    shell = ["bash", "-c", f"{line}; echo ${{PIPESTATUS[0]}}"]
-    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-    first, code = done.stdout.splitlines()
-    assert first.startswith("0000\t1\t")
-    assert int(code) == NO_READER
+def test_lists_end_quietly_when_their_reader_has_enough():
+    """`select` and `neighbors` write their lists by `write_lines`."""
+    program = (
+        "import sdclr.cli.actions.recipe as action\n"
+        "from sdclr.cli import main\nfrom sdclr.cli.lines import write_lines\n"
+        "action.run = lambda *_: write_lines(map(str, range(10**6)))\n"
+        "main(['recipe', 'cifar_lt', '--quiet'])\n"
+    )
+    shell = ["bash", "-c", f'{sys.executable} -c "$0" | head -1; echo ${{PIPESTATUS[0]}}', program]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout.splitlines() == ["0", str(NO_READER)]
     assert done.stderr == ""
 
 
@@ -118,14 +133,13 @@ def test_lists_end_quietly_when_their_reader_has_enough(tmp_path):
 )
 def test_signals_during_start_up_and_without_a_checkpoint(at, signum, code, tmp_path):
     """A command that has loaded half of what it needs, or computes, ends at once and in one line."""
-    np.save(tmp_path / "e.npy", np.zeros((4, 2), np.float32))
     waits = {
         "torch": "import importlib.abc\n"
         "class Slow(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'torch': wait()\n"
         "sys.meta_path.insert(0, Slow())\n",
-        "work": "import sdclr.evaluation.neighbors as slow\nslow.neighbors = lambda *_, **__: wait()\n",
+        "work": "import sdclr.cli.actions.recipe as slow\nslow.run = lambda *_: wait()\n",
     }[at]
     program = (
         "import sys, time\n"
@@ -133,7 +147,8 @@ def test_signals_during_start_up_and_without_a_checkpoint(at, signum, code, tmp_
         f"{waits}"
         "from sdclr.cli import main\nmain(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", program, "neighbors", "e.npy", "--queries", "0", "--quiet"]
+    asked_for = {"torch": ["evaluate", "--train", "A", "--test", "B"], "work": ["recipe", "cifar_lt"]}[at]
+    command = [sys.executable, "-c", program, *asked_for, "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "waiting\n"
     asked = time.monotonic()

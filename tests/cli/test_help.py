@@ -129,6 +129,22 @@ def test_headings_are_bold_only_where_a_terminal_wants_it(monkeypatch, capsys):
             assert "\033" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "40")])
+def test_usage_errors_respect_the_terminal(name, value, monkeypatch, capsys):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        main(["mine", "x", "--scor", "kinds"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "--score" in re.sub("\033.*?m", "", said)
+    assert ("\033" in said) == (name == "COLUMNS")
+    assert max(map(len, re.sub("\033.*?m", "", said).splitlines())) == (40 if name == "COLUMNS" else 80)
+
+
 def test_words_for_help_and_hidden_options(capsys):
     main([])
     assert capsys.readouterr().out.startswith("usage: sdclr COMMAND")

@@ -10,7 +10,15 @@ from torch._dynamo.backends.registry import lookup_backend
 from torchvision.transforms import InterpolationMode
 
 from sdclr.data import render as module
-from sdclr.data.render import blur_radius, blur_weights, colour_maps, hue_rotations, render, render_pair, resize_weights
+from sdclr.data.render import (
+    blur_radius,
+    blur_weights,
+    colour_maps,
+    hue_rotations,
+    render,
+    render_views,
+    resize_weights,
+)
 from sdclr.data.sources import open_source
 from sdclr.data.views import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewConfig, draw_views
 
@@ -197,7 +205,7 @@ def test_views_do_not_depend_on_their_batch_and_lie_in_the_unit_interval():
 def test_a_pair_is_two_views():
     images = random_images(50, 32, 32)
     one, two = draw(ViewConfig(), 50, seed=1), draw(ViewConfig(), 50, seed=2)
-    view1, view2 = render_pair(images, one, two, 32)
+    view1, view2 = render_views(images, [one, two], 32)
     assert torch.equal(view1, render(images, one, 32))
     assert torch.equal(view2, render(images, two, 32))
     assert not torch.equal(view1, view2)
@@ -208,7 +216,7 @@ def test_views_come_in_the_memory_layout_that_was_asked_for(blur):
     images = random_images(90, 32, 32)
     pair = [draw(ViewConfig(blur=blur), 90, seed=seed) for seed in (1, 2)]
     for view, other in zip(
-        render_pair(images, *pair, 32), render_pair(images, *pair, 32, channels_last=True), strict=True
+        render_views(images, pair, 32), render_views(images, pair, 32, channels_last=True), strict=True
     ):
         assert view.is_contiguous()
         assert other.is_contiguous(memory_format=torch.channels_last)
@@ -244,8 +252,8 @@ def test_rendering_is_one_graph_that_is_compiled_once(shape, size, blur, compile
     images = random_images(20, *shape)
     for seed in range(3):
         pair = [draw(ViewConfig(blur=blur), 20, *shape, seed=2 * seed + view) for view in (0, 1)]
-        expected = render_pair(images, *pair, size)
-        for view, other in zip(render_pair(images, *pair, size, compile=True), expected, strict=True):
+        expected = render_views(images, pair, size)
+        for view, other in zip(render_views(images, pair, size, compile=True), expected, strict=True):
             torch.testing.assert_close(view, other, atol=2e-6, rtol=0)
     assert len(graphs) == 1
 

@@ -54,7 +54,7 @@ def ticking(minutes: float, seconds: float = 0.5) -> Budget:
 @pytest.fixture
 def trained(few_digits: SubsetSource, tiny: PretrainConfig, runtime: Runtime, tmp_path: Path) -> Trained:
     def train(folder: str, config: PretrainConfig = tiny, source: Any = few_digits, **how: Any) -> Run:
-        return pretrain(source, config, run=tmp_path / folder, runtime=runtime, **how)
+        return pretrain(source, config, run=tmp_path / folder, runtime=replace(runtime, progress=True), **how)
 
     return train
 
@@ -126,28 +126,28 @@ def test_epochs_of_one_step_are_measured() -> None:
 
 def test_a_run_on_a_budget_is_the_run_of_that_length(trained: Trained, tiny: PretrainConfig) -> None:
     with reporting_to(told := Lines()):
-        run = trained("budget", minutes=ticking(0.25))
+        run = trained("budget", minutes=ticking(0.27))
     length = Length(run.config.epochs, run.config.steps)
-    assert length == Length(6, 16)
-    assert [row["step"] for row in run.metrics()][-1] == 16
-    again = trained("again", replace(tiny, epochs=6, steps=16))
+    assert length == Length(5, 13)
+    assert [row["step"] for row in run.metrics()][-1] == 13
+    again = trained("again", replace(tiny, epochs=5, steps=13))
     assert same(run, again)
     assert again.config == run.config
     kept = json.loads(run.budget_file.read_text())
-    assert (kept["minutes"], kept["epochs"], kept["steps"]) == (0.25, 6, 16)
-    assert told.lines[0] == "0.25 minutes: 5.3 epochs, about 8 s at 32 images/s"
+    assert (kept["minutes"], kept["epochs"], kept["steps"]) == (0.27, 5, 13)
+    assert told.lines[0] == "0.27 minutes: 4.3 epochs, about 6 s at 32 images/s"
 
 
 def test_it_is_resumed_with_the_length_that_was_chosen(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trained("whole", minutes=ticking(0.25))
+    whole = trained("whole", minutes=ticking(0.27))
     rehearsed = measured_steps(monkeypatch, interrupt_at=7)
-    with pytest.raises(Interrupted, match="after step 7 of 16"):
-        trained("cut", minutes=ticking(0.25))
+    with pytest.raises(Interrupted, match="after step 7 of 13"):
+        trained("cut", minutes=ticking(0.27))
     before = len(rehearsed)
-    resumed = trained("cut", minutes=ticking(0.25, seconds=3.0))  # slower now: that changes nothing
+    resumed = trained("cut", minutes=ticking(0.27, seconds=3.0))  # slower now: that changes nothing
     assert len(rehearsed) == before > 0
     assert same(whole, resumed)
-    assert trained("cut", minutes=0.25).config == whole.config  # finished
+    assert trained("cut", minutes=0.27).config == whole.config  # finished
 
 
 def measured_steps(monkeypatch: pytest.MonkeyPatch, interrupt_at: int) -> list[int]:
@@ -173,7 +173,7 @@ def test_rebalancers_and_weights_are_as_if_nothing_was_measured(trained: Trained
     damage = replace(tiny.damage, ratio="adaptive", independent_norm="statistics")
     config = replace(tiny, rebalance=("density", "temperature"), damage=damage, batch_size=64, epochs=7)
     how: dict[str, Any] = {"source": SubsetSource(digits(), np.arange(256)), "weights": np.linspace(1, 2, 256)}
-    run = trained("budget", config, minutes=ticking(0.25), **how)
+    run = trained("budget", config, minutes=ticking(0.27), **how)
     length = {"epochs": run.config.epochs, "steps": run.config.steps}
     assert same(run, trained("again", replace(config, **length), **how))
 
@@ -187,8 +187,8 @@ def test_too_few_minutes_for_an_epoch_are_used_and_said(trained: Trained) -> Non
 
 
 def test_another_budget_is_refused(trained: Trained, tiny: PretrainConfig) -> None:
-    trained("budget", minutes=ticking(0.25))
-    with pytest.raises(InputError, match=r"begun with a budget of 0.25 minutes, not with 1 minutes"):
+    trained("budget", minutes=ticking(0.27))
+    with pytest.raises(InputError, match=r"begun with a budget of 0.27 minutes, not with 1 minutes"):
         trained("budget", minutes=1)
     trained("epochs", replace(tiny, epochs=1))
     with pytest.raises(InputError, match="begun with 1 epochs, not with 1 minutes"):
@@ -202,8 +202,8 @@ def test_without_a_folder_the_budget_is_in_its_name(
     few_digits: SubsetSource, tiny: PretrainConfig, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = pretrain(few_digits, tiny, runtime=runtime, minutes=ticking(0.25))
-    assert run.path.name == f"few-{sdclr.config.digest(tiny)}-0.25min"
+    run = pretrain(few_digits, tiny, runtime=runtime, minutes=ticking(0.27))
+    assert run.path.name == f"few-{sdclr.config.digest(tiny)}-0.27min"
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -1,6 +1,7 @@
 """Settings that follow from the images and the machine."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from sdclr.data.sources import ArraySource, digits
-from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
+from sdclr.encoders import DEFAULT, EncoderConfig, create_encoder, save_encoder
 from sdclr.errors import InputError
 from sdclr.recipes import with_framework
-from sdclr.training.config import DamageConfig
-from sdclr.training.defaults import for_images, starting_line
+from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.defaults import for_images, hint_on_start, starting_line
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 
@@ -52,6 +53,23 @@ def test_a_run_without_settings_has_them(tmp_path, monkeypatch):
 
 def images(side: int = 48, count: int = 600) -> ArraySource:
     return ArraySource(np.zeros((count, side, side, 3), dtype=np.uint8), name="images")
+
+
+def test_minutes_on_a_cpu_start_from_weights_that_are_at_hand(monkeypatch):
+    monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: Path("weights.pth"))
+    adapted = for_images(images(), gpu=False, start=DEFAULT)
+    assert for_images(images(), gpu=False, minutes=30) == adapted
+    assert for_images(images(), gpu=False).start is None
+    assert for_images(images(), gpu=True, minutes=30) == for_images(images(), gpu=True)
+    plain = for_images(images(), gpu=False)
+    assert for_images(images(), gpu=False, minutes=30, start="scratch") == plain
+    assert "--start scratch" in (hint_on_start(adapted, gpu=False, minutes=30) or "")
+    assert f"--start {DEFAULT}" in (hint_on_start(plain, gpu=False) or "")
+    assert hint_on_start(plain, gpu=True) is None
+
+
+def test_scratch_is_no_start():
+    assert PretrainConfig(start="scratch") == PretrainConfig()
 
 
 def test_trained_weights_bring_their_encoder_and_a_gentle_run():

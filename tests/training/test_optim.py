@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from sdclr.config import digest
 from sdclr.encoders import EncoderConfig, HeadConfig, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
+from sdclr.recipes import RECIPES
+from sdclr.training.config import PretrainConfig
 from sdclr.training.optim import OptimConfig, create_optimizer, learning_rate, set_learning_rate
 
 Name = Literal["sgd", "lars", "adamw"]
@@ -50,6 +53,35 @@ def test_it_rises_to_the_peak_and_falls_to_the_end(steps: int, epochs: int, warm
     assert min(rates) > 0
     assert max(rates) <= 0.5
     assert rates[-1] == pytest.approx(1e-6)
+
+
+def test_an_automatic_warm_up_is_a_tenth_of_the_run_and_ten_epochs_at_most() -> None:
+    peaks = {}
+    for epochs in (1, 20, 100, 500, 2000):
+        rates = [learning_rate(s, steps_per_epoch=20, epochs=epochs, config=OptimConfig()) for s in range(20 * epochs)]
+        peaks[epochs] = rates.index(max(rates)) + 1
+    assert peaks == {1: 2, 20: 40, 100: 200, 500: 200, 2000: 200}
+
+
+def test_a_warm_up_of_the_whole_run_is_a_ramp() -> None:
+    config = PretrainConfig(epochs=3, optim=OptimConfig(lr=0.5, warmup_epochs=3))
+    rates = [learning_rate(s, steps_per_epoch=2, epochs=3, config=config.optim) for s in range(6)]
+    assert rates == pytest.approx([0.5 * (step + 1) / 6 for step in range(6)])
+    with pytest.raises(InputError, match=r"a warm-up of 3.5 epochs is longer than the run of 3"):
+        PretrainConfig(epochs=3, optim=OptimConfig(warmup_epochs=3.5))
+
+
+def test_digests_are_those_of_the_version_with_a_warm_up_of_ten_epochs() -> None:
+    digests = {name: digest(recipe()) for name, recipe in RECIPES.items()}
+    assert digests == {
+        "cifar_lt": "f18c507d",
+        "imagenet100_lt": "76864e14",
+        "imagenet_lt": "76864e14",
+        "digits_demo": "d5338910",
+    }
+    explicit = PretrainConfig(epochs=200, optim=OptimConfig(warmup_epochs=10))
+    assert explicit == PretrainConfig(epochs=200)
+    assert PretrainConfig(epochs=50, optim=OptimConfig(warmup_epochs=10)) != PretrainConfig(epochs=50)
 
 
 def test_two_cosines_join() -> None:

@@ -30,7 +30,7 @@ CATALOG: Final = {
         Entry("mine", "find", "Find the rare images of a collection, and show them on a page.", resumes=True),
         Entry("select", "find", "Choose which images to label next.", resumes=True),
         Entry("apply", "find", "Turn marks made on a page into a manifest, folders or lists."),
-        Entry("info", "find", "Describe images, the time commands would take, and the environment."),
+        Entry("info", "find", "Describe images, and how long commands would take on them."),
         Entry("diagnose", "find", "Describe a collection: kinds, long tail, near-duplicates."),
         Entry("duplicates", "find", "Find near-duplicates, and list which images to drop.", resumes=True),
         Entry("neighbors", "find", "Find the images that are most similar to other images."),

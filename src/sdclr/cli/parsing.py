@@ -1,6 +1,10 @@
 """From arguments to a command with all its options."""
 
 import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
@@ -13,7 +17,7 @@ from sdclr.errors import InputError
 
 LEAST: Final = {
     **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
-    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+    **dict.fromkeys(("cache_gb", "checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
 }
 """The smallest value of options that several commands have."""
 
@@ -55,7 +59,8 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
             needed, or the other way round.
         SystemExit: With 2 after a usage error.
     """
-    command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
+    with _plain_where_asked():
+        command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
     try:
         check_numbers(command, place="", **LEAST)
     except InputError as error:
@@ -63,6 +68,21 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         raise InputError(f"--{option.replace('_', '-')} {rest}") from error
     check_places(name, command)
     return command
+
+
+@contextmanager
+def _plain_where_asked() -> Iterator[None]:
+    """Have tyro print errors without colors under NO_COLOR, which it does not know, and outside of terminals."""
+    term = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if term is None:
+            os.environ.pop("TERM", None)
+        else:
+            os.environ["TERM"] = term
 
 
 def unknown(name: str) -> str:

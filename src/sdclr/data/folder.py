@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.decode import SUFFIXES, BadImage, decode_image
+from sdclr.data.stored import Stored
 from sdclr.errors import InputError
 from sdclr.progress import stage
 
@@ -55,6 +56,10 @@ class FolderSource:
     def file(self, index: int) -> Path:
         """The file of an image."""
         return self._root / self.ids[index]
+
+    def stored(self, index: int) -> Stored:
+        """Where an image lies; see `stored_image`."""
+        return Stored(self.file(index), None, type(self).__qualname__)
 
 
 def _walk(root: Path) -> tuple[list[str], list[BadImage]]:

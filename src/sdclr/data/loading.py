@@ -6,7 +6,7 @@ in the middle of an epoch, on another number of workers, sees what an uninterrup
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
-from sdclr.data.render import render_pair, to_device
-from sdclr.data.views import ViewParameters, draw_views
+from sdclr.data.render import render_views, to_device
+from sdclr.data.views import draw_views
 from sdclr.data.weighting import weighted_order
 from sdclr.errors import InputError
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     view1: Tensor
     """(N, 3, S, S) float32 in [0, 1]."""
     view2: Tensor
-    """(N, 3, S, S) float32 in [0, 1]."""
+    """(N, 3, S, S) float32 in [0, 1]; the same tensor as `view1` where one view is drawn."""
     keys: NDArray[np.int64]
     """(N,) what views were drawn by: copy j (from 0) of a sample in an epoch has its index + j times their number."""
 
@@ -119,6 +119,7 @@ class ResidentLoader:
         batch_size: Samples in a batch, over all ranks.
         rank: This process among `world`.
         world: Processes that share each batch.
+        views: 2 for pairs of views; 1 draws the first alone, and `Batch.view2` is the same tensor.
         channels_last: Give the views torch's memory layout of that name.
         compile: Draw the views by `torch.compile`. See `sdclr.data.render.render`.
 
@@ -135,6 +136,7 @@ class ResidentLoader:
         batch_size: int,
         rank: int = 0,
         world: int = 1,
+        views: Literal[1, 2] = 2,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002  # torch's word
     ) -> None:
@@ -145,7 +147,8 @@ class ResidentLoader:
         self._batch_size = batch_size
         self._rank = rank
         self._world = world
-        self._render = partial(render_pair, image_size=config.image_size, channels_last=channels_last, compile=compile)
+        self._views = views
+        self._render = partial(render_views, image_size=config.image_size, channels_last=channels_last, compile=compile)
         self.weights: NDArray[np.float64] | None = None
         self.bad: Sequence[BadImage] = ()
 
@@ -169,14 +172,7 @@ class ResidentLoader:
         batches = keys % len(self._images)
         chosen = to_device(batches, self._images.device)  # one copy an epoch instead of one a step
         for step in range(start, len(batches)):
-            pair = draw_pair(self._config, keys[step], size, seed=self._seed, epoch=epoch)
-            views = self._render(self._images.index_select(0, chosen[step]), *pair)
-            yield Batch(batches[step], *views, keys[step])
-
-
-def draw_pair(
-    config: ViewConfig, indices: NDArray[np.int64], size: tuple[int, int], *, seed: int, epoch: int
-) -> tuple[ViewParameters, ViewParameters]:
-    """Both views of the samples; `size` is the height and width of their images."""
-    draw = partial(draw_views, config, seed=seed, epoch=epoch, indices=indices, height=size[0], width=size[1])
-    return draw(view=0), draw(view=1)
+            draw = partial(draw_views, self._config, seed=self._seed, epoch=epoch, indices=keys[step])
+            drawn = [draw(view=view, height=size[0], width=size[1]) for view in range(self._views)]
+            views = self._render(self._images.index_select(0, chosen[step]), drawn)
+            yield Batch(batches[step], views[0], views[-1], keys[step])

@@ -13,6 +13,7 @@ from sdclr.data.annotations import LABEL_COLUMNS, check_unique, encode_labels
 from sdclr.data.attributes import Attributes, attribute_columns, read_attributes
 from sdclr.data.decode import decode_image
 from sdclr.data.parquet import open_parquet, parquet_attributes
+from sdclr.data.stored import Stored
 from sdclr.errors import InputError
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name")
@@ -73,6 +74,10 @@ class ManifestSource:
     def file(self, index: int) -> Path:
         """The file of an image."""
         return self._root / self._paths[index]
+
+    def stored(self, index: int) -> Stored:
+        """Where an image lies; see `stored_image`."""
+        return Stored(self.file(index), None, type(self).__qualname__)
 
     def _relative(self, entry: str) -> str:
         path = Path(entry)

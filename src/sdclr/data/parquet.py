@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
 from sdclr.data.attributes import ATTRIBUTE_LIST, Attributes, attribute_columns, read_attributes
 from sdclr.data.decode import decode_image
+from sdclr.data.stored import Stored
 from sdclr.errors import BadImageError, InputError
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -106,6 +107,14 @@ class ParquetSource:
         rows = self._row_group(group)
         data: bytes | None = rows[index - int(self._ends[group])].as_py()  # a negative index, counted from the end
         return data
+
+    def stored(self, index: int) -> Stored:
+        """Where an image lies; see `stored_image`."""
+        index = range(len(self))[index]
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        number, place = self._places[group]
+        before = int(self._ends[group - place - 1]) if group > place else 0  # rows of the files before
+        return Stored(self._files[number], index - before, type(self).__qualname__)
 
     def _file(self, number: int) -> pq.ParquetFile:
         if number not in self._open_files:

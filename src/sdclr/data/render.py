@@ -64,19 +64,30 @@ def render(
     return _render_all(images, [params], image_size, channels_last=channels_last, compiled=compile)[0]
 
 
-def render_pair(
+def render_views(
     images: Tensor,
-    params1: ViewParameters,
-    params2: ViewParameters,
+    views: Sequence[ViewParameters],
     image_size: int,
     *,
     channels_last: bool = False,
     compile: bool = False,  # noqa: A002  # torch's word
-) -> tuple[Tensor, Tensor]:
-    """Draws two views of each image, which share the reading of it. See `render`."""
-    views = [params1, params2]
-    view1, view2 = _render_all(images, views, image_size, channels_last=channels_last, compiled=compile)
-    return view1, view2
+) -> Tensor:
+    """Draws V views of each image, which share the reading of it. See `render`.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        views: For each of V views the parameters of all N.
+        image_size: Side S of the views.
+        channels_last: Give each view torch's memory layout of that name.
+        compile: Draw by `torch.compile`.
+
+    Returns:
+        (V, N, 3, S, S) float32 in [0, 1], on the device of `images`.
+
+    Raises:
+        ValueError: If `images` has another type or shape, or the number of views is not N.
+    """
+    return _render_all(images, views, image_size, channels_last=channels_last, compiled=compile)
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -17,6 +17,8 @@ from sdclr.data.folder import FolderSource
 from sdclr.data.longtail import check_indices, train_validation_split
 from sdclr.data.manifest import ManifestSource
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
+from sdclr.data.shrink import shrink
+from sdclr.data.stored import Stored
 from sdclr.errors import InputError
 from sdclr.files import looking_at
 
@@ -35,6 +37,8 @@ __all__ = [
     "image_bytes",
     "image_file",
     "open_source",
+    "shrunk_image",
+    "stored_image",
 ]
 
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
@@ -86,6 +90,26 @@ def image_bytes(source: Source, index: int) -> bytes | None:
     """The encoded bytes of an image that is a row of a table; None where a source stores no such bytes."""
     encoded: Callable[[int], bytes | None] | None = getattr(source, "encoded", None)
     return None if encoded is None else encoded(index)
+
+
+def stored_image(source: Source, index: int) -> Stored | None:
+    """Where the encoded image lies whose pixels `Source.image` gives; None where there is no such file.
+
+    A source that offers this by a method `stored` promises that its images depend on nothing else: what is decoded once
+    is then kept until the file changes.
+    """
+    stored: Callable[[int], Stored | None] | None = getattr(source, "stored", None)
+    return None if stored is None else stored(index)
+
+
+def shrunk_image(source: Source, index: int, side: int) -> NDArray[np.uint8]:
+    """One image, shrunk as by `shrink`: decoded now, or by a `CachedSource` before. Not to be written to.
+
+    Raises:
+        BadImageError: The image cannot be decoded.
+    """
+    shrunk: Callable[[int, int], NDArray[np.uint8]] | None = getattr(source, "shrunk", None)
+    return shrink(source.image(index, min_side=side), side) if shrunk is None else shrunk(index, side)
 
 
 def attributes_of(source: Source) -> Attributes | None:
@@ -207,6 +231,14 @@ class SubsetSource:
     def encoded(self, index: int) -> bytes | None:
         """The encoded bytes of an image; see `image_bytes`."""
         return image_bytes(self.source, int(self.indices[index]))
+
+    def stored(self, index: int) -> Stored | None:
+        """Where an image lies; see `stored_image`."""
+        return stored_image(self.source, int(self.indices[index]))
+
+    def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
+        """One image, shrunk; see `shrunk_image`."""
+        return shrunk_image(self.source, int(self.indices[index]), side)
 
 
 def digits(split: str = "train") -> ArraySource:

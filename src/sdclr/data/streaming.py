@@ -1,10 +1,13 @@
-"""Batches of view pairs from a set too large for memory: worker processes decode its images and draw their views."""
+"""Batches of views from a set too large for memory: worker processes decode its images and draw their views."""
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,13 +17,17 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage, prepare_worker
 from sdclr.data.loading import Batch, check_batch_size, epoch_batches
-from sdclr.data.render_cv import render_cv_batch
-from sdclr.data.sources import Source
+from sdclr.data.render_cv import render_cv_views
+from sdclr.data.shrink import short_side
+from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
 
 _TOGETHER: Final = 32
 """Images whose views are drawn at once: decoded, they wait in memory."""
+
+_FLOATS: Final = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 256)
+"""What the values of a pixel are as floats."""
 
 _AHEAD: Final = 2
 """Batches that a worker prepares ahead: one on its way while the next is made; more would only take memory."""
@@ -36,14 +43,16 @@ class StreamLoader:
 
     Views come in the memory layout in which they were drawn, torch's `channels_last`.
 
+    Crops are drawn on images shrunk to twice the side of a view; see `sdclr.data.shrink`. With a source of
+    `sdclr.data.cache.cached`, an image is decoded and shrunk once, and the views are the same.
+
     Args:
         source: The images.
         config: What the views are like.
         seed: The run's seed.
         batch_size: Samples in a batch, over all ranks.
         workers: Processes that decode; 0 decodes in this one.
-        decode_side: A JPEG is decoded at reduced scale as long as its shorter side keeps this many pixels; by default
-            twice the side of a view. Crops are drawn on the image as decoded.
+        views: 2 for pairs of views; 1 draws the first alone, and `Batch.view2` is the same tensor.
         device: Where the batches go.
         rank: This process among `world`.
         world: Processes that share each batch.
@@ -60,18 +69,24 @@ class StreamLoader:
         seed: int,
         batch_size: int,
         workers: int = 0,
-        decode_side: int | None = None,
+        views: Literal[1, 2] = 2,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
     ) -> None:
         check_batch_size(len(source), batch_size, world)
         self._source = source
-        self._to_floats = _Floats(torch.device(device))
-        self._schedule = _Schedule(len(source), batch_size, seed=seed, rank=rank, world=world)
+        self._to_floats = Floats(torch.device(device))
+        self._slots = None
+        if torch.device(device).type == "cpu":
+            # One more than are on their way: that which is turned into floats.
+            shape = (1 + _AHEAD * workers, views, batch_size // world, config.image_size, config.image_size, 3)
+            self._slots = _shared(*shape) if workers else torch.empty(shape, dtype=torch.uint8)
+        slots = 1 if self._slots is None else len(self._slots)
+        self._schedule = _Schedule(len(source), batch_size, seed=seed, rank=rank, world=world, slots=slots)
         self._loader: DataLoader[_Decoded] = DataLoader(
-            _Pairs(source, config, seed, decode_side or 2 * config.image_size),
-            batch_sampler=self._schedule,
+            _Views(source, config, seed, views, self._slots),
+            batch_sampler=self._schedule,  # type: ignore[arg-type]  # what it gives goes to `__getitems__` as it is
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=prepare_worker,
@@ -80,6 +95,7 @@ class StreamLoader:
             pin_memory=torch.device(device).type == "cuda",
         )
         self._bad: dict[str, BadImage] = {}
+        self._troubled = False
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
@@ -109,13 +125,17 @@ class StreamLoader:
         self._schedule.epoch, self._schedule.start = epoch, start
         for decoded in self._loader:
             self._bad.update((image.id, image) for image in decoded.bad)
-            if decoded.views is None:
+            if not len(decoded.indices):
                 raise InputError(f"{self._source.name}: none of its {len(self._source)} images can be decoded any more")
-            view1, view2 = self._to_floats(decoded.views).permute(0, 1, 4, 2, 3)
-            yield Batch(decoded.indices, view1, view2, decoded.keys)
+            if decoded.trouble is not None and not self._troubled:
+                self._troubled = True
+                warnings.warn(decoded.trouble, stacklevel=2)
+            pixels = decoded.views if self._slots is None else self._slots[decoded.slot]
+            views = self._to_floats(pixels).permute(0, 1, 4, 2, 3)
+            yield Batch(decoded.indices, views[0], views[-1], decoded.keys)
 
 
-class _Floats:
+class Floats:
     """Turns views from 0 to 255 as uint8 on the host into 0 to 1 as float32 on the device.
 
     On a CPU the memory of a batch that nobody holds any more is used again: new memory takes longer to come by than to
@@ -127,12 +147,15 @@ class _Floats:
         self._spare: list[NDArray[np.float32]] = []
 
     def __call__(self, views: Tensor) -> Tensor:
+        """Views (V, …) of any shape."""
         if self._device.type != "cpu":
             return views.to(self._device, non_blocking=True).to(torch.float32).div_(255)
         space = self._spare.pop() if self._spare else np.empty(0, dtype=np.float32)
         if space.shape != tuple(views.shape):
             space = np.empty(views.shape, dtype=np.float32)
-        np.divide(views.numpy(), np.float32(255), out=space)
+        # A table, which takes two thirds of the time of a division.
+        rows = math.prod(views.shape[:2])
+        cv2.LUT(views.numpy().reshape(rows, -1), _FLOATS, dst=space.reshape(rows, -1))
         lent = space.view()  # which lives as long as the tensor and all that is made of it without a copy
         weakref.finalize(lent, self._take_back, space).atexit = False
         return torch.from_numpy(lent)
@@ -141,11 +164,22 @@ class _Floats:
         self._spare[:] = [space]
 
 
-class _Schedule:
-    """The batches of one epoch as lists of (epoch, key of the sample), which is all that a worker needs to know."""
+class _Task(NamedTuple):
+    """A batch, as all that a worker needs to know."""
 
-    def __init__(self, n: int, batch_size: int, *, seed: int, rank: int, world: int) -> None:
+    epoch: int
+    keys: NDArray[np.int64]
+    """(N,) keys of the samples."""
+    slot: int
+    """Where its views go. A batch is asked for when as many as there are slots are done but one, so that it is free."""
+
+
+class _Schedule:
+    """The batches of one epoch."""
+
+    def __init__(self, n: int, batch_size: int, *, seed: int, rank: int, world: int, slots: int) -> None:
         self._n = n
+        self._slots = slots
         self._batch_size = batch_size
         self._seed = seed
         self._rank = rank
@@ -157,7 +191,7 @@ class _Schedule:
     def __len__(self) -> int:
         return self._n // self._batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[_Task]:
         epoch = self.epoch
         batches = epoch_batches(
             self._n,
@@ -168,8 +202,8 @@ class _Schedule:
             world=self._world,
             weights=self.weights,
         )
-        for keys in batches[self.start :].tolist():
-            yield [(epoch, key) for key in keys]
+        for number, keys in enumerate(batches[self.start :]):
+            yield _Task(epoch, keys, number % self._slots)
 
 
 class _Decoded(NamedTuple):
@@ -178,58 +212,67 @@ class _Decoded(NamedTuple):
     indices: NDArray[np.int64]
     keys: NDArray[np.int64]
     views: Tensor | None
-    """(2, N, S, S, 3) uint8; None if no image of the set can be decoded."""
+    """(V, N, S, S, 3) uint8; None if they lie in a slot."""
+    slot: int
     bad: list[BadImage]
+    trouble: str | None
+    """Why images are not kept, if that could not be known before."""
 
 
-class _Pairs(Dataset[_Decoded]):
-    """Two views of each of the samples that a batch names."""
+class _Views(Dataset[_Decoded]):
+    """One or two views of each of the samples that a batch names.
 
-    def __init__(self, source: Source, config: ViewConfig, seed: int, decode_side: int) -> None:
+    Args:
+        source: The images.
+        config: What the views are like.
+        seed: The run's seed.
+        views: 1 or 2.
+        slots: (slots, V, N, S, S, 3) uint8, shared by all processes, for the views; by default each batch gets memory
+            of its own.
+    """
+
+    def __init__(self, source: Source, config: ViewConfig, seed: int, views: int, slots: Tensor | None) -> None:
         self._source = source
         self._config = config
         self._seed = seed
-        self._decode_side = decode_side
+        self._views = views
+        self._slots = slots
+        self._side = short_side(config.image_size)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> _Decoded:
-        side = self._config.image_size
-        views = _memory(2, len(keys), side, side, 3)
-        indices = np.empty(len(keys), dtype=np.int64)
+    def __getitems__(self, task: _Task) -> _Decoded:
+        """The batch; without samples if no image of the set can be decoded."""
+        side, count = self._config.image_size, len(task.keys)
+        views = _memory(self._views, count, side, side, 3) if self._slots is None else self._slots[task.slot]
+        indices = np.empty(count, dtype=np.int64)
         bad: list[BadImage] = []
-        for begin in range(0, len(keys), _TOGETHER):
-            part = keys[begin : begin + _TOGETHER]
+        for begin in range(0, count, _TOGETHER):
+            part = task.keys[begin : begin + _TOGETHER]
             images = []
-            for place, (_, key) in enumerate(part, start=begin):
+            for place, key in enumerate(part.tolist(), start=begin):
                 found = self._first_good(key % len(self._source), bad)
                 if found is None:
-                    return _Decoded(indices[:0], indices[:0], None, bad)
+                    return _Decoded(indices[:0], indices[:0], None, task.slot, bad, None)
                 indices[place], image = found
                 images.append(image)
-            self._draw(part, images, views[:, begin : begin + len(part)].numpy())
-        return _Decoded(indices, np.array([key for _, key in keys], dtype=np.int64), views, bad)
+            self._draw(task.epoch, part, images, views[:, begin : begin + len(part)].numpy())
+        trouble: str | None = getattr(self._source, "trouble", None)
+        return _Decoded(indices, task.keys, views if self._slots is None else None, task.slot, bad, trouble)
 
-    def _draw(self, keys: list[tuple[int, int]], images: list[NDArray[np.uint8]], views: NDArray[np.uint8]) -> None:
-        """Both views of the samples into `views`: a sample's are the same, whichever are drawn beside it."""
-        indices = np.array([key for _, key in keys])
+    def _draw(
+        self, epoch: int, keys: NDArray[np.int64], images: list[NDArray[np.uint8]], out: NDArray[np.uint8]
+    ) -> None:
+        """The views of the samples into `out`: a sample's are the same, whichever are drawn beside it."""
         heights, widths = np.array([image.shape[:2] for image in images]).T
-        for view, out in enumerate(views):
-            params = draw_views(
-                self._config,
-                seed=self._seed,
-                epoch=keys[0][0],
-                indices=indices,
-                view=view,
-                height=heights,
-                width=widths,
-            )
-            render_cv_batch(images, params, out)
+        draw = partial(draw_views, self._config, seed=self._seed, epoch=epoch, indices=keys)
+        views = [draw(view=view, height=heights, width=widths) for view in range(self._views)]
+        render_cv_views(images, views, out)
 
     def _first_good(self, index: int, bad: list[BadImage]) -> tuple[int, NDArray[np.uint8]] | None:
         """The first image from `index` on that can be decoded, and its position; what cannot is added to `bad`."""
         for step in range(len(self._source)):
             position = (index + step) % len(self._source)
             try:
-                return position, self._source.image(position, min_side=self._decode_side)
+                return position, shrunk_image(self._source, position, self._side)
             except BadImageError as error:
                 bad.append(BadImage(error.image_id, error.reason, counted=True))
         return None
@@ -237,13 +280,15 @@ class _Pairs(Dataset[_Decoded]):
 
 def _memory(*shape: int) -> Tensor:
     """Space for uint8: in a worker that which it shares with the others, so that views need not be copied there."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    # As torch does for the batches that it puts together itself.
+    return torch.empty(shape, dtype=torch.uint8) if get_worker_info() is None else _shared(*shape)
+
+
+def _shared(*shape: int) -> Tensor:
+    """Space for uint8 that processes share, as torch makes it for the batches that it puts together itself."""
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]  # noqa: SLF001
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _as_it_is(decoded: Any) -> Any:
-    """Collates what `_Pairs` has collated already."""
+    """Collates what `_Views` has collated already."""
     return decoded

@@ -16,6 +16,7 @@ from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.budget import as_begun, choose_length
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
@@ -88,6 +89,7 @@ def finetune(
     amp: Amp = "auto",
     checkpoint_minutes: float = 5.0,
     minutes: float | Budget | None = None,
+    cache_gb: float = CACHE_GB,
 ) -> FinetuneResult:
     """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
 
@@ -105,6 +107,7 @@ def finetune(
         checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
         minutes: End within so many minutes, test included: the speed is measured and the numbers of epochs chosen, in
             place of those in `config`. The folder holds the choice, so that a resumed training has the same.
+        cache_gb: Disk space in GB for large images once they are decoded; 0 decodes them in every epoch.
 
     Returns:
         The score on the test images.
@@ -132,7 +135,7 @@ def finetune(
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
-        how: dict[str, Any] = {"out": out, "checkpoint_minutes": checkpoint_minutes}
+        how: dict[str, Any] = {"out": out, "checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
         if limit and not begun:
             rehearsed = _trainer(config, copy.deepcopy(initial), fit, look, num_classes, **how)
             config = choose_length(rehearsed, config, limit, len(test_set))
@@ -170,6 +173,7 @@ def _trainer(
     *,
     out: Path,
     checkpoint_minutes: float,
+    cache_gb: float,
 ) -> Trainer:
     views = ViewConfig(
         image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
@@ -181,7 +185,7 @@ def _trainer(
     return Trainer(
         model,
         todo,
-        Batches(images, views, config.seed, config.batch_size, look.device, look.workers),
+        Batches(images, views, config.seed, config.batch_size, look.device, look.workers, cache_gb),
         config,
         folder=out,
         dtype=settle_dtype(model, todo[0], look, batch=config.batch_size, folder=out),

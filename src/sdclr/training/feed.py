@@ -13,9 +13,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sdclr.data.cache import cached
 from sdclr.data.decode import BadImage
 from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
+from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import InputError
@@ -38,7 +40,8 @@ class Feed:
         kept: `(M,)` positions in the source of the loader's samples.
         bad: What is listed as unusable so far.
         run: Whose list it is.
-        held: The loader's samples, `(M, 3, H, W)` uint8 on the device that trains, where they are held in memory.
+        images: The loader's samples: where they are held in memory `(M, 3, H, W)` uint8 on the device that trains,
+            else a source.
         workers: Processes that decode.
     """
 
@@ -47,15 +50,8 @@ class Feed:
     kept: NDArray[np.int64]
     bad: list[BadImage]
     run: Run
-    held: Tensor | None = None
+    images: Tensor | Source
     workers: int = 0
-
-    @property
-    def images(self) -> Tensor | Source:
-        """The loader's samples: their pixels where they are held in memory, else a source."""
-        if self.held is not None:
-            return self.held
-        return self.source if len(self.kept) == len(self.source) else SubsetSource(self.source, self.kept)
 
     def name(self, sample: int) -> str:
         """The id of one of the loader's samples."""
@@ -110,15 +106,21 @@ def create_feed(
         if place.first:
             write_bad_images(run.bad_images_file, bad)
         check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
+    images: Tensor | Source
     if usable.images is not None:
-        usable = replace(usable, images=usable.images.to(place.device))
-    loader = _loader(source, usable, config, replace(runtime, workers=workers), place)
+        images = usable.images.to(place.device)
+    else:
+        chosen = source if len(usable.kept) == len(source) else SubsetSource(source, usable.kept)
+        writers = place.world * max(1, workers)
+        side = short_side(config.views.image_size)
+        images = cached(chosen, side, limit_gb=runtime.cache_gb, writers=writers, tell=place.first)
+    loader = _loader(images, config, replace(runtime, workers=workers), place)
     place.barrier()  # everyone has read what was settled, if anything was, before it is written
     if place.first and "left_out" not in settled:
         write_json(run.source_file, _description(source, usable, bad) | {"weights": weights_digest(weights)})
     if weights is not None:
         loader.weights = weights[usable.kept]
-    return Feed(loader, source, usable.kept, bad, run, usable.images, workers)
+    return Feed(loader, source, usable.kept, bad, run, images, workers)
 
 
 def default_workers(trains_on: torch.device | None = None) -> int:
@@ -176,19 +178,18 @@ def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -
     return _Usable(kept, loaded.images if bool(wanted.all()) else loaded.images[wanted])
 
 
-def _loader(source: Source, usable: _Usable, config: PretrainConfig, runtime: Runtime, place: Processes) -> Loader:
+def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, place: Processes) -> Loader:
     shared: dict[str, Any] = {
         "seed": config.seed,
         "batch_size": config.batch_size,
         "rank": place.rank,
         "world": place.world,
     }
-    if usable.images is not None:
+    if isinstance(images, Tensor):
         # Compiling takes a CPU longer than it would save.
-        how = {"channels_last": runtime.channels_last, "compile": runtime.compile and place.device.type == "cuda"}
-        return ResidentLoader(usable.images.to(place.device), config.views, **shared, **how)
-    chosen = source if len(usable.kept) == len(source) else SubsetSource(source, usable.kept)
-    return StreamLoader(chosen, config.views, workers=runtime.workers or 0, device=place.device, **shared)
+        compiled = runtime.compile and place.device.type == "cuda"
+        return ResidentLoader(images, config.views, **shared, channels_last=runtime.channels_last, compile=compiled)
+    return StreamLoader(images, config.views, workers=runtime.workers or 0, device=place.device, **shared)
 
 
 def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:

@@ -82,7 +82,7 @@ def pretrain(
     """
     images = open_source(source)
     limit = Budget.of(minutes)
-    config = config or for_images(images)
+    config = config or for_images(images, minutes=None if limit is None else limit.minutes)
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else default_run(images, config, limit)
     drawn = None if weights is None else checked_weights(weights, len(images))
@@ -292,7 +292,7 @@ class Trainer:
 
         Reading a loss makes the host wait for the device: on a GPU that happens at logging only.
         """
-        due = self.step % self.runtime.log_steps == 0 or self.step % self.steps_per_epoch == 0
+        due = not self.step % self.runtime.log_steps or not self.step % self.steps_per_epoch or self.step == self.total
         if not due and self.place.device.type != "cpu":
             return
         self._check_losses()

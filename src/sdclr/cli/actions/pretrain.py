@@ -14,8 +14,9 @@ from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
 from sdclr.settings import SettingsFile
-from sdclr.training.config import PretrainConfig
-from sdclr.training.defaults import for_images, starting_line
+from sdclr.training.config import SCRATCH, PretrainConfig
+from sdclr.training.defaults import for_images, hint_on_start, starting_line
+from sdclr.training.distributed import resolve_device
 from sdclr.training.opening import default_run
 from sdclr.training.pretrain import pretrain
 
@@ -27,7 +28,11 @@ def run(command: Pretrain, console: Console) -> None:
     folder = command.run or default_run(source, command.config, limit)
     tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes)
     if command.config.start is not None:
-        note(console, starting_line(command.config))
+        note(console, starting_line(command.config, command.minutes))
+    gpu = resolve_device(command.runtime.device).type == "cuda"
+    hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
+    if hint is not None:
+        note(console, hint)
     run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit)
     if speaks():
         page = run_report(run, source)
@@ -62,11 +67,19 @@ def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainCon
         base = for_images(
             select(open_source(command.images), command.subset),
             adapt=asked.damage.may_adapt,
-            start=asked.start,
+            start=_start(asked),
             name=None if asked.encoder.name == PERMISSIVE.encoder.name else asked.encoder.name,
+            minutes=command.minutes,
         )
     base = with_framework(base, asked.framework)
     return base if file is None else file.config(PretrainConfig, base=base, apart=APART)
+
+
+def _start(asked: PretrainConfig) -> str | None:
+    """Where the weights start as far as it was asked: options of an encoder ask for one of random weights."""
+    if asked.start != PERMISSIVE.start:
+        return asked.start or SCRATCH
+    return None if asked.encoder == PERMISSIVE.encoder else SCRATCH
 
 
 def _is_whole(file: SettingsFile) -> bool:

@@ -24,7 +24,7 @@ class Info:
         sdclr info ./images --decode --no-measure --json info.json
     """
 
-    images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGES]", help=_IMAGES_HELP)] = None
+    images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help=_IMAGES_HELP)] = None
     encoder: EncoderName = None
     decode: bool = False
     """Decode every image, too, which finds files that are damaged behind the header. Takes as long as a pass over the

@@ -106,8 +106,11 @@ FITTED: Final = (
 """Options whose default follows from the images and the machine, so that the help names none."""
 
 
-PERMISSIVE = PretrainConfig(epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0))
-"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13)."""
+PERMISSIVE = PretrainConfig(
+    start="?", epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0)
+)
+"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13). Its
+start is none that anybody gives, so that one can tell whether one was given."""
 
 APART = ("recipe",)
 """Keys of a settings file that are no settings of a run but say what it changes."""

@@ -1,0 +1,67 @@
+"""`--minutes`, and what it chooses."""
+
+from pathlib import Path
+
+import pytest
+import tyro
+from rich.console import Console
+
+from sdclr.cli.actions import finetune
+from sdclr.cli.commands.finetune import Finetune
+from sdclr.cli.commands.pretrain import parse
+from sdclr.cli.commands.reproduce import Reproduce
+from sdclr.encoders import DEFAULT
+from sdclr.errors import InputError
+
+
+@pytest.fixture
+def at_hand(monkeypatch):
+    """Trained weights are installed."""
+    monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: Path("weights.pth"))
+
+
+@pytest.mark.usefixtures("at_hand")
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (["--minutes", "5"], DEFAULT),
+        ([], None),
+        (["--minutes", "5", "--start", "scratch"], None),
+        (["--minutes", "5", "--encoder.width", "4"], None),
+        (["--minutes", "5", "--recipe", "digits_demo"], None),
+        (["--start", "timm:resnet18"], "timm:resnet18"),
+    ],
+)
+def test_little_time_on_a_cpu_starts_from_trained_weights(options, start, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert parse(["digits", *options]).config.start == start
+
+
+def test_weights_that_are_not_at_hand_are_not_fetched(monkeypatch):
+    monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: None)
+    assert parse(["digits", "--minutes", "5"]).config.start is None
+
+
+@pytest.mark.parametrize("option", [["--epochs", "3"], ["--steps", "9"]])
+def test_a_length_is_given_once(option):
+    with pytest.raises(InputError, match=f"--minutes chooses the length of the run, which {option[0]} gives"):
+        parse(["digits", "--minutes", "5", *option])
+
+
+def test_fine_tuning_has_its_length_once(tmp_path):
+    options = ["--train", "digits", "--test", "digits:test", "--out", str(tmp_path), "--minutes", "5", "--epochs", "3"]
+    with pytest.raises(InputError, match="--minutes chooses the epochs, which --epochs gives"):
+        finetune.run(tyro.cli(Finetune, args=options), Console())
+
+
+def test_minutes_are_positive():
+    with pytest.raises(InputError, match="a budget of 0 minutes is none"):
+        parse(["digits", "--minutes", "0"])
+    with pytest.raises(InputError, match="a budget of -1 minutes is none"):
+        Reproduce(what="table4", data=Path(), minutes=-1)
+
+
+def test_one_epoch_needs_no_other_option():
+    config = parse(["digits", "--epochs", "1"]).config
+    assert config.epochs == 1
+    assert config.optim.warmup(1) == 0.1
