@@ -137,7 +137,7 @@ def test_what_makes_no_sense_is_refused():
         MoCo(network, dim=8, config=MoCoConfig(queue=8, symmetric=False))(
             network, SelfCompetitor(network, 0.5), *views()
         )
-    with pytest.raises(ValueError, match="positive"):
-        MoCo(network, dim=8, config=MoCoConfig(queue=0))
+    with pytest.raises(ValueError, match="queue is 0: give 1 or more"):
+        MoCoConfig(queue=0)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         MomentumNetwork(network, 1.5)
