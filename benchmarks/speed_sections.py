@@ -238,7 +238,7 @@ def _large(plan: Plan, setting: Setting) -> Findings:
         # The process that collects batches does next to nothing: all cores are for workers.
         effort, batch = plan.large.files_effort, plan.large.batch
         files = compare_end_to_end(folder, workers=setting.threads, effort=effort, batch=batch)
-        table = where_time_goes(folder, count=min(batch, plan.large.files))
+        table = where_time_goes(folder, count=min(batch, plan.large.files), rounds=max(2, effort.rounds))
     drawn = views.ratio(LIGHTLY_VIEWS)
     first, later = (files.ratio(LIGHTLY_FILES, of=name) for name in (FIRST_EPOCH, LATER_EPOCHS))
     read = "Images a second of sdclr / lightly, from JPEG files to two views"

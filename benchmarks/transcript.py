@@ -85,7 +85,7 @@ def in_terminal(command: list[str], every: float) -> list[str]:
         shown += settled
         told = max(told, screen.row)
         if time.monotonic() - last >= every and re.search("━| left$| so far$", screen.line):
-            shown.append(screen.line)
+            shown += [screen.line] * (shown[-1:] != [screen.line])
             last = time.monotonic()
     process.wait()
     return [line.rstrip() for line in [*shown, *screen.lines[told:]]]

@@ -24,6 +24,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     assert path.read_bytes() == b"old"
 
 
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InputError, match="name a file to write"):
+            write_atomically(place, b"new")
+    with pytest.raises(InputError, match=r"file/deep/x cannot be written: .*file.* is a file; name another place"):
+        write_atomically(tmp_path / "file" / "deep" / "x", b"new")
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_csv_keeps_every_name_and_writes_plain_line_ends(tmp_path: Path) -> None:
     rows = [["a,b", 'say "x"', "two\nlines"], ["back\rhere", " blank", None], ["caf\udce9", 1.5, ""]]
     write_csv(tmp_path / "a.csv", ["x", "y", "z"], rows)

@@ -111,8 +111,7 @@ def test_many_short_stages_are_not_silent(lines, clock):
 
 
 def test_what_was_done_before_does_not_count_as_speed(lines, clock):
-    with reporting_to(lines), stage("reading images", 2000) as update:
-        update(1000)
+    with reporting_to(lines), stage("reading images", 2000, done=1000) as update:
         seconds(clock, lines, 10, lambda: update(1000 + int(10 * clock.now)))
     assert written(lines) == ["reading images 1,100/2,000 · 10 images/s · 90 s left"]
 

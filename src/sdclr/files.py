@@ -13,8 +13,18 @@ from sdclr.errors import InputError
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put a file in its place whole or not at all, on disk before this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Put a file in its place whole or not at all, on disk before this returns.
+
+    Raises:
+        InputError: The place is a folder or a device, or lies in a file.
+        OSError: The disk is full, or the like.
+    """
+    if path.exists() and not path.is_file():  # a rename would put the file in place of a device
+        raise InputError(f"{path} is a folder or no regular file: name a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{path} cannot be written: {error.filename} is a file; name another place") from error
     aside = path.with_name(f".{path.name}.tmp")
     with aside.open("wb") as file:
         file.write(data)

@@ -28,8 +28,7 @@ class Update(Protocol):
         """Report how far the stage is.
 
         Args:
-            done: Things done so far. The speed is counted from the first call on, so that a stage that resumes first
-                reports what was done before.
+            done: Things done so far, in all sittings.
             total: Things in all, where that was not known at the start or has changed.
             note: What else to show, such as the loss.
         """
@@ -90,13 +89,16 @@ def reporting_to(listener: Listener | None) -> Iterator[None]:
 
 
 @contextmanager
-def stage(name: str, total: int | None = None, unit: str = "images", *, counted: bool = True) -> Iterator[Update]:
+def stage(
+    name: str, total: int | None = None, unit: str = "images", *, done: int = 0, counted: bool = True
+) -> Iterator[Update]:
     """Report a stage of work.
 
     Args:
         name: What is done, such as "reading images"; a phrase that can stand alone.
         total: Things in all, if that is known.
         unit: What is counted, in the plural.
+        done: Things done by an earlier sitting. They do not count as speed.
         counted: False shows the note in place of name and count, once there is one.
 
     Yields:
@@ -111,7 +113,7 @@ def stage(name: str, total: int | None = None, unit: str = "images", *, counted:
     if listener is None:
         yield _nothing
         return
-    going, process = Stage(name, total, unit, counted), os.getpid()
+    going, process = Stage(name, total, unit, counted, done), os.getpid()
 
     def update(done: int, total: int | None = None, note: str = "") -> None:
         if os.getpid() != process:

@@ -62,8 +62,11 @@ class Going:
     idle: bool = False
     """It stands for what is done between the other stages, and is shown while there is none."""
 
+    def __post_init__(self) -> None:
+        self.samples.append((self.begun, self.stage.done))
+
     def sample(self, now: float) -> None:
-        """Note how far it is now. Speed counts from the first call on."""
+        """Note how far it is now."""
         spacing = _WINDOW / _SAMPLES
         if len(self.samples) > 1 and now - self.samples[-2][0] < spacing:
             self.samples.pop()
@@ -71,8 +74,6 @@ class Going:
 
     def rate(self) -> float | None:
         """Things a second over the last two minutes, None where nothing is known yet."""
-        if not self.samples:
-            return None
         (begin, before), (end, done) = self.samples[0], self.samples[-1]
         return (done - before) / (end - begin) if done > before and end > begin else None
 

@@ -97,7 +97,7 @@ def test_a_tiny_run_fills_the_report(speed, sections, tmp_path, capsys):
     assert limits["views"] == [40e3]
     assert limits["loss"] == [1]
     assert limits["small"] == [1, 1]
-    assert limits["large"] == [8, 5]
+    assert limits["large"] == [8, 5, 10]
     assert limits["memory"] == [1.05, 0]
     assert limits["profile"] == [0.95]
     assert limits["probes"] == limits["growth"] == [3]

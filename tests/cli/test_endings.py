@@ -74,6 +74,20 @@ def test_the_place_of_a_bug_is_named_and_debug_shows_all_of_it(monkeypatch, caps
         main(["pretrain", "x", "--debug"])
 
 
+def test_sigterm_counts_more_than_what_it_breaks(monkeypatch, capsys):
+    def parse(_argv):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    monkeypatch.setattr("sdclr.cli.carry_out.parse", parse)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "x"])
+    assert stop.value.code == TERMINATED
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
 def test_a_handler_that_is_there_already_stays():
     before = signal.getsignal(signal.SIGTERM)
     with stoppable():

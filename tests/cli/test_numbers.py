@@ -1,9 +1,39 @@
 """Options take no number that their command cannot use: one line says so before anything is read."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from sdclr.cli.parsing import parse
 from sdclr.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mine digits --out file", "--out file: is a file; name a folder to write into"),
+        ("mine digits --csv folder", "--csv folder: is a folder; name a file to write"),
+        ("mine digits --csv pipe", "--csv pipe: is no regular file; name a file to write"),
+        ("evaluate --train digits --test digits --out file/x", "--out file/x: file is a file, so that nothing can lie"),
+        ("embed digits --out file/x.parquet", "--out file/x.parquet: file is a file"),
+        ("diagnose digits --out folder", "--out folder: is a folder; name a file to write"),
+        ("info digits --json folder", "--json folder: is a folder; name a file to write"),
+        ("demo --run file", "--run file: is a file; name a folder to write into"),
+    ],
+)
+def test_places_are_checked_first(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    with pytest.raises(InputError) as caught:
+        parse(arguments.split())
+    assert message in str(caught.value)
+    parse(["embed", "digits", "--out", "folder"])
+    parse(["mine", "digits", "--out", "new/folder", "--csv", "file"])
 
 
 @pytest.mark.parametrize(

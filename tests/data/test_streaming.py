@@ -1,5 +1,6 @@
 """Batches that worker processes decode and draw; what all loaders promise is tested in test_loading.py."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -193,3 +194,28 @@ def test_weights_reach_the_workers_with_the_next_epoch(workers):
     assert (np.concatenate([batch.indices for batch in batches]) == 3).all()
     views = torch.cat([batch.view1 for batch in batches])
     assert len({view.numpy().tobytes() for view in views}) == len(views)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_view_is_the_first_of_the_pair(workers):
+    pairs = list(stream(Pictures(40)).epoch(2))
+    alone = list(stream(Pictures(40), views=1, workers=workers).epoch(2))
+    assert all(torch.equal(one.view1, pair.view1) for one, pair in zip(alone, pairs, strict=True))
+    assert all(one.view2 is one.view1 or torch.equal(one.view2, one.view1) for one in alone)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_for_another_device_travel_in_memory_of_their_own(workers):
+    batches = list(stream(Pictures(40), workers=workers, device="meta").epoch(0))
+    assert [batch.view1.device.type for batch in batches] == ["meta"] * 5
+    assert {batch.view2.shape for batch in batches} == {(8, 3, 16, 16)}
+
+
+def test_a_batch_is_converted_before_its_memory_is_written_again():
+    """However slow the reader, and however many batches there are for each place in shared memory."""
+    wanted = list(stream(Pictures(64), batch_size=4).epoch(0))
+    loader = stream(Pictures(64), batch_size=4, workers=2)
+    for batch, other in zip(loader.epoch(0), wanted, strict=True):
+        time.sleep(0.02)
+        assert torch.equal(batch.view1, other.view1)
+        assert torch.equal(batch.view2, other.view2)

@@ -1,15 +1,20 @@
 """Labelled images and their batches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from sdclr.data.sources import ArraySource
-from sdclr.data.views import ViewConfig
+from sdclr.data import loading, streaming
+from sdclr.data.loading import ResidentLoader
+from sdclr.data.sources import ArraySource, FolderSource
+from sdclr.data.streaming import StreamLoader
+from sdclr.data.views import ViewConfig, draw_views
 from sdclr.downstream.images import Batches, LabelledImages, class_balanced, labelled_images
 from sdclr.errors import InputError
 
@@ -45,6 +50,62 @@ def test_views_come_with_their_labels(tmp_path: Path, side: int, *, held: bool, 
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(rest, seen[3:], strict=True))
     other = list(batches.epoch(3, balanced=balanced))
     assert any(a.tolist() != b.tolist() for (_, a), (_, b) in zip(other, seen, strict=True))
+
+
+@pytest.mark.parametrize("side", [8, 100])
+def test_one_view_is_drawn_and_it_is_the_first_of_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, side, side, 3), dtype=np.uint8)
+    images = opened(ArraySource(pixels, labels=np.arange(20) % 4), tmp_path)
+    views, drawn = ViewConfig(image_size=8), []
+    pairs = list(
+        (ResidentLoader if side == 8 else StreamLoader)(
+            images.source if images.pixels is None else images.pixels, views, seed=3, batch_size=5
+        ).epoch(1)
+    )
+
+    def counted(*args: Any, view: int, **how: Any) -> Any:
+        drawn.append(view)
+        return draw_views(*args, view=view, **how)
+
+    for module in (loading, streaming):
+        monkeypatch.setattr(module, "draw_views", counted)
+    alone = [batch for batch, _ in Batches(images, views, 3, 5, CPU, 0).epoch(1)]
+    assert set(drawn) == {0}
+    for batch, pair in zip(alone, pairs, strict=True):
+        torch.testing.assert_close(batch, pair.view1, rtol=0, atol=1e-6)
+
+
+def test_large_photos_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for number in range(12):
+        file = tmp_path / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((120, 100)).save(file)
+    images = labelled_images(FolderSource(tmp_path / "photos"), device=CPU, listed_in=tmp_path / "bad.csv")
+    plain = Batches(images, ViewConfig(image_size=8), 3, 4, CPU, 0, cache_gb=0)
+    kept = Batches(images, ViewConfig(image_size=8), 3, 4, CPU, 0)
+    wanted = [list(plain.epoch(epoch, balanced=epoch == 1)) for epoch in range(3)]
+    assert all(same(one, two) for one, two in zip(kept.epoch(0), wanted[0], strict=True))
+    seen: list[int] = []
+    image = FolderSource.image
+
+    def counted(self: FolderSource, index: int, **how: Any) -> Any:
+        seen.append(index)
+        return image(self, index, **how)
+
+    monkeypatch.setattr(FolderSource, "image", counted)
+    for epoch in (1, 2):
+        batches = kept.epoch(epoch, balanced=epoch == 1)
+        assert all(same(one, two) for one, two in zip(batches, wanted[epoch], strict=True))
+    assert seen == []
+
+
+def same(one: tuple[torch.Tensor, torch.Tensor], two: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
 
 
 @settings(max_examples=20, deadline=None)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sdclr.cli.catalog import CATALOG
 from sdclr.cli.lines import shown
-from sdclr.cli.stops import Terminated
+from sdclr.cli.stops import Terminated, was_asked
 from sdclr.errors import InputError
 from sdclr.training.interrupts import Interrupted
 
@@ -38,6 +38,8 @@ def end(error: BaseException, *, command: str, debug: bool) -> NoReturn:
     Raises:
         SystemExit: With the exit code.
     """
+    if was_asked():
+        error = Terminated()
     if _reader_is_gone(error):
         # What is left in the buffer goes nowhere, so that Python says nothing of it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,12 +11,13 @@ from typing import Any, Final
 import tyro
 
 from sdclr.cli.catalog import CATALOG
+from sdclr.cli.places import check_places
 from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
 LEAST: Final = {
     **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
-    **dict.fromkeys(("checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
+    **dict.fromkeys(("cache_gb", "checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
 }
 """The smallest value of options that several commands have."""
 
@@ -54,7 +55,8 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         silent: Print nothing of a usage error.
 
     Raises:
-        InputError: A number is too small for every command, or no finite one.
+        InputError: A number is too small for every command, or no finite one; or a file is named where a folder is
+            needed, or the other way round.
         SystemExit: With 2 after a usage error.
     """
     with _plain_where_asked():
@@ -64,6 +66,7 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
     except InputError as error:
         option, _, rest = str(error).partition(" ")
         raise InputError(f"--{option.replace('_', '-')} {rest}") from error
+    check_places(name, command)
     return command
 
 

@@ -14,9 +14,23 @@ class Terminated(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
+_asked: list[int] = []
+"""Signals that have arrived."""
+
+
+def was_asked() -> bool:
+    """Whether SIGTERM has arrived.
+
+    Another exception may come to the top instead of `Terminated`: where all processes of a group get the signal, torch
+    raises an error for a data loader's process that has ended.
+    """
+    return bool(_asked)
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Raise `Terminated` on SIGTERM, unless something else handles it already. Training has a handler of its own."""
+    _asked.clear()
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -29,5 +43,6 @@ def stoppable() -> Iterator[None]:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
+    del frame
+    _asked.append(signum)
     raise Terminated

@@ -222,7 +222,7 @@ class _Store:
         place = os.fsencode(os.path.abspath(stored.file))  # noqa: PTH100  # a tenth of Path's time
         what = f"\0{stored.row}\0{stored.decoder}\0{self._settings}".encode()
         name = blake2b(place + what, digest_size=16).hexdigest()
-        return self.folder / name[:2] / name
+        return self.folder / name[0] / name  # few folders: ext4 puts each elsewhere on the disk, which takes time
 
     def check(self) -> None:
         """Make the folder, and write to it.
@@ -286,8 +286,11 @@ def _read(path: Path, state: _State, *, check: bool) -> NDArray[np.uint8] | None
         check: Compare the checksum of the pixels, too.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(file)
         magic, size, changed, height, width, pixels_sum, head_sum = _HEAD.unpack_from(mapped)
     except (OSError, ValueError, struct.error):
         return None

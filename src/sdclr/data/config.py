@@ -35,7 +35,7 @@ class ViewConfig:
     jitter: float = 0.8
     """Probability that brightness, contrast, saturation and hue are changed at all."""
     grey: float = 0.2
-    """Probability of greyscale."""
+    """Probability of grayscale."""
     blur: float = 0.0
     """Probability of Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -102,7 +102,7 @@ class SubsetConfig:
     seed: int = 1
     """Decides the order of the classes and which images are drawn; the paper's five sub-samplings are 1 to 5."""
     holdout: int = 0
-    """Labelled images kept out of every subset, equally many a class, for validation (5000 for CIFAR-10)."""
+    """Labeled images kept out of every subset, equally many a class, for validation (5000 for CIFAR-10)."""
     indices: str | None = None
     """A .npy file of positions in the source, used as it is. Published CIFAR splits count in the original order, which
     cifar10:FOLDER has; a set that is sorted otherwise, as Parquet copies may be, gives other images."""

@@ -12,7 +12,7 @@ Method: TypeAlias = Literal["ce", "ldam_drw", "balanced_softmax", "crt", "tau_no
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A classifier trained on labelled long-tailed images. The defaults are those customary on CIFAR-LT."""
+    """A classifier trained on labeled long-tailed images. The defaults are those customary on CIFAR-LT."""
 
     method: Method = "ride"
     """Plain cross-entropy, LDAM with deferred re-weighting, balanced softmax, a classifier trained anew on balanced

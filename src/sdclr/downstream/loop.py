@@ -15,7 +15,7 @@ from sdclr.errors import InputError
 from sdclr.training import randomness
 from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
-from sdclr.training.logs import Log
+from sdclr.training.logs import SLOW, Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.optim_config import OptimConfig
 
@@ -74,6 +74,7 @@ class Trainer:
             images_per_step=self.config.batch_size,
             active=True,
             epochs=sum(stage.epochs for stage in self.stages),
+            slow=SLOW if self.batches.device.type == "cpu" else "",
         )
         try:
             epochs_before = 0

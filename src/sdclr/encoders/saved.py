@@ -14,7 +14,7 @@ from sdclr.encoders.create import create_encoder
 from sdclr.encoders.encoder import Encoder
 from sdclr.encoders.origin import Origin
 from sdclr.encoders.preprocessing import Preprocessing
-from sdclr.errors import InputError
+from sdclr.errors import InputError, SettingError
 from sdclr.files import read_json, write_atomically, write_json
 from sdclr.version import __version__
 
@@ -69,6 +69,8 @@ def load_saved(folder: Path) -> Encoder:
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             built = create_encoder(from_json(EncoderConfig, description["encoder"]), size)
         built.backbone.load_state_dict(load_file(weights_file))
+    except SettingError as error:
+        raise InputError(f"{description_file}: {error}; put back a whole copy of it") from error
     except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(
             f"{weights_file} does not hold the weights that {description_file} describes "

@@ -11,10 +11,10 @@ from sdclr.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How a linear probe is trained. The defaults are the paper's protocol on a fully labelled training set."""
+    """How a linear probe is trained. The defaults are the paper's protocol on a fully labeled training set."""
 
     epochs: int = 30
-    """Passes over the labelled images."""
+    """Passes over the labeled images."""
     milestones: tuple[int, ...] = (10, 20)
     """Epochs after which the learning rate falls to a tenth; those beyond the last epoch never come."""
     batch_size: int = 128
@@ -45,7 +45,7 @@ class ProbeConfig:
 
     @classmethod
     def few_shot(cls) -> "ProbeConfig":
-        """The paper's protocol on a labelled set of about one percent: longer, with later milestones."""
+        """The paper's protocol on a labeled set of about one percent: longer, with later milestones."""
         return cls(epochs=100, milestones=(40, 60))
 
 
@@ -62,7 +62,7 @@ class LogisticConfig:
     """Which penalties are tried, and how exactly each is solved."""
 
     penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-    """L2 penalties on the weights of standardised features; the validation set chooses one."""
+    """L2 penalties on the weights of standardized features; the validation set chooses one."""
     tolerance: float = 1e-5
     """Largest entry of the gradient at which the chosen layer has converged."""
     search_tolerance: float = 3e-4
@@ -90,18 +90,18 @@ class EvaluateConfig:
     """What is measured and how."""
 
     branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalization."""
     validation: float = 0.1
-    """Share of the labelled training images, taken from each class, that chooses learning rate and epoch."""
+    """Share of the labeled training images, taken from each class, that chooses learning rate and epoch."""
     shots: int | None = None
-    """Labelled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
+    """Labeled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
     draws: int = 1
     """How many few-shot sets are drawn; their accuracies are averaged."""
     augment: bool = False
     """Train the probes on images cropped and flipped anew every epoch, as in the paper, instead of on features computed
     once. The encoder then runs in every epoch."""
     k: int = 200
-    """Neighbours that vote in the kNN classifier."""
+    """Neighbors that vote in the kNN classifier."""
     groups: Literal["thirds", "shots"] = "thirds"
     """Many, Medium and Few: thirds of the classes by size, or more than 100, 20 to 100 and fewer than 20 images."""
     linear: ProbeConfig = field(default_factory=lambda: LINEAR)
@@ -124,9 +124,9 @@ class AttributeConfig:
     """What is measured and how."""
 
     branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalisation."""
+    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalization."""
     validation: float = 0.1
-    """Share of the labelled training images, taken from each attribute, that chooses the penalties."""
+    """Share of the labeled training images, taken from each attribute, that chooses the penalties."""
     few_shot: float = 0.01
     """Share of the remaining training images that the few-shot probe sees, at least one that shows each attribute."""
     draws: int = 1

@@ -28,7 +28,7 @@ from sdclr.features.embeddings import ABOUT, embedding_files
 from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
 from sdclr.features.inference import for_inference
 from sdclr.precision import autocast_dtype
-from sdclr.progress import Update, stage
+from sdclr.progress import reporting_to, stage
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
@@ -90,8 +90,7 @@ def embed(
         about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
         work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts)
-        with stage("reading images") if place.first else nullcontext() as update:
-            chunks = work.run(place, update)
+        chunks = work.run(place)
         bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
         bad = [image for share in place.gather(bad) for image in share]
         rows = sum(place.gather(sum(pq.read_metadata(chunk).num_rows for chunk in chunks)))
@@ -131,7 +130,7 @@ class _Work(NamedTuple):
             columns["label"] = pa.int64()
         return pa.schema(columns, metadata={ABOUT: json.dumps(self.about)})
 
-    def run(self, place: Processes, update: Update | None) -> list[Path]:
+    def run(self, place: Processes) -> list[Path]:
         """Write the chunks of this process that are not there yet; all of its chunks, in order."""
         # Chunks are named by what made them and where they lie, so that nothing else is ever taken for them.
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
@@ -141,20 +140,19 @@ class _Work(NamedTuple):
         missing = [chunk for chunk, file in files.items() if not file.exists()]
         total = sum(map(len, files))
         before = total - sum(map(len, missing))
-        if update is not None and before:
-            update(before, total)  # by an earlier call
         self.parts.mkdir(parents=True, exist_ok=True)
-        for run in _runs(missing):
-            held: list[FeatureBatch] = []
-            ends = {chunk.stop - run[0].start: chunk for chunk in run}
-            for batch in self._batches(range(run[0].start, run[-1].stop), place.device):
-                held.append(batch)
-                if batch.seen in ends:
-                    self._write(held, files[ends[batch.seen]])
-                    held = []
-                if update is not None:
-                    update(before + batch.seen, total)
-            before += run[-1].stop - run[0].start
+        listens = nullcontext() if place.first else reporting_to(None)
+        with listens, stage("reading images", total, done=before) as update:
+            for run in _runs(missing):
+                held: list[FeatureBatch] = []
+                ends = {chunk.stop - run[0].start: chunk for chunk in run}
+                for batch in self._batches(range(run[0].start, run[-1].stop), place.device):
+                    held.append(batch)
+                    if batch.seen in ends:
+                        self._write(held, files[ends[batch.seen]])
+                        held = []
+                    update(before + batch.seen)
+                before += run[-1].stop - run[0].start
         return list(files.values())
 
     def _grid(self, world: int) -> list[range]:

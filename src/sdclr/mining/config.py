@@ -97,7 +97,7 @@ random choices in accuracy on rare classes and in classes met; `coverage` is lev
 
 
 MIN_IMAGES: Final = 50
-"""Below this, clusters and neighbours of a collection say nothing."""
+"""Below this, clusters and neighbors of a collection say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class DiagnoseConfig:
     part: int = 3000
     """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
     k: int = 10
-    """Neighbours an image's distance is taken to."""
+    """Neighbors an image's distance is taken to."""
     clusters: int = 20
     """Clusters of k-means that quality is listed by."""
     alignment: bool = False

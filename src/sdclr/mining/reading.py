@@ -144,9 +144,7 @@ def read_collection(
     features = _table(folder / _FEATURES, (total, encoder.num_features))
     projections = _table(folder / _PROJECTIONS, (total, plan.pairs, 2, reader.projected())) if plan.pairs else None
     done = min(len(_chunks(folder)) * plan.chunk, total)
-    with stage("reading images", total) as update:
-        if done:
-            update(done)  # by an earlier pass
+    with stage("reading images", total, done=done) as update:
         for batches in _by_chunk(source, plan, done, workers):
             begin = done
             end = min(begin + plan.chunk, total)

@@ -74,7 +74,7 @@ class DamageConfig:
     """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small. Adaptive
     finds it in every epoch, by how far the network has learned its images by heart."""
     gain: float = 2.0
-    """Adaptive ratio per nat of the generalisation gap: the loss of images held out less that of images trained on."""
+    """Adaptive ratio per nat of the generalization gap: the loss of images held out less that of images trained on."""
     schedule: Schedule = "constant"
     """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
     cycles: float = 5.0
@@ -84,7 +84,7 @@ class DamageConfig:
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
     independent_norm: bool | Literal["statistics"] = True
-    """Normalisation parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
+    """Normalization parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
     both branches train the parameters."""
     refresh_steps: int | None = None
     """Choose the masks anew every so many steps; by default at the start of every epoch."""
@@ -192,7 +192,7 @@ class PretrainConfig:
     temperature_schedule: TemperatureConfig = field(default_factory=TemperatureConfig)
     memorization: MemorizationConfig = field(default_factory=MemorizationConfig)
     randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
-    """What memorisation does to the views of images that are hard to memorise."""
+    """What memorization does to the views of images that are hard to memorize."""
     harmonization: HarmonizationConfig = field(default_factory=HarmonizationConfig)
     individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
     temperature: float = 0.2
@@ -354,7 +354,7 @@ class Runtime:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
-        if not 0 <= self.cache_gb < float("inf"):
+        if self.cache_gb < 0:
             raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max-bad-fraction is a share between 0 and 1, not {self.max_bad_fraction}")

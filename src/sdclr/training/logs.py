@@ -10,8 +10,8 @@ from sdclr.files import write_atomically
 from sdclr.progress import duration, stage, tell
 
 SLOW: Final = (
-    "This takes more than an hour on a CPU. Shorter: --minutes 30 chooses how many epochs fit; --epochs takes fewer; a "
-    "smaller --views.image-size makes each quicker."
+    "This takes more than an hour on a CPU. For a shorter run stop it, and give --minutes 30, which chooses how many "
+    "epochs fit, or fewer --epochs, in a new folder."
 )
 """What is said of a long run on a CPU."""
 
@@ -56,7 +56,8 @@ class Log:
         self._open = ExitStack()
         if active:
             images = total * images_per_step
-            self._update = self._open.enter_context(stage("training", images, counted=False))
+            done = step * images_per_step
+            self._update = self._open.enter_context(stage("training", images, done=done, counted=False))
 
     def write(self, *, step: int, epoch: int, **values: float) -> None:
         """Log the state after `step` steps, with the speed since the last call."""

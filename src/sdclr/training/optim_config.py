@@ -23,7 +23,7 @@ class OptimConfig:
     momentum: float = 0.9
     """Momentum of SGD and LARS; the first beta of AdamW."""
     weight_decay: float = 1e-4
-    """Weight decay: of every parameter with SGD, as in the paper; not of biases and normalisation with the others."""
+    """Weight decay: of every parameter with SGD, as in the paper; not of biases and normalization with the others."""
     warmup_epochs: float | None = None
     """Epochs of linear warm-up, fractions included, at most the whole run. By default a tenth of the run, 10 epochs at
     most."""
@@ -31,7 +31,7 @@ class OptimConfig:
     """Learning rate at the end of the cosine."""
     joint: float | None = None
     """Share of the run at which a second cosine begins, where the first has come down to joint_lr: the schedule with
-    which geometric harmonisation was published (0.5, from 0.5 to 0.3), to be its control, too. By default there is one
+    which geometric harmonization was published (0.5, from 0.5 to 0.3), to be its control, too. By default there is one
     cosine."""
     joint_lr: float = 0.3
     """Learning rate at the joint."""

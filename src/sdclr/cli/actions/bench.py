@@ -38,7 +38,11 @@ def run(command: Bench, console: Console) -> None:
     data = Data(root=command.data, lists=command.lists)
     queue = Queue(folder=command.folder, data=data, runtime=runtime, jobs=command.jobs)
     states = look(queue, asked.tasks)
-    console.print(plan_table(states).markdown(), markup=False)
+    plan = plan_table(states).markdown()
+    if command.dry_run:
+        console.print(plan, markup=False)
+    else:
+        note(console, plan)
     tell_queue(console, runtime, command.folder, jobs=command.jobs)
     possible = [state.job for state in states if state.status != "no data"]
     if not possible:

@@ -52,6 +52,7 @@ def run(command: Finetune, console: Console) -> None:
         workers=workers,
         amp=command.amp,
         checkpoint_minutes=command.checkpoint_minutes,
+        cache_gb=command.cache_gb,
         minutes=limit,
     )
     details = result.score.details

@@ -15,7 +15,7 @@ from sdclr.mining.page import write_page
 from sdclr.training.resolve import ResolvedEncoder
 
 _LABELED: Final = 100
-"""Images that the next command suggests to label."""
+"""Images that the next command chooses to label, at most half of all."""
 
 
 def run(command: Mine, console: Console) -> None:
@@ -59,9 +59,10 @@ def run(command: Mine, console: Console) -> None:
     if isinstance(used, ResolvedEncoder) and command.encoder is None:
         note(console, f"For finer features, slower: --encoder {STRONGER}")
     same = {"encoder": command.encoder, "folder": command.out}
+    budget = min(_LABELED, (len(scores) - len(scores.bad)) // 2)
     finish(
         console,
-        spelled("select", command.images, budget=_LABELED, out="next.csv", **same) if len(scores) > _LABELED else None,
+        spelled("select", command.images, budget=budget, out="next.csv", **same) if budget else None,
         spelled("duplicates", command.images, marks="marks.csv", **same) if scores.duplicates else None,
         spelled("diagnose", command.images, encoder=command.encoder) if _is_network(command, used) else None,
     )

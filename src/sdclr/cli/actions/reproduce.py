@@ -54,7 +54,11 @@ def run(command: Reproduce, console: Console) -> None:
         folder=command.folder, data=Data(root=command.data, lists=command.lists), runtime=runtime, jobs=command.jobs
     )
     states = look(queue, merged(job for one in experiments for job in one.jobs))
-    console.print(plan_table(states).markdown(), markup=False)
+    plan = plan_table(states).markdown()
+    if command.dry_run:
+        console.print(plan, markup=False)
+    else:
+        note(console, plan)
     tell_queue(console, runtime, command.folder, jobs=command.jobs)
     possible = [state for state in states if state.status != "no data"]
     if not possible:

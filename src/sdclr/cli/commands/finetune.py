@@ -8,6 +8,7 @@ import tyro
 
 from sdclr.cli.options import Device, LabeledImages
 from sdclr.data.config import SubsetConfig
+from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
 from sdclr.encoders.config import GRAMMAR
@@ -48,6 +49,8 @@ class Finetune:
     device: Device = "auto"
     workers: int | None = None
     """Processes that decode large images; by default as `sdclr pretrain` chooses."""
+    cache_gb: float = CACHE_GB
+    """Disk space in GB for large images once they are decoded, as for `sdclr pretrain`; 0 keeps none."""
     amp: Literal["auto", "none", "bf16"] = "auto"
     """Mixed precision; auto takes bf16 where the hardware has units for it."""
     checkpoint_minutes: float = 5.0

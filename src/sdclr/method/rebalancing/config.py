@@ -21,7 +21,7 @@ class DensityConfig:
     floor: float = 0.1
     """Smallest weight, as a multiple of the mean: what copies of an image still get."""
     neighbours: int = 10
-    """Neighbours whose mean distance counts."""
+    """Neighbors whose mean distance counts."""
     start: float = 0.25
     """Share of the run before which all images come alike; features must have formed."""
     full: float | None = None
@@ -29,7 +29,7 @@ class DensityConfig:
     every: int = 10
     """Epochs between two looks at the features. One look costs about a sixth of an epoch."""
     exact: int = 1_000_000
-    """Neighbours are sought among all images up to so many, and beyond among so many drawn at random."""
+    """Neighbors are sought among all images up to so many, and beyond among so many drawn at random."""
     weigh: Literal["sampling", "loss"] = "sampling"
     """Draw images as often as their weights say, or draw all alike and weigh their losses."""
     control: Literal["none", "shuffled", "clusters"] = "none"
