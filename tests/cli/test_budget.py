@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
+from PIL import Image
 from rich.console import Console
 
 from sdclr.cli.actions import finetune
@@ -20,6 +22,15 @@ def at_hand(monkeypatch):
     monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: Path("weights.pth"))
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """Eight photographs."""
+    pixels = np.random.default_rng(0).integers(256, size=(8, 100, 120, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.jpg")
+    return str(tmp_path)
+
+
 @pytest.mark.usefixtures("at_hand")
 @pytest.mark.parametrize(
     ("options", "start"),
@@ -32,14 +43,14 @@ def at_hand(monkeypatch):
         (["--start", "timm:resnet18"], "timm:resnet18"),
     ],
 )
-def test_little_time_on_a_cpu_starts_from_trained_weights(options, start, monkeypatch):
+def test_little_time_for_photographs_on_a_cpu_starts_from_trained_weights(options, start, photos, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert parse(["digits", *options]).config.start == start
+    assert parse([photos, *options]).config.start == start
 
 
-def test_weights_that_are_not_at_hand_are_not_fetched(monkeypatch):
+def test_weights_that_are_not_at_hand_are_not_fetched(photos, monkeypatch):
     monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: None)
-    assert parse(["digits", "--minutes", "5"]).config.start is None
+    assert parse([photos, "--minutes", "5"]).config.start is None
 
 
 @pytest.mark.parametrize("option", [["--epochs", "3"], ["--steps", "9"]])

@@ -55,14 +55,15 @@ def images(side: int = 48, count: int = 600) -> ArraySource:
     return ArraySource(np.zeros((count, side, side, 3), dtype=np.uint8), name="images")
 
 
-def test_minutes_on_a_cpu_start_from_weights_that_are_at_hand(monkeypatch):
+def test_photographs_and_minutes_on_a_cpu_start_from_weights_that_are_at_hand(monkeypatch):
     monkeypatch.setattr("sdclr.training.defaults.packaged_weights", lambda: Path("weights.pth"))
-    adapted = for_images(images(), gpu=False, start=DEFAULT)
-    assert for_images(images(), gpu=False, minutes=30) == adapted
-    assert for_images(images(), gpu=False).start is None
-    assert for_images(images(), gpu=True, minutes=30) == for_images(images(), gpu=True)
-    plain = for_images(images(), gpu=False)
-    assert for_images(images(), gpu=False, minutes=30, start="scratch") == plain
+    photos = images(side=150, count=40)
+    adapted, plain = for_images(photos, gpu=False, start=DEFAULT), for_images(photos, gpu=False)
+    assert for_images(photos, gpu=False, minutes=30) == adapted
+    assert plain.start is None
+    assert for_images(photos, gpu=True, minutes=30) == for_images(photos, gpu=True)
+    assert for_images(photos, gpu=False, minutes=30, start="scratch") == plain
+    assert for_images(images(), gpu=False, minutes=30) == for_images(images(), gpu=False)  # small: not measured enough
     assert "--start scratch" in (hint_on_start(adapted, gpu=False, minutes=30) or "")
     assert f"--start {DEFAULT}" in (hint_on_start(plain, gpu=False) or "")
     assert hint_on_start(plain, gpu=True) is None

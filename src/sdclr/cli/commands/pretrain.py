@@ -50,7 +50,7 @@ class Pretrain:
     is as without it; other options change it."""
     minutes: float | None = None
     """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
-    --epochs. The automatic settings go by it, too."""
+    --epochs. On a CPU, photographs then start from trained weights if they are installed."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
