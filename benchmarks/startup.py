@@ -6,7 +6,7 @@
 Each of `--version`, `--help`, every command's `--help` and `import sdclr` runs in a process of its own. A first run,
 which may compile bytecode, is not counted. Runs of both checkouts take turns, so that other work on the machine meets
 both. CPU time is user and system time. The least of the repeats counts, because other work can only add to it. Memory
-is the largest resident set. Prints a Markdown table.
+is the largest resident set, and never less than that of this process, which starts the others. Prints a Markdown table.
 """
 
 import argparse
