@@ -2,9 +2,9 @@
 
 The transcripts of docs/first_run.md were made by
 
-    ln -s DATA/clothing/train clothing
+    ln -s DATA/clothing/test clothing
     python benchmarks/transcript.py --every 20 -- sdclr mine clothing
-    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 3 --views.image-size 64
+    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 30 --views.image-size 64
 """
 
 import argparse
