@@ -28,6 +28,7 @@ SECONDS: Final = 1.0
 """What the repeats of one measurement may take together, beyond the first of each candidate."""
 LONG_ENOUGH: Final = 0.05
 """Seconds of a pass from which on timing a larger batch tells nothing more."""
+_PATIENCE: Final = 10.0  # seconds of the first round after which there is no other
 _REPEATS: Final = 5
 _GROWTH: Final = 8  # kernels are compiled for each size of a batch, which takes as long as a pass
 
@@ -152,16 +153,19 @@ def grown(run: Callable[[Tensor], object], make: Callable[[int], Tensor], *, at_
 
 
 def fastest_of(
-    candidates: Mapping[K, Callable[[], object]], *, clock: Callable[[], float] = time.perf_counter
+    candidates: Mapping[K, Callable[[], object]], *, clock: Callable[[], float] | None = None
 ) -> dict[K, float]:
     """Seconds of each candidate: the least of interleaved repeats, which others on the machine disturb least.
 
     Args:
         candidates: What to time, by any name.
-        clock: Tells the time.
+        clock: Tells the time; by default that of the wall.
     """
-    for call in candidates.values():
-        call()
+    clock = clock or time.perf_counter
+    start = time.perf_counter()
+    seconds = {name: seconds_of(call, clock) for name, call in candidates.items()}  # kernels are chosen, too
+    if time.perf_counter() - start >= _PATIENCE:
+        return seconds
     seconds = dict.fromkeys(candidates, float("inf"))
     start = time.perf_counter()
     for _ in range(_REPEATS):
