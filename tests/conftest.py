@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def shared_data() -> Path:
 def cifar10_dir(shared_data: Path) -> Path:
     """CIFAR-10 as parquet files in the Hugging Face layout."""
     return shared_data / "data" / "cifar10"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measurements_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure about this machine stays out of the user's cache."""
+    folder = tmp_path_factory.mktemp("speed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdclr.fastest.cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ ALONE = Processes(0, 1, CPU)
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fastest, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(fastest, "_remembered", {})
 
 
@@ -99,6 +99,7 @@ def test_measuring_changes_nothing_and_happens_once(
     tiny: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "worth_measuring", lambda _: True)
+    monkeypatch.setattr(fastest, "_PATIENCE", 0.0)  # a round is enough
     objective = create_objective(tiny)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     state = torch.get_rng_state()
