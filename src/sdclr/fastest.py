@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.files import write_json
+from sdclr.files import user_cache_folder, write_json
 from sdclr.precision import autocast_dtype, device_name
 
 GAIN: Final = 1.1
@@ -29,6 +29,7 @@ SECONDS: Final = 1.0
 """What the repeats of one measurement may take together, beyond the first of each candidate."""
 LONG_ENOUGH: Final = 0.05
 """Seconds of a pass from which on timing a larger batch tells nothing more."""
+_PATIENCE: Final = 10.0  # seconds of the first round after which there is no other
 _REPEATS: Final = 5
 _GROWTH: Final = 8  # kernels are compiled for each size of a batch, which takes as long as a pass
 
@@ -153,16 +154,19 @@ def grown(run: Callable[[Tensor], object], make: Callable[[int], Tensor], *, at_
 
 
 def fastest_of(
-    candidates: Mapping[K, Callable[[], object]], *, clock: Callable[[], float] = time.perf_counter
+    candidates: Mapping[K, Callable[[], object]], *, clock: Callable[[], float] | None = None
 ) -> dict[K, float]:
     """Seconds of each candidate: the least of interleaved repeats, which others on the machine disturb least.
 
     Args:
         candidates: What to time, by any name.
-        clock: Tells the time.
+        clock: Tells the time; by default that of the wall.
     """
-    for call in candidates.values():
-        call()
+    clock = clock or time.perf_counter
+    start = time.perf_counter()
+    seconds = {name: seconds_of(call, clock) for name, call in candidates.items()}  # kernels are chosen, too
+    if time.perf_counter() - start >= _PATIENCE:
+        return seconds
     seconds = dict.fromkeys(candidates, float("inf"))
     start = time.perf_counter()
     for _ in range(_REPEATS):
@@ -208,22 +212,26 @@ def remembered(
     asked = json.loads(json.dumps({**machine, **what}))
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
     if key not in _remembered:
-        file = cache_folder() / f"{key}.json"
-        found = _read(file, asked)
+        file = None
+        with contextlib.suppress(OSError):  # no home
+            file = cache_folder() / f"{key}.json"
+        found = None if file is None else _read(file, asked)
         if found is None:
             found = measure()
-            if lasting(found):
-                with contextlib.suppress(OSError):  # no home, no space, no permission: it is measured again next time
+            if file is not None and lasting(found):
+                with contextlib.suppress(OSError):  # no space, no permission: it is measured again next time
                     write_json(file, {"asked": asked, "found": found})
         _remembered[key] = found
     return _remembered[key]
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept for other processes: `sdclr/speed` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if Path(given).is_absolute() else Path("~/.cache").expanduser()
-    return base / "sdclr" / "speed"
+    """Where measurements are kept for other processes: `speed` in the user's cache folder.
+
+    Raises:
+        OSError: The user has no home folder.
+    """
+    return user_cache_folder() / "speed"
 
 
 def _read(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:

@@ -118,7 +118,8 @@ class TestChoice:
     def test_the_best_of_the_grid_wins_and_is_scored(self, digits):
         train, validation, (test_x, test_y) = digits
         probe = logistic_probe(*train, *validation, 10)
-        assert list(probe.by_penalty) == sorted(LOGISTIC.penalties, reverse=True)
+        tried = list(probe.by_penalty)
+        assert tried == sorted(LOGISTIC.penalties, reverse=True)[: len(tried)]
         assert probe.by_penalty[probe.penalty] == max(probe.by_penalty.values())
         assert probe.converged
         assert probe.gradient <= LOGISTIC.tolerance
@@ -151,7 +152,7 @@ class TestChoice:
         probe = logistic_probe(x, y, *validation, 5, LogisticConfig(penalties=(1e-3,), max_iterations=2))
         assert not probe.converged
         assert probe.gradient > LOGISTIC.tolerance
-        assert probe.iterations == 4  # two in the search, two in the end
+        assert probe.iterations == 6  # two in the search, two in single precision, two in double
 
     def test_scaled_by_the_curvature_it_takes_fewer_passes_to_the_same_optimum(self, monkeypatch):
         x, y = _clusters(1000, width=32)
@@ -159,13 +160,31 @@ class TestChoice:
         x, validation = x.astype(np.float32), (x[:100], y[:100])
         config = LogisticConfig(penalties=(1e-3,), tolerance=1e-6)
         scaled = logistic_probe(x, y, *validation, 5, config)
-        monkeypatch.setattr("sdclr.evaluation.logistic.Problem._scale", lambda *_: torch.ones(65, dtype=torch.float64))
+        monkeypatch.setattr(
+            "sdclr.evaluation.logistic.Problem._scale", lambda *_: torch.ones(5, 65, dtype=torch.float64)
+        )
         plain = logistic_probe(x, y, *validation, 5, config)
         assert scaled.converged
         assert plain.converged
         ours, theirs = (_probabilities(_logits(probe, x)) for probe in (scaled, plain))
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
         assert 1.4 * scaled.evaluations < plain.evaluations
+
+    def test_penalties_that_are_much_too_weak_are_left_out(self):
+        (x, y), validation = _clusters(300), _clusters(200, seed=1)
+        patient = logistic_probe(x, y, *validation, 5, LogisticConfig(patience=11))
+        hasty = logistic_probe(x, y, *validation, 5, LogisticConfig(patience=1))
+        assert len(patient.by_penalty) == 11
+        best = list(hasty.by_penalty).index(hasty.penalty)
+        assert len(hasty.by_penalty) == best + 2 < 11
+        assert hasty.by_penalty == {p: patient.by_penalty[p] for p in hasty.by_penalty}
+
+    def test_weights_add_up_to_zero_over_the_classes(self):
+        (x, y), validation = _clusters(300), _clusters(100, seed=1)
+        y = np.where(np.arange(300) % 3, y, 0)  # one class is much more frequent
+        probe = logistic_probe(x, y, *validation, 5, LogisticConfig(penalties=(1e-2,)))
+        assert probe.converged
+        assert (probe.weight.sum(0).abs() < 1e-4 * probe.weight.abs().max()).all()
 
     def test_draws_nothing_at_random_and_leaves_its_inputs(self):
         (x, y), (val_x, val_y) = _clusters(300), _clusters(100, seed=1)
@@ -207,6 +226,7 @@ def test_names_what_is_wrong(change, message):
         ({"tolerance": 0.0}, r"tolerance=0\.0"),
         ({"search_tolerance": -1.0}, r"search_tolerance=-1\.0"),
         ({"max_iterations": 0}, "max_iterations=0"),
+        ({"patience": 0}, "patience=0"),
     ],
 )
 def test_the_configuration_refuses(change, message):

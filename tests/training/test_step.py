@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from sdclr import precision
 from sdclr.errors import InputError
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, Runtime
@@ -83,11 +82,10 @@ def test_what_excludes_each_other_is_refused(how: dict[str, Any], message: str) 
         Runtime(**how)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_each_sitting_notes_how_it_was_carried_out(
-    train: Train, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+@pytest.mark.parametrize(("began", "expected"), [("none", "float32"), ("bf16", "bfloat16")])
+def test_each_sitting_notes_how_it_was_carried_out_and_auto_goes_on_so(
+    train: Train, monkeypatch: pytest.MonkeyPatch, began: Any, expected: str
 ) -> None:
-    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _: fast)
     take_step = Trainer._take_step
 
     def stopped(self: Trainer, batch: Any) -> None:
@@ -98,12 +96,12 @@ def test_each_sitting_notes_how_it_was_carried_out(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_take_step", stopped)
         with pytest.raises(Interrupted):
-            train(checkpoint_minutes=0)
+            train(checkpoint_minutes=0, amp=began)
     run = train(amp="auto")
     first, second = (json.loads(line) for line in run.sittings_file.read_text().splitlines())
     assert (first["step"], second["step"]) == (0, 4)
-    assert first["precision"] == "float32"
-    assert second["precision"] == ("bfloat16" if fast else "float32")
+    assert first["precision"] == second["precision"] == expected
+    assert second["device_type"] == "cpu"
     assert second["processes"] == 1
     assert second["threads"] == torch.get_num_threads()
     assert second["torch"] == torch.__version__

@@ -150,6 +150,9 @@ class _OneVersusRest(Problem):
         curvature = (self.rate * (1 - self.rate))[:, None]
         return (curvature * spectrum + penalty * self.share).rsqrt_()
 
+    def _state(self, weights: Tensor) -> Tensor:
+        return weights  # attributes do not compete
+
     def _objective(self, state: Tensor, penalty: float) -> tuple[float, Tensor]:
         self.evaluations += 1
         weight, bias = state[:, :-1], state[:, -1].to(self.x.dtype)

@@ -65,8 +65,10 @@ class LogisticConfig:
     """L2 penalties on the weights of standardized features; the validation set chooses one."""
     tolerance: float = 1e-5
     """Largest entry of the gradient at which the chosen layer has converged."""
-    search_tolerance: float = 3e-4
+    search_tolerance: float = 1e-3
     """The same for the layers among which the validation set chooses."""
+    patience: int = 3
+    """Weaker penalties in a row that may do no better than the best, before the rest of them are left out."""
     max_iterations: int = 1000
     """Iterations of L-BFGS for each penalty, at most."""
 
@@ -77,8 +79,9 @@ class LogisticConfig:
         for name in ("tolerance", "search_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)} must be above 0")
-        if self.max_iterations < 1:
-            raise InputError(f"max_iterations={self.max_iterations} must be at least 1")
+        for name in ("max_iterations", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 LOGISTIC = LogisticConfig()

@@ -5,6 +5,9 @@ objective is convex, so the answer depends on no learning rate, no schedule and 
 L2 penalty, and the validation set chooses it.
 """
 
+import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,15 +16,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sdclr.evaluation.config import LOGISTIC, LogisticConfig
+from sdclr.evaluation.lbfgs import Memory, minimize, new_memory
 from sdclr.evaluation.probes import LinearClassifier, edge_of_grid
 from sdclr.features.extract import checked_features, checked_labels
 from sdclr.progress import stage
 
-_SCALE = 1e4
-"""What the objective is multiplied by: torch's L-BFGS forgets curvature below an absolute 1e-10, which near the optimum
-of a mean over images it always is."""
-
-_HISTORY = 20
+_ROWS = 2048
+"""Images whose logits are computed at once."""
+_ROUNDING = 1e-5
+"""Entries of the gradient from which on it takes double precision to make them smaller."""
 _CONSTANT = 1e-6
 """A feature that varies by less than this share of its mean varies by rounding alone."""
 
@@ -36,7 +39,8 @@ class LogisticProbe(LinearClassifier):
         gradient: Largest entry of the gradient at the end, in the coordinates that were optimised.
         iterations: Iterations of L-BFGS, over all penalties.
         evaluations: Times that the objective was evaluated on all images.
-        by_penalty: Validation accuracy for every penalty, each solved to `LogisticConfig.search_tolerance`.
+        by_penalty: Validation accuracy for every penalty that was tried, each solved to
+            `LogisticConfig.search_tolerance`.
         edge: The end of the grid the winner lies on, if no penalty inside does as well: a better one may lie beyond it.
     """
 
@@ -62,9 +66,10 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
 
     The mean cross-entropy plus `penalty / 2` times the squared norm of the weights is minimised, where the weights are
     those of features standardised to mean 0 and deviation 1 on the training set, and biases go free. The layer
-    returned takes raw features. Penalties are solved from the strongest on, each from the optimum of the one before;
-    the layer of best validation accuracy is then solved in double precision to `config.tolerance`. It runs on the
-    device that `train_x` is on and draws nothing at random.
+    returned takes raw features. Penalties are solved from the strongest on, each from where the two before it point;
+    those that are much too weak are left out. The layer of best validation accuracy is then solved to
+    `config.tolerance`, at last in double precision. It runs on the device that `train_x` is on and draws nothing at
+    random.
 
     Args:
         train_x: (N, D) features.
@@ -90,14 +95,19 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
 
     with torch.no_grad():
         problem = Problem(train, labels, num_classes)
-        state = torch.zeros(num_classes, train.shape[1] + 1, dtype=torch.float64, device=train.device)
-        states, by_penalty = {}, {}
+        states: dict[float, Tensor] = {}
+        by_penalty: dict[float, float] = {}
         for penalty in sorted(config.penalties, reverse=True):
-            state = problem.minimise(state, penalty, config.search_tolerance, config.max_iterations)
-            states[penalty], by_penalty[penalty] = state, accuracy(problem.layer(state))
+            start = problem.expected(states, penalty)
+            states[penalty] = problem.minimise(start, penalty, config.search_tolerance, config.max_iterations)
+            by_penalty[penalty] = accuracy(problem.layer(states[penalty]))
+            if len(by_penalty) - list(by_penalty.values()).index(max(by_penalty.values())) > config.patience:
+                break
         penalty = max(by_penalty, key=lambda candidate: (by_penalty[candidate], candidate))
+        memory, last = new_memory(), config.max_iterations
+        state = problem.minimise(states[penalty], penalty, max(config.tolerance, _ROUNDING), last, memory)
         problem.precise()
-        state = problem.minimise(states[penalty], penalty, config.tolerance, config.max_iterations)
+        state = problem.minimise(state, penalty, config.tolerance, last, memory)
         weight, bias = problem.layer(state)
         gradient = problem.gradient(state, penalty)
         return LogisticProbe(
@@ -118,9 +128,9 @@ class Problem:
     """The objective in coordinates in which it is well conditioned.
 
     Features are standardised and turned into the eigenbasis of their covariance, which leaves the norm of the weights
-    and so the penalty as they are. There the curvature along eigenvalue `s` is about `s / K + penalty` as long as all K
-    classes are about equally likely. L-BFGS sees each weight multiplied by the root of that curvature, and then needs
-    a quarter of the steps.
+    and so the penalty as they are. There the curvature of a class along eigenvalue `s` is about `p s + penalty`, where
+    `p` is the share of the images that are of the class, as long as no image is classified with certainty. L-BFGS sees
+    each weight multiplied by the root of that curvature, and then needs a fraction of the steps.
 
     A state is a layer in the eigenbasis, (K, D + 1) float64, the bias last.
     """
@@ -140,28 +150,43 @@ class Problem:
         """Go on in double precision. Single is faster, but its rounding hides the last digits of the optimum."""
         self.x = self.x.double()
 
-    def minimise(self, start: Tensor, penalty: float, tolerance: float, max_iterations: int) -> Tensor:
-        """The state that L-BFGS reaches from `start`."""
+    def expected(self, states: Mapping[float, Tensor], penalty: float) -> Tensor:
+        """Where the optimum at a penalty is to be expected: on the line through the last two, by the logarithm.
+
+        Without any it is the optimum at an endless penalty: no weights, and the frequencies of the classes.
+        """
+        if not states:
+            weights = self.spectrum.new_zeros(self.num_classes, len(self.spectrum))
+            return torch.cat([weights, self.frequency.log()[:, None]], dim=1)
+        *_, last = states
+        if len(states) == 1:
+            return states[last]
+        *_, before, _ = states
+        further = math.log(penalty / last) / math.log(last / before)
+        return states[last] + further * (states[last] - states[before])
+
+    def minimise(
+        self, start: Tensor, penalty: float, tolerance: float, max_iterations: int, memory: Memory | None = None
+    ) -> Tensor:
+        """The state that L-BFGS reaches from `start`, with what it remembers of the same penalty."""
         scale = self._scale(penalty)
-        parameters = start / scale
-        optimiser = torch.optim.LBFGS(
-            [parameters],
-            max_iter=max_iterations,
-            max_eval=2 * max_iterations,
-            tolerance_grad=_SCALE * tolerance,
-            tolerance_change=_SCALE * 0.01 * tolerance**2,  # a decrease that no gradient above the tolerance leaves
-            history_size=_HISTORY,
-            line_search_fn="strong_wolfe",
+
+        def objective(parameters: Tensor) -> tuple[float, Tensor]:
+            value, gradient = self._objective(self._state(parameters * scale), penalty)
+            return value, gradient.mul_(scale)
+
+        found, iterations = minimize(
+            objective, start / scale, tolerance=tolerance, max_iterations=max_iterations, memory=memory
         )
+        self.iterations += iterations
+        return self._state(found * scale)
 
-        def closure() -> float:
-            loss, gradient = self._objective(parameters * scale, penalty)
-            parameters.grad = gradient.mul_(scale * _SCALE)
-            return _SCALE * loss
+    def _state(self, weights: Tensor) -> Tensor:
+        """The same for all classes may be added to their weights; as at the optimum, these add up to zero.
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it so
-        self.iterations += int(optimiser.state[parameters]["n_iter"])
-        return parameters * scale
+        Otherwise the penalty alone would bend the objective in that direction, and make it slow.
+        """
+        return weights - weights.mean(dim=0)
 
     def gradient(self, state: Tensor, penalty: float) -> float:
         """Largest entry of the gradient, in the coordinates of L-BFGS."""
@@ -172,21 +197,34 @@ class Problem:
         weight = state[:, :-1] @ self.basis.T / self.deviation
         return weight.float(), (state[:, -1] - weight @ self.mean).float()
 
+    @functools.cached_property
+    def frequency(self) -> Tensor:
+        """(K,) share of the images that are of each class; at least that of one image."""
+        counts = torch.bincount(self.y.flatten(), minlength=self.num_classes).clamp_(min=1).double()
+        return counts / counts.sum()
+
     def _scale(self, penalty: float) -> Tensor:
-        """(D + 1,) what each of L-BFGS's parameters is multiplied by; the bias is that of a feature of deviation 1."""
+        """(K, D + 1) what each of L-BFGS's parameters is multiplied by; the bias is free of the penalty."""
         spectrum = torch.cat([self.spectrum, self.spectrum.new_ones(1)])
-        return (spectrum / self.num_classes + penalty).rsqrt_()
+        penalties = torch.full_like(spectrum, penalty)
+        penalties[-1] = 0
+        return (self.frequency[:, None] * spectrum + penalties).rsqrt_()
 
     def _objective(self, state: Tensor, penalty: float) -> tuple[float, Tensor]:
         """Value and gradient (K, D + 1) at a state, summed in double precision whatever that of the features."""
         self.evaluations += 1
-        weight, bias, count = state[:, :-1], state[:, -1].to(self.x.dtype), len(self.x)
-        logarithms = torch.addmm(bias, self.x, weight.to(self.x.dtype).T).log_softmax(dim=1)
-        loss = -logarithms.gather(1, self.y).mean(dtype=torch.float64) + penalty / 2 * weight.square().sum()
-        # The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
-        error = logarithms.exp_()
-        error.scatter_add_(1, self.y, error.new_full((1, 1), -1.0).expand(count, 1))
-        gradient = torch.empty_like(state)
-        gradient[:, :-1] = (error.T @ self.x).double() / count + penalty * weight
-        gradient[:, -1] = error.mean(dim=0, dtype=torch.float64)
-        return float(loss), gradient
+        weight, bias = state[:, :-1].to(self.x.dtype).T.contiguous(), state[:, -1].to(self.x.dtype)
+        loss = torch.zeros((), dtype=torch.float64, device=state.device)
+        gradient = torch.zeros_like(state)
+        # Some rows at a time, so that logits stay in the cache.
+        for x, y in zip(torch.split(self.x, _ROWS), torch.split(self.y, _ROWS), strict=True):
+            logarithms = torch.addmm(bias, x, weight).log_softmax(dim=1)
+            loss -= logarithms.gather(1, y).sum(dtype=torch.float64)
+            # The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
+            error = logarithms.exp_()
+            error.scatter_add_(1, y, error.new_full((1, 1), -1.0).expand(len(y), 1))
+            gradient[:, :-1] += error.T @ x
+            gradient[:, -1] += error.sum(dim=0, dtype=torch.float64)
+        gradient /= len(self.x)
+        gradient[:, :-1] += penalty * state[:, :-1]
+        return float(loss) / len(self.x) + penalty / 2 * float(state[:, :-1].square().sum()), gradient

@@ -175,21 +175,20 @@ class _Timed:
         return grown(self._step, self._images, at_first=min(4, self._batch), most=self._batch)
 
     def threads(self, candidates: tuple[int, ...], dtype: torch.dtype | None) -> dict[str, Any]:
-        """The best number of threads, from the usual one down as long as half as many are faster."""
+        """The best number of threads, from one up as long as more of them are no slower."""
         call = functools.partial(self._run, self.some, 1, dtype)
         call()
-        wall, work = (
-            min(seconds_of(call, clock) for _ in range(3)) for clock in (time.perf_counter, time.process_time)
-        )
+        clocks = (time.perf_counter, time.process_time)
+        wall, work = (min(seconds_of(call, clock) for _ in range(3)) for clock in clocks)
         best, seconds = candidates[0], dict[str, float]()
         if work * self._batch / len(self.some) <= _SHORT * best:
-            whole = self._images(self._batch)
-            for fewer in candidates[1:]:
-                taken = fastest_of({n: functools.partial(self._run, whole, n, dtype) for n in (best, fewer)})
+            whole, best = self._images(self._batch), 1
+            for more in sorted(candidates)[1:]:
+                taken = fastest_of({n: functools.partial(self._run, whole, n, dtype) for n in (best, more)})
                 seconds |= {str(n): value for n, value in taken.items()}
-                if THREADS_GAIN * taken[fewer] > taken[best]:
+                if taken[more] > THREADS_GAIN * taken[best]:
                     break
-                best = fewer
+                best = more
         return {"threads": best, "quiet": wall < _QUIET * work, "seconds": seconds}
 
     def _images(self, count: int) -> Tensor:
@@ -240,7 +239,7 @@ def _threads(asked: int | None, noted: int | None, device: torch.device) -> tupl
         return (usual,)
     if noted is not None and noted <= usual:
         return (noted,)
-    return tuple(usual >> halvings for halvings in range(usual.bit_length()))
+    return tuple(usual >> halvings for halvings in range(usual.bit_length()))  # one is the last of them
 
 
 def _chosen_by_caller(threads: int) -> bool:

@@ -1,0 +1,114 @@
+"""L-BFGS for a convex function in coordinates in which its curvature is about one.
+
+`torch.optim.LBFGS` and SciPy's begin with a step of length 1 over the gradient's norm, and need several passes over the
+data to make up for that; and they stop by the gradient in the coordinates that they see. Where coordinates are scaled
+by the curvature, a whole first step is right.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_HISTORY = 20
+_DECREASE, _CURVATURE = 1e-4, 0.9
+"""The weak Wolfe conditions (Nocedal & Wright, *Numerical Optimization*, 2006, section 3.1)."""
+_TRIES = 12
+
+Objective = Callable[[Tensor], tuple[float, Tensor]]
+"""Value and gradient, of the shape of the argument, which is float64."""
+Memory = deque[tuple[Tensor, Tensor, float]]
+"""The last steps: change of the point, change of the gradient, and their product."""
+
+
+def new_memory() -> Memory:
+    """A memory of nothing."""
+    return deque(maxlen=_HISTORY)
+
+
+def minimize(
+    objective: Objective,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    memory: Memory | None = None,
+) -> tuple[Tensor, int]:
+    """The minimum of a convex function by L-BFGS (Nocedal & Wright, algorithm 7.5).
+
+    It ends when no entry of the gradient is above the tolerance, or when a step no longer gains what such a gradient
+    would leave: rounding allows no more then.
+
+    Args:
+        objective: The function, of curvature about one.
+        start: Where to begin.
+        tolerance: For the largest entry of the gradient.
+        max_iterations: Steps, at most.
+        memory: What earlier steps told about the curvature, which grows; by default nothing.
+
+    Returns:
+        The point, and the number of steps.
+
+    Example:
+        >>> import torch
+        >>> target = torch.tensor([1.0, 2.0], dtype=torch.float64)
+        >>> point, _ = minimize(lambda x: (float((x - target).square().sum()) / 2, x - target), 0 * target,
+        ...                     tolerance=1e-9, max_iterations=10)
+        >>> point.tolist()
+        [1.0, 2.0]
+    """
+    point = start
+    value, gradient = objective(point)
+    steps = new_memory() if memory is None else memory
+    for number in range(max_iterations):
+        if float(gradient.abs().max()) <= tolerance:
+            return point, number
+        direction = _direction(gradient, steps)
+        found = _line_search(objective, point, direction, value, float((direction * gradient).sum()))
+        if found is None:
+            return point, number
+        moved, new_value, new_gradient = found
+        change, turn = moved - point, new_gradient - gradient
+        if (bend := float((change * turn).sum())) > 0:
+            steps.append((change, turn, bend))
+        gained = value - new_value
+        point, value, gradient = moved, new_value, new_gradient
+        if gained < 0.01 * tolerance**2:
+            return point, number + 1
+    return point, max_iterations
+
+
+def _direction(gradient: Tensor, steps: Memory) -> Tensor:
+    """Minus the gradient times the inverse curvature that the last steps tell (the two-loop recursion)."""
+    direction, shares = -gradient, []
+    for change, turn, bend in reversed(steps):
+        shares.append(float((change * direction).sum()) / bend)
+        direction = direction.sub(turn, alpha=shares[-1])
+    if steps:
+        _, turn, bend = steps[-1]
+        direction = direction.mul(bend / float(turn.square().sum()))
+    for (change, turn, bend), share in zip(steps, reversed(shares), strict=True):
+        direction = direction.add(change, alpha=share - float((turn * direction).sum()) / bend)
+    return direction
+
+
+def _line_search(
+    objective: Objective, point: Tensor, direction: Tensor, value: float, slope: float
+) -> tuple[Tensor, float, Tensor] | None:
+    """A point along a direction of descent that fulfils both conditions, whole steps first; None if there is none."""
+    low, high, length = 0.0, float("inf"), 1.0
+    best: tuple[Tensor, float, Tensor] | None = None
+    for _ in range(_TRIES):
+        moved = torch.add(point, direction, alpha=length)
+        new_value, gradient = objective(moved)
+        if new_value > value + _DECREASE * length * slope:
+            high = length
+        else:
+            best = (moved, new_value, gradient)
+            new_slope = float((direction * gradient).sum())
+            if abs(new_slope) <= _CURVATURE * abs(slope):
+                return best
+            low, high = (length, high) if new_slope < 0 else (low, length)
+        length = 2 * low if high == float("inf") else (low + high) / 2
+    return best
