@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
+from sdclr.errors import InputError
 from sdclr.files import user_cache_folder, write_json
 from sdclr.precision import autocast_dtype, device_name
 
@@ -219,7 +220,7 @@ def remembered(
         if found is None:
             found = measure()
             if file is not None and lasting(found):
-                with contextlib.suppress(OSError):  # no space, no permission: it is measured again next time
+                with contextlib.suppress(OSError, InputError):  # no space, no permission: it is measured again next time
                     write_json(file, {"asked": asked, "found": found})
         _remembered[key] = found
     return _remembered[key]
