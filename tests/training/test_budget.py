@@ -114,6 +114,20 @@ def test_measuring_takes_a_tenth_of_a_small_budget() -> None:
     assert now == 6.0
 
 
+def test_an_epoch_that_opens_slowly_is_not_taken_for_its_steps() -> None:
+    now = 0.0
+
+    def epoch(number: int) -> Iterator[None]:
+        nonlocal now
+        del number
+        now += 45.0  # statistics of the pruned twin, on photographs
+        for _ in range(20):
+            now += 10.0
+            yield
+
+    assert measured(epoch, Budget(5, clock=lambda: now)) == Speed(step=10.0, epoch=45.0, start=0.0)
+
+
 def test_epochs_of_one_step_are_measured() -> None:
     ticks = itertools.count()
 

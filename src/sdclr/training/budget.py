@@ -111,7 +111,7 @@ _GO_ON, _NEXT, _STOP = range(3)
 def _verdict(openings: int, steps: int, gone: float, seconds: float) -> int:
     """Whether to take another step, to begin another epoch, or to stop."""
     fewest, most = _TIMED_STEPS
-    if gone >= _TIMED_SHARE * seconds:
+    if gone >= _TIMED_SHARE * seconds and (steps or openings > 1):  # an opening alone does not tell what a step costs
         return _STOP
     patience = min(max(0.03 * seconds, _TIMED_SECONDS[0]), _TIMED_SECONDS[1])
     if openings + steps < most and (openings + steps < fewest or gone < patience):
@@ -123,7 +123,8 @@ def _speed(openings: Sequence[float], steps: Sequence[float]) -> Speed:
     """Costs of step, epoch and start. The first step that opens no epoch is left out: it still warms up."""
     typical = steps[1:] or steps or openings[1:] or openings
     step = max(sum(typical) / len(typical), 1e-9)
-    epoch = max(0.0, min(openings[1:]) - step) if len(openings) > 1 else 0.0
+    # Where there was time for one opening only, every epoch is taken to cost as much: rather too short than too long.
+    epoch = max(0.0, min(openings[1:] or openings) - step)
     return Speed(step, epoch, max(0.0, openings[0] - step - epoch))
 
 
