@@ -27,6 +27,7 @@ RATIO = 0.9
 TEMPERATURE = 0.2
 SDCLR, SIMCLR, THREE_FORWARDS = "SDCLR", "SimCLR", "SDCLR with three forward passes"
 REFRESH = "SelfCompetitor.refresh"
+CHANNELS_LAST = "channels last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,18 @@ def configure(method: Method, size: StepSize) -> PretrainConfig:
 class Training:
     """What one training run holds, made as `pretrain` makes it: the same weights for the same size and method."""
 
-    def __init__(self, method: Method, size: StepSize, *, amp: Precision = "none") -> None:
+    def __init__(
+        self,
+        method: Method,
+        size: StepSize,
+        *,
+        amp: Precision = "none",
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         self.amp = amp
         config = configure(method, size)
         torch.manual_seed(0)
-        self.objective: Objective = create_objective(config).to(memory_format=torch.channels_last).train()
+        self.objective: Objective = create_objective(config).to(memory_format=layout).train()
         self.optimizer = create_optimizer(self.objective, config.optim)
 
     def step(self, view1: Tensor, view2: Tensor) -> None:
@@ -100,6 +108,19 @@ def three_forwards(objective: Objective, view1: Tensor, view2: Tensor) -> None:
     dense = network(view1)
     nt_xent(dense, sparse, TEMPERATURE).backward()
     nt_xent(dense.detach(), competitor(view2), TEMPERATURE).backward()
+
+
+def compare_layouts(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
+    """Seconds a step by memory layout of weights and views, in both precisions."""
+    views = draw_pair(images, size)
+    plain = tuple(view.contiguous() for view in views)
+    candidates = []
+    for amp, name in NAMES.items():
+        ours = Training("sdclr", size, amp=amp)
+        theirs = Training("sdclr", size, amp=amp, layout=torch.contiguous_format)
+        candidates.append(Candidate(f"{CHANNELS_LAST}, {name}", lambda training=ours: training.step(*views)))
+        candidates.append(Candidate(f"torch's default layout, {name}", lambda training=theirs: training.step(*plain)))
+    return compare(f"Memory layout, {size}", "Forward, backward and SGD of SDCLR.", "s", candidates, effort)
 
 
 def loader_of(images: Tensor, size: StepSize) -> ResidentLoader:
