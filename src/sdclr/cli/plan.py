@@ -12,6 +12,7 @@ from sdclr.data.scan import first_shapes
 from sdclr.data.sources import Source
 from sdclr.encoders.config import EncoderConfig
 from sdclr.encoders.create import create_encoder
+from sdclr.fastest import worth_measuring
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig, Runtime
@@ -37,10 +38,12 @@ def tell_images(source: Source, console: Console, name: str = "images") -> None:
 
 def tell_machine(console: Console, device: torch.device, workers: int, amp: Amp) -> None:
     """Say where the command computes, in which precision, and how many processes decode."""
-    dtype = autocast_dtype(amp, device)
     where = counted(torch.get_num_threads(), "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
     decode = f"{counted(workers, 'process')} {'decodes' if workers == 1 else 'decode'}" if workers else "no processes"
-    precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if amp == "auto" and worth_measuring(device):
+        precision = "float32 or bfloat16, whichever is faster"
+    else:
+        precision = str(autocast_dtype(amp, device) or torch.float32).removeprefix("torch.")
     note(console, f"machine: {device}, {where}, {precision}, {decode}")
 
 

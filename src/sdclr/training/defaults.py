@@ -130,11 +130,13 @@ def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = 
         return None
     if config.start == DEFAULT and minutes is not None:
         return (
-            "in so little time on a CPU, trained weights give better features of photographs than random ones "
-            "(docs/results/budget.md); --start scratch takes random ones"
+            "start:   pretrained weights, which give better features of photographs in a short time on a CPU "
+            "(docs/results/budget.md); --start scratch starts from random weights"
         )
     if config.start is None and packaged_weights() is not None:
-        return f"trained weights are at hand: --start {DEFAULT} adapts them to these images (docs/results/budget.md)"
+        return (
+            f"start:   random weights; --start {DEFAULT} adapts installed pretrained weights (docs/results/budget.md)"
+        )
     return None
 
 

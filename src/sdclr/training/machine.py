@@ -33,6 +33,7 @@ from sdclr.fastest import (
 from sdclr.fastest import threads as set_threads
 from sdclr.method import Objective
 from sdclr.precision import autocast_dtype
+from sdclr.progress import tell
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
@@ -100,6 +101,8 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
 
     decided = place.broadcast(decide() if place.first else None)
     assert decided is not None  # noqa: S101  # for mypy: the first process has decided
+    if place.device.type == "cpu":
+        tell(f"computing in {decided.precision} on {decided.threads} thread{'' if decided.threads == 1 else 's'}")
     return decided
 
 
