@@ -49,6 +49,7 @@ def test_another_loss_is_not_timed(loss, effort, monkeypatch):
         loss.compare_losses(loss.LossSize(batch=8, dim=4), effort)
 
 
+@pytest.mark.slow
 def test_the_matrix_of_the_dense_way_is_seen_and_tiles_take_none(loss):
     n = 2048
     matrix = 4 * (2 * n) ** 2

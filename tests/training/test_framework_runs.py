@@ -194,6 +194,7 @@ def without_stop_gradient(self: SimSiam, a: Any, b: Any, view1: Tensor, view2: T
     return -(cosine(self.predictor(z1), z2) + cosine(self.predictor(z2), z1)) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", COLLAPSING)
 def test_a_network_that_collapses_in_training_is_told(
     train: Train, monkeypatch: pytest.MonkeyPatch, framework: str

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def enough(few_digits: SubsetSource, changes: dict[str, Any]) -> SubsetSource:
     return SubsetSource(digits(), np.arange(80), name="more") if adaptive else few_digits
 
 
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 FIXED = {"norm_statistics": "fixed", "optim": OptimConfig(lr=0.02, warmup_epochs=1)}
 MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
 
@@ -136,11 +138,11 @@ MOCO = {"framework": "moco", "moco": MoCoConfig(queue=40, momentum=0.9)}
     "changes",
     [
         {},
-        {"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)},
-        {"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)},
-        {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
-        {"damage": DamageConfig(ratio="adaptive", gain=5.0)},
-        {**FIXED, "damage": DamageConfig(ratio=0.3, refresh_steps=2)},
+        SLOW({"accumulate": 2, "damage": DamageConfig(ratio=0.3, refresh_steps=3)}),
+        SLOW({"damage": DamageConfig(kind="dropout", ratio=0.3), "rebalance": ("focal",)}),
+        SLOW({"damage": DamageConfig(kind="random", ratio=0.3), **MOCO}),
+        SLOW({"damage": DamageConfig(ratio="adaptive", gain=5.0)}),
+        SLOW({**FIXED, "damage": DamageConfig(ratio=0.3, refresh_steps=2)}),
     ],
     ids=["plain", "parts", "dropout", "moco", "adaptive", "fixed"],
 )
@@ -203,8 +205,8 @@ def without_batch_norm() -> PretrainConfig:
     "changes",
     [
         {},
-        {"damage": DamageConfig(kind="random", ratio=0.3), **MOCO},
-        {"damage": DamageConfig(ratio="adaptive", gain=5.0)},
+        SLOW({"damage": DamageConfig(kind="random", ratio=0.3), **MOCO}),
+        SLOW({"damage": DamageConfig(ratio="adaptive", gain=5.0)}),
     ],
     ids=["simclr", "moco", "adaptive"],
 )
