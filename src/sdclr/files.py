@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import csv
+import fcntl
 import json
 import os
 import stat
@@ -97,6 +98,30 @@ def looking_at(what: object) -> Iterator[None]:
         raise InputError(f"{what}: no permission to look at it; allow it, or name another") from error
     except OSError as error:
         raise InputError(f"{what}: cannot be looked at ({error.strerror or error}); check the path") from error
+
+
+@contextmanager
+def claimed(folder: Path, name: str = ".lock") -> Iterator[bool]:
+    """Whether nobody else works in a folder; until it is left, nobody else does.
+
+    The lock is the kernel's, which lets go of it when its holder ends, however it ends: none is ever stale. The file
+    holds the number of the process that has it, for people.
+
+    Args:
+        folder: Is made if it is not there.
+        name: Of the file, by the kind of work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield True
 
 
 def read_json(path: Path) -> dict[str, Any]:

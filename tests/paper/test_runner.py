@@ -13,9 +13,10 @@ from dataclasses import replace
 import pytest
 
 from sdclr.config import to_json
+from sdclr.files import claimed
 from sdclr.paper import runner
 from sdclr.paper.results import collect
-from sdclr.paper.runner import Data, Queue, claimed, evaluation, run_queue
+from sdclr.paper.runner import Data, Queue, evaluation, run_queue
 from sdclr.training.interrupts import TIME_IS_UP, Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run

@@ -22,6 +22,8 @@ import torch
 
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.errors import InputError
+from sdclr.files import claimed
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
@@ -33,7 +35,7 @@ Child = multiprocessing.context.ForkServerProcess
 # What a launched process does: join the others, train, and end as the command line would. `signal_at` is a step, and
 # what the process then sends to itself or, with its worker processes, to its group.
 SCRIPT = """
-import multiprocessing, os, signal, sys, torch
+import multiprocessing, os, signal, subprocess, sys, torch
 multiprocessing.set_start_method("fork", force=True)  # for its workers, as if it had not come from a server itself
 os.environ.update(env)
 if group: os.setpgid(0, 0)
@@ -44,7 +46,9 @@ take_step = loop.Trainer._take_step
 def stepped(self, batch):
     take_step(self, batch)
     if self.step == signal_at:
-        (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), signum)
+        # As `timeout` and batch systems do: torch's workers tell another sender from their parent.
+        to = f"-{os.getpgrp()}" if group else str(os.getpid())
+        subprocess.run(["kill", f"-{int(signum)}", "--", to], start_new_session=True, check=True)
 loop.Trainer._take_step = stepped
 limit = None
 if minutes:  # a clock that ticks when it is looked at, slower for each further process
@@ -173,6 +177,15 @@ def test_a_signal_to_the_run_and_its_decoding_processes_ends_it_in_order(
     assert ended(child) == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
     assert newest_step(run) == 3
     assert ended(launch(large_images, config, run)) == 0
+
+
+def test_a_run_is_trained_by_one_job_at_a_time(
+    tiny: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with claimed(run, ".training"), pytest.raises(InputError, match=r"another process trains .*run: wait for it"):
+        pretrain(few_digits, tiny, run=run, runtime=runtime)
+    assert pretrain(few_digits, tiny, run=run, runtime=runtime).finished
 
 
 def torchrun_env(rank: int, world: int, port: int) -> dict[str, str]:

@@ -8,8 +8,10 @@ time: both are libjpeg-turbo inside, and the pixels are the same.
 """
 
 import io
+import multiprocessing
 import os
 import re
+import signal
 import stat
 import threading
 import warnings
@@ -171,12 +173,32 @@ def prepare_worker(_worker: int = 0) -> None:
     file's name to standard error for each damaged file, and to close that for a moment, as is done here, would
     swallow what other threads write.
     """
+    if multiprocessing.parent_process() is not None:
+        _leave_signals_to_parent()
     global _standard_error  # noqa: PLW0603  # standard error is the process's too
     # No threads at all, so that OpenCV, as torch does with itself, does not use every core in every worker. 1 would
     # mean to stop those that it has started, and to wait for threads that a forked process does not have.
     cv2.setNumThreads(0)
     with suppress(OSError):  # a process without standard error keeps Pillow
         _standard_error = (os.dup(2), os.open(os.devnull, os.O_WRONLY))
+
+
+def _leave_signals_to_parent() -> None:
+    """End this process by SIGTERM only if its parent sends it.
+
+    `timeout` and batch systems send signals to all processes of a group. The parent then saves its state, for which its
+    workers must not die before it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _decode(file: BinaryIO, data: bytes, image_id: str, min_side: int | None) -> NDArray[np.uint8]:

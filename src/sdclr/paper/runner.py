@@ -1,12 +1,10 @@
 """A queue of runs: trains and evaluates what is missing, keeps failures apart, goes on where it was stopped."""
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -28,7 +26,7 @@ from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
 from sdclr.evaluation.config import LINEAR, EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
-from sdclr.files import read_json, write_json
+from sdclr.files import claimed, read_json, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
 from sdclr.progress import stage
@@ -252,26 +250,6 @@ def perform(queue: Queue, job: Job) -> Outcome:
             return "failed"
         (place / FAILED_FILE).unlink(missing_ok=True)
     return "finished"
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether nobody else works in a folder; until it is left, nobody else does.
-
-    The lock is the kernel's, which lets go of it when its holder ends, however it ends: none is ever stale. The file
-    holds the number of the process that has it, for people.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield True
 
 
 def _train_and_evaluate(queue: Queue, task: Task) -> None:

@@ -1,5 +1,7 @@
 """How a run begins, or goes on: the same folder is the same run, and the network starts as it is told."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from sdclr.config import differences, digest
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
-from sdclr.files import write_json
+from sdclr.files import claimed, write_json
 from sdclr.time_budget import Budget
 from sdclr.training.budget import as_begun
 from sdclr.training.config import PretrainConfig
@@ -34,6 +36,19 @@ def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network
         if place.first:
             write_json(run.start_file, asdict(start))
     return network
+
+
+@contextmanager
+def alone(run: Run, place: Processes) -> Iterator[None]:
+    """Train a run in no more than one job at a time. All processes of a job call this together.
+
+    Raises:
+        InputError: If another job trains the run.
+    """
+    with claimed(run.path, ".training") if place.first else nullcontext(enter_result=True) as free:
+        if not place.broadcast(free):
+            raise InputError(f"another process trains {run.path}: wait for it, or name another folder with --run")
+        yield
 
 
 def open_run(

@@ -1,6 +1,7 @@
 """The pre-training loop."""
 
 import contextlib
+import functools
 import hashlib
 import math
 import time
@@ -42,7 +43,7 @@ from sdclr.training.logs import SLOW, Log
 from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import default_run, first_network, open_run
+from sdclr.training.opening import alone, default_run, first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
@@ -67,8 +68,7 @@ def pretrain(
         config: What decides the result; by default `for_images(source)`, which goes by the images and the machine.
         run: Folder of the run; by default `runs/` and a name made of source and configuration.
         runtime: How it is carried out, which may change when it goes on.
-        weights: `(N,)` how often each image is to be drawn, up to a factor, beside what rebalancers say; by default
-            all alike.
+        weights: `(N,)` how often each image is drawn, up to a factor, beside rebalancers; by default all alike.
         minutes: End within so many minutes, report included: the speed is measured and the number of epochs chosen, in
             place of that in `config`. The run's configuration holds the choice, so that a resumed run is the same run.
 
@@ -90,19 +90,21 @@ def pretrain(
         opened, config = open_run(folder, images, config, place, drawn, budget=limit)
         if opened.finished:
             return opened
-        begun = opened.config_file.exists()
-        # A length is chosen by a rehearsal, whose settings only have to be long enough.
-        first = replace(config, epochs=max(config.epochs, 100), steps=None) if limit and not begun else config
-        trainer = _trainer(opened, images, first, runtime, place, weights=drawn)
-        with trainer.settled.threads_in_force():
-            if limit and not begun:
-                config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
-                del trainer  # its memory is needed
-                trainer = _trainer(opened, images, config, runtime, place, weights=drawn, feed=feed, settled=settled)
-            if place.first and not begun:
-                write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
-            with listening() as interrupts:
-                trainer.train(interrupts)
+        with alone(opened, place):
+            begun = opened.config_file.exists()
+            # A length is chosen by a rehearsal, whose settings only have to be long enough.
+            first = replace(config, epochs=max(config.epochs, 100), steps=None) if limit and not begun else config
+            make = functools.partial(_trainer, opened, images, runtime=runtime, place=place, weights=drawn)
+            trainer = make(config=first)
+            with trainer.settled.threads_in_force():
+                if limit and not begun:
+                    config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
+                    del trainer  # its memory is needed
+                    trainer = make(config=config, feed=feed, settled=settled)
+                if place.first and not begun:
+                    write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+                with listening() as interrupts:
+                    trainer.train(interrupts)
     return opened
 
 
