@@ -22,7 +22,7 @@ def check_budget(minutes: float) -> None:
         InputError: If it is not positive.
     """
     if not 0 < minutes < math.inf:
-        raise InputError(f"a budget of {minutes:g} minutes is none: give more than 0, such as 30")
+        raise InputError(f"the budget must be more than 0 minutes, not {minutes:g}: give 30, for example")
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,9 @@ def test_fine_tuning_has_its_length_once(tmp_path):
 
 
 def test_minutes_are_positive():
-    with pytest.raises(InputError, match="a budget of 0 minutes is none"):
+    with pytest.raises(InputError, match="the budget must be more than 0 minutes"):
         parse(["digits", "--minutes", "0"])
-    with pytest.raises(InputError, match="a budget of -1 minutes is none"):
+    with pytest.raises(InputError, match="the budget must be more than 0 minutes, not -1"):
         Reproduce(what="table4", data=Path(), minutes=-1)
 
 

@@ -166,3 +166,12 @@ def test_an_unknown_command_is_one_line_with_a_suggestion(capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "'mien': did you mean 'mine'?" in said
+
+
+def test_help_is_a_command_too(capsys):
+    main(["help"])
+    overview = capsys.readouterr().out
+    main(["--help"])
+    assert capsys.readouterr().out == overview
+    main(["help", "mine"])
+    assert capsys.readouterr().out.startswith("usage: sdclr mine")

@@ -112,7 +112,7 @@ def test_what_mining_suggests_works_and_takes_up_its_scores(capsys, monkeypatch)
         main(command)
         said = capsys.readouterr().out
         checked_plan(said)
-        assert ("the features in m serve again" in said) == (command[0] != "diagnose")
+        assert ("the features in m are used again" in said) == (command[0] != "diagnose")
         for further in suggested(said) if command[0] == "duplicates" else []:
             if further[0] == "apply":
                 main(further)

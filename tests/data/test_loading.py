@@ -93,7 +93,7 @@ def test_every_sample_is_equally_likely_to_be_dropped():
 @pytest.mark.parametrize(
     ("n", "batch_size", "world", "said"),
     [
-        (7, 8, 1, "7 images, fewer than one batch of 8: lower the batch size"),
+        (7, 8, 1, "7 images, fewer than one batch of 8: lower --batch-size"),
         (100, 9, 2, "9 cannot be shared by 2 processes: give a multiple of 2"),
         (100, 0, 1, "batch size 0"),
     ],

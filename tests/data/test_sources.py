@@ -328,3 +328,9 @@ def test_published_cifar_lists_do_not_fit_the_parquet_order(cifar10_dir, shared_
     lists = shared_data / "splits" / "cifar10_imbSub_with_subsets"
     counts = np.bincount(labels[np.load(lists / "split1_D_i.npy")])
     assert counts.max() < 2 * counts.min()
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name):
+    with pytest.raises(InputError, match="an empty name is no source of images"):
+        open_source(name)

@@ -48,7 +48,7 @@ def test_it_is_resumed_with_the_epochs_that_were_chosen(few_digits, test_digits,
             finetune(few_digits, test_digits, changed(method="ce"), minutes=ticking(0.5), **how)
     result = finetune(few_digits, test_digits, changed(method="ce"), minutes=ticking(0.5, seconds=5), **how)
     assert result.description["config"]["epochs"] == 9
-    with pytest.raises(InputError, match=r"begun with a budget of 0.5 minutes, not with 2 minutes: .* with --out"):
+    with pytest.raises(InputError, match=r"begun with a budget of 0.5 min, not with 2 min: .* with --out"):
         finetune(few_digits, test_digits, changed(method="ce"), minutes=2, **how)
 
 

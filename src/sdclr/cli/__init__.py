@@ -39,6 +39,8 @@ def _dispatch(argv: list[str]) -> None:
     if argv and argv[0] == "--completion":
         print(import_module("sdclr.cli.completion").script(argv[1:]), end="")
         return
+    if argv and argv[0] == "help":  # many programs have such a command
+        argv = [*argv[1:], "--help"]
     helping = import_module("sdclr.cli.help")
     if not argv or argv[0] in helping.ANY:
         print(helping.overview())

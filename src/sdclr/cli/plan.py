@@ -113,7 +113,7 @@ def tell_pretraining(
     batches = f"batches of {config.batch_size}"
     length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')}, {batches}"
     if minutes is not None:
-        length = f"what fits into {minutes:g} minutes, {batches}"
+        length = f"what fits into {minutes:g} min, {batches}"
     else:
         length += f", {config.total_steps(steps):,} steps in all"
     note(console, f"length:  {length}; {config.method}")

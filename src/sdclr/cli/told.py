@@ -58,11 +58,13 @@ def tell_encoder(
     if encoder.origin is not None:
         origin = encoder.origin.sentence if used.run is None else f"{origin}, started from {encoder.origin.sentence}"
     note(console, f"encoder: {origin}")
+    if read is not None:
+        note(
+            console, f"cost:    none: the features in {read} are used again; delete it to read images that have changed"
+        )
+        return
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     size = f"{weights / 1e6:.1f} million weights, views of {seen.image_size} px"
-    if read is not None:
-        note(console, f"cost:    {size}; the images are read already, and the features in {read} serve again")
-        return
     if not timed:
         note(console, f"cost:    {size}")
         return

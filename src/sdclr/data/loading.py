@@ -82,7 +82,7 @@ def check_batch_size(n: int, batch_size: int, world: int) -> None:
     if batch_size < 1 or batch_size % world:
         raise InputError(f"batch size {batch_size} cannot be shared by {world} processes: give a multiple of {world}")
     if n < batch_size:
-        raise InputError(f"the set has {n} images, fewer than one batch of {batch_size}: lower the batch size")
+        raise InputError(f"the set has {n} images, fewer than one batch of {batch_size}: lower --batch-size")
 
 
 class Loader(Protocol):

@@ -328,6 +328,8 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
         if isinstance(spec, Source):
             return spec
         raise InputError(f"{type(spec).__name__}: is no source of images; give a path, a uint8 array or a source")
+    if not str(spec).strip():
+        raise InputError("an empty name is no source of images: give a folder or a file (is a shell variable unset?)")
     with looking_at(spec):
         text, _, rest = str(spec).partition(":")
         if text == "digits":

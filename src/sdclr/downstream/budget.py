@@ -58,5 +58,5 @@ def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test
     parts = f"{epochs} epochs" + (f" and {second} of the second stage" if second else "")
     takes = f"about {duration(seconds)} with the test, at {config.batch_size / speed.step:,.0f} images/s"
     few = " are too few for that; the least is" if whole < 1 + second else ":"
-    tell(f"{budget.minutes:g} minutes{few} {parts}, {takes}")
+    tell(f"{budget.minutes:g} min{few} {parts}, {takes}")
     return chosen

@@ -165,9 +165,9 @@ def _sentence(budget: Budget, length: Length, speed: Speed, steps_per_epoch: int
     takes = f"about {duration(seconds)} at {rate}"
     if steps < steps_per_epoch:
         share = f"{steps / steps_per_epoch:.0%} of one epoch"
-        return f"{budget.minutes:g} minutes are too few to see every image once: {share}, {takes}"
+        return f"{budget.minutes:g} min are too few to see every image once: {share}, {takes}"
     epochs = f"{length.epochs} epochs" if length.steps is None else f"{steps / steps_per_epoch:.1f} epochs"
-    return f"{budget.minutes:g} minutes: {epochs}, {takes}"
+    return f"{budget.minutes:g} min: {epochs}, {takes}"
 
 
 def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> PretrainConfig:
@@ -206,8 +206,8 @@ def check_minutes(file: Path, budget: Budget, *, begun: str, option: str) -> Non
     minutes = read_json(file).get("minutes") if file.is_file() else None
     if minutes == budget.minutes:
         return
-    begun = begun if minutes is None else f"a budget of {minutes:g} minutes"
+    begun = begun if minutes is None else f"a budget of {minutes:g} min"
     raise InputError(
-        f"{file.parent} was begun with {begun}, not with {budget.minutes:g} minutes: give it the same, or name another "
+        f"{file.parent} was begun with {begun}, not with {budget.minutes:g} min: give it the same, or name another "
         f"folder with {option}"
     )

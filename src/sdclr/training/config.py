@@ -213,10 +213,10 @@ class PretrainConfig:
         check_numbers(self)
         if self.start == SCRATCH:
             object.__setattr__(self, "start", None)
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(
-                f"a run needs 1 or more epochs and 2 or more images a batch, not {self.epochs} and {self.batch_size}"
-            )
+        if self.epochs < 1:
+            raise InputError(f"a run needs 1 or more epochs, not {self.epochs}")
+        if self.batch_size < 2:
+            raise InputError(f"a batch needs 2 or more images, not {self.batch_size}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"a run has 1 or more steps, not {self.steps}")
         self._check_warmup()

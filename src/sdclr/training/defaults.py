@@ -110,7 +110,7 @@ def starting_line(config: PretrainConfig, minutes: float | None = None) -> str:
     damage = "no damage" if config.damage.kind == "none" else f"{config.damage.share} of the weights damaged"
     parts = [
         f"{config.encoder.name} at {config.views.image_size} px",
-        f"{f'{config.epochs} epochs' if minutes is None else f'{minutes:g} minutes'} in batches of {config.batch_size}",
+        f"{f'{config.epochs} epochs' if minutes is None else f'{minutes:g} min'} in batches of {config.batch_size}",
         f"{config.optim.name} at a rate of {config.optim.lr:g}",
         damage,
         f"batch-norm statistics {'fixed' if config.fixes_statistics else 'moving'}",
@@ -130,8 +130,8 @@ def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = 
         return None
     if config.start == DEFAULT and minutes is not None:
         return (
-            "start:   pretrained weights, which give better features of photographs in a short time on a CPU "
-            "(docs/results/budget.md); --start scratch starts from random weights"
+            "start:   pretrained weights give better features of photographs in a short time on a CPU; --start scratch "
+            "starts from random weights (docs/results/budget.md)"
         )
     if config.start is None and packaged_weights() is not None:
         return (

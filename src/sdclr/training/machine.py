@@ -102,7 +102,8 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
     decided = place.broadcast(decide() if place.first else None)
     assert decided is not None  # noqa: S101  # for mypy: the first process has decided
     if place.device.type == "cpu":
-        tell(f"computing in {decided.precision} on {decided.threads} thread{'' if decided.threads == 1 else 's'}")
+        threads = f"{decided.threads} thread{'' if decided.threads == 1 else 's'}"
+        tell(f"computing in {decided.precision} on {threads}; --amp and --threads set that")
     return decided
 
 

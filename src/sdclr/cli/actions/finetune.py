@@ -38,7 +38,7 @@ def run(command: Finetune, console: Console) -> None:
         tell_encoder(start, train, device=device, workers=workers, amp=command.amp, console=console, timed=False)
     else:
         note(console, f"network: {command.config.encoder.name} of random weights")
-    length = counted(command.config.epochs, "epoch") if limit is None else f"what fits into {command.minutes:g} minutes"
+    length = counted(command.config.epochs, "epoch") if limit is None else f"what fits into {command.minutes:g} min"
     note(console, f"length:  {length} in batches of {command.config.batch_size}, by {method}")
     tell_machine(console, device, workers, command.amp)
     tell_output(console, out)
