@@ -3,8 +3,12 @@
 The transcripts of docs/first_run.md were made by
 
     ln -s DATA/clothing/test clothing
-    python benchmarks/transcript.py --every 20 -- sdclr mine clothing
-    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 30 --views.image-size 64
+    ln -s DATA/clothing/train photos
+    python benchmarks/transcript.py --every 5 -- sdclr mine clothing
+    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 100 \\
+        --views.image-size 64
+    python benchmarks/transcript.py --file -- sdclr pretrain photos --minutes 5 --run runs/five
+    python benchmarks/transcript.py --file -- sdclr mine photos --encoder runs/five
 """
 
 import argparse
