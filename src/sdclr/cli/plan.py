@@ -63,6 +63,7 @@ def tell_plan(
     out: str | Path | None,
     images: int | None = None,
     read: str | Path | None = None,
+    passes: int = 1,
 ) -> None:
     """The plan of a command that reads images by an encoder.
 
@@ -75,10 +76,21 @@ def tell_plan(
         amp: Precision.
         out: Where results go; None if nothing is written.
         images: How many images are read; all by default.
-        read: The folder of an earlier reading that serves again, so that nothing is read.
+        read: The folder of an earlier reading that is used again, so that nothing is read.
+        passes: Forward passes for each image.
     """
     tell_images(source, console)
-    tell_encoder(used, source, device=device, workers=workers, amp=amp, console=console, images=images, read=read)
+    tell_encoder(
+        used,
+        source,
+        device=device,
+        workers=workers,
+        amp=amp,
+        console=console,
+        images=images,
+        read=read,
+        passes=passes,
+    )
     if isinstance(used, ResolvedEncoder):
         tell_machine(console, device, workers, amp)
     tell_output(console, out)

@@ -35,6 +35,7 @@ def tell_encoder(
     images: int | None = None,
     read: str | Path | None = None,
     timed: bool = True,
+    passes: int = 1,
 ) -> None:
     """Say which encoder is used, its license and origin, and how long it will take, before it starts.
 
@@ -48,6 +49,7 @@ def tell_encoder(
         images: How many images are read; all by default.
         read: The folder of an earlier reading that serves again.
         timed: Measure how long it will take.
+        passes: Forward passes for each image.
     """
     if isinstance(used, Embeddings):
         count, width = used.values.shape
@@ -69,7 +71,7 @@ def tell_encoder(
         note(console, f"cost:    {size}")
         return
     count = len(source) if images is None else min(images, len(source))
-    rate = 1 / seconds_an_image(encoder, seen, source, device=device, workers=workers, amp=amp)
+    rate = 1 / seconds_an_image(encoder, seen, source, device=device, workers=workers, amp=amp, passes=passes)
     note(console, f"cost:    {size}, about {rate:.0f} images/s: {duration(count / rate)} for {counted(count)}")
 
 

@@ -186,6 +186,12 @@ def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
     return Path("mined") / (name.replace("/", "-") or "images")
 
 
+def passes(used: ResolvedEncoder | Embeddings, config: MineConfig) -> int:
+    """Forward passes for each image: more than one where pruned copies of the encoder are compared with it."""
+    ratios = () if isinstance(used, Embeddings) else _ratios(used, config)
+    return config.views * (1 + len(ratios)) if ratios else 1
+
+
 def _ratios(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
     wish = config.needs_run()
     if wish is not None:

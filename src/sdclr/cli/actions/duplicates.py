@@ -14,7 +14,7 @@ from sdclr.cli.told import duplicates_line
 from sdclr.mining.config import MineConfig
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
-from sdclr.mining.mine import default_folder, is_mined, open_mined
+from sdclr.mining.mine import default_folder, is_mined, open_mined, passes
 
 _GROUPS: Final = 5
 _MEMBERS: Final = 4
@@ -37,6 +37,7 @@ def run(command: Duplicates, console: Console) -> None:
         amp=config.amp,
         out=command.out or command.marks or folder,
         read=folder if read else None,
+        passes=passes(used, config),
     )
     found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers)
     for line in (_nothing_seen(found) or duplicates_line(found.groups), *_largest(found)):

@@ -10,7 +10,7 @@ from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import finish, note, spelled
 from sdclr.cli.told import found, pictureless
 from sdclr.encoders import STRONGER
-from sdclr.mining.mine import default_folder, is_mined, mine_features, open_mined
+from sdclr.mining.mine import default_folder, is_mined, mine_features, open_mined, passes
 from sdclr.mining.page import write_page
 from sdclr.training.resolve import ResolvedEncoder
 
@@ -33,6 +33,7 @@ def run(command: Mine, console: Console) -> None:
         amp=command.config.amp,
         out=folder,
         read=folder if read else None,
+        passes=passes(used, command.config),
     )
     scores, features, *_ = mine_features(
         source, command.config, encoder=used, out=folder, device=device, workers=workers

@@ -13,7 +13,7 @@ from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import beside, finish, note, spelled
 from sdclr.mining.choose import choose_to_label
 from sdclr.mining.config import MineConfig
-from sdclr.mining.mine import default_folder, is_mined, open_mined
+from sdclr.mining.mine import default_folder, is_mined, open_mined, passes
 
 
 def run(command: Select, console: Console) -> None:
@@ -34,6 +34,7 @@ def run(command: Select, console: Console) -> None:
         amp=config.amp,
         out=command.out or "standard output",
         read=folder if read else None,
+        passes=passes(used, config),
     )
     choice = choose_to_label(
         source,
