@@ -1,11 +1,11 @@
-"""What a command shows in a terminal: its lines, and the progress bar as it stood every few seconds.
+r"""What a command shows in a terminal: its lines, and the progress bar as it stood every few seconds.
 
 The transcripts of docs/first_run.md were made by
 
     ln -s DATA/clothing/test clothing
     ln -s DATA/clothing/train photos
     python benchmarks/transcript.py --every 5 -- sdclr mine clothing
-    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 100 \\
+    python benchmarks/transcript.py --file -- sdclr pretrain clothing --run runs/first --epochs 100 \
         --views.image-size 64
     python benchmarks/transcript.py --file -- sdclr pretrain photos --minutes 5 --run runs/five
     python benchmarks/transcript.py --file -- sdclr mine photos --encoder runs/five
