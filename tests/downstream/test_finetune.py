@@ -280,3 +280,9 @@ def test_real_images_from_scratch_by_experts(cifar10_dir, out):
     assert not np.isnan(result.score.per_class).any()
     assert result.description["test_images"] == 304
     assert 1 <= result.score.details["experts_asked"] <= 3
+
+
+def test_experts_of_other_networks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--method balanced_softmax, which takes any"):
+        finetune("digits", "digits:test", start="timm:tf_efficientnet_lite0", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.budget import as_begun, choose_length
 from sdclr.downstream.config import FinetuneConfig
-from sdclr.downstream.experts import Classifier
+from sdclr.downstream.experts import Classifier, split_backbone
 from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
 from sdclr.downstream.loop import Trainer, seed_torch
 from sdclr.downstream.machine import settle_dtype
@@ -125,6 +125,8 @@ def finetune(
     num_classes = _num_classes(train_set, test_set)
     resolved = None if start == "scratch" else resolve_encoder(start, train_set)
     initial = None if resolved is None else resolved.encoder
+    if initial is not None and config.method == "ride":
+        split_backbone(initial)  # raises for other networks, before any image is read
     identity = _identity(config, resolved, train_set, test_set)
     finished = _claimed(out, identity)
     if finished is not None:
