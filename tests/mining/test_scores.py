@@ -209,3 +209,7 @@ def test_summary():
     assert summary["odd"] == ["d"]
     assert summary["rarest"] == ["b", "d", "a"]
     assert summary["bad_images"] == {"c": "truncated"}
+
+
+def test_a_ranking_is_shown_in_a_few_words():
+    assert repr(example()) == "Scores(4 images ranked by distance, 2 kinds)"

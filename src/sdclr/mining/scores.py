@@ -36,7 +36,7 @@ _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """Rarity of every image of a collection. The larger a score, the rarer the image is held to be.
 
@@ -78,6 +78,9 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Scores({len(self):,} images ranked by {self.score}, {len(self.groups):,} kinds)"
 
     def order(self) -> NDArray[np.int64]:
         """Positions of the usable images, rarest first."""
