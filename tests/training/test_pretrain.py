@@ -78,7 +78,7 @@ def test_a_run_leaves_its_files(finished: Run, tiny: PretrainConfig) -> None:
     assert board
     assert names - board == {
         *("config.json", "source.json", "bad_images.csv", "sittings.jsonl", "metrics.jsonl"),
-        *("encoder.json", "encoder.safetensors"),
+        *("encoder.json", "encoder.safetensors", ".training"),
         *("checkpoints/step-000000012.pt", "checkpoints/step-000000012.sha256"),
     }
     assert finished.finished
