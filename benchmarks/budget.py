@@ -3,8 +3,8 @@
 The machine may be shared, so a budget is a number of steps, not wall time. `speeds` takes the images per CPU second of
 one thread; two quiet cores do 1.2 times as many a second (402 of CIFAR-10 were seen). A budget of M minutes is
 M x 60 x 0.9 x 1.2 x that many images (one tenth is kept for reading, encoder and report). A cell trains for that many
-whole epochs and is then judged by a linear probe. Finished cells are lines of a JSONL file; a cell that was cut off
-goes on from its checkpoint.
+whole epochs and is then judged by a linear probe. Finished cells are lines of a JSONL file; an interrupted cell
+resumes from its checkpoint.
 
     python benchmarks/budget.py speeds --data DIR --out docs/results/budget.jsonl
     python benchmarks/budget.py cells --data DIR --out docs/results/budget.jsonl        # most valuable first

@@ -220,9 +220,8 @@ def remembered(
         if found is None:
             found = measure()
             if file is not None and lasting(found):
-                with contextlib.suppress(
-                    OSError, InputError
-                ):  # no space, no permission: it is measured again next time
+                # No space, no permission: it is measured again next time.
+                with contextlib.suppress(OSError, InputError):
                     write_json(file, {"asked": asked, "found": found})
         _remembered[key] = found
     return _remembered[key]

@@ -326,7 +326,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
     process.send_signal(signum)
     _, said = process.communicate(timeout=120)
     assert process.returncode == code, said
-    assert "the same command goes on" in said
+    assert "run the same command to resume" in said
     steps = len((run / "metrics.jsonl").read_text().splitlines())
     assert 0 < steps < 160
     assert len(list((run / "checkpoints").glob("*.pt"))) == 1

@@ -46,7 +46,7 @@ def ended(monkeypatch, capsys):
         (KeyError("kind"), "mine", ERROR, "error: unexpected KeyError"),
         (ValueError("two\nlines"), "mine", ERROR, ": two lines. This is a bug in sdclr: please report it"),
         (BrokenPipeError(32, "of a worker"), "mine", ERROR, "error: [Errno 32] of a worker"),
-        (KeyboardInterrupt(), "mine", INTERRUPTED, "stopped by Ctrl-C; the same command goes on from there\n"),
+        (KeyboardInterrupt(), "mine", INTERRUPTED, "stopped by Ctrl-C; run the same command to resume\n"),
         (KeyboardInterrupt(), "evaluate", INTERRUPTED, "stopped by Ctrl-C\n"),
         (Terminated(), "evaluate", TERMINATED, "stopped by SIGTERM\n"),
     ],

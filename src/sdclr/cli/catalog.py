@@ -10,7 +10,7 @@ class Entry(NamedTuple):
         name: What people type. The modules `commands.NAME` and `actions.NAME` go with it.
         group: The heading under which `sdclr --help` lists it.
         summary: One line for that list.
-        resumes: Whether the same command goes on where it was stopped.
+        resumes: Whether a stopped command resumes when it is run again.
     """
 
     name: str

@@ -25,7 +25,7 @@ def tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:
     left = sum(outcome == "left" for outcome in ended.values())
     if left:
         runs = "1 run is" if left == 1 else f"{left} runs are"
-        errors.print(f"the time is up: {runs} left; what is trained is saved, and the same command goes on")
+        errors.print(f"the time is up: {runs} left, and all work is saved; run the same command to resume")
     failed = failures(ended, folder)
     for name, why in failed.items():
         errors.print(f"failed: {name}: {why} (all of it in {folder / name / FAILED_FILE})", markup=False)

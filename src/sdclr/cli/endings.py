@@ -47,12 +47,12 @@ def end(error: BaseException, *, command: str, debug: bool) -> NoReturn:
     if isinstance(error, SystemExit) and not isinstance(error, Terminated):
         raise error
     if isinstance(error, Interrupted):
-        _say(f"{error}; the same command goes on from there")
+        _say(f"{error}; run the same command to resume")
         raise SystemExit(error.exit_code) from None
     if isinstance(error, KeyboardInterrupt | Terminated):
         by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
         resumes = command in CATALOG and CATALOG[command].resumes
-        _say(f"stopped by {by}{'; the same command goes on from there' if resumes else ''}")
+        _say(f"stopped by {by}{'; run the same command to resume' if resumes else ''}")
         raise SystemExit(code) from None
     if debug:
         raise error

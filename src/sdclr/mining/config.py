@@ -45,7 +45,7 @@ class MineConfig:
     batch_size: int = 256
     """Images in a forward pass."""
     amp: Amp = "none"
-    """Mixed precision. none gives equal features on every machine; auto takes bf16 where the hardware has units for it,
+    """Mixed precision. none gives equal features on every machine; auto takes bf16 if it is clearly faster here,
     which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
     seed: int = 0
     """Decides augmented views, negatives and the map's start."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the end of a time limit end a run after the step at hand, with its state saved."""
+"""Ctrl-C, SIGTERM and the end of a time limit end a run after the current step, with its state saved."""
 
 import contextlib
 import signal

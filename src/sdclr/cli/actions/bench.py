@@ -27,7 +27,7 @@ def run(command: Bench, console: Console) -> None:
 
     Raises:
         InputError: A cell makes no sense, or there are no images.
-        Interrupted: On Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: On Ctrl-C or SIGTERM. The same command resumes.
         SystemExit: With 1, after everything else is done, if a run failed.
     """
     asked = planned(command)

@@ -36,7 +36,7 @@ def run(command: Reproduce, console: Console) -> None:
 
     Raises:
         InputError: No run can be done.
-        Interrupted: On Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: On Ctrl-C or SIGTERM. The same command resumes.
         SystemExit: With 1, after everything else is done, if a run failed.
     """
     limit = budget(command.minutes)

@@ -18,9 +18,9 @@ class Bench:
     """Train frameworks with and without damage and rebalancers on the same splits, and print a leaderboard.
 
     A cell of the matrix is framework+damage, then any rebalancers, then values of settings by their names after an @;
-    +oracle draws every class equally often by its labels, as a bound. Instead of --matrix, axes may be given, whose
-    product is trained but for what contradicts itself. Stopped, the same command goes on; what is finished is not done
-    again. Every method is judged by linear probe, few-shot probe and kNN on the balanced test set.
+    +oracle draws every class equally often by its labels, as a bound. Instead of --matrix, axes may be given: all valid
+    combinations are trained. A stopped command resumes when it is run again and skips finished runs. Every method is
+    judged by linear probe, few-shot probe and kNN on the balanced test set.
 
     For example:
         sdclr bench --data ./data --matrix simclr+none simclr+prune simclr+prune+temperature byol+none byol+prune
@@ -29,8 +29,8 @@ class Bench:
     """
 
     data: Path
-    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
-    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR as
+    torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
     matrix: tuple[str, ...] = ()
     """Cells, such as simclr+none or byol+prune+temperature@damage.ratio=0.7@epochs=80; the first is the baseline."""
     frameworks: tuple[FrameworkName, ...] = ()
@@ -69,7 +69,7 @@ class Bench:
     workers: int | None = None
     """Processes that decode large images, for each run."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

@@ -21,9 +21,9 @@ RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digit
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Train an encoder on images without labels, or go on with a run that was stopped.
+    """Train an encoder on images without labels, or resume a run.
 
-    Ctrl-C stops after the step at hand with everything saved; the same command again goes on. With no options the
+    Ctrl-C finishes the current step, saves everything and stops. Run the same command to resume. Without options the
     settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
 
     For example:

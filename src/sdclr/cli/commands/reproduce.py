@@ -23,10 +23,10 @@ What = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Do what stands behind a table or figure of the paper, and print it beside the paper's own numbers.
+    """Reproduce a table or figure of the paper, and print the results beside the paper's numbers.
 
-    Trains what is missing, evaluates it, and writes tables, figures and tidy results. Stopped, it goes on where it was;
-    what is finished is not done again, and runs that several tables share are trained once.
+    Trains and evaluates the missing runs, and writes tables, figures and tidy results. A stopped command resumes when
+    it is run again. Finished runs are skipped, and runs that several tables share are trained once.
 
     For example:
         sdclr reproduce table4 --data ./data --dry-run
@@ -36,8 +36,8 @@ class Reproduce:
 
     what: What
     data: Path
-    """A folder with the data sets in cifar10, cifar100, imagenet and imagenet100, as far as they are at hand, or one of
-    these: CIFAR as torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR as
+    torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
     lists: Path | None = None
     """A folder of the published lists, for the first split; by default all splits are drawn."""
     scale: Scale = "cpu"
@@ -49,8 +49,8 @@ class Reproduce:
     epochs: int | None = None
     """Length of every run instead of the scale's, for a trial."""
     minutes: float | None = None
-    """Stop after so many minutes with everything saved, and write tables and figures of what is finished; the same
-    command goes on. Runs keep their length, which is part of the experiment."""
+    """Stop after so many minutes with everything saved, and write tables and figures of what is finished; run
+    the same command to resume. Runs keep their length, which is part of the experiment."""
     jobs: int = 1
     """Runs at the same time, each in a process of its own."""
     folder: Path = Path("runs/paper")
@@ -63,7 +63,7 @@ class Reproduce:
     workers: int | None = None
     """Processes that decode large images, for each run."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has units for it."""
+    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
