@@ -201,3 +201,9 @@ def test_absent_fields_come_from_the_base() -> None:
 def test_nonsense_runs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         dataclasses.replace(PretrainConfig(), **changes)
+
+
+def test_the_length_of_a_run_in_words():
+    assert PretrainConfig(epochs=200).length == "200 epochs"
+    assert PretrainConfig(epochs=1).length == "1 epoch"
+    assert PretrainConfig(epochs=3, steps=18).length == "18 steps"

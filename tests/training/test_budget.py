@@ -18,6 +18,7 @@ import sdclr
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.progress import Listener, Stage, reporting_to
+from sdclr.reporting.comparison import _epochs
 from sdclr.time_budget import Budget
 from sdclr.training.budget import MOST_EPOCHS, Length, Speed, affordable, measured
 from sdclr.training.config import PretrainConfig, Runtime
@@ -150,6 +151,8 @@ def test_a_run_on_a_budget_is_the_run_of_that_length(trained: Trained, tiny: Pre
     kept = json.loads(run.budget_file.read_text())
     assert (kept["minutes"], kept["epochs"], kept["steps"]) == (0.27, 5, 13)
     assert told.lines[-1] == "0.27 min: 4.3 epochs, about 6 s at 32 images/s"
+    assert run.config.length == "13 steps"
+    assert _epochs(run) == "4.3"
 
 
 def test_it_is_resumed_with_the_length_that_was_chosen(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,8 @@ def _images(run: Run) -> str:
 
 def _epochs(run: Run) -> str:
     curve, asked = loss_curve(run), run.config.epochs
+    if run.config.steps is not None and run.finished:  # it ends within an epoch
+        return f"{curve[-1, 0]:.1f}"
     done = math.floor(curve[-1, 0] + 1e-9) if len(curve) else 0
     return f"{done:,}" if done == asked else f"{done:,} of {asked:,}"
 

@@ -237,9 +237,9 @@ def _facts(
     encoders = {config.encoder.name for config in configs}
     if len(encoders) == 1:
         facts.append(("Encoder", encoders.pop()))
-    epochs = {config.epochs for config in configs}
-    if epochs:
-        facts.append(("Epochs", " to ".join(f"{number:,}" for number in sorted({min(epochs), max(epochs)}))))
+    if configs:
+        shortest, longest = (by(configs, key=lambda one: (one.epochs, one.steps or 0)) for by in (min, max))
+        facts.append(("Length", " to ".join(dict.fromkeys((shortest.length, longest.length)))))
     splits = max((len(found) for found in results.values()), default=0)
     if splits > 1:
         facts.append(("Splits", str(splits)))

@@ -257,6 +257,12 @@ class PretrainConfig:
         whole = self.epochs * steps_per_epoch
         return whole if self.steps is None else min(self.steps, whole)
 
+    @property
+    def length(self) -> str:
+        """The length of the run in words, such as "200 epochs", or "18 steps" if it ends within an epoch."""
+        number, unit = (self.epochs, "epoch") if self.steps is None else (self.steps, "step")
+        return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
     def _check_rebalancers(self) -> None:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
         if len(chosen) < len(self.rebalance):

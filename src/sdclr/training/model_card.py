@@ -235,7 +235,7 @@ def _training(run: Run) -> str:
         ("batch-norm statistics of the encoder", "as at the start" if config.fixes_statistics else "of its batches"),
         ("loss", loss),
         ("rebalanced by", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "nothing"),
-        ("epochs", f"{config.epochs:,}"),
+        ("length", config.length),
         ("images a step", f"{config.batch_size:,}"),
         ("optimiser", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),
         ("projection head, left out here", f"{config.head.layers} layers to {config.head.dim}"),
