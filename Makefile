@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all check lint types bench clean
+.PHONY: demo test test-ci test-all check lint types bench figures site release-check clean
 
 demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
@@ -14,10 +14,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 test: $(READY)  ## the fast suite, a process for each core
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)  ## the whole suite: learning, several processes and the examples too
+test-ci: $(READY)  ## nearly the whole suite: learning, several processes and the examples too
+	$(PYTEST) -m "not long"
+
+test-all: $(READY)  ## the whole suite: every file on a full disk, thousands of hostile files, frameworks that learn slowly
 	$(PYTEST)
 
-check: lint types test-all  ## everything a change must pass
+check: lint types test-ci  ## everything that a change must pass
+
+figures: $(READY)  ## draw the figures of docs/results again from the data beside them
+	$(BIN)/python benchmarks/figures.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -29,8 +35,14 @@ types: $(READY)
 bench: $(READY)  ## speed and memory against the usual libraries, into runs/bench/; ARGS="--quick --data DIR" and more
 	$(BIN)/python benchmarks/speed.py --out runs/bench/speed.md $(ARGS)
 
+site: $(READY)  ## the documentation as a site, into site/; warnings and broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+release-check: $(READY)  ## build wheel and sdist, and run the wheel in an empty environment outside the repository
+	PYTHON=$(BIN)/python .ci/release-check
+
 clean:
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

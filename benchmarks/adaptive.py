@@ -11,7 +11,7 @@ Sets and pairs are those of `arms.py`. Each arm is SimCLR or its self-damaging f
 - a number: that pruning ratio with normalisation of its own, the paper's form. `0` prunes nothing, so that what it
   costs is the price of the second normalisation alone;
 - `-statistics`: with statistics of its own and weight and bias shared;
-- `ramp-0.8`, `cyclic-0.8`: schedules; `several-0.3-0.6-0.9`: that many competitors;
+- `ramp-0.8`, `cyclic-0.8`: schedules;
 - `adaptive`: by the generalisation gap, at gain 2, with statistics of its own.
 
 What it should show, written before it ran: adaptive is at least SimCLR - 0.3 points on linear All at every width and
@@ -39,9 +39,6 @@ def damage(arm: str) -> DamageConfig:
         return DamageConfig(ratio="adaptive", independent_norm=rest == "own" or "statistics")
     if name in {"ramp", "cyclic"}:
         return DamageConfig(ratio=float(rest), schedule="ramp" if name == "ramp" else "cyclic")
-    if name == "several":
-        first, *others = map(float, rest.split("-"))
-        return DamageConfig(ratio=first, also=tuple(others))
     return DamageConfig(ratio=float(name), independent_norm="statistics" if rest == "statistics" else True)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdclr.choices import Amp
 from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.published import paper_split
 from sdclr.data.sources import Source, SubsetSource, digits
@@ -48,7 +49,7 @@ class Place:
 
     data: Path | None
     """The folder of CIFAR-10; None for digits."""
-    amp: str
+    amp: Amp
     device: str
     width: int
     epochs: int
@@ -67,7 +68,7 @@ class Place:
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(device=self.device, amp="none" if self.amp == "none" else "auto", progress=False, workers=0)
+        return Runtime(device=self.device, amp=self.amp, progress=False, workers=0)
 
 
 def run_one(place: Place, configure: Configure, weigh: Weigh) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def few_share(source: Source, weights: NDArray[np.float64] | None, run: Run) -> 
     drawn = np.ones(len(labels)) if weights is None else weights
     loaded = load_checkpoint(run.checkpoints)
     for name, value in ({} if loaded is None else loaded[0]["objective"]).items():
-        if name.startswith("rebalancers.") and name.endswith(".weights"):  # of density
+        if name.startswith("rebalancers.") and name.endswith(".weights"):  # of density or curation
             drawn = drawn * value.numpy()
     few = np.isin(labels, class_groups(np.bincount(labels))["few"])
     return float(100 * drawn[few].sum() / drawn.sum())

@@ -35,13 +35,10 @@ from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import extract_features
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 from sdclr.training.distributed import processes
-from sdclr.training.feed import create_feed
-from sdclr.training.opening import first_network
-from sdclr.training.pretrain import Trainer, pretrain
-from sdclr.training.rebalancing import create_rebalancers
-from sdclr.training.run import Run, create_objective
+from sdclr.training.pretrain import _trainer, pretrain
+from sdclr.training.run import Run
 
 SHARE = 0.9
 """Share of a budget that is training."""
@@ -58,7 +55,7 @@ class Arm:
     """Settings to compare."""
 
     size: int | None
-    """Side of the views in pixels; None keeps that of `for_images`."""
+    """Side of the views in pixels; None keeps that of `default_config`."""
     start: str | None = None
     width: int | None = None
     frozen: bool = False
@@ -80,19 +77,19 @@ CELLS = [
     ("clothing", 0, "frozen, 128 px", 0),
     ("clothing", 5, "adapted, 128 px", 0),
     ("clothing", 5, "scratch", 0),
-    ("digits", 5, "adapted, 64 px", 0),
-    ("digits", 5, "scratch", 0),
-    ("cifar", 5, "adapted, 64 px", 0),
-    ("cifar", 5, "scratch", 0),
-    ("cifar", 5, "adapted, 96 px", 0),
+    *((name, 5, arm, 0) for name in ("digits", "cifar") for arm in ("adapted, 64 px", "scratch")),
+    *(("clothing", 30, arm, 0) for arm in ("adapted, 128 px", "scratch")),
+    ("digits", 30, "scratch", 0),
+    *(("cifar", 30, arm, 0) for arm in ("scratch", "adapted, 64 px")),
     ("clothing", 5, "adapted, 64 px", 0),
+    ("cifar", 5, "adapted, 96 px", 0),
+    ("digits", 30, "adapted, 64 px", 0),
+    *((name, 5, arm, 1) for name in ("cifar", "clothing", "digits") for arm in ("adapted, 64 px", "scratch")),
     ("clothing", 5, "adapted, 96 px", 0),
     ("digits", 5, "adapted, 96 px", 0),
     ("cifar", 0, "frozen, 96 px", 1),
-    *((name, 5, arm, 1) for name in ("cifar", "clothing", "digits") for arm in ("adapted, 64 px", "scratch")),
     ("clothing", 5, "scratch, 64 px", 0),
-    *((name, 30, arm, 0) for name in ("clothing", "cifar", "digits") for arm in ("adapted, 96 px", "scratch")),
-    *((name, 30, "adapted, 64 px", 0) for name in ("cifar", "clothing", "digits")),
+    *((name, 30, "adapted, 96 px", 0) for name in ("clothing", "cifar", "digits")),
     *((name, 30, "scratch, width 32", 0) for name in ("cifar", "clothing", "digits")),
     *((name, 120, arm, 0) for name in ("cifar", "clothing", "digits") for arm in ("adapted, 96 px", "scratch")),
 ]
@@ -114,19 +111,22 @@ class Collection:
         return np.bincount(np.asarray(self.train.labels), minlength=len(self.test.classes))
 
 
-def collection(name: str, data: Path, seed: int) -> Collection:
-    """CIFAR-10-LT (imbalance 100, 1,500 images of the most frequent class), clothing photos, or digits."""
+def collection(
+    name: str, data: Path, seed: int, *, max_count: int = 1500, judged: int = PROBE_IMAGES // 2
+) -> Collection:
+    """CIFAR-10-LT (imbalance 100, `max_count` images of the most frequent class), clothing photos, or digits."""
     if name == "cifar":
         train, test = (open_source(str(data / "cifar10"), split=split) for split in ("train", "test"))
-        drawn = long_tail_split(np.asarray(train.labels), max_count=1500, imbalance=100, seed=seed, few_shot_fraction=0)
+        drawn = long_tail_split(
+            np.asarray(train.labels), max_count=max_count, imbalance=100, seed=seed, few_shot_fraction=0
+        )
         rng = np.random.default_rng(seed)
         rest = rng.permutation(np.setdiff1d(np.arange(len(train)), drawn.long_tail))
-        judged = np.sort(rng.choice(len(test), PROBE_IMAGES // 2, replace=False))
         return Collection(
             SubsetSource(train, drawn.long_tail, name="cifar10-lt"),
             SubsetSource(train, np.sort(rest[:PROBE_IMAGES])),
             SubsetSource(train, np.sort(rest[PROBE_IMAGES : PROBE_IMAGES + 1000])),
-            SubsetSource(test, judged),
+            SubsetSource(test, np.sort(rng.choice(len(test), judged, replace=False))),
         )
     if name == "clothing":
         train, test = open_source(str(data / "clothing" / "train")), open_source(str(data / "clothing" / "test"))
@@ -139,7 +139,7 @@ def collection(name: str, data: Path, seed: int) -> Collection:
 
 def settings(arm: Arm, source: Source, seed: int, epochs: int = 1) -> PretrainConfig:
     """The automatic settings for a CPU, with what the arm changes."""
-    config = for_images(source, gpu=False, start=arm.start)
+    config = default_config(source, gpu=False, start=arm.start)
     if arm.size is not None:
         config = replace(config, views=replace(config.views, image_size=arm.size))
     if arm.width is not None:
@@ -159,15 +159,12 @@ def speed(arm: Arm, source: Source, folder: Path, seconds: float = 4.0) -> float
     config, how = settings(arm, source, 0), runtime(arm)
     run, took = Run(folder), []
     with processes("cpu") as place:
-        objective = create_objective(config, first_network(run, config, place))
-        feed = create_feed(source, run, config, how, place)
-        objective.rebalancers.extend(create_rebalancers(config, len(feed.kept)))
-        trainer = Trainer(run, config=config, runtime=how, objective=objective, feed=feed, place=place)
+        trainer = _trainer(run, source, config, how, place, weights=None)
         trainer.objective.train()
         trainer.guidance.enter_epoch(0, begins=True)
         begin = last = time.process_time()
         while last - begin < seconds or len(took) < 5:
-            for batch in feed.loader.epoch(len(took), 0):
+            for batch in trainer.feed.loader.epoch(len(took), 0):
                 trainer._take_step(batch)  # noqa: SLF001
                 trainer._check_losses()  # noqa: SLF001
                 now = time.process_time()

@@ -29,7 +29,7 @@ from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.config import EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import read_json
-from sdclr.reporting.figures import group_bars, loss_curves, save_figure
+from sdclr.reporting.figures import group_bars, save_figure
 from sdclr.reporting.tables import balance_table, balances
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
@@ -104,10 +104,13 @@ def report(data: Path, runs: Path, out: Path) -> None:
     tables = [balance_table(balances(found, score), title=title).markdown() for score, title in titles.items()]
     (out / "cifar10_lt_tables.md").write_text("\n".join(tables))
     (out / "cifar10_lt.json").write_text(json.dumps({"commit": commit(), "results": found}, indent=1) + "\n")
-    save_figure(group_bars(balances(found, "few_shot")), out / "cifar10_lt_few_shot")
-    save_figure(group_bars(balances(found, "linear")), out / "cifar10_lt_linear")
-    curves = {f"{arm}, split 1": Run(runs / f"{arm}-split1") for arm in found}
-    save_figure(loss_curves(curves), out / "cifar10_lt_loss")
+    draw(found, out)
+
+
+def draw(found: dict[str, list[dict]], out: Path) -> None:
+    """Accuracy by group, as bars."""
+    for score in ("few_shot", "linear"):
+        save_figure(group_bars(balances(found, score)), out / f"cifar10_lt_{score}")
 
 
 def commit() -> str:

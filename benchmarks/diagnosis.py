@@ -42,22 +42,23 @@ POOL = 20_000
 Ints = NDArray[np.int64]
 
 EQUAL = """{total:,} images of CIFAR-10 at every imbalance, {orders} class orders, {n} encoders of imbalance 100
-(quarter-width ResNet-18, 16 px); mean ± standard deviation over encoders and class orders. Correlation: Spearman's, of
-the index with the imbalance, within an encoder and class order. Separation: AUROC of imbalance 100 against 1 within an
-encoder; 0.5 is chance, below 0.5 the index falls. `sdclr diagnose` places a collection by
-`distance_spread`; its summary relies on nothing that this table does not bear out."""
+(quarter-width ResNet-18, 16 px); mean ± standard deviation over encoders and class orders. Correlation: Spearman's
+correlation of the index with the imbalance, within an encoder and class order. Separation: AUROC of imbalance 100
+against 1 within an encoder; 0.5 is chance, and below 0.5 the index falls. `sdclr diagnose` describes a collection by
+`distance_spread`; its summary uses only indices that this table supports."""
 NATURAL = """## Natural totals
 
-The most frequent class has as many images at every imbalance, so totals differ; one class order. What differs from the
-table above comes with the number of images: that is why `sdclr diagnose` computes its indices on parts of one size."""
-OWN = """## Encoders trained at the imbalance they are shown
+The most frequent class has the same number of images at every imbalance, so totals differ; one class order. Differences
+from the table above come from the number of images. `sdclr diagnose` therefore computes its indices on parts of one
+size."""
+OWN = """## Encoders trained at the imbalance of their images
 
-{n} encoders, {orders} class order(s), {total:,} images of what each was trained on. Compare the two
-trainings, of 40 and of 10 epochs: how long an encoder was trained moves most indices as much as the imbalance does.
-Between encoders, nothing here is a scale."""
-ERRS = """## Where does the encoder err?
+{n} encoders, {orders} class order(s), {total:,} of each encoder's training images. Compare the two
+trainings, of 40 and of 10 epochs: the length of training changes most indices as much as the imbalance does.
+These indices cannot be compared between encoders."""
+ERRS = """## Which images does the encoder misclassify?
 
-AUROC with which a quantity finds images that a vote of 20 labelled neighbours gets wrong; subsets of imbalance 100."""
+AUROC of finding the images that a vote of 20 labeled neighbors misclassifies; subsets of imbalance 100."""
 
 
 class Found(NamedTuple):
@@ -141,7 +142,7 @@ def where_it_errs(seen: Encoded, labels: Ints, *, total: int = TOTAL) -> Iterato
         wrong = np.array([np.bincount(labels[row]).argmax() for row in voters]) != labels[rows]
         groups = find_clusters(dense, 20)
         scores = {
-            "neighbour distance": nearest(dense, 10).distances.mean(1).numpy(),
+            "neighbor distance": nearest(dense, 10).distances.mean(1).numpy(),
             "small cluster": -groups.sizes[groups.labels],
         }
         if seen.views is not None:

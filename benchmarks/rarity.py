@@ -113,7 +113,7 @@ def scores_of(case: Case) -> dict[str, NDArray[np.float64]]:
     around = nearest(table, 10)
     found["euclidean_10"] = nearest(table, 10, metric="euclidean").distances.mean(dim=1).numpy()
     own = around.distances.mean(dim=1)
-    found["distance_10, mean over neighbours"] = own[around.indices].mean(dim=1).numpy()
+    found["distance_10, mean over neighbors"] = own[around.indices].mean(dim=1).numpy()
     found["-norm"] = -np.linalg.norm(features, axis=1)
     found["isolation forest"] = -IsolationForest(random_state=0).fit(features).score_samples(features)
     found["random"] = np.random.default_rng(case.order).random(len(features))
@@ -204,7 +204,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-SHOWN = ("distance_10", "distance_10, mean over neighbours", "cluster_size, √N", "lof_10", "isolation forest", "-norm",
+SHOWN = ("distance_10", "distance_10, mean over neighbors", "cluster_size, √N", "lof_10", "isolation forest", "-norm",
          "distance + cluster size", "forgetting_0.5", "forgetting_0.9", "loss", "random")  # fmt: skip
 
 

@@ -90,12 +90,12 @@ def differences(rows: Sequence[Row]) -> list[tuple[float, Row, Row]]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """What the rule says, on the collections that were open and on those kept back."""
+    """What the rule says, on the collections that were open and on the held-out ones."""
     lines = ["### The rule\n", "| cases | number | 1. lowest difference | lost by more than 0.02 | 2. separated |"]
     lines.append("| --- | ---: | --- | ---: | --- |")
     groups: list[tuple[str, Callable[[Row], bool]]] = [
         ("open", lambda row: not row["held_out"]),
-        ("kept back", lambda row: bool(row["held_out"])),
+        ("held out", lambda row: bool(row["held_out"])),
         ("all", lambda _: True),
     ]
     passed = False

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import arms
 from sdclr.data.sources import Source
-from sdclr.method.rebalancing import DensityConfig, MemorizationConfig
+from sdclr.method.rebalancing import CurationConfig, DensityConfig, MemorizationConfig
 from sdclr.paper.runner import balancing_weights
 from sdclr.training.config import DamageConfig, PretrainConfig
 
@@ -43,6 +43,10 @@ ARMS = (
     "joint",
     "individual_temperature",
     "focal",
+    "koleo",
+    "curation-0.1",
+    "curation-flat-0.1",
+    "curation-shuffled-0.1",
     "sdclr",
     "sdclr-density-0.3",
 )
@@ -67,9 +71,14 @@ def configure(config: PretrainConfig, arm: str) -> PretrainConfig:
     if name == "joint":
         return replace(config, optim=replace(config.optim, joint=0.5, joint_lr=0.6 * config.optim.lr))
     if name == "memorization":
-        chosen = MemorizationConfig(constant=0.5 if rest == "constant" else None)
-        return replace(config, rebalance=("memorization",), memorization=chosen)
-    if name in {"temperature", "harmonization", "individual_temperature", "focal"}:
+        memorization = MemorizationConfig(constant=0.5 if rest == "constant" else None)
+        return replace(config, rebalance=("memorization",), memorization=memorization)
+    if name == "curation":
+        kind, _, share = rest.rpartition("-")
+        control, levels = ("shuffled" if kind == "shuffled" else "none"), (1 if kind == "flat" else 2)
+        curation = CurationConfig(share=float(share), levels=levels, control=control)
+        return replace(config, rebalance=("curation",), curation=curation)
+    if name in {"temperature", "harmonization", "individual_temperature", "focal", "koleo"}:
         return replace(config, rebalance=(name,))
     return replace(config, rebalance=("density",), density=density(name, float(rest)))
 

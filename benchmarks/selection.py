@@ -54,7 +54,7 @@ from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import encode_images, load_views
 from sdclr.features.nearest import nearest
 from sdclr.files import read_json, write_atomically
-from sdclr.mining.selection import select_to_label
+from sdclr.mining.selection import select_samples
 from sdclr.reporting.tables import Table
 from sdclr.training.run import Run
 
@@ -209,7 +209,7 @@ def choose_all(pool: Labelled, test: Labelled, known: dict[str, Any]) -> dict[st
             found = []
             for seed in range(way.draws):
                 count = round(budget * len(pool.y))
-                chosen = select_to_label(pool.x, rarity, count, method=way.method, seed=seed, **way.options)
+                chosen = select_samples(pool.x, rarity, count, method=way.method, seed=seed, **way.options)
                 found.append(measure(chosen, pool, test, groups))
             known[name][f"{budget:g}"] = {key: float(np.mean([one[key] for one in found])) for key in MEASURES}
     return known

@@ -74,7 +74,7 @@ from sdclr.mining import selection as selection_module
 from sdclr.mining.coverage import greedy_cover
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.scores import KIND_NEIGHBORS
-from sdclr.mining.selection import one_of_each, select_to_label
+from sdclr.mining.selection import one_of_each, select_samples
 from selection import digits_drawn
 from selection_features import ORDERS
 from selection_tables import Row, markdown
@@ -132,7 +132,7 @@ class Way:
 
 
 def _method(seen: Seen, budget: int, seed: int, *, method: str, **options: float) -> Positions:
-    return select_to_label(seen.x, seen.rarity, budget, method=method, kinds=seen.kinds, seed=seed, **options)
+    return select_samples(seen.x, seen.rarity, budget, method=method, kinds=seen.kinds, seed=seed, **options)
 
 
 def _kinds_first(seen: Seen, budget: int, seed: int, *, then: str) -> Positions:
@@ -141,7 +141,7 @@ def _kinds_first(seen: Seen, budget: int, seed: int, *, then: str) -> Positions:
     first = one_of_each(unit, seen.kinds, np.empty(0, dtype=np.int64))[:budget]
     if len(first) == budget:
         return first
-    rest = select_to_label(seen.x, seen.rarity, budget - len(first), method=then, labelled=first, seed=seed)
+    rest = select_samples(seen.x, seen.rarity, budget - len(first), method=then, labelled=first, seed=seed)
     return np.concatenate([first, rest])
 
 
@@ -157,7 +157,7 @@ def _kinds_in_turn(seen: Seen, budget: int, seed: int, *, rarest: bool) -> Posit
     picks = []
     for kind in np.flatnonzero(share):
         members = np.flatnonzero(seen.kinds == kind)
-        found = select_to_label(seen.x[members], None, int(share[kind]), method="typicality", seed=seed)
+        found = select_samples(seen.x[members], None, int(share[kind]), method="typicality", seed=seed)
         picks.append(members[found])
     return np.concatenate(picks)
 

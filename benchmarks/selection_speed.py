@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdclr.mining.selection import select_to_label
+from sdclr.mining.selection import select_samples
 
 METHODS = ("k_center", "typicality", "coverage", "mixed", "kinds")
 WIDTH, CLOUDS, BUDGET = 1280, 300, 500
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rarity = np.random.default_rng(0).random(count)
         for method in options.methods:
             start = time.process_time()
-            select_to_label(torch.from_numpy(features), rarity, BUDGET, method=method, kinds=kinds)
+            select_samples(torch.from_numpy(features), rarity, BUDGET, method=method, kinds=kinds)
             print(f"{BUDGET} of {count:,}, {method}: {time.process_time() - start:.0f} s of CPU time", flush=True)
 
 

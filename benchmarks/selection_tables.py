@@ -116,14 +116,14 @@ def overall_table(rows: Sequence[Row]) -> Table:
         if confirmed(rows):
             best, note = LATER, f"{note}: {LATER} takes its place."
         else:
-            note += ": it stays."
+            note += f", so {best} stays the choice."
     for family in FAMILIES:
         members = [way for way in ways(rows) if way.startswith(family)]
         if members:
             note += f" Of {family}: {winner(rows, members)}."
     return Table(
         "Mean over budgets and collections",
-        ("way", *HEADINGS.values(), "mean rank", "not below random"),
+        ("method", *HEADINGS.values(), "mean rank", "not below random"),
         tuple(lines),
         note,
         frozenset({(ways(rows).index(best), 0)}),
@@ -131,7 +131,7 @@ def overall_table(rows: Sequence[Row]) -> Table:
 
 
 def difference_table(rows: Sequence[Row]) -> Table:
-    """Differences to random by collection."""
+    """Differences from random by collection."""
     names = _collections(rows)
     heading = tuple(f"{HEADINGS[key]}, {name}" for key in ("all", "few") for name in names)
     lines = []
@@ -139,8 +139,8 @@ def difference_table(rows: Sequence[Row]) -> Table:
         if way != RANDOM:
             gaps = [difference(rows, way, RANDOM, key, name) for key in ("all", "few") for name in names]
             lines.append((way, *(f"{mean:+.1f} ± {error:.1f}" for mean, error in gaps)))
-    note = "Each case is averaged over budgets. After ± stands the standard error over cases."
-    return Table("Paired difference to random", ("way", *heading), tuple(lines), note)
+    note = "Each case is averaged over budgets; ± is the standard error over cases."
+    return Table("Paired difference from random", ("method", *heading), tuple(lines), note)
 
 
 def budget_tables(rows: Sequence[Row]) -> list[Table]:
@@ -160,8 +160,8 @@ def budget_tables(rows: Sequence[Row]) -> list[Table]:
             lines.append((way, *cells))
         count = len({row["case"] for row in own})
         kinds = sorted({row["kinds"] for row in own})
-        note = f"Mean ± deviation over {count} cases; {_span(kinds)} kinds were found. Columns name labels a class."
-        found.append(Table(collection, ("way", *heading), tuple(lines), note))
+        note = f"Mean ± deviation over {count} cases; {_span(kinds)} kinds were found. Columns give labels per class."
+        found.append(Table(collection, ("method", *heading), tuple(lines), note))
     return found
 
 

@@ -43,7 +43,7 @@ PEERS = (
     "opencv-python-headless",
     "pillow",
 )
-NOTE = "A ratio is the median over rounds in which all candidates ran in turn, with its quartiles."
+NOTE = "A ratio is the median over rounds with its quartiles; in each round all candidates run in turn."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ from sdclr.method.pruning import magnitude_masks
 from sdclr.reporting.figures import INK, PALETTE, save_figure
 from speed_harness import Findings, Table, Target, number
 
+EACH_POINT = "Growth, each point"
+
 Part = Literal["views", "features", "knn", "masks", "tiled", "dense"]
 
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -64,7 +66,7 @@ EXPECTED: dict[Part, Expectation] = {
     "knn": Expectation(title="kNN against 20,000 images of 128 features", of="queries", time=1, memory=0),
     "masks": Expectation(title="Mask refresh", of="weights", time=1, memory=1),
     "tiled": Expectation(title="NT-Xent in tiles, D = 128", of="batch", time=2, memory=1),
-    "dense": Expectation(title="NT-Xent, the whole matrix, D = 128", of="batch", time=2, memory=2),
+    "dense": Expectation(title="NT-Xent, the full matrix, D = 128", of="batch", time=2, memory=2),
 }
 
 Plan = Mapping[Part, Sequence[int]]
@@ -186,6 +188,16 @@ class Growth:
             for curve in self.curves
         }
 
+    @classmethod
+    def from_points(cls, rows: Sequence[tuple[str, str, float, float]]) -> "Growth":
+        """From the table of single points: title, N, seconds, MiB."""
+        parts = {expected.title: part for part, expected in EXPECTED.items()}
+        points: dict[Part, list[Point]] = {}
+        for title, n, seconds, peak in rows:
+            point = Point(n=int(n.replace(",", "")), seconds=seconds, peak=round(peak * MIB))
+            points.setdefault(parts[title], []).append(point)
+        return cls([Curve(part, found) for part, found in points.items()])
+
     def findings(self, folder: Path) -> Findings:
         """What there is to report; the figure goes into a folder."""
         save_figure(self.figure(), folder / "growth")
@@ -197,15 +209,17 @@ class Growth:
             for curve in self.curves
             for point in curve.points
         ]
-        return [Table(title="Growth, each point", note=_POINTS, heading=("", "N", "seconds", "peak MiB"), rows=rows)]
+        return [Table(title=EACH_POINT, note=_POINTS, heading=("", "N", "seconds", "peak MiB"), rows=rows)]
 
 
 _HEADING = ("", "N", "seconds", "exponent (expected)", "peak MiB", "exponent (expected)")
 _NOTE = (
-    "The exponent e of N^e, fitted by least squares to the logarithms over the range of N told, and the one that was "
-    "expected. It may well be less: what does not grow weighs most where N is small."
+    "The exponent e of N^e, fitted by least squares to the logarithms over the given range of N, and the expected "
+    "exponent. The exponent may be lower, because constant costs dominate for small N."
 )
-_POINTS = "Each in a process of its own; memory above that of the process with its inputs, of the losses without."
+_POINTS = (
+    "Each point in a separate process; memory above that of the process with its inputs, for the losses without inputs."
+)
 
 
 def grow(plan: Plan, *, threads: int = 1) -> Growth | None:

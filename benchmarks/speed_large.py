@@ -87,8 +87,8 @@ def compare_large(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
 
 
 _BLUR_NOTE = (
-    "Blur reaches three sigma: of each view's own for sdclr and lightly, of the largest for torchvision and kornia, "
-    "which take one kernel size for all."
+    "The blur kernel reaches three sigma: of each view for sdclr and lightly, of the largest sigma for torchvision and "
+    "kornia, which use one kernel size."
 )
 
 
@@ -185,8 +185,8 @@ def compare_end_to_end(
         return compare(
             f"Images from JPEG files, {workers} workers",
             f"Whole passes over {len(dataset)} files to two float32 batches of {batch} views at {image_size} px in "
-            "[0, 1]; the same probabilities and strengths. lightly's images are decoded by Pillow and put together by "
-            "torch, as in its documentation.",
+            "[0, 1]; the same probabilities and strengths. For lightly, Pillow decodes the images and torch "
+            "batches them, as in its documentation.",
             "/s",
             candidates,
             effort,
@@ -272,17 +272,17 @@ def where_time_goes(folder: Path, *, count: int = 64, rounds: int = 15, image_si
         ),
     ]
     return Table(
-        title="Where the time goes from a JPEG file to two views",
+        title="Time from a JPEG file to two views",
         note=f"{len(files)} files of {JPEG_SIZE[0]} x {JPEG_SIZE[1]} px, {image_size} px views: processor time of one "
-        f"core, the least of {rounds} rounds. Left out is what goes between processes, which is more for lightly: its "
-        "workers send floats.",
-        heading=("", "ms an image"),
+        f"core, the minimum of {rounds} rounds. The transfer between processes is not included; it is larger for "
+        "lightly, whose workers send floats.",
+        heading=("", "ms per image"),
         rows=rows,
     )
 
 
 _DECODE, _WRITE, _READ = "decode and shrink, sdclr", "write to the cache, sdclr", "read from the cache, sdclr"
-_PARAMETERS, _RENDER = "draw what two views are like, sdclr", "render two views, sdclr"
+_PARAMETERS, _RENDER = "draw the parameters of two views, sdclr", "render two views, sdclr"
 _FLOATS = "two views to floats, sdclr"
 _PILLOW, _LIGHTLY = "decode, Pillow", "two views, lightly"
 

@@ -65,8 +65,8 @@ def compare_precisions(
         candidates.append(Candidate(COMPILED, lambda: quick.step(*views)))
     note = (
         "Forward, backward and SGD on the same pixels, with the same encoder, head, momentum and decay. bf16 is "
-        "autocast. lightly's step is that of its documentation: torch's default memory layout and SGD, and views that "
-        "come normalised, where ours normalises in the network."
+        "autocast. lightly's step follows its documentation: torch's default memory layout and SGD, and normalized "
+        "views; sdclr normalizes in the network."
     )
     return compare(f"Step, precision and lightly, {size}", note, "s", candidates, effort), tables
 
@@ -82,5 +82,5 @@ def _compiled(training: Training, views: tuple[Tensor, Tensor], size: StepSize) 
             training.step(*views)
             rows.append((what, time.perf_counter() - start))
             training.objective.competitor.refresh()
-    note = "Steps of SDCLR in bf16 from `torch.compile` on, without what torch keeps of earlier compilations on disk."
+    note = "The first steps of SDCLR in bf16 after `torch.compile`, without torch's disk cache of earlier compilations."
     return Table(title=f"Compilation, {size}", note=note, heading=("step", "seconds"), rows=rows)

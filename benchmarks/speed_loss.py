@@ -32,7 +32,7 @@ Kind = Literal["tiled", "dense", "lightly", "pytorch-metric-learning"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NAMES: dict[Kind, str] = {
     "tiled": "sdclr, in tiles",
-    "dense": "sdclr, the whole matrix",
+    "dense": "sdclr, the full matrix",
     "lightly": "lightly NTXentLoss",
     "pytorch-metric-learning": "pytorch-metric-learning NTXentLoss",
 }
@@ -122,7 +122,7 @@ def _check_same_work(kinds: Sequence[Kind], a: Tensor, b: Tensor) -> None:
 def _left_out(kinds: Sequence[Kind], limit: int) -> str:
     if not kinds:
         return ""
-    return f" Left out, as it would take {limit / GIB:g} GiB or more: {', '.join(NAMES[kind] for kind in kinds)}."
+    return f" Left out because it would take {limit / GIB:g} GiB or more: {', '.join(NAMES[kind] for kind in kinds)}."
 
 
 def measure_loss(kind: Kind, n: int, dim: int = 128, *, threads: int = 1) -> Cost:
@@ -151,7 +151,7 @@ def measure_losses(
                 targets.append(Target(what=f"Peak GiB of NT-Xent in tiles, {size}", limit=2, measured=cost.peak / GIB))
     note = "Forward and backward, float32, each in a fresh process; memory above that of the process without any input."
     if left_out:
-        note += f" Not measured, as it would take {limit / GIB:g} GiB or more: {'; '.join(left_out)}."
+        note += f" Not measured because it would take {limit / GIB:g} GiB or more: {'; '.join(left_out)}."
     heading = ("", "N", "seconds", "peak MiB")
     return Findings(targets=targets, tables=[Table(title="NT-Xent, memory", note=note, heading=heading, rows=rows)])
 

@@ -39,7 +39,7 @@ class Usage:
     """The network's parameters, for comparison."""
 
 
-SDCLR, SIMCLR, AGAIN = "SDCLR", "SimCLR", "SDCLR, activations computed again"
+SDCLR, SIMCLR, AGAIN = "SDCLR", "SimCLR", "SDCLR, recomputed activations"
 WAYS = {SDCLR: ("sdclr",), SIMCLR: ("simclr",), AGAIN: ("sdclr", "--checkpoint")}
 """What is compared, and how this script is asked for it."""
 
@@ -81,9 +81,9 @@ class MemoryComparison:
 
 _NOTE = (
     "Peak resident memory while masks are chosen and two steps are taken, above that of the process before it built "
-    "the network. Between steps, a tensor is unexplained if it is no parameter, buffer or optimiser state: a "
-    "second copy of the weights would be one. The last row forgets what the blocks computed and computes it again in "
-    "the backward pass (`--checkpoint-activations`)."
+    "the network. Between steps, a tensor is unexplained if it is not a parameter, buffer or optimizer state, such "
+    "as a second copy of the weights. The last row recomputes the activations of the blocks in the backward pass "
+    "(`--checkpoint-activations`)."
 )
 
 

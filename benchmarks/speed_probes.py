@@ -193,7 +193,8 @@ def compare_probes(
         candidates.append(Candidate(ONE, partial(ours, ONE, alone)))
         candidates.append(Candidate(SKLEARN_ONE, lambda: found.update({SKLEARN_ONE: _sklearn(features, best.penalty)})))
     grid = f"{len(LINEAR.learning_rates)} rates for {LINEAR.epochs} epochs"
-    note = f"Features of {features.of}. L-BFGS: {len(LOGISTIC.penalties)} penalties, unless one is told; SGD: {grid}."
+    penalties = f"{len(LOGISTIC.penalties)} penalties, unless the row names one"
+    note = f"Features of {features.of}. L-BFGS: {penalties}; SGD: {grid}."
     compared = compare(f"Linear probe, {size}", note, "s", candidates, effort)
     rows = [
         (
@@ -208,9 +209,9 @@ def compare_probes(
         for value, gradient in [layer.objective(train, best.penalty)]
     ]
     table = Table(
-        title=f"Linear probe, {size}: what came of it",
-        note=f"Objective and largest entry of its gradient are those of penalty {best.penalty:g} on standardised "
-        "features, in double precision. SGD follows that of penalty 0, and stops early where it helps.",
+        title=f"Linear probe, {size}: results",
+        note=f"Objective and largest entry of its gradient are those of penalty {best.penalty:g} on standardized "
+        "features, in double precision. SGD minimizes the objective of penalty 0, and stops early where that helps.",
         heading=("", "test / %", "held out / %", "objective", "gradient", "passes over the images"),
         rows=rows,
     )
@@ -272,7 +273,7 @@ def compare_knn(size: ProbeSize, features: Features, effort: Effort, *, peers: b
         found[SKLEARN_KNN] = model.predict(test_x)
 
     candidates = [Candidate(KNN, ours), *([Candidate(SKLEARN_KNN, theirs)] if peers else [])]
-    note = f"Features of {features.of}; {k} neighbours by cosine, weighted. Both name the same classes."
+    note = f"Features of {features.of}; {k} neighbors by cosine, weighted. Both predict the same classes."
     title = f"kNN, {len(test_x):,} queries against {len(train_x):,} images of {size.width} features"
     compared = compare(title, note, "s", candidates, effort)
     if peers and (differing := float((found[KNN] != found[SKLEARN_KNN]).mean())) > 1e-3:
@@ -303,9 +304,7 @@ def find_probes(plan: ProbePlan, data: Path | None) -> Findings:
         targets.append(Target(what=f"Seconds of {compared.title}", limit=5, measured=compared.median(KNN)))
         comparisons.append(compared)
         scores.append((compared.title, 100 * score))
-    tables.append(
-        Table(title="kNN: what came of it", note="The accuracy of both.", heading=("", "test / %"), rows=scores)
-    )
+    tables.append(Table(title="kNN: results", note="The accuracy of both.", heading=("", "test / %"), rows=scores))
     return Findings(targets=targets, comparisons=comparisons, tables=tables)
 
 

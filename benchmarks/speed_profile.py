@@ -19,8 +19,8 @@ from speed_steps import NAMES, TEMPERATURE, Precision, StepSize, Training, loade
 
 STEP = "step"
 FORWARD, BACKWARD = "convolution, forward", "convolution, backward"
-VIEWS, MASKS, LOSS, OPTIMIZER = "views", "masks", "loss", "optimiser"
-NORM, ELEMENTWISE, HEAD = "batch normalisation", "ReLU and sums", "linear layers"
+VIEWS, MASKS, LOSS, OPTIMIZER = "views", "masks", "loss", "optimizer"
+NORM, ELEMENTWISE, HEAD = "batch normalization", "ReLU and sums", "linear layers"
 CASTS, REST = "casts to bf16", "rest"
 GROUPS = (FORWARD, BACKWARD, NORM, ELEMENTWISE, HEAD, CASTS, MASKS, LOSS, OPTIMIZER, VIEWS, REST)
 
@@ -122,15 +122,15 @@ def matrix_rate(amp: Precision, side: int, *, repeats: int = 10) -> float:
 def _shares(profiles: Sequence[Profile]) -> Table:
     rows = [(group, *(f"{profile.seconds[group] / profile.total:.1%}" for profile in profiles)) for group in GROUPS]
     return Table(
-        title="Where a step's time goes",
+        title="Time of a step by operation",
         note=(
             "SDCLR, ResNet-18 at 32 px, by torch's profiler: an operation's own time and that of its backward "
-            "operation. Batch normalisation, ReLU and sums take every activation through memory for a few operations "
-            "on each; they are torch's own, and set the limit for the share of convolutions. The rest is Python, "
-            "pooling and the normalisation of the input."
+            "operation. Batch normalization, ReLU and sums move every activation through memory for few operations; "
+            "they are torch's kernels and limit the share of convolutions. The rest is Python, pooling and the "
+            "normalization of the input."
         ),
         heading=("", *map(str, profiles)),
-        rows=[*rows, ("seconds a step", *(number(profile.total) for profile in profiles))],
+        rows=[*rows, ("seconds per step", *(number(profile.total) for profile in profiles))],
     )
 
 
@@ -148,7 +148,7 @@ def _rates(profiles: Sequence[Profile], peaks: Mapping[Precision, float], produc
             f"step; the peak is the best of ten products of square matrices of side {product:,} in the same precision, "
             f"with the same {torch.get_num_threads()} thread(s)."
         ),
-        heading=("", "GFLOP a step", "peak, GFLOP/s", "convolutions, of peak", "step, of peak"),
+        heading=("", "GFLOP per step", "peak, GFLOP/s", "convolutions / peak", "step / peak"),
         rows=rows,
     )
 

@@ -39,6 +39,9 @@ from speed_steps import (
     compare_layouts,
     compare_refresh,
     compare_steps,
+    compare_work,
+    fixed_costs,
+    of_precision,
 )
 from speed_views import LIGHTLY as LIGHTLY_VIEWS
 from speed_views import TORCH, ViewSize, compare_small, small_views
@@ -66,6 +69,8 @@ class Plan:
 
     steps: tuple[tuple[StepSize, Effort], ...]
     precisions: tuple[tuple[StepSize, Effort], ...]
+    work: Effort
+    """For processor time on one thread."""
     compiled: bool
     """Whether the last of these sizes is compiled, too."""
     refresh: Effort
@@ -90,6 +95,7 @@ def thorough() -> Plan:
     return Plan(
         steps=((NARROW, Effort(rounds=10, seconds=20, warmup=3)), (FULL, Effort(rounds=8, seconds=110))),
         precisions=((NARROW, Effort(rounds=10, seconds=20, warmup=3)), (FULL, Effort(rounds=3, seconds=60))),
+        work=Effort(rounds=20, seconds=120, warmup=2),
         compiled=True,
         refresh=Effort(rounds=5, seconds=20),
         views=small_views(batch=512, peer_batch=64),
@@ -120,6 +126,7 @@ def quick() -> Plan:
     return Plan(
         steps=((NARROW, Effort(rounds=4, seconds=10)),),
         precisions=((NARROW, Effort(rounds=3, seconds=10)),),
+        work=Effort(rounds=4, seconds=10),
         compiled=False,
         refresh=Effort(rounds=3, seconds=5),
         views=small_views(batch=512, peer_batch=32),
@@ -178,7 +185,12 @@ def _steps(plan: Plan, setting: Setting) -> Findings:
     for size, effort in plan.steps:
         equal = compare_steps(setting.images, size, effort)
         comparisons.append(equal)
-        targets.append(_ratio(f"Step time of SDCLR / SimCLR, {size}", 1.03, equal.ratio(SIMCLR)))
+        work = compare_work(setting.images, size, plan.work)
+        comparisons.append(work)
+        for amp, precision in NAMES.items():
+            ratio = work.ratio(of_precision(SIMCLR, amp), of=of_precision(SDCLR, amp))
+            targets.append(_ratio(f"Processor time of a step, SDCLR / SimCLR, {precision}, {size}", 1.03, ratio))
+        tables.append(fixed_costs(size))
         three = equal.ratio(THREE_FORWARDS)
         targets.append(_ratio(f"Step time of SDCLR / the same with three forward passes, {size}", 0.8, three))
     for number, (size, effort) in enumerate(plan.precisions, start=1):
@@ -197,7 +209,7 @@ def _steps(plan: Plan, setting: Setting) -> Findings:
 
 def _views(plan: Plan, setting: Setting) -> Findings:
     small = compare_small(setting.images, plan.views, plan.views_effort)
-    target = Target(what=f"{small.title}, a second", limit=40e3, at_most=False, measured=small.median(TORCH))
+    target = Target(what=f"{small.title}, per second", limit=40e3, at_most=False, measured=small.median(TORCH))
     return Findings(targets=[target], comparisons=[small])
 
 
@@ -220,7 +232,7 @@ def _small(plan: Plan, setting: Setting) -> Findings:
         comparisons.append(compared)
         tables.append(table)
         targets += [
-            _ratio(f"Images a second of sdclr / lightly, {NAMES[amp]}, {size}", 1, faster, at_most=False)
+            _ratio(f"Images per second of sdclr / lightly, {NAMES[amp]}, {size}", 1, faster, at_most=False)
             for amp in ("none", "bf16")
             if (faster := _of_precision(compared, NAMES[amp])) is not None
         ]
@@ -243,9 +255,9 @@ def _large(plan: Plan, setting: Setting) -> Findings:
         table = where_time_goes(folder, count=min(batch, plan.large.files), rounds=max(2, effort.rounds))
     drawn = views.ratio(LIGHTLY_VIEWS)
     first, later = (files.ratio(LIGHTLY_FILES, of=name) for name in (FIRST_EPOCH, LATER_EPOCHS))
-    read = "Images a second of sdclr / lightly, from JPEG files to two views"
+    read = "Images per second of sdclr / lightly, from JPEG files to two views"
     targets = [
-        _ratio(f"{views.title}, a second, sdclr / lightly", 8, drawn, at_most=False),
+        _ratio(f"{views.title}, per second, sdclr / lightly", 8, drawn, at_most=False),
         _ratio(f"{read}, first epoch", 5, first, at_most=False),
         _ratio(f"{read}, later epochs", 10, later, at_most=False),
     ]
@@ -291,8 +303,8 @@ SECTIONS = {
     "small": Section(title="An epoch on small images", find=_small),
     "large": Section(title="Large images", find=_large, one_thread=True),
     "memory": Section(title="Memory of a step", find=_memory),
-    "probes": Section(title="Probes and neighbours", find=_probes),
+    "probes": Section(title="Probes and neighbors", find=_probes),
     "growth": Section(title="Growth with the size of the work", find=_growth),
-    "profile": Section(title="Where the time of a step goes", find=_profile),
+    "profile": Section(title="Time of a training step", find=_profile),
 }
 """By the name that `--only` takes, in the order of the report."""

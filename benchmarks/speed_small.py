@@ -142,11 +142,11 @@ def _png(image: Tensor) -> bytes:
 
 def _note(size: EpochSize) -> str:
     return (
-        "From one parquet file to a trained network. `sdclr pretrain` looks at every image, holds them decoded in "
-        "memory, trains SDCLR and writes checkpoint, log and encoder; all of it is counted. The loop with lightly "
-        "trains SimCLR: its SimCLRTransform (the same probabilities and strengths) on images that Pillow decodes each "
-        f"time, in torch's DataLoader with {size.workers} worker{'s' * (size.workers != 1)}; its head, its loss and "
-        "torch's SGD; nothing is written. bf16 is autocast on both sides. Threads of torch on both sides: "
+        "From one parquet file to a trained network. `sdclr pretrain` reads every image, keeps them decoded in "
+        "memory, trains SDCLR and writes checkpoint, log and encoder; the time includes all of it. The loop with "
+        "lightly trains SimCLR with its SimCLRTransform (the same probabilities and strengths) on images that Pillow "
+        f"decodes each time, torch's DataLoader with {size.workers} worker{'s' * (size.workers != 1)}, its head, its "
+        "loss and torch's SGD, and writes nothing. bf16 is autocast on both sides. Threads of torch on both sides: "
         f"{torch.get_num_threads()}."
     )
 
@@ -159,7 +159,7 @@ def _shares(compared: Comparison, epochs: dict[str, Epoch], size: EpochSize) -> 
         rows.append((name, whole, whole - steps, size.images / steps))
     return Table(
         title=f"Start and steps, {size}",
-        note="What an epoch takes, what of it lies outside the steps (a run pays it once), and the speed of the steps.",
-        heading=("", "seconds", "outside the steps", "images a second in the steps"),
+        note="The time of an epoch, its part outside the steps (once per run), and the speed of the steps.",
+        heading=("", "seconds", "outside the steps", "images per second in the steps"),
         rows=rows,
     )

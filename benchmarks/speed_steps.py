@@ -1,23 +1,38 @@
-"""The training step of SDCLR, of SimCLR, and of the scheme with three forward passes; the refresh of the masks."""
+"""The training step of SDCLR, of SimCLR, and of the scheme with three forward passes; the refresh of the masks.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+    python benchmarks/speed_steps.py [--data DIR] [--width 16] [--batch 256] [--rounds 20]
+
+prints the processor time of a step on one thread and its fixed costs, in Markdown: what can be measured on a busy
+machine. The rest is measured by `speed.py --only steps`.
+"""
+
+import argparse
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import process_time
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import prune
 
 from sdclr.data.config import ViewConfig
 from sdclr.data.loading import ResidentLoader
 from sdclr.encoders import EncoderConfig
+from sdclr.fastest import threads
 from sdclr.method import Objective, SelfCompetitor, nt_xent
 from sdclr.method.pruning import pruned_count
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import create_optimizer
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import create_objective
-from speed_harness import Candidate, Comparison, Effort, compare
+from speed_harness import Candidate, Comparison, Effort, Table, compare, markdown, spread
 
 Method = Literal["sdclr", "simclr"]
 Precision = Literal["none", "bf16"]
@@ -28,6 +43,7 @@ TEMPERATURE = 0.2
 SDCLR, SIMCLR, THREE_FORWARDS = "SDCLR", "SimCLR", "SDCLR with three forward passes"
 REFRESH = "SelfCompetitor.refresh"
 CHANNELS_LAST = "channels last"
+METHODS: dict[str, Method] = {SDCLR: "sdclr", SIMCLR: "simclr"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +164,62 @@ def compare_steps(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
     return compare(f"Training step, {size}", note, "s", candidates, effort)
 
 
+def compare_work(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
+    """Processor time of a step on one thread, of which other processes on the machine change little."""
+    views = draw_pair(images, size)
+    kinds = itertools.product(NAMES, METHODS)
+    trained = {of_precision(name, amp): Training(METHODS[name], size, amp=amp) for amp, name in kinds}
+    candidates = [Candidate(name, partial(training.step, *views)) for name, training in trained.items()]
+    note = "Forward, backward and SGD."
+    with threads(1):
+        return compare(f"Processor time of a step on one thread, {size}", note, "s", candidates, effort, process_time)
+
+
+def of_precision(name: str, amp: Precision) -> str:
+    """A method in a precision, by its name in a table."""
+    return f"{name}, {NAMES[amp]}"
+
+
+def fixed_costs(size: StepSize, *, rounds: int = 30) -> Table:
+    """What a step costs that does not grow with its images: Python, the launch of operations, masks, the optimizer."""
+    tiny = replace(size, batch=2, image_size=8)
+    trained = {name: Training(method, tiny) for name, method in METHODS.items()}
+    objective = trained[SDCLR].objective
+    network, competitor = objective.network, objective.competitor
+    views = [torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+
+    def without_gradient(call: Callable[[], object]) -> Callable[[], object]:
+        return torch.no_grad()(call)
+
+    with torch.no_grad():
+        twin = competitor.twin()
+    calls = {
+        **{f"whole step, {name}": partial(training.step, *views) for name, training in trained.items()},
+        "forward pass, network": without_gradient(lambda: network(views[0])),
+        "forward pass, network called with other tensors": without_gradient(
+            lambda: functional_call(network, twin, (views[0],))
+        ),
+        "forward pass, competitor": without_gradient(lambda: competitor(views[0])),
+        "masked weights alone": without_gradient(competitor.twin),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with threads(1):
+        for _ in range(1 + rounds):
+            for name, call in calls.items():
+                start = process_time()
+                call()
+                taken[name].append(process_time() - start)
+    return Table(
+        title=f"Fixed costs of a step, width {size.width}",
+        note=(
+            "Processor time on one thread with two images of 8 px, so that next to nothing is left of the work on "
+            f"images: Python, the launch of operations, masks, the optimizer. Medians of {rounds} rounds, float32."
+        ),
+        heading=("", "ms"),
+        rows=[(name, 1000 * statistics.median(values[1:])) for name, values in taken.items()],
+    )
+
+
 def compare_refresh(width: int, effort: Effort) -> Comparison:
     """Seconds to choose the masks of a whole ResNet-18 anew."""
     competitor = Training("sdclr", StepSize(width=width, batch=2)).objective.competitor
@@ -160,7 +232,7 @@ def compare_refresh(width: int, effort: Effort) -> Comparison:
         Candidate("torch.nn.utils.prune.global_unstructured", library.prune, prepare=library.restore),
     ]
     total = sum(weight.numel() for weight in weights.values())
-    note = f"{total:,} weights, of which {RATIO:.0%} go under one threshold."
+    note = f"{total:,} weights, of which {RATIO:.0%} are pruned by one threshold."
     return compare("Mask refresh", note, "s", candidates, effort)
 
 
@@ -215,3 +287,28 @@ class LibraryPruning:
     @property
     def masks(self) -> dict[str, Tensor]:
         return {name: layer.weight_mask.bool() for name, layer in self.layers.items()}
+
+
+def main() -> None:
+    from speed import read_images  # noqa: PLC0415  which imports this module
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as parquet files; random images without it")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    size = StepSize(width=options.width, batch=options.batch)
+    work = compare_work(read_images(options.data), size, Effort(rounds=options.rounds, seconds=math.inf, warmup=2))
+    print(f"### {work.title}\n\n{work.note}\n\n{work.table()}\n")
+    rows = [
+        (NAMES[amp], spread(work.ratio(of_precision(SIMCLR, amp), of=of_precision(SDCLR, amp))), options.rounds)
+        for amp in NAMES
+    ]
+    print(markdown(("", "SDCLR / SimCLR (quartiles)", "rounds"), rows))
+    fixed = fixed_costs(size)
+    print(f"\n### {fixed.title}\n\n{fixed.note}\n\n{fixed.table()}")
+
+
+if __name__ == "__main__":
+    main()

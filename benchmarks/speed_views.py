@@ -56,8 +56,8 @@ def compare_small(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
 
 VIEWS_NOTE = (
     "Two views of each image, from decoded images to one float32 batch in [0, 1], with the same probabilities and "
-    "strengths. lightly's crop is bilinear (it offers no other), the rest bicubic; kornia's neither smooths "
-    "what it shrinks nor is cut off at 0 and 1."
+    "strengths. lightly's crop is bilinear (its only option), the others are bicubic; kornia's crop is not "
+    "antialiased and not clamped to [0, 1]."
 )
 
 

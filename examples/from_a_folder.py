@@ -26,7 +26,7 @@ def a_small_folder(folder: Path) -> Path:
 
 
 def main(images: Path, run_folder: Path, *, quick: bool) -> None:
-    config = sdclr.for_images(sdclr.open_source(images))
+    config = sdclr.default_config(sdclr.open_source(images))
     if quick:  # a few epochs of a narrow network, to see it work
         config = replace(
             config, epochs=4, encoder=sdclr.EncoderConfig(width=8), optim=sdclr.OptimConfig(lr=0.1, warmup_epochs=1)

@@ -32,13 +32,13 @@ def main(images: Path, encoder: str | None, out: Path) -> None:
         print(f"a kind of {kind.size} images, such as {scores.ids[kind.medoid]}")
     print("the rarest:")
     for position in scores.order()[:5]:
-        print(f"  {scores.ids[position]}: {sdclr.why(scores, position)}")
+        print(f"  {scores.ids[position]}: {sdclr.explain(scores, position)}")
     page = sdclr.write_page(out / "rarest.html", scores, sdclr.open_source(images))
     print(f"all of them to look at: {page}")
 
     for sentence in sdclr.diagnose(images, encoder=encoder).summary:
         print(sentence)
-    chosen = sdclr.choose_to_label(images, budget=5, encoder=encoder, out=out)  # the images are not read again
+    chosen = sdclr.select(images, budget=5, encoder=encoder, out=out)  # the images are not read again
     print(f"to label next: {', '.join(chosen.ids)}")
 
 

@@ -11,10 +11,15 @@ from typing import Any
 # processes started by tests follow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
 from sdclr.progress import Stage, reporting_to
+
+# A busy machine must not fail a test.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 
 @pytest.fixture(scope="session")

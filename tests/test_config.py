@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused_with_the_mend(values: dict[str, Any], mess
 
 
 def test_a_value_that_the_configuration_itself_refuses_stays_refused() -> None:
-    with pytest.raises(SettingError, match=r"^damage.ratio = 1.5: a pruning ratio lies in") as caught:
+    with pytest.raises(SettingError, match=r"^damage.ratio = 1.5: a pruning ratio must be in") as caught:
         from_json(PretrainConfig, {"epochs": 100, "damage": {"ratio": 1.5, "gain": -1.0}})
     assert caught.value.keys == (("damage", "ratio"),)
 

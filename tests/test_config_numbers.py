@@ -11,6 +11,8 @@ from sdclr.data.config import SubsetConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.config import AttributeConfig, EvaluateConfig, ProbeConfig
+from sdclr.method.predictor import Predictor
+from sdclr.method.rebalancing import HarmonizationConfig
 from sdclr.mining.config import DiagnoseConfig, MineConfig
 from sdclr.training.config import PretrainConfig, Runtime
 
@@ -62,7 +64,7 @@ def changed(cls: type[Any], name: str, value: Any, count: int) -> Any:
 
 def test_the_fields_are_found() -> None:
     names = {name for cls, name, *_ in FIELDS if cls is PretrainConfig}
-    assert names >= {"optim.lr", "damage.ratio", "damage.also", "encoder.std", "vicreg.scale", "density.cap", "seed"}
+    assert names >= {"optim.lr", "damage.ratio", "encoder.std", "vicreg.scale", "density.cap", "seed"}
     assert len(FIELDS) > 120
 
 
@@ -105,3 +107,45 @@ def test_what_is_too_small_is_named() -> None:
         with pytest.raises(InputError) as caught:
             check_numbers(config, count=1, maybe=0)
         assert str(caught.value) == message
+
+
+MAY_BE_HUGE = {
+    "seed",
+    "steps",
+    "refresh_steps",
+    "every",
+    "snapshot_epochs",
+    "log_steps",
+    "max_count",
+    "holdout",
+    "patience",
+    "shuffle_buffer",
+}
+"""Whole numbers that neither memory nor the time of a step grows with."""
+
+
+@pytest.mark.parametrize(("cls", "name", "kind", "count"), FIELDS, ids=[f"{f[0].__name__}-{f[1]}" for f in FIELDS])
+def test_no_field_takes_an_absurd_size(cls: type[Any], name: str, kind: type, count: int) -> None:
+    """Zero and huge numbers are accepted, or refused in one line; sizes of arrays and loops are never huge."""
+    for value in (0, 10**6 + 1, 2**62) if kind is int else (0.0, 1e-300, 1e300):
+        said = None
+        try:
+            changed(cls, name, value, count)
+        except (InputError, ValueError) as error:
+            said = str(error)
+        if said is None:
+            assert kind is float or value < 2**62 or name.rsplit(".", maxsplit=1)[-1] in MAY_BE_HUGE, (name, value)
+        else:
+            assert "\n" not in said
+            assert len(said) < 400
+
+
+def test_clusters_whose_table_would_take_40_gb() -> None:
+    with pytest.raises(InputError, match=r"harmonization.clusters is 100000: give 10,000 or less"):
+        PretrainConfig(harmonization=HarmonizationConfig(clusters=100_000))
+
+
+def test_a_predictor_has_a_width() -> None:
+    for dim, hidden in ((8, 0), (0, 8)):
+        with pytest.raises(ValueError, match=f"1 or more, not of {dim} and {hidden}"):
+            Predictor(dim, hidden)

@@ -40,7 +40,7 @@ def test_one_that_is_not_lasting_does_not(monkeypatch: pytest.MonkeyPatch) -> No
     assert remembered({"network": "a"}, lambda: {"value": 3}) == {"value": 3}
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", '{"asked": 1, "found": {"value": 1}}'])
+@pytest.mark.parametrize("damaged", ["", "[]", '{"asked": 1, "found": {"value": 1}}', '{"checksum": 1}'])
 def test_a_damaged_file_is_measured_again(monkeypatch: pytest.MonkeyPatch, damaged: str) -> None:
     remembered({"network": "a"}, lambda: {"value": 1})
     (file,) = cache_folder().glob("*.json")

@@ -29,7 +29,7 @@ runs = st.builds(
     ),
     head=st.builds(HeadConfig, layers=st.sampled_from([2, 3]), dim=st.integers(1, 999)),
     views=st.builds(ViewConfig, image_size=st.integers(1, 999), blur=st.floats(0, 1)),
-    damage=st.builds(DamageConfig, ratio=st.floats(0, 0.99), also=st.lists(st.floats(0, 0.9)).map(tuple)),
+    damage=st.builds(DamageConfig, ratio=st.floats(0, 0.99)),
     optim=st.builds(OptimConfig, lr=st.floats(0.01, 1e300), warmup_epochs=st.just(0.0), joint=st.none()),
     start=st.none() | st.text(),
     rebalance=st.sampled_from([(), ("focal",), ("density", "temperature")]),

@@ -22,7 +22,7 @@ def test_its_files_do_what_it_says(tmp_path: Path) -> None:
     mine, recipe = blocks("toml")
     (tmp_path / "mine.toml").write_text(mine)
     found = parse(["pretrain", "digits", "--settings", str(tmp_path / "mine.toml"), "--epochs", "50"]).config
-    automatic = sdclr.for_images(sdclr.open_source("digits"))
+    automatic = sdclr.default_config(sdclr.open_source("digits"))
     assert (found.epochs, found.views.grey, found.views.hue, found.damage.ratio) == (50, 0.0, 0.02, 0.3)
     assert (found.batch_size, found.encoder) == (automatic.batch_size, automatic.encoder)
     same = re.search(r"`(\{\"epochs.*?\})`", " ".join(PAGE.split()))

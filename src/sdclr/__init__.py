@@ -1,7 +1,7 @@
 """Find the rare images of unlabeled, long-tailed collections, and train encoders that serve rare classes better.
 
 `mine` ranks the images of a folder by rarity with a pretrained encoder, `diagnose` describes the collection, and
-`choose_to_label` picks what to label next. `pretrain` trains an encoder on the images by self-damaging contrastive
+`select` picks what to label next. `pretrain` trains an encoder on the images by self-damaging contrastive
 learning, `evaluate` measures how evenly it serves the classes, and `export` writes it for other tools. `load_encoder`
 loads any encoder: a run, an export, or a pretrained model of timm.
 

@@ -1,6 +1,7 @@
 from .data.config import ViewConfig
 from .data.inventory import Inventory
 from .data.longtail import class_groups, long_tail_counts, long_tail_split
+from .data.pack import Packed, pack
 from .data.published import paper_split
 from .data.sources import open_source
 from .downstream.config import FinetuneConfig
@@ -30,21 +31,21 @@ from .method import (
     nt_xent,
     random_masks,
 )
-from .mining.choose import choose_to_label
 from .mining.config import DiagnoseConfig, MineConfig
 from .mining.diagnose import diagnose
 from .mining.drop import find_duplicates
 from .mining.duplicates import Duplicates
+from .mining.explain import explain
 from .mining.mine import mine
 from .mining.page import write_page
 from .mining.scores import Scores
-from .mining.selection import select_to_label
-from .mining.why import why
+from .mining.select import select
+from .mining.selection import select_samples
 from .progress import show_progress
 from .reporting.page import report
 from .settings import read_settings, write_settings
 from .training.config import DamageConfig, PretrainConfig, Runtime
-from .training.defaults import for_images
+from .training.defaults import default_config
 from .training.export import export
 from .training.interrupts import Interrupted
 from .training.optim_config import OptimConfig
@@ -74,6 +75,7 @@ __all__ = [
     "MoCo",
     "Objective",
     "OptimConfig",
+    "Packed",
     "PretrainConfig",
     "Run",
     "Runtime",
@@ -84,17 +86,17 @@ __all__ = [
     "__version__",
     "apply_marks",
     "balance",
-    "choose_to_label",
     "class_groups",
+    "default_config",
     "describe_environment",
     "diagnose",
     "embed",
     "evaluate",
     "evaluate_attributes",
+    "explain",
     "export",
     "find_duplicates",
     "finetune",
-    "for_images",
     "inspect_images",
     "layer_sparsity",
     "load_encoder",
@@ -105,16 +107,17 @@ __all__ = [
     "neighbors",
     "nt_xent",
     "open_source",
+    "pack",
     "paper_split",
     "pretrain",
     "random_masks",
     "read_marks",
     "read_settings",
     "report",
-    "select_to_label",
+    "select",
+    "select_samples",
     "show_progress",
     "undo_moves",
-    "why",
     "wrap_encoder",
     "write_marks",
     "write_page",

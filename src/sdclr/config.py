@@ -17,6 +17,19 @@ Config = TypeVar("Config")
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _LARGEST: Final = 2**63 - 1
 """Whole numbers have at most 64 bits, as in TOML: larger ones are slips, and overflow as floats."""
+_MOST: Final = {
+    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbours"), 2**16),
+    **dict.fromkeys(("references", "images", "part"), 2**30),
+    **dict.fromkeys(("draws", "iterations", "max_iterations"), 10**6),
+    **dict.fromkeys(("epochs", "second_epochs", "milestones"), 10**12),  # what a time budget ends has 10^9
+    **dict.fromkeys(("patch", "experts", "views", "checkpoints", "operations", "workers", "threads", "jobs"), 2**10),
+    "batch_size": 2**20,
+    "clusters": 10_000,
+    "queue": 2**22,
+    "exact": 2**30,
+    "accumulate": 2**16,
+}
+"""Largest values of numbers that memory or time grows with, by the name of the setting; more is a slip."""
 _SHOWN: Final = 60
 """Characters of a value that a message shows."""
 
@@ -85,7 +98,7 @@ def _cut(text: str) -> str:
 
 
 def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
-    """Refuse numbers that no calculation can use: NaN, infinite ones, and whole ones of more than 64 bits.
+    """Refuse numbers that no calculation can use: NaN, infinite ones, whole ones of more than 64 bits, absurd sizes.
 
     Args:
         config: A dataclass, which is searched with those inside it.
@@ -93,7 +106,7 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
         least: Smallest value of some of its own numbers. None is no number, and accepted.
 
     Raises:
-        InputError: There is such a number, or one is too small.
+        InputError: There is such a number, or one is too small or too large.
 
     Example:
         >>> from sdclr.training.config import Runtime
@@ -109,6 +122,8 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
                 raise InputError(f"{name} is {number}: give a finite number")
             if isinstance(number, int) and abs(number) > _LARGEST:
                 raise InputError(f"{name} is {shown(number)}: give a whole number of at most 64 bits")
+            if isinstance(number, int | float) and number > _MOST.get(field.name, math.inf):
+                raise InputError(f"{name} is {shown(number)}: give {_MOST[field.name]:,} or less")
             if isinstance(number, int | float) and number < least.get(field.name, -math.inf):
                 raise InputError(f"{name} is {number}: give {least[field.name]:g} or more")
 

@@ -27,7 +27,7 @@ MAX_COUNT, IMBALANCE = 100, 50
 """276 training images: 100 of the most frequent digit, 2 of the rarest."""
 
 SHOTS, DRAWS = 2, 5
-"""Labelled digits a class of the few-shot probe, and how many such sets are averaged."""
+"""Labeled digits a class of the few-shot probe, and how many such sets are averaged."""
 
 
 RARE_COUNTS: Final = {0: 25, 6: 14, 4: 5}

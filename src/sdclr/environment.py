@@ -26,6 +26,7 @@ PACKAGES: Final = (
     "pillow",
     "opencv-python-headless",
     "pyarrow",
+    "PyYAML",
     "scipy",
     "scikit-learn",
     "scikit-network",

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.errors import InputError
-from sdclr.files import user_cache_folder, write_json
+from sdclr.errors import DamagedFileError, InputError
+from sdclr.files import read_json, user_cache_folder, with_checksum, write_json
 from sdclr.precision import autocast_dtype, device_name
+from sdclr.progress import tell
 
 GAIN: Final = 1.1
 """How many times as fast bfloat16 must be to be taken: for less it is not worth its rounding."""
@@ -222,7 +223,7 @@ def remembered(
             if file is not None and lasting(found):
                 # No space, no permission: it is measured again next time.
                 with contextlib.suppress(OSError, InputError):
-                    write_json(file, {"asked": asked, "found": found})
+                    write_json(file, with_checksum({"asked": asked, "found": found}))
         _remembered[key] = found
     return _remembered[key]
 
@@ -239,7 +240,11 @@ def cache_folder() -> Path:
 def _read(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """An earlier measurement; None if there is none that can be read and is of the same."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return dict(values["found"]) if values["asked"] == asked else None
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(file, keys={"asked": dict, "found": dict}) if file.exists() else {}
+    except DamagedFileError:
+        tell(f"{file} is damaged and measured again")
         return None
+    except (InputError, OSError):  # no permission
+        return None
+    found: dict[str, Any] | None = values["found"] if values.get("asked") == asked else None
+    return found

@@ -11,7 +11,7 @@ def autocast_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     """The type that products and convolutions are computed in; None for that of the weights, float32.
 
     Args:
-        amp: What is asked; `auto` takes bfloat16 where the hardware multiplies it faster than float32.
+        amp: What is asked; `auto` uses bfloat16 where the hardware multiplies it faster than float32.
         device: Where it runs.
     """
     if amp == "auto":

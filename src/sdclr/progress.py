@@ -7,7 +7,7 @@ without a listener nothing happens. In Python, `show_progress` installs the list
     with sdclr.show_progress():
         scores = sdclr.mine("./images")
 
-This module imports the standard library alone, so that every part of the package can report.
+This module imports nothing that is slow to load, so that every part of the package can report.
 """
 
 import os
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Protocol, TextIO
+
+from sdclr.visible import visible_lines
 
 __all__ = ["Listener", "Stage", "Update", "duration", "listening", "reporting_to", "show_progress", "stage", "tell"]
 
@@ -28,7 +30,7 @@ class Update(Protocol):
         """Report how far the stage is.
 
         Args:
-            done: Things done so far, in all sittings.
+            done: Things done so far, in all sessions.
             total: Things in all, where that was not known at the start or has changed.
             note: What else to show, such as the loss.
         """
@@ -98,7 +100,7 @@ def stage(
         name: What is done, such as "reading images"; a phrase that can stand alone.
         total: Things in all, if that is known.
         unit: What is counted, in the plural.
-        done: Things done by an earlier sitting. They do not count as speed.
+        done: Things done by an earlier session. They do not count as speed.
         counted: False shows the note in place of name and count, once there is one.
 
     Yields:
@@ -134,7 +136,7 @@ def tell(text: str) -> None:
     """Show a line that stays, if somebody listens."""
     listener = listening()
     if listener is not None:
-        listener.tell(text)
+        listener.tell(visible_lines(text))
 
 
 @contextmanager

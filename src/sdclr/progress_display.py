@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdclr.progress import Stage, duration, listening
+from sdclr.visible import visible
 
 Clock = Callable[[], float]
 
@@ -86,15 +87,15 @@ class Going:
 
     def head(self) -> str:
         """What is done, and how much of it."""
-        stage = self.stage
-        if stage.note and not stage.counted:
-            return stage.note
+        stage, name, note = self.stage, visible(self.stage.name), visible(self.stage.note)
+        if note and not stage.counted:
+            return note
         count = ""
         if stage.total is not None:
             count = f" {stage.done:,}/{stage.total:,}"
         elif stage.done:
             count = f" {stage.done:,}"
-        return f"{stage.name}{count}" + (f" · {stage.note}" if stage.note else "")
+        return f"{name}{count}" + (f" · {note}" if note else "")
 
     def tail(self, now: float) -> str:
         """Speed and time left; or the time that has gone."""

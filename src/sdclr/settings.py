@@ -17,6 +17,7 @@ from sdclr.config import from_json, shown, to_json
 from sdclr.errors import InputError, SettingError
 from sdclr.files import read_regular, write_atomically
 from sdclr.settings_lines import json_line, toml_line
+from sdclr.visible import visible
 
 Config = TypeVar("Config")
 SettingsFormat = Literal["json", "toml"]
@@ -218,6 +219,5 @@ def _refusal(path: Path, message: str, line: int | None, column: int | None = No
     """An error about a file, on one line and of bounded length."""
     place = "" if line is None else f", line {line}"
     place += "" if column is None else f", column {column}"
-    words = " ".join(message.split())
-    words = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
+    words = visible(" ".join(message.split()))
     return InputError(f"{path}{place}: {words if len(words) <= _LONGEST else words[: _LONGEST - 1] + '…'}")

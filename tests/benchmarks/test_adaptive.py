@@ -24,7 +24,6 @@ def adaptive():
         ("0.5-statistics", DamageConfig(ratio=0.5, independent_norm="statistics")),
         ("ramp-0.8", DamageConfig(ratio=0.8, schedule="ramp")),
         ("cyclic-0.8", DamageConfig(ratio=0.8, schedule="cyclic")),
-        ("several-0.3-0.6-0.9", DamageConfig(ratio=0.3, also=(0.6, 0.9))),
         ("adaptive", DamageConfig(ratio="adaptive", independent_norm="statistics")),
         ("adaptive-own", DamageConfig(ratio="adaptive")),
     ],

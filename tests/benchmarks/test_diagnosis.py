@@ -79,4 +79,4 @@ def test_where_it_errs_is_found_by_what_is_wrong(script):
     dense[lost] = rng.normal(size=(900, 12))
     seen = script.Encoded(dense.astype(np.float32), None, None, np.arange(3000), [])
     scores = next(iter(script.where_it_errs(seen, labels, total=500)))
-    assert scores["neighbour distance"] > 0.8
+    assert scores["neighbor distance"] > 0.8

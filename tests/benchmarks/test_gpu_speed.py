@@ -3,8 +3,6 @@
 import importlib
 import importlib.util
 import json
-import re
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdclr.cli.parsing import parse
 from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
-from sdclr.paper.experiments import Setting, experiment
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-QUEUE = BENCHMARKS / "gpu" / "QUEUE.md"
 CPU = torch.device("cpu")
 
 
@@ -293,38 +288,3 @@ def test_without_a_gpu_it_says_how_to_rehearse(speed, tmp_path, capsys):
     with pytest.raises(SystemExit):
         speed.main(["--out", str(tmp_path / "speed.json")])
     assert "--device cpu --quick" in capsys.readouterr().err
-
-
-def queued(start: str) -> list[str]:
-    """The queue's commands of one program, as a shell would see them with CIFAR10 set."""
-    blocks = re.findall(r"```sh\n(.*?)```", QUEUE.read_text(), flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if start in line]
-    return [line.replace("$CIFAR10", "cifar10") for line in lines]
-
-
-def test_the_queue_reproduces_the_papers_setting():
-    for line in queued("sdclr reproduce"):
-        assert line.startswith("timeout -s TERM 570 sdclr ")
-        command = parse(shlex.split(line.partition("sdclr ")[2]))
-        assert (command.data, command.scale, command.folder) == (Path("cifar10"), "paper", Path("runs/gpu/paper"))
-        assert (command.device, command.amp, command.epochs, command.jobs) == ("cuda", "bf16", None, 1)
-        setting = Setting(scale=command.scale, splits=command.splits, head=command.head)
-        tasks = [job for job in experiment(command.what, setting).jobs if job.dataset.startswith("cifar10")]
-        wanted = [task for task in tasks if task.dataset in {"cifar10", "cifar10_lt"}]
-        assert wanted
-        for task in wanted:
-            full = task.dataset == "cifar10"
-            assert (task.config.epochs, task.config.batch_size) == (1000 if full else 2000, 512)
-            assert task.config.damage.ratio == 0.9
-            assert task.config.head.layers == (3 if command.head == "reference" and task.method == "SDCLR" else 2)
-    assert len(queued("sdclr reproduce")) == 6
-
-
-def test_the_queue_measures_with_this_script(speed, monkeypatch, tmp_path):
-    monkeypatch.setattr(speed, "run", lambda *_args, **_options: None)
-    monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: False)
-    *_, rehearsal = queued("benchmarks/gpu/speed.py")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    speed.main(shlex.split(rehearsal)[2:])
-    assert (tmp_path / "runs" / "gpu-rehearsal.md").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.method.rebalancing import DensityConfig
+from sdclr.method.rebalancing import CurationConfig, DensityConfig
 from sdclr.recipes import digits_demo
 from sdclr.training.config import DamageConfig
 
@@ -30,6 +30,19 @@ def test_an_arm_of_density_is_what_its_name_says(rebalancing, arm, expected):
     for prefix, damage in (("", DamageConfig(kind="none")), ("sdclr-", DamageConfig(ratio=0.5))):
         config = rebalancing.configure(digits_demo(), prefix + arm)
         assert (config.rebalance, config.density, config.damage) == (("density",), expected, damage)
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("curation-0.1", CurationConfig(share=0.1)),
+        ("curation-flat-0.2", CurationConfig(share=0.2, levels=1)),
+        ("curation-shuffled-0.2", CurationConfig(share=0.2, control="shuffled")),
+    ],
+)
+def test_an_arm_of_curation_is_what_its_name_says(rebalancing, arm, expected):
+    config = rebalancing.configure(digits_demo(), arm)
+    assert (config.rebalance, config.curation, config.damage.kind) == (("curation",), expected, "none")
 
 
 def test_every_arm_is_a_configuration_of_its_own(rebalancing):

@@ -61,13 +61,13 @@ def test_what_is_known_is_not_chosen_again(selection, clouds, monkeypatch):
     monkeypatch.setattr(selection, "WAYS", ways)
     monkeypatch.setattr(selection, "BUDGETS", (0.1,))
     known = selection.choose_all(*clouds, {})
-    before, asked, choose = json.loads(json.dumps(known)), [], selection.select_to_label
+    before, asked, choose = json.loads(json.dumps(known)), [], selection.select_samples
 
     def noted(*positional, method, **options):
         asked.append(method)
         return choose(*positional, method=method, **options)
 
-    monkeypatch.setattr(selection, "select_to_label", noted)
+    monkeypatch.setattr(selection, "select_samples", noted)
     monkeypatch.setitem(ways, "random", selection.Way("random", draws=2))
     again = selection.choose_all(*clouds, known)
     assert set(asked) == {"random"}

@@ -44,6 +44,7 @@ def _tiny(speed, sections, monkeypatch):
         sections.quick(),
         steps=((step, effort),),
         precisions=((step, effort),),
+        work=effort,
         refresh=effort,
         refresh_width=4,
         views=sections.small_views(batch=8, peer_batch=2),
@@ -93,7 +94,7 @@ def test_a_tiny_run_fills_the_report(speed, sections, tmp_path, capsys):
             assert all(len(taken) >= 2 and min(taken) > 0 for taken in comparison["samples"].values())
         assert all(f"### {table['title']}" in text.splitlines() for table in part["tables"])
     limits = {name: [target["limit"] for target in part["targets"]] for name, part in values.items()}
-    assert limits["steps"] == [1.03, 0.8, 1, 1, 0.3]
+    assert limits["steps"] == [1.03, 1.03, 0.8, 1, 1, 0.3]  # the first two by precision
     assert limits["views"] == [40e3]
     assert limits["loss"] == [1]
     assert limits["small"] == [1, 1]

@@ -22,6 +22,14 @@ def test_candidates_take_turns_and_are_prepared(harness):
     assert [len(values) for values in found.samples.values()] == [2, 2]
 
 
+def test_another_clock_can_be_told(harness):
+    ticks = iter(range(0, 100, 3))
+    candidate = harness.Candidate("a", list, units=2)
+    effort = harness.Effort(rounds=2, seconds=60)
+    found = harness.compare("title", "note", "s", [candidate], effort, lambda: next(ticks))
+    assert found.samples["a"] == [1.5, 1.5]
+
+
 def test_rounds_stop_at_three_when_time_is_up(harness):
     found = harness.compare("title", "note", "s", [harness.Candidate("a", list)], harness.Effort(rounds=9, seconds=0))
     assert len(found.samples["a"]) == 3

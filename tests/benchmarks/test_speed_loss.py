@@ -85,7 +85,7 @@ def test_every_way_that_fits_is_asked_for_in_a_process_of_its_own(loss, monkeypa
     assert (target.measured, target.met) == (3, False)
     (table,) = found.tables
     assert table.rows[-1] == (loss.NAMES["tiled"], "32,768", 2.0, 3 * 1024)
-    assert "16 GiB or more: sdclr, the whole matrix at N = 32,768" in table.note
+    assert "16 GiB or more: sdclr, the full matrix at N = 32,768" in table.note
     assert loss.Findings.from_json(json.loads(json.dumps(found.json()))).markdown() == found.markdown()
 
 

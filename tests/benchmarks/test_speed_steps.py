@@ -33,6 +33,27 @@ def test_three_forwards_leave_the_gradient_of_the_one_forward(steps, size):
     assert largest > 1e-3  # there is something to compare
 
 
+def test_processor_time_is_that_of_one_thread_in_both_precisions(steps, size, monkeypatch):
+    threads, images = torch.get_num_threads(), torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8)
+    seen = []
+    step = steps.Training.step
+    monkeypatch.setattr(
+        steps.Training,
+        "step",
+        lambda self, *views: [seen.append((self.amp, torch.get_num_threads())), step(self, *views)],
+    )
+    work = steps.compare_work(images, size, steps.Effort(rounds=2, seconds=60, warmup=0))
+    assert seen == 2 * [("none", 1), ("none", 1), ("bf16", 1), ("bf16", 1)]
+    assert list(work.samples) == ["SDCLR, float32", "SimCLR, float32", "SDCLR, bf16", "SimCLR, bf16"]
+    assert torch.get_num_threads() == threads
+
+
+def test_the_fixed_costs_of_a_competitor_are_above_those_of_its_network(steps, size):
+    milliseconds = dict(steps.fixed_costs(size, rounds=5).rows)
+    assert milliseconds["forward pass, competitor"] > milliseconds["forward pass, network"] > 0
+    assert 0 < milliseconds["masked weights alone"] < milliseconds["whole step, SDCLR"]
+
+
 def test_a_step_of_three_forwards_is_our_step(steps, size):
     views = torch.rand(2, 8, 3, 16, 16)
     ours, theirs, untouched = (steps.Training("sdclr", size) for _ in range(3))

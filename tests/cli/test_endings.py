@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,9 @@ from sdclr.cli.catalog import CATALOG
 from sdclr.cli.completion import script
 from sdclr.cli.endings import ERROR, INTERRUPTED, NO_READER, TERMINATED, USAGE
 from sdclr.cli.stops import Terminated, stoppable
+from sdclr.cli.traces import KEPT
 from sdclr.errors import InputError
+from sdclr.version import __version__
 
 PROGRAM = [sys.executable, "-m", "sdclr"]
 
@@ -68,10 +71,79 @@ def test_the_place_of_a_bug_is_named_and_debug_shows_all_of_it(monkeypatch, caps
     assert stop.value.code == ERROR
     said = capsys.readouterr().err
     assert "unexpected RuntimeError in sdclr/cli/commands/pretrain.py, line" in said
-    assert "the same command shows with --debug" in said
     assert len(said) < 700
     with pytest.raises(RuntimeError, match="xxx"):
         main(["pretrain", "x", "--debug"])
+
+
+@pytest.fixture
+def buggy(monkeypatch, tmp_path, capsys):
+    """A command with a bug: what it says, and the folder of saved tracebacks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def broken(_options):
+        raise RuntimeError("no access with token=hunter2 at https://me:pass@example.com/x")
+
+    monkeypatch.setattr("sdclr.cli.commands.pretrain._spelt_out", broken)
+
+    def run(*options):
+        with pytest.raises(SystemExit) as stop:
+            main(["pretrain", "x", *options])
+        assert stop.value.code == ERROR
+        return capsys.readouterr().err
+
+    return run, tmp_path / "cache" / "sdclr" / "errors"
+
+
+def test_the_traceback_of_a_bug_is_saved_without_secrets(buggy):
+    run, folder = buggy
+    said = run("--run", "hf_abcdefgh")
+    (file,) = folder.iterdir()
+    assert said.endswith(f"please report it with the file {file}\n")
+    assert said.count("\n") == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}-pretrain-\d+\.txt", file.name)
+    text = file.read_text()
+    for fact in (f"sdclr {__version__}\n", "command: sdclr pretrain x --run", "\nPython 3.", "torch 2.", "Traceback"):
+        assert fact in text
+    assert "in broken" in text
+    for secret in ("hunter2", "me:pass", "hf_abcdefgh"):
+        assert secret not in text
+    assert "https://example.com/x" in text
+
+
+def test_few_saved_tracebacks_are_kept(buggy):
+    run, folder = buggy
+    folder.mkdir(parents=True)
+    for number in range(30):
+        (folder / f"2020-01-01-0000{number:02d}-mine-7.txt").write_text("old")
+    run()
+    names = sorted(file.name for file in folder.iterdir())
+    assert len(names) == KEPT
+    assert names[0] == "2020-01-01-000011-mine-7.txt"
+    assert "-pretrain-" in names[-1]
+
+
+def test_a_traceback_that_cannot_be_saved_is_had_by_debug(buggy):
+    run, folder = buggy
+    folder.parent.parent.write_text("a file where the cache should be")
+    assert "with the traceback, which the same command shows with --debug" in run()
+
+
+def test_a_bug_after_the_clock_was_set_back_keeps_its_own_file(buggy):
+    run, folder = buggy
+    folder.mkdir(parents=True)
+    for number in range(KEPT):
+        (folder / f"2999-01-01-0000{number:02d}-mine-7.txt").write_text("from the future")
+    said = run()
+    assert Path(said.rpartition("the file ")[2].strip()).is_file()
+
+
+def test_a_lost_worker_is_no_bug(ended):
+    lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    code, said = ended(lost, "pretrain")
+    assert code == ERROR
+    assert "was killed (SIGKILL), as the system does when memory runs out" in said
+    assert "bug" not in said
 
 
 def test_sigterm_counts_more_than_what_it_breaks(monkeypatch, capsys):

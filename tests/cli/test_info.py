@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from sdclr.cli import main
-from sdclr.cli.fields import field, plain, shortened
+from sdclr.cli.fields import field, shortened
 from sdclr.data.sources import ArraySource, open_source
 from sdclr.encoders import EncoderConfig, create_encoder, save_encoder
 from sdclr.training.config import PretrainConfig
 from sdclr.training.costs import estimate_costs, training_speed
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 
 
 def told(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -60,8 +60,8 @@ def test_a_folder_with_trouble(odd: Path, tmp_path: Path, capsys: pytest.Capture
     assert "longer side up to 40 px; most often 40x30" in " ".join(text.split())
     assert "1 group of files that are equal byte for byte; 8 could be dropped" in " ".join(text.split())
     assert "0.png = same 0.png = 7 more" in text
-    assert r"red\x1b[31m\nline.png: not an image of a known format" in text
-    assert "caf?.jpg: zero bytes" in text
+    assert r"red\u001b[31m\u000aline.png: not an image of a known format" in text
+    assert r"caf\udce9.jpg: zero bytes" in text
     assert "notes.txt: no image by its suffix" in text
     values = json.loads((tmp_path / "info.json").read_text(errors="surrogateescape"))
     assert values["images"]["images"] == 14
@@ -96,7 +96,7 @@ def test_costs_are_measured_on_the_images(capsys: pytest.CaptureFixture[str], tm
 
 
 def for_images_of_digits() -> PretrainConfig:
-    return for_images(open_source("digits"), gpu=False)
+    return default_config(open_source("digits"), gpu=False)
 
 
 def test_too_few_images_for_training_are_said() -> None:
@@ -124,5 +124,5 @@ def test_fields_wrap_and_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = field("packages", "word " * 30).splitlines()
     assert max(map(len, lines)) <= 50
     assert all(line.startswith(" " * 13 + "word") for line in lines[1:])
-    assert plain("a\tb\udce9") == r"a\tb?"
+    assert field("name", "a\tb\udce9").endswith(r"a\u0009b\udce9")
     assert [shortened("abcdefghij", most) for most in (10, 5, 4)] == ["abcdefghij", "ab…ij", "a…ij"]

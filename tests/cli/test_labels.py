@@ -3,6 +3,7 @@
 import pytest
 
 from sdclr.cli.labels import labelled_ids
+from sdclr.errors import InputError
 
 TEXTS = {
     "a.png\nb c.png\n\n": ["a.png", "b c.png"],
@@ -27,3 +28,18 @@ def test_several_files_and_bytes_that_are_no_text(tmp_path):
     second.write_text("id,label\nb.png,hat\nc.png,hat\n")
     assert labelled_ids([first, second]) == ["od\udce9.png", "b.png", "c.png"]
     assert labelled_ids([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [('x,"id,y",id\n1,2,a\n', ["a"]), ('"a,id,b"\nc\n', ['"a,id,b"', "c"]), ('"id",label\na,cat\nb,\n', ["a"])],
+)
+def test_headers_with_quotes_are_read_as_csv(tmp_path, text, ids):
+    (tmp_path / "labels.csv").write_text(text)
+    assert labelled_ids([tmp_path / "labels.csv"]) == ids
+
+
+def test_cells_that_csv_cannot_hold_end_in_one_line(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\n" + "x" * 200_000 + ",cat\n")
+    with pytest.raises(InputError, match="is no CSV table"):
+        labelled_ids([tmp_path / "labels.csv"])

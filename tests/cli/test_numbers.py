@@ -15,7 +15,7 @@ from sdclr.errors import InputError
         ("mine digits --out file", "--out file: is a file; name a folder to write into"),
         ("mine digits --csv folder", "--csv folder: is a folder; name a file to write"),
         ("mine digits --csv pipe", "--csv pipe: is no regular file; name a file to write"),
-        ("evaluate --train digits --test digits --out file/x", "--out file/x: file is a file, so that nothing can lie"),
+        ("evaluate --train digits --test digits --out file/x", "--out file/x: file is a file, not a folder"),
         ("embed digits --out file/x.parquet", "--out file/x.parquet: file is a file"),
         ("diagnose digits --out folder", "--out folder: is a folder; name a file to write"),
         ("info digits --json folder", "--json folder: is a folder; name a file to write"),

@@ -13,7 +13,7 @@ from sdclr.cli.parsing import parse
 from sdclr.recipes import Method, cifar_lt, digits_demo, imagenet100_lt, with_framework
 from sdclr.settings import write_settings
 from sdclr.training.config import PretrainConfig
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 
 
 def parsed(path: Path, *options: str) -> PretrainConfig:
@@ -49,7 +49,7 @@ def test_a_recipe_as_toml_names_itself(tmp_path, capsys):
 def test_a_partial_file_changes_what_suits_the_images(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('epochs = 30\nframework = "byol"\n[optim]\nwarmup_epochs = 2.5\n')
-    automatic = with_framework(for_images(digits()), "byol")
+    automatic = with_framework(default_config(digits()), "byol")
     expected = replace(automatic, epochs=30, optim=replace(automatic.optim, warmup_epochs=2.5))
     assert parsed(path) == expected
     assert parsed(path, "--epochs", "40", "--optim.lr", "0.5") == replace(

@@ -12,18 +12,19 @@ from sdclr.cli.catalog import CATALOG
 
 LIGHT = {"tyro"}
 """What help and parsing may load. rich comes when a command runs."""
-TABLES = {"cv2", "numpy", "PIL", "pyarrow", "rich", "tyro"}
-"""What reads and writes images and tables."""
+TABLES = {"cv2", "numpy", "pandas", "PIL", "pyarrow", "rich", "tyro"}
+"""What reads and writes images and tables. Where pandas is installed, pyarrow loads it."""
 GRAPHS = {"openTSNE", "scipy", "sklearn", "sknetwork"}
 """What the search for kinds, the map and the choice of images take."""
 TIMM = {"timm", "torchvision", "huggingface_hub", "torch._dynamo", "torch.onnx", "sympy"}
 """timm, and what comes with it."""
-WATCHED = LIGHT | TABLES | GRAPHS | TIMM | {"torch", "matplotlib", "jinja2", "faiss", "tensorboard", "onnx", "pandas"}
+WATCHED = LIGHT | TABLES | GRAPHS | TIMM | {"torch", "matplotlib", "jinja2", "faiss", "tensorboard", "onnx"}
 
 PARSED = {
     "mine": "mine IMAGES --k 5",
     "select": "select IMAGES --budget 3",
     "apply": "apply marks.csv",
+    "pack": "pack IMAGES OUT",
     "diagnose": "diagnose IMAGES --part 60",
     "duplicates": "duplicates IMAGES",
     "neighbors": "neighbors IMAGES --queries a.jpg",

@@ -73,7 +73,7 @@ def checked_plan(said: str, *, images: bool = True) -> None:
 def test_pretraining_says_what_it_will_do(place):
     said = (place / "said").read_text()
     lines = said.splitlines()
-    assert lines[0] == "images:  62 images in my images, 1 other files passed over, 64x64 px, 2 classes"
+    assert lines[0] == "images:  62 images in my images, 1 other file skipped, 64x64 px, 2 classes"
     assert lines[1].startswith("network: resnet18, 0.0 million weights, views of 64 px")
     assert lines[2].startswith("length:  2 epochs of ")
     assert lines[3].startswith("machine: cpu, 1 thread, ")
@@ -182,6 +182,16 @@ def test_quiet_leaves_results_and_errors(capsys):
     with pytest.raises(SystemExit):
         main(["mine", "nowhere", "--quiet"])
     assert capsys.readouterr().err.startswith("error: nowhere")
+
+
+def test_commands_of_one_process_refuse_several(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["mine", "digits"])
+    said = capsys.readouterr().err
+    assert said.startswith("error: mine runs in one process, not in 2: start it without torchrun or srun")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):

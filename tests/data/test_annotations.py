@@ -54,3 +54,10 @@ def test_repeated_ids_are_refused():
     check_unique(["a", "b"], "x", "mend it")
     with pytest.raises(InputError, match="x: has two images named 'a'; mend it"):
         check_unique(["a", "b", "a"], "x", "mend it")
+
+
+@pytest.mark.parametrize("label", ["9" * 19, "1" * 5_000, 2**64, -(2**70), 1e300, float("inf")])
+def test_numbers_that_no_array_holds_are_names(label):
+    ids, classes = encode_labels([label, "3"], "a.csv")
+    assert sorted(ids.tolist()) == [0, 1]
+    assert set(classes) == {str(label), "3"}

@@ -179,3 +179,9 @@ class TestSources:
     def test_they_must_fit(self, values, message):
         with pytest.raises(InputError, match=message):
             ArraySource(IMAGES, name="noise", attributes=values)
+
+
+def test_numbers_of_thousands_of_digits_are_names_of_attributes():
+    read = read_attributes({"attributes": ["1" * 5_000, "2;10"]}, "a.csv")
+    assert read is not None
+    assert set(read.names) == {"1" * 5_000, "2", "10"}

@@ -364,3 +364,14 @@ def test_the_cache_lies_where_users_expect_it(monkeypatch: pytest.MonkeyPatch) -
         assert user_cache_folder() == Path("/home/me/.cache/sdclr")
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/me")
     assert user_cache_folder() == Path("/scratch/me/sdclr")
+
+
+def test_the_names_of_all_entries_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = cached(FolderSource(folder), SIDE)
+    for index in range(len(images)):
+        shrunk_image(images, index, SIDE)
+    calls = []
+    entries = CachedSource.entries
+    monkeypatch.setattr(CachedSource, "entries", lambda self: calls.append(1) or entries(self))
+    cached(FolderSource(folder), SIDE)
+    assert len(calls) == 1

@@ -17,8 +17,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from sdclr.data import decode as module
-from sdclr.data.decode import MAX_PIXELS, _quiet_pillow, decode_image, prepare_worker
-from sdclr.errors import BadImageError
+from sdclr.data.decode import _quiet_pillow, decode_image, prepare_worker
+from sdclr.errors import BadImageError, InputError
+from sdclr.limits import PIXELS
 
 RAMP = np.stack([*np.meshgrid(np.arange(40) * 6, np.arange(24) * 10), np.full((24, 40), 90)], axis=-1).astype(np.uint8)
 
@@ -199,7 +200,11 @@ def test_bombs_are_refused_by_their_header(side, monkeypatch):
 
 def test_the_limit_is_our_own(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert reason(png_claiming(30_000, 30_000)) == f"too many pixels (30000x30000, limit {MAX_PIXELS})"
+    limit = PIXELS.value
+    assert (
+        reason(png_claiming(30_000, 30_000))
+        == f"too many pixels (30000x30000, limit {limit}; SDCLR_MAX_PIXELS raises it)"
+    )
 
 
 def test_a_large_picture_below_the_limit_neither_warns_nor_fails(monkeypatch):
@@ -473,3 +478,47 @@ def test_a_worker_starts_although_opencv_has_threads_in_the_process_it_was_forke
     worker.kill()
     worker.join()
     assert not hung
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_large_images_are_converted_in_strips(monkeypatch, mode, turn):
+    """As small ones are, but for the size: only the decoder holds a large image whole."""
+    rng = np.random.default_rng(0)
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(mode, np.uint8)
+    high = 256 if kind is np.uint8 else 60_000
+    bands = {"RGB": (3,), "RGBA": (4,), "LA": (2,), "CMYK": (4,)}.get(mode, ())
+    values = rng.integers(0, high, size=(37, 53, *bands)).astype(kind)
+    image = Image.fromarray(values).convert("RGB").quantize(40) if mode == "P" else Image.fromarray(values)
+    image = image.convert("1") if mode == "1" else image
+    image = image.convert("CMYK") if mode == "CMYK" else image
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode in {"I", "F", "CMYK"} else "PNG", exif=exif)
+    whole = decode_image(buffer.getvalue(), image_id="x")
+    assert whole.shape == ((53, 37, 3) if turn == 6 else (37, 53, 3))
+    monkeypatch.setattr(module, "_LARGE", 100)
+    monkeypatch.setattr("sdclr.data.pixels._STRIP", 500)
+    strips = decode_image(buffer.getvalue(), image_id="x")
+    assert np.abs(strips.astype(int) - whole).max() <= (0 if mode != "1" else 255)
+    reduced = decode_image(buffer.getvalue(), image_id="x", min_side=16)
+    height, width = whole.shape[:2]
+    assert reduced.shape == (-(-height // 2), -(-width // 2), 3)
+    means = whole[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3))
+    if turn == 1 and mode != "1":
+        assert np.abs(reduced[: height // 2, : width // 2] - means).max() <= 1
+
+
+def test_the_number_of_pixels_can_be_raised(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("SDCLR_MAX_PIXELS", "500")
+    assert (
+        reason(encode(RAMP, "PNG"))
+        == f"too many pixels ({RAMP.shape[1]}x{RAMP.shape[0]}, limit 500; SDCLR_MAX_PIXELS raises it)"
+    )
+    monkeypatch.setenv("SDCLR_MAX_PIXELS", "2G")
+    assert "too many" not in reason(png_claiming(30_000, 30_000))
+    monkeypatch.setenv("SDCLR_MAX_PIXELS", "many")
+    with pytest.raises(InputError, match="SDCLR_MAX_PIXELS is 'many'"):
+        decode_image(encode(RAMP, "PNG"), image_id="x")

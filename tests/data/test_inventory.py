@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import sdclr
-from sdclr.data.decode import MAX_PIXELS, read_header
+from sdclr.data.decode import read_header
 from sdclr.data.sources import ArraySource, SubsetSource
 from sdclr.errors import BadImageError, InputError
 from sdclr.features.inspect import inspect_images
+from sdclr.limits import PIXELS
 
 
 def picture(path: Path, size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
@@ -62,7 +63,7 @@ def test_a_folder_is_counted_by_headers(folder: Path) -> None:
         "zero.png": "zero bytes",
         "zero too.png": "zero bytes",
         "text.png": "not an image of a known format",
-        "huge.png": f"too many pixels (by its header, limit {MAX_PIXELS})",
+        "huge.png": f"too many pixels (by its header, limit {PIXELS.value}; SDCLR_MAX_PIXELS raises it)",
         "gone.png": "file is missing",
         "pipe.png": "not a regular file",
     }

@@ -73,6 +73,47 @@ def test_ranks_share_each_batch_of_one_permutation(*, share, world, steps, rest,
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    buffer=st.integers(1, 80),
+    seed=st.integers(0, 2**63),
+    weighted=st.booleans(),
+)
+def test_a_buffer_holds_whole_blocks_and_every_sample_comes_once(*, sizes, buffer, seed, weighted):
+    blocks = np.repeat(np.arange(len(sizes)), sizes)
+    how = {"seed": seed, "epoch": 1, "weights": np.arange(1.0, 1 + len(blocks)) if weighted else None}
+    plain = epoch_batches(len(blocks), 1, **how)[:, 0]
+    keys = epoch_batches(len(blocks), 1, blocks=blocks, shuffle_buffer=buffer, **how)[:, 0]
+    assert sorted(keys) == sorted(plain)
+    assert np.array_equal(keys, epoch_batches(len(blocks), 1, blocks=blocks, shuffle_buffer=buffer, **how)[:, 0])
+    assert np.array_equal(plain, epoch_batches(len(blocks), 1, blocks=blocks, shuffle_buffer=0, **how)[:, 0])
+    if weighted:
+        return
+    seen = blocks[keys]
+    first = {block: int(np.flatnonzero(seen == block)[0]) for block in range(len(sizes))}
+    last = {block: int(np.flatnonzero(seen == block)[-1]) for block in range(len(sizes))}
+    for block, size in enumerate(sizes):
+        # Until a block is through, no more come than fill the buffer, the last of them whole.
+        assert last[block] - first[block] < buffer + max(sizes)
+        assert last[block] - first[block] >= size - 1
+
+
+def test_blocks_come_in_another_order_in_each_epoch():
+    blocks = np.repeat(np.arange(20), 5)
+    orders = [
+        blocks[epoch_batches(100, 5, seed=0, epoch=epoch, blocks=blocks, shuffle_buffer=1)].mean(axis=1).tolist()
+        for epoch in range(2)
+    ]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
+    assert orders[0] != orders[1]
+
+
+def test_a_buffer_needs_blocks():
+    with pytest.raises(InputError, match="only tar shards and Parquet files are shuffled in blocks: leave out"):
+        stream(Pictures(50), shuffle_buffer=5)
+
+
 def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         return tuple(epoch_batches(64, 64, seed=seed, epoch=epoch)[0].tolist())

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sdclr.data.manifest import ManifestSource
-from sdclr.data.sources import SubsetSource, attributes_of
+from sdclr.data.sources import SubsetSource, attributes_of, open_source
 from sdclr.errors import BadImageError, InputError
 
 
@@ -118,7 +118,7 @@ def test_root_and_absolute_paths(folder, tmp_path_factory):
         ("name,label\na.png,1\n", "has columns name, label; name the one that holds the image files `path`"),
         ("", "has columns none"),
         ("path\n", "lists no images"),
-        ("path,label\na.png,1\n,2\n", "image 2 has an empty path"),
+        ("path,label\na.png,1\n,2\n", "line 3 has an empty path"),
         ("path\na.png\n./a.png\n", "two images named 'a.png'; remove the repetition"),
         ("path,id\na.png,1\nb.png,1\n", "two images named '1'"),
         ("path,label\na.png,-5\n", "label -5"),
@@ -140,14 +140,17 @@ def test_errors_of_files(tmp_path):
     with pytest.raises(InputError, match=r"gone\.csv: is no file"):
         ManifestSource(tmp_path / "gone.csv")
     with pytest.raises(InputError, match=r"is not UTF-8 text .* save it as UTF-8"):
-        ManifestSource(manifest(tmp_path, "path\nmäuse.png\n", encoding="latin-1"))
+        ManifestSource(manifest(tmp_path, "Bild;Größe\nmäuse.png;1\n", encoding="latin-1"))
+    (tmp_path / "cut.csv").write_bytes("path\na.png\n".encode("utf-16")[:-1])
+    with pytest.raises(InputError, match=r"cut\.csv: is not UTF-8 text"):
+        ManifestSource(tmp_path / "cut.csv")
     with pytest.raises(InputError, match="is no manifest by its name"):
         ManifestSource(manifest(tmp_path, "{}", "list.json"))
-    with pytest.raises(InputError, match="cannot be read as parquet"):
+    with pytest.raises(InputError, match=r"cannot be read \(Arrow"):
         ManifestSource(manifest(tmp_path, "path", "list.parquet"))
 
 
-def test_names_of_files_may_be_no_utf8_but_nothing_else(folder):
+def test_names_of_files_may_be_no_utf8(folder):
     name = os.fsdecode(b"caf\xe9.png")
     (folder / "pictures" / "0.png").rename(folder / "pictures" / name)
     path = folder / "list.csv"
@@ -156,5 +159,79 @@ def test_names_of_files_may_be_no_utf8_but_nothing_else(folder):
     assert list(source.ids) == [name, "b"]
     assert source.image(0).shape == (5, 4, 3)
     path.write_bytes(b"path,label\npictures/caf\xe9.png,m\xe4use\n")
-    with pytest.raises(InputError, match="is not UTF-8 text"):
-        ManifestSource(path)
+    assert ManifestSource(path).classes == ("mäuse",)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_tables_of_any_program(folder, delimiter, encoding):
+    (folder / "pictures" / "0.png").rename(folder / "pictures" / "größe 1.png")
+    rows = [["label", "file"], ["Käfer", "pictures/größe 1.png"], ["a,b;c|d", "pictures/1.png"]]
+    text = "\r\n".join(delimiter.join(f'"{field}"' for field in row) for row in rows) + "\r\n"
+    name = "list.tsv" if delimiter == "\t" else "list.csv"
+    source = ManifestSource(manifest(folder, text, name, encoding))
+    assert list(source.ids) == ["pictures/größe 1.png", "pictures/1.png"]
+    assert [source.classes[label] for label in source.labels] == ["Käfer", "a,b;c|d"]
+    assert source.image(0).shape == (5, 4, 3)
+
+
+def test_latin_1_is_told(folder):
+    from sdclr.progress import reporting_to
+
+    class Told:
+        lines: list[str] = []  # noqa: RUF012
+
+        def tell(self, text):
+            self.lines.append(text)
+
+    with reporting_to(Told()):
+        ManifestSource(manifest(folder, "path,label\npictures/1.png,Käfer\n", encoding="latin-1"))
+    assert Told.lines == [f"{folder / 'list.csv'}: is not UTF-8; it is read as Latin-1 (Windows-1252)"]
+
+
+def test_a_text_file_with_a_header_is_a_table(folder):
+    source = ManifestSource(manifest(folder, "path\tlabel\npictures/1.png\towl\n", "list.txt"))
+    assert (list(source.ids), source.classes) == (["pictures/1.png"], ("owl",))
+
+
+def test_paths_of_windows(folder):
+    text = "path,label\nC:\\data\\pictures\\1.png,a\nc:/data/pictures/2.png,b\npictures\\0.png,c\n"
+    source = ManifestSource(manifest(folder, text))
+    assert list(source.ids) == ["pictures/1.png", "pictures/2.png", "pictures/0.png"]
+    assert [source.image(index).shape[1] for index in range(3)] == [5, 6, 4]
+    share = ManifestSource(manifest(folder, "path\n\\\\server\\share\\pictures\\1.png\n"))
+    assert list(share.ids) == ["pictures/1.png"]
+    with pytest.raises(
+        InputError, match=r"list\.csv: line 2 names 'D:.*', of which no part is found below .*root=FOLDER"
+    ):
+        ManifestSource(manifest(folder, "path\nD:\\elsewhere\\7.png\n"))
+    (folder / "a\\b.png").write_bytes((folder / "pictures" / "1.png").read_bytes())
+    assert ManifestSource(manifest(folder, "path\na\\b.png\n")).image(0).shape == (5, 5, 3)
+
+
+def test_a_root_is_named_as_an_option(folder, tmp_path_factory):
+    lists = tmp_path_factory.mktemp("lists")
+    path = manifest(lists, "path\n1.png\n2.png\n")
+    source = open_source(f"{path},root={folder / 'pictures'}")
+    assert source.image(0).shape == (5, 5, 3)
+    with pytest.raises(InputError, match=r"root=/no such folder: is no folder"):
+        open_source(f"{path},root=/no such folder")
+    with pytest.raises(InputError, match="only manifests have a root: leave out root="):
+        open_source(f"{folder},root={folder}")
+
+
+def test_a_row_that_is_too_long_is_named_by_its_line(folder):
+    with pytest.raises(InputError, match=r"list\.csv: line 4 has more columns than the header; put texts that hold"):
+        ManifestSource(manifest(folder, 'path,label\n"pictures/1.png","two\nlines"\npictures/0.png,a,b\n'))
+
+
+@pytest.mark.parametrize("kind", ["digits", "wds:{}", "hf:{}", "coco:{}"])
+def test_a_root_without_a_manifest_is_refused(folder, kind):
+    named = kind.format(folder)
+    with pytest.raises(InputError, match=f"{named}: is no manifest, and only manifests have a root: leave out root="):
+        open_source(f"{named},root={folder}")
+
+
+def test_an_unknown_option_is_named(folder):
+    with pytest.raises(InputError, match=r"has no option 'intensites'; use intensities=LOW,HIGH or root=FOLDER"):
+        open_source(f"{folder},intensites=0,4095")

@@ -65,7 +65,7 @@ def test_unlabelled_images_are_not_used():
 
 
 def test_errors():
-    with pytest.raises(InputError, match="has no labels; mosaics are made of labelled images"):
+    with pytest.raises(InputError, match="has no labels; mosaics need labeled images"):
         mosaics(ArraySource(np.zeros((4, 2, 2), np.uint8)), 3)
     with pytest.raises(InputError, match="0 mosaics of 2 x 2 tiles"):
         mosaics(SHADES, 0)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sdclr.data import parquet
+from sdclr.data import row_groups
 from sdclr.data.parquet import ParquetSource, holds_images
 from sdclr.data.sources import SubsetSource, attributes_of, digits, image_bytes
 from sdclr.errors import BadImageError, InputError
@@ -165,28 +165,32 @@ def test_missing_bytes_are_a_bad_image(tmp_path):
     assert source.labels.tolist() == [0, -1, 2]
 
 
+def held_bytes(source, index):
+    """Of the row group that holds an image."""
+    source.image(index)
+    return next(reversed(source._rows._kept.values())).nbytes
+
+
 def test_the_cache_is_bounded(folder, monkeypatch):
     source = ParquetSource(folder)
-    group = source._row_group(0).nbytes
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 2 * group)
+    group = held_bytes(source, 0)
+    monkeypatch.setattr(row_groups, "CACHE_BYTES", 2 * group)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(11), 5))
     for index in order.tolist():
         assert source.image(index)[0, 0, 0] == index
-        assert sum(held.nbytes for held in source._groups.values()) <= 2 * group
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
+        assert sum(held.nbytes for held in source._rows._kept.values()) <= 2 * group
+    monkeypatch.setattr(row_groups, "CACHE_BYTES", 0)
     assert reds(source) == list(range(11))
-    assert len(source._groups) == 1
+    assert len(source._rows._kept) == 1
 
 
 def test_the_row_group_used_last_is_kept(folder, monkeypatch):
     source = ParquetSource(folder)
     other = ParquetSource(folder)
-    monkeypatch.setattr(parquet, "CACHE_BYTES", other._row_group(0).nbytes + other._row_group(3).nbytes)
-    source._row_group(0)
-    source._row_group(1)
-    source._row_group(0)
-    source._row_group(3)
-    assert list(source._groups) == [0, 3]
+    monkeypatch.setattr(row_groups, "CACHE_BYTES", held_bytes(other, 0) + held_bytes(other, 7))
+    for index in (0, 3, 1, 7):  # row groups 0, 1, 0 and 3
+        source.image(index)
+    assert [group for group, _ in source._rows._kept] == [0, 3]
 
 
 def test_pickles_small_and_reads_on(folder):
@@ -200,7 +204,7 @@ def test_pickles_small_and_reads_on(folder):
 
 
 def test_threads_read_the_same(folder, monkeypatch):
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
+    monkeypatch.setattr(row_groups, "CACHE_BYTES", 0)
     source = ParquetSource(folder)
     with ThreadPoolExecutor(4) as pool:
         values = list(pool.map(lambda index: int(source.image(index % 11)[0, 0, 0]), range(220)))
@@ -234,7 +238,7 @@ def test_whether_a_file_holds_images(folder, tmp_path):
 def test_errors(folder, tmp_path):
     with pytest.raises(InputError, match="holds no split 'test'; choose from train, validation"):
         ParquetSource(folder, split="test")
-    with pytest.raises(InputError, match=r"gone\.parquet: is missing"):
+    with pytest.raises(InputError, match=r"gone\.parquet is missing"):
         ParquetSource(tmp_path / "gone.parquet")
     with pytest.raises(InputError, match="holds no parquet files"):
         ParquetSource(tmp_path)
@@ -251,7 +255,7 @@ def test_errors(folder, tmp_path):
         ParquetSource([empty, tmp_path / "odd.parquet"])
     write(tmp_path / "x-0.parquet", [1], [1])
     write(tmp_path / "x-1.parquet", [1])
-    with pytest.raises(InputError, match=r"x-1\.parquet: lacks the column `label`"):
+    with pytest.raises(InputError, match=r"x-1\.parquet: has no column `label`"):
         ParquetSource([tmp_path / "x-0.parquet", tmp_path / "x-1.parquet"])
 
 
@@ -267,10 +271,10 @@ def test_a_corrupt_file_is_named(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[:4] + bytes(len(data) // 3) + data[4 + len(data) // 3 :])
     source = ParquetSource(path)
-    with pytest.raises(InputError, match=r"train\.parquet: row group 0 is corrupt .* fetch the file again"):
+    with pytest.raises(InputError, match=r"train\.parquet cannot be read .* fetch the file again \(row group 0\)"):
         source.image(0)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match="cannot be read as parquet"):
+    with pytest.raises(InputError, match=r"cannot be read \(Arrow"):
         ParquetSource(path)
 
 
@@ -289,3 +293,18 @@ def test_images_are_at_hand_as_they_are_stored(tmp_path):
     assert [source.encoded(index) for index in (0, 1, -1)] == [png(10), None, png(40)]
     assert image_bytes(SubsetSource(source, [3, 0]), 0) == png(40)
     assert image_bytes(digits(), 0) is None
+
+
+def test_paths_without_images_raise_an_error_that_names_the_remedy(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": None, "path": f"{number}.png"} for number in range(5)], kind)
+    file = tmp_path / "paths.parquet"
+    pq.write_table(pa.table({"image": rows}), file, row_group_size=2)
+    said = r"paths.parquet: its column `image` holds no image, only paths.* a column `path`"
+    with pytest.raises(InputError, match=said):
+        ParquetSource(file)
+    one = pa.concat_arrays([rows.slice(0, 4), pa.array([{"bytes": png(7), "path": "7.png"}], kind)])
+    pq.write_table(pa.table({"image": one}), file, row_group_size=2)
+    source = ParquetSource(file)
+    assert len(source) == 5
+    assert source.image(4)[0, 0, 0] == 7

@@ -22,6 +22,7 @@ from sdclr.data.scan import (
 )
 from sdclr.data.sources import ArraySource, FolderSource, ParquetSource, SubsetSource
 from sdclr.errors import InputError
+from sdclr.files import unguarded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (150, 6, 8, 3), dtype=np.uint8)
 
@@ -138,7 +139,7 @@ def test_an_error_of_the_whole_set_ends_the_scan(tmp_path, workers):
     pq.write_table(table, tmp_path / "train.parquet")
     data = (tmp_path / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(data[:4] + bytes(200) + data[204:])
-    with pytest.raises(InputError, match="row group 0 is corrupt") as caught:
+    with pytest.raises(InputError, match="row group 0") as caught:
         scan(ParquetSource(tmp_path / "train.parquet"), workers=workers)
     assert "\n" not in str(caught.value)
 
@@ -180,7 +181,7 @@ def test_bad_images_are_written_as_csv(tmp_path_factory, rows):
     with path.open(encoding="utf-8", newline="") as file:
         header, *written = csv.reader(file)
     assert header == ["id", "reason"]
-    assert [tuple(row) for row in written] == rows
+    assert [tuple(map(unguarded, row)) for row in written] == rows
     assert not list(path.parent.glob("*.partial"))
 
 

@@ -1,5 +1,6 @@
 """Pretrained encoders: timm's real loading code on a cache in the hub's layout, files of weights, and the default."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -304,3 +305,54 @@ def test_preprocessing_that_makes_no_sense_is_refused(setting, told):
 )
 def test_whether_labels_trained_the_weights_is_told_by_name(name, labels):
     assert taught_by(name)[0] is labels
+
+
+def at_revision(hub: Path, revision: str) -> Path:
+    """Another commit of the repository in the cache, with other weights; `main` still means the first one."""
+    path = hub / f"models--timm--{TINY}" / "snapshots" / revision / "model.safetensors"
+    path.parent.mkdir()
+    save_file(random_model().state_dict(), path)
+    return path
+
+
+def test_a_revision_takes_the_weights_of_that_commit(hub):
+    main = put_into_cache(hub, TINY, random_model().state_dict())
+    other = at_revision(hub, "1" * 40)
+    by_name, pinned = load_encoder(f"timm:{TINY}"), load_encoder(f"timm:{TINY}@{'1' * 40}")
+    assert by_name.origin.sha256 == hashlib.sha256(main.read_bytes()).hexdigest()
+    assert pinned.origin.sha256 == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert pinned.origin.source.endswith(f" at {'1' * 40}")
+    assert pinned.origin.spec == f"timm:{TINY}@{'1' * 40}"
+    with pytest.raises(InputError, match="not in the cache"):
+        load_encoder(f"timm:{TINY}@{'2' * 40}")
+
+
+def test_a_digest_is_checked_before_weights_are_read(hub, tmp_path):
+    path = put_into_cache(hub, TINY, random_model().state_dict())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_encoder(f"timm:{TINY}@sha256:{digest.upper()}").origin.sha256 == digest
+    assert load_encoder(f"timm:{TINY}@{'0' * 40}@sha256:{digest}").origin.sha256 == digest
+    assert load_encoder(f"timm:{TINY}@sha256:{digest}={path}").origin.sha256 == digest
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    for spec in (f"timm:{TINY}@sha256:{'a' * 64}", f"timm:{TINY}@sha256:{digest}={tmp_path / 'damaged.safetensors'}"):
+        with pytest.raises(InputError, match="has the SHA-256") as caught:
+            load_encoder(spec)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pins", "told"),
+    [
+        ("@sha256:12", "no SHA-256"),
+        (f"@sha256:{'g' * 64}", "no SHA-256"),
+        ("@", "no revision"),
+        ("@../../x", "no revision"),
+        ("@-x", "no revision"),
+        ("@a@b", "twice"),
+        (f"@sha256:{'a' * 64}@v1", "digest first"),
+        ("@v1=weights.pth", "a file has no revision"),
+    ],
+)
+def test_pins_with_mistakes_get_a_line_with_a_remedy(pins, told):
+    with pytest.raises(InputError, match=told):
+        load_encoder(f"timm:{TINY}{pins}")

@@ -16,8 +16,8 @@ from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation import embed as embed_module
-from sdclr.evaluation.embed import embed, embedding_files
-from sdclr.features.embeddings import read_embeddings
+from sdclr.evaluation.embed import embed
+from sdclr.features.embeddings import embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
@@ -87,14 +87,15 @@ def test_rows_are_the_encoders_features(run, source, tmp_path, name):
     listed = file.parent / ("e.bad_images.csv" if name == "e.parquet" else "bad_images.csv")
     with listed.open(newline="") as lines:
         assert [row["id"] for row in csv.DictReader(lines)] == [image.id for image in bad]
-    assert {path.name for path in file.parent.iterdir()} == {file.name, listed.name}
+    kept = {".e.parquet.images"} if name == "e.parquet" else set()
+    assert {path.name for path in file.parent.iterdir()} == {file.name, listed.name, *kept}
     assert found.about["precision"] == "float32"
 
 
 def test_a_list_of_bad_images_goes_when_there_are_none(run, source, tmp_path):
     embed(source, tmp_path / "e.parquet", encoder=run)
     embed(source.source, tmp_path / "e.parquet", encoder=run)
-    assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"e.parquet", ".e.parquet.images"}
 
 
 @pytest.mark.usefixtures("_small_chunks")
@@ -119,6 +120,30 @@ def test_stopped_it_goes_on_where_it_was(run, source, tmp_path, monkeypatch, tol
     assert asked == [range(64, 100)]
     assert told.counts() == [(80, 100), (96, 100), (100, 100)]
     assert (rows, len(bad)) == (96, 4)  # with the bad images of the chunks made before
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "e.parquet").values, expected(run, source).values)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("damage", ["flip", "cut", "folder"])
+def test_a_damaged_chunk_is_made_again_and_told_of(  # noqa: PLR0917  # fixtures
+    run, source, tmp_path, monkeypatch, told, damage
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_module, "_put_together", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16)
+    chunk = min((tmp_path / ".e.parquet.parts").glob("*-32-*.parquet"))
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "folder":
+        chunk.unlink()
+        chunk.mkdir()
+    else:
+        chunk.write_bytes(data if damage == "flip" else data[:-5])
+    told.told.clear()
+    embed(source, tmp_path / "e.parquet", encoder=run, batch_size=16)
+    (line,) = told.told
+    assert str(chunk) in line
     np.testing.assert_array_equal(read_embeddings(tmp_path / "e.parquet").values, expected(run, source).values)
 
 

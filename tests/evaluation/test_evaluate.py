@@ -71,6 +71,13 @@ def test_json_holds_what_it_takes_to_repeat_it(run, result):
     assert "NaN" not in (run.results / "dense.json").read_text()
 
 
+def test_passes_in_bfloat16_change_little_and_are_noted(run, result):
+    half = evaluate(digits("train"), digits("test"), QUICK, encoder=run, class_counts=range(100, 0, -10), amp="bf16")
+    assert (result.to_json()["precision"], half.to_json()["precision"]) == ("float32", "bfloat16")
+    assert half.linear.per_class != result.linear.per_class  # they were carried out
+    assert half.linear.balance.all == pytest.approx(result.linear.balance.all, abs=6)  # 500 images, few epochs
+
+
 def test_counts_recorded_by_the_run_decide_the_groups(run):
     evaluate(digits("train"), digits("test"), QUICK, encoder=run)
     written = json.loads((run.results / "dense.json").read_text())

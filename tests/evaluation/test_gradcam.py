@@ -220,9 +220,9 @@ def test_a_wrong_layer_is_named(layer, words):
 
 
 def test_wrong_targets_and_images_are_refused():
-    with pytest.raises(InputError, match="score an image"):
+    with pytest.raises(InputError, match="score per image"):
         gradcam(Tiny(), images(), lambda features: features)
-    with pytest.raises(InputError, match="score an image"):
+    with pytest.raises(InputError, match="score per image"):
         gradcam(Tiny(), images(), lambda features: features[:, 0].detach())
     with pytest.raises(InputError, match="at least one image"):
         gradcam(Tiny(), images()[:0], first_score)

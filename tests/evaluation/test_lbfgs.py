@@ -44,6 +44,19 @@ def test_a_whole_first_step_ends_where_the_curvature_is_one():
     assert (steps, len(calls)) == (1, 2)
 
 
+def test_a_value_that_is_rounded_costs_no_tries():
+    objective, calls = _log_cosh(0, 30), []
+
+    def rounded(x):
+        calls.append(x)
+        value, gradient = objective(x)
+        return float(np.float32(100 + value)), gradient
+
+    found, steps = minimize(rounded, torch.zeros(30, dtype=torch.float64), tolerance=1e-9, max_iterations=100)
+    assert objective(found)[1].abs().max() <= 1e-9
+    assert len(calls) <= steps + 4
+
+
 def test_memory_goes_on():
     generator = torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(30, 30, generator=generator, dtype=torch.float64))[0]

@@ -108,7 +108,7 @@ class TestOptimum:
 
     def test_double_precision_ends_what_single_precision_cannot(self, monkeypatch):
         (x, y), validation = _clusters(300), _clusters(100, seed=1)
-        config = LogisticConfig(penalties=(1e-2,), tolerance=1e-7)
+        config = LogisticConfig(penalties=(1e-2,), tolerance=1e-10)
         assert logistic_probe(x, y, *validation, 5, config).converged
         monkeypatch.setattr("sdclr.evaluation.logistic.Problem.precise", lambda _problem: None)
         assert not logistic_probe(x, y, *validation, 5, config).converged

@@ -97,7 +97,7 @@ class TestLinearProbe:
         oracle = LogisticRegression(C=1e3, max_iter=2000).fit(*train)
         ours, theirs = (probe.predict(test_x) == test_y).mean(), oracle.score(test_x, test_y)
         assert ours > 0.93
-        assert abs(ours - theirs) < 0.02
+        assert abs(ours - theirs) < 0.03
         assert probe.validation_accuracy == pytest.approx((probe.predict(validation[0]) == validation[1]).mean())
 
     def test_same_seed_same_probe_other_seed_another(self):

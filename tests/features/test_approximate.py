@@ -98,3 +98,15 @@ def test_few_images():
     features = torch.rand(10, 4)
     found = find_neighbors(features, 9, approximate=True)
     torch.testing.assert_close(found.distances, nearest(features, 9).distances, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_recall_is_measured_in_parts(monkeypatch, metric):
+    features = torch.rand(1000, 8, generator=torch.Generator().manual_seed(0))
+    found = approximate.nearest(features, 10, metric=metric)
+    worse = Neighbours(found.distances * 1.05, found.indices)
+    whole = [approximate.sample_recall(features, near, metric=metric) for near in (found, worse)]
+    monkeypatch.setattr(approximate, "EXACT_UP_TO", 300)
+    parts = [approximate.sample_recall(features, near, metric=metric) for near in (found, worse)]
+    assert whole == parts
+    assert whole[0] == 1 > whole[1] > 0.2

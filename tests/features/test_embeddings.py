@@ -122,7 +122,7 @@ class TestParquet:
         refused(file, "e.parquet")
         begin = whole.find(VALUES.tobytes()[:8])
         file.write_bytes(whole[:4] + bytes(begin + 40) + whole[begin + 44 :])
-        refused(file, "e.parquet.*put back a whole copy")
+        refused(file, "e.parquet cannot be read")
 
 
 class TestShards:
@@ -138,6 +138,18 @@ class TestShards:
         found = read_embeddings(self.shards(tmp_path / "e", count))
         assert (found.ids, found.name, found.folder) == (IDS, "e", tmp_path / "e")
         np.testing.assert_array_equal(found.values, VALUES)
+
+    def test_files_of_other_tools_are_read_in_the_order_of_their_names(self, tmp_path):
+        for number, rows in enumerate(np.array_split(np.arange(5), 3)):
+            written(tmp_path / f"part-{number}-0.parquet", VALUES[rows].tolist(), [IDS[row] for row in rows])
+        found = read_embeddings(tmp_path)
+        assert found.ids == IDS
+        np.testing.assert_array_equal(found.values, VALUES)
+
+    def test_a_folder_in_which_a_table_has_no_vectors_holds_no_embeddings(self, tmp_path):
+        written(tmp_path / "a.parquet", VALUES.tolist(), IDS)
+        pq.write_table(pa.table({"id": IDS}), tmp_path / "b.parquet")
+        refused(tmp_path, "holds no embeddings")
 
     def test_a_missing_one_is_noticed(self, tmp_path):
         folder = self.shards(tmp_path / "e", 2)
@@ -192,18 +204,18 @@ class TestNumpy:
 
     def test_pickles_are_not_opened(self, tmp_path):
         np.save(tmp_path / "rows.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read as a NumPy array .*: save it with np\.save")
+        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read .*: save it with np\.save")
 
     @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
     def test_damaged_files(self, tmp_path, content):
         (tmp_path / "rows.npy").write_bytes(content)
-        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read as a NumPy array")
+        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read")
 
     def test_a_file_that_was_cut_off(self, tmp_path):
         np.save(tmp_path / "rows.npy", VALUES)
         whole = (tmp_path / "rows.npy").read_bytes()
         (tmp_path / "rows.npy").write_bytes(whole[:-8])
-        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read as a NumPy array")
+        refused(tmp_path / "rows.npy", r"rows\.npy cannot be read")
 
 
 def test_what_holds_no_embeddings(tmp_path):
@@ -230,6 +242,10 @@ class TestOf:
         np.testing.assert_array_equal(numbered.of(list("vwxyz"), "images"), VALUES)
         with pytest.raises(InputError, match="has 5 rows without ids, but images has 2 images: give one row"):
             numbered.of(["a", "b"], "images")
+
+    def test_the_vectors_of_all_images_are_not_copied(self):
+        found = embeddings_of(VALUES, IDS)
+        assert found.of(found.ids, "images") is found.values
 
     def test_ids_for_every_row(self):
         with pytest.raises(InputError, match="x has 4 ids for 5 rows: give one id for each"):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sdclr.encoders import EncoderConfig, as_encoder, create_encoder, wrap_encoder
-from sdclr.features.inference import for_inference
+from sdclr.features import inference
+from sdclr.features.inference import for_inference, run_in_pieces
 
 
 def stirred(encoder):
@@ -97,3 +98,19 @@ def test_a_model_of_timm_with_its_classifier():
     encoder = as_encoder(timm.create_model("test_resnet", pretrained=False))
     images = torch.rand(2, 3, 160, 160)
     torch.testing.assert_close(for_inference(encoder)(images), encoder(images), rtol=1e-3, atol=1e-4)
+
+
+def test_large_batches_run_in_pieces(monkeypatch):
+    sizes = []
+
+    class Seen(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x.flatten(1).sum(dim=1, keepdim=True)
+
+    images = torch.rand(23, 3, 4, 4)
+    monkeypatch.setattr(inference, "NUMBERS_AT_ONCE", 10 * 48)
+    torch.testing.assert_close(run_in_pieces(Seen(), images), images.sum(dim=(1, 2, 3))[:, None])
+    assert sizes == [10, 10, 3]
+    monkeypatch.setattr(inference, "NUMBERS_AT_ONCE", 1)  # an image is never split
+    assert len(run_in_pieces(Seen(), images)) == 23

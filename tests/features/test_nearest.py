@@ -114,9 +114,9 @@ def test_scale_matters_to_euclidean_distance_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 0}, "k=0 neighbours of 4 images: choose k from 1 to 4"),
-        ({"k": 5}, "k=5 neighbours of 4 images"),
-        ({"k": 6, "queries": np.ones((2, 3))}, "k=6 neighbours of 5 images"),
+        ({"k": 0}, "k=0 neighbors of 4 images: choose k from 1 to 4"),
+        ({"k": 5}, "k=5 neighbors of 4 images"),
+        ({"k": 6, "queries": np.ones((2, 3))}, "k=6 neighbors of 5 images"),
         ({"queries": np.ones((2, 2))}, "2 features per image, not 3"),
         ({"features": np.full((3, 3), np.inf)}, "row 0 is not finite"),
     ],

@@ -119,3 +119,9 @@ def test_every_label_has_a_folder_of_its_own(labels):
     assert list(names) == sorted(labels)
     assert len({unicodedata.normalize("NFC", name).casefold() for name in names.values()}) == len(labels)
     assert all("/" not in name and not name.startswith(".") and name.strip() for name in names.values())
+
+
+def test_ids_of_very_many_folders_go_to_the_top():
+    names = relative_names([("d" * 100 + "/") * 50 + f"{number}.png" for number in (1, 2)], ["", ""])
+    assert all("/" not in name and name.endswith(".png") and len(name) < 256 for name in names)
+    assert len(set(names)) == 2

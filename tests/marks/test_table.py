@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, data, words):
 
 
 def test_files_that_are_not_there(tmp_path):
-    for path, word in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "Is a directory")):
+    for path, word in ((tmp_path / "absent.csv", "there is no such file"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=word):
             read_marks(path)
     with pytest.raises(InputError, match="no file of marks"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sdclr.method import AdaptiveRatio, SelfCompetitor, SelfCompetitors, scheduled_ratio
+from sdclr.method import AdaptiveRatio, scheduled_ratio
 
 SHARES = st.floats(0, 1)
 
@@ -66,44 +66,3 @@ def test_who_is_held_out_depends_on_the_seed():
 def test_too_few_images_to_hold_any_out():
     with pytest.raises(ValueError, match="79 are too few"):
         AdaptiveRatio(79)
-
-
-def test_several_competitors_share_a_batch():
-    net = network()
-    several = SelfCompetitors(net, (0.2, 0.5, 0.8), independent_norm=False)
-    outputs = several(images(30))
-    alone = [SelfCompetitor(net, ratio, independent_norm=False) for ratio in (0.2, 0.5, 0.8)]
-    expected = torch.cat([twin(part) for twin, part in zip(alone, images(30).chunk(3), strict=True)])
-    torch.testing.assert_close(outputs, expected)
-
-
-def test_several_competitors_are_the_first_elsewhere():
-    net = network()
-    several = SelfCompetitors(net, (0.2, 0.8)).eval()
-    torch.testing.assert_close(several(images()), SelfCompetitor(net, 0.2)(images()))
-    assert several.removed() == pytest.approx(0.2, abs=0.001)
-    assert [other.removed() for other in several.others] == [pytest.approx(0.8, abs=0.001)]
-
-
-def test_every_competitor_has_a_norm_of_its_own_that_is_trained():
-    several = SelfCompetitors(network(), (0.2, 0.5, 0.8))
-    several(images(30)).square().sum().backward()
-    own = [parameter for name, parameter in several.named_parameters() if "_norm" in name]
-    assert len(own) == 3 * 4
-    assert all(parameter.grad is not None for parameter in own)
-
-
-def test_masks_of_all_are_refreshed():
-    net = network()
-    several = SelfCompetitors(net, (0.2, 0.8))
-    before = [{name: mask.clone() for name, mask in twin.masks.items()} for twin in (several, *several.others)]
-    with torch.no_grad():
-        net[0].weight.copy_(net[0].weight.flip(0))
-    several.refresh()
-    for twin, old in zip((several, *several.others), before, strict=True):
-        assert any(not torch.equal(mask, old[name]) for name, mask in twin.masks.items())
-
-
-def test_one_ratio_at_least():
-    with pytest.raises(ValueError, match="at least one"):
-        SelfCompetitors(network(), ())

@@ -5,8 +5,8 @@ import pytest
 
 import sdclr
 from sdclr.data.sources import ArraySource
-from sdclr.mining.choose import choose_to_label
 from sdclr.mining.drop import find_duplicates
+from sdclr.mining.select import select
 
 VECTORS = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
 VECTORS[50:] = VECTORS[:10]  # near in the embedding, and the same pictures
@@ -40,7 +40,7 @@ def computed(monkeypatch):
 
 
 def test_choosing_and_duplicates_take_up_what_mining_left(images, mined, computed, tmp_path):
-    chosen = choose_to_label(images, 5, encoder=VECTORS, out=tmp_path)
+    chosen = select(images, 5, encoder=VECTORS, out=tmp_path)
     found = find_duplicates(images, encoder=VECTORS, out=tmp_path)
     assert computed == []
     np.testing.assert_array_equal(chosen.scores.rarity, mined.rarity)
@@ -51,8 +51,8 @@ def test_choosing_and_duplicates_take_up_what_mining_left(images, mined, compute
 
 def test_the_choice_is_the_same_as_without_them(images, mined, tmp_path):
     assert mined.label_next
-    again = choose_to_label(images, 20, encoder=VECTORS, out=tmp_path)
-    alone = choose_to_label(images, 20, encoder=VECTORS, out=tmp_path / "other")
+    again = select(images, 20, encoder=VECTORS, out=tmp_path)
+    alone = select(images, 20, encoder=VECTORS, out=tmp_path / "other")
     assert again.ids == alone.ids
     assert alone.scores.projection is None  # nothing there needs a map
     assert sdclr.Scores.read(tmp_path / "other" / "scores.parquet").label_next == ()
@@ -62,7 +62,7 @@ def test_the_choice_is_the_same_as_without_them(images, mined, tmp_path):
 def test_scores_by_other_settings_are_computed_and_replace_none(images, computed, tmp_path):
     before = (tmp_path / "scores.parquet").read_bytes()
     other = sdclr.MineConfig(score="distance", k=(3,))
-    chosen = choose_to_label(images, 5, encoder=VECTORS, config=other, out=tmp_path)
+    chosen = select(images, 5, encoder=VECTORS, config=other, out=tmp_path)
     assert chosen.scores.score == "distance"
     assert computed == ["_scored"]
     assert (tmp_path / "scores.parquet").read_bytes() == before
@@ -70,7 +70,7 @@ def test_scores_by_other_settings_are_computed_and_replace_none(images, computed
 
 @pytest.mark.usefixtures("mined")
 def test_scores_of_other_features_are_replaced(images, computed, tmp_path):
-    chosen = choose_to_label(images, 5, encoder=VECTORS[::-1].copy(), out=tmp_path)
+    chosen = select(images, 5, encoder=VECTORS[::-1].copy(), out=tmp_path)
     assert computed == ["_scored"]
     kept = sdclr.Scores.read(tmp_path / "scores.parquet")
     np.testing.assert_array_equal(kept.rarity, chosen.scores.rarity)
@@ -81,5 +81,5 @@ def test_damaged_files_do_not_serve(images, computed, tmp_path):
     (tmp_path / "duplicates.json").write_text("{")
     find_duplicates(images, encoder=VECTORS, out=tmp_path)
     (tmp_path / "scores.parquet").write_bytes(b"PAR1")
-    choose_to_label(images, 5, encoder=VECTORS, out=tmp_path)
+    select(images, 5, encoder=VECTORS, out=tmp_path)
     assert computed == ["_scored", "_scored"]

@@ -9,7 +9,7 @@ from sklearn.metrics import pairwise_distances
 
 from sdclr.mining import coverage, selection
 from sdclr.mining.coverage import greedy_cover, share_threshold
-from sdclr.mining.selection import select_to_label
+from sdclr.mining.selection import select_samples
 
 
 def unit_rows(count, width=4, seed=0):
@@ -77,25 +77,25 @@ def test_coverage_goes_where_images_are_many():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), [60, 40, 30, 20])
     x = 3 * np.eye(8)[labels] + 0.1 * rng.normal(size=(150, 8))
-    chosen = select_to_label(x, None, 4, method="coverage")
+    chosen = select_samples(x, None, 4, method="coverage")
     assert labels[chosen].tolist() == [0, 1, 2, 3]
     known = [0, 100]
-    assert labels[select_to_label(x, None, 2, method="coverage", labelled=known)].tolist() == [1, 3]
+    assert labels[select_samples(x, None, 2, method="coverage", labelled=known)].tolist() == [1, 3]
 
 
 def test_mixed_adds_what_is_far_to_what_is_common():
     x = unit_rows(200, 6)
-    chosen = select_to_label(x, None, 22, method="mixed", labelled=[3, 4])
+    chosen = select_samples(x, None, 22, method="mixed", labelled=[3, 4])
     far = chosen[3::4]
     common = np.delete(chosen, np.arange(3, 22, 4))
     assert len(far) == 5
-    np.testing.assert_array_equal(common, select_to_label(x, None, 17, method="coverage", labelled=[3, 4]))
+    np.testing.assert_array_equal(common, select_samples(x, None, 17, method="coverage", labelled=[3, 4]))
     centers = [3, 4, *common]
     for one in far:
         reach = pairwise_distances(x, x[centers]).min(axis=1)
         assert reach[one] == pytest.approx(reach.max())
         centers.append(one)
-    assert select_to_label(x, None, 3, method="mixed").shape == (3,)
+    assert select_samples(x, None, 3, method="mixed").shape == (3,)
 
 
 def test_more_images_than_are_looked_at(monkeypatch):
@@ -103,6 +103,6 @@ def test_more_images_than_are_looked_at(monkeypatch):
     monkeypatch.setattr(selection, "_DRAWN", 50)
     x = unit_rows(300, 8)
     for method in ("coverage", "typicality"):
-        chosen = select_to_label(x, None, 280, method=method, labelled=list(range(20)))
+        chosen = select_samples(x, None, 280, method=method, labelled=list(range(20)))
         assert sorted(chosen) == list(range(20, 300))
-        assert len(set(select_to_label(x, None, 40, method=method, labelled=list(range(200))).tolist())) == 40
+        assert len(set(select_samples(x, None, 40, method=method, labelled=list(range(200))).tolist())) == 40

@@ -86,7 +86,7 @@ def test_what_cannot_be_loaded_is_named(sdclr_run, tmp_path):
     oldest = min((tmp_path / "checkpoints").glob("*.pt"))
     oldest.write_bytes(oldest.read_bytes()[:500])
     assert len(load_networks(Run(tmp_path), [0.5])) == 1
-    with pytest.raises(InputError, match=f"{oldest.name} is damaged"):
+    with pytest.raises(InputError, match=f"{oldest.name} cannot be read"):
         load_networks(Run(tmp_path), [0.5], checkpoints=2)
 
 

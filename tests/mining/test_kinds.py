@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from sdclr.data.sources import digits, open_source
 from sdclr.errors import InputError
 from sdclr.features.nearest import nearest
-from sdclr.mining.kind_graph import distinct_images, neighbor_graph, shared_neighbor_graph
+from sdclr.mining.kind_graph import distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree
 from sdclr.mining.kinds import Kinds, find_kinds, kind_rarity
 
@@ -185,27 +185,20 @@ def test_neighbors_of_other_images_are_refused():
         find_kinds(features, k=0)
 
 
-def test_weights_are_shares_of_common_neighbors():
+def test_weights_are_shares_of_common_neighbors_and_fall_with_distance_on_the_images_own_scale():
     features = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
-    indices = nearest(torch.from_numpy(features), 7).indices.numpy()
-    graph = shared_neighbor_graph(indices).toarray()
-    lists = [{image, *others} for image, others in enumerate(indices.tolist())]
-    for a in range(80):
-        for b in range(80):
-            linked = a != b and (b in lists[a] or a in lists[b])
-            expected = len(lists[a] & lists[b]) / len(lists[a] | lists[b]) if linked else 0
-            assert graph[a, b] == pytest.approx(expected)
-
-
-def test_weights_fall_with_distance_on_the_images_own_scale():
-    features = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     found = nearest(torch.from_numpy(features), 9)
-    indices = found.indices.numpy()
-    shared, graph = shared_neighbor_graph(indices).toarray(), neighbor_graph(indices, found.distances.numpy()).toarray()
+    graph = neighbor_graph(found.indices.numpy(), found.distances.numpy()).toarray()
+    lists = [{image, *others} for image, others in enumerate(found.indices.tolist())]
     unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
     lengths = np.linalg.norm(unit[:, None] - unit[None], axis=2)
     scale = np.sort(lengths, axis=1)[:, 5]
-    np.testing.assert_allclose(graph, shared * np.exp(-(lengths**2) / np.outer(scale, scale)), rtol=1e-4, atol=1e-12)
+    closeness = np.exp(-(lengths**2) / np.outer(scale, scale))
+    for a in range(80):
+        for b in range(80):
+            linked = a != b and (b in lists[a] or a in lists[b])
+            shared = len(lists[a] & lists[b]) / len(lists[a] | lists[b]) if linked else 0
+            assert graph[a, b] == pytest.approx(shared * closeness[a, b], rel=1e-4, abs=1e-12)
 
 
 def test_separation_is_the_share_of_links_inside():
@@ -223,7 +216,7 @@ def test_separation_is_the_share_of_links_inside():
 def test_every_group_of_the_tree_has_the_conductance_of_its_nodes():
     features = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
     found = nearest(torch.from_numpy(features), 10)
-    sparse_graph = shared_neighbor_graph(found.indices.numpy())
+    sparse_graph = neighbor_graph(found.indices.numpy(), found.distances.numpy())
     tree, graph = build_tree(sparse_graph, found.distances.sum(dim=1).numpy()), sparse_graph.toarray()
     for group in range(len(tree.children)):
         own = np.isin(tree.leaf, tree.leaves([group]))

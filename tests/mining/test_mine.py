@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_a_run_without_pruning(simclr_run, collection, out):
 
 
 def test_a_run_whose_ratio_ended_at_zero_forgets_nothing(sdclr_run, collection, out, monkeypatch):
-    monkeypatch.setattr(type(sdclr_run), "pruned", 0.0)
+    monkeypatch.setattr(type(sdclr_run), "pruned_fraction", 0.0)
     scores = mine(collection, QUICK, encoder=sdclr_run, out=out)
     assert list(scores.columns) == ["distance_5", "distance_2", "kind_size"]
     with pytest.raises(InputError, match="was not pruned in training: give --ratios"):
@@ -222,3 +223,19 @@ def test_real_images(sdclr_run, cifar10_dir, out):
     assert sorted(scores.rank.tolist()) == list(range(1, 601))
     assert all(np.isfinite(values).all() for values in scores.columns.values())
     assert sum(group.size for group in scores.groups) == 600
+
+
+@pytest.mark.parametrize(
+    ("score", "ends"),
+    [
+        ("kinds", "group and are ranked by distance to their neighbors."),
+        ("against", "group and are ranked by distance to the nearest old images."),
+        ("loss", "form one connected group."),
+    ],
+)
+def test_the_summary_of_one_group_names_what_ranks(score, ends):
+    scores = SimpleNamespace(
+        score=score, groups=[], bad=(), odd=(), duplicates=(), about={}, order=lambda: np.arange(0)
+    )
+    with_length = type("Empty", (SimpleNamespace,), {"__len__": lambda _: 0})(**vars(scores))
+    assert any(line.endswith(ends) for line in found(with_length))

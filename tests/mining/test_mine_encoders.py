@@ -15,8 +15,8 @@ from sdclr.errors import InputError
 from sdclr.features.embeddings import embeddings_of, read_embeddings
 from sdclr.features.extract import extract_features
 from sdclr.method import magnitude_masks
-from sdclr.mining.choose import choose_to_label
 from sdclr.mining.mine import MineConfig, mine
+from sdclr.mining.select import select
 from sdclr.training.export import export
 
 QUICK = MineConfig(k=(5,), batch_size=32)
@@ -185,7 +185,7 @@ class TestEmbeddings:
         assert sorted(scores.rank.tolist()) == list(range(1, count + 1))
 
     def test_what_to_label_is_chosen_by_them(self, collection, table, out):
-        choice = choose_to_label(table, 5, out=out, labelled=[collection.ids[0]])
+        choice = select(table, 5, out=out, labelled=[collection.ids[0]])
         assert len(set(choice.ids)) == 5
         assert collection.ids[0] not in choice.ids
         assert [choice.scores.ids[position] for position in choice.positions] == choice.ids

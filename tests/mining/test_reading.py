@@ -1,6 +1,8 @@
 """The pass over the images: its values, and that a stopped one goes on."""
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from sdclr.data.render_cv import render_cv
 from sdclr.data.views import draw_views
 from sdclr.encoders import Preprocessing
-from sdclr.errors import InputError
+from sdclr.errors import InputError, StorageError
 from sdclr.features.extract import evaluation_view, extract_features
 from sdclr.mining import reading as module
 from sdclr.mining.forgetting import forgetting, load_networks
@@ -127,6 +129,43 @@ def test_a_finished_reading_is_not_made_again(collection, damaged, states, plan,
     assert again.asked == []
 
 
+def flip(file, at):
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "again"),
+    [
+        ("features.npy", lambda file: flip(file, -1), range(64, 120)),
+        ("features.npy", lambda file: flip(file, 128), range(64)),
+        ("features.npy", lambda file: flip(file, 40), range(120)),
+        ("features.npy", lambda file: file.write_bytes(file.read_bytes()[:-4]), range(120)),
+        ("projections.npy", lambda file: flip(file, 129), range(64)),
+        ("chunk-000000.npz", lambda file: flip(file, 80), range(64)),
+        ("chunk-000001.npz", lambda file: file.write_bytes(b""), range(64, 120)),
+        ("reading.json", lambda file: file.write_text("{"), range(120)),
+    ],
+)
+def test_what_is_damaged_is_read_again_and_told_of(  # noqa: PLR0917  # fixtures
+    collection, damaged, states, plan, tmp_path, told, name, damage, again
+):
+    first = read(damaged(collection, BAD), states, plan, tmp_path)
+    values = first.features.copy(), first.projections.copy()
+    damage(tmp_path / name)
+    told.told.clear()
+    source = damaged(collection, BAD)
+    found = read(source, states, plan, tmp_path)
+    assert source.asked == list(again)
+    assert_equal(found, first._replace(features=values[0], projections=values[1]))
+    (line,) = told.told
+    assert f"{tmp_path}/" in line
+    assert line.endswith("its images are read again")
+    assert read(quiet := damaged(collection, BAD), states, plan, tmp_path)
+    assert quiet.asked == []
+
+
 @pytest.mark.parametrize("what", ["seed", "source", "networks", "guard", "features", "projections"])
 def test_what_was_read_otherwise_is_replaced(  # noqa: PLR0917  # fixtures
     collection, damaged, states, plan, tmp_path, what
@@ -174,3 +213,30 @@ def test_features_alone_need_no_states(collection, sdclr_run, plan, tmp_path):
 def test_nothing_but_bad_images_is_an_error(collection, damaged, states, plan, tmp_path):
     with pytest.raises(InputError, match=r"none of 120 images can be decoded; the first: .*: truncated"):
         read(damaged(collection, tuple(range(120))), states, plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "cut", [("features.npy", 0), ("features.npy", 100), ("features.npy", 128), ("projections.npy", 0)]
+)
+def test_a_table_that_a_full_disk_cut_short_is_made_again(collection, states, plan, tmp_path, cut):
+    """Earlier versions died by a signal there, and left tables that later calls could not open."""
+    expected = read(collection, states, plan, tmp_path / "whole")
+    read(collection, states, plan, tmp_path / "cut")
+    with (tmp_path / "cut" / cut[0]).open("r+b") as file:
+        file.truncate(cut[1])
+    encoder = states[0].dense.encoder
+    unread = module.count_unread(collection, encoder, states, plan, tmp_path / "cut", device=torch.device("cpu"))
+    assert unread == len(collection)
+    assert_equal(read(collection, states, plan, tmp_path / "cut"), expected)
+
+
+def test_a_reading_without_space_leaves_none(collection, states, plan, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", none)
+        with pytest.raises(StorageError, match=r"features.npy cannot be written: the disk is full, it needs .*kB"):
+            read(collection, states, plan, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.parquet"]
+    read(collection, states, plan, tmp_path)

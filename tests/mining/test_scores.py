@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 
 from sdclr.data.sources import ArraySource
 from sdclr.errors import InputError
-from sdclr.mining.scores import Scores, rank_images
+from sdclr.mining.ranking import rank_images
+from sdclr.mining.scores import Scores
 from sdclr.reporting.gallery_entries import KindGroup
 
 GROUPS = (
@@ -102,7 +103,7 @@ def test_names_that_are_no_utf8_survive(tmp_path):
 def test_the_file_is_plain_parquet(tmp_path):
     table = pq.read_table(example().write(tmp_path / "s.parquet"))
     assert table.column_names == [
-        *("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of"),
+        *("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of", "new"),
         *("distance_10", "forgetting_0.5"),
     ]
     assert table["bad"].to_pylist() == [None, None, "truncated", None]
@@ -129,7 +130,7 @@ def test_other_files_are_refused(tmp_path):
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
     (tmp_path / "text.parquet").write_text("no parquet")
     for name in ("other.parquet", "text.parquet", "absent.parquet"):
-        with pytest.raises(InputError, match=f"{name} holds no scores"):
+        with pytest.raises(InputError, match=f"{name} (cannot be read|is missing)"):
             Scores.read(tmp_path / name)
 
 

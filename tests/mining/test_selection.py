@@ -13,7 +13,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.nearest import nearest
 from sdclr.mining import selection
-from sdclr.mining.selection import DEFAULT, select_to_label
+from sdclr.mining.selection import DEFAULT, select_samples
 from sdclr.mining.typicality import most_clusters
 
 METHODS = list(selection._METHODS)
@@ -58,34 +58,34 @@ def test_a_choice_keeps_its_promises(method, data):
     x = np.random.default_rng(count).normal(size=(distinct, 5))[np.arange(count) % distinct]
     rarity = np.random.default_rng(1).integers(3, size=count)  # with ties
     options = {"method": method, "labelled": sorted(known), "clusters": 4, "seed": budget}
-    chosen = select_to_label(x, rarity, budget, **options)
+    chosen = select_samples(x, rarity, budget, **options)
     assert chosen.dtype == np.int64
     assert chosen.shape == (budget,)
     assert len(set(chosen.tolist())) == budget
     assert not set(chosen.tolist()) & known
-    np.testing.assert_array_equal(select_to_label(x, rarity, budget, **options), chosen)
+    np.testing.assert_array_equal(select_samples(x, rarity, budget, **options), chosen)
     if method not in {"typicality", "coverage", "mixed"} and budget > 1:
-        np.testing.assert_array_equal(select_to_label(x, rarity, budget - 1, **options), chosen[:-1])
+        np.testing.assert_array_equal(select_samples(x, rarity, budget - 1, **options), chosen[:-1])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_images_can_be_chosen(method):
     x, _ = long_tailed(sizes=(20, 9))
-    assert set(select_to_label(x, None, 29, method=method)) == set(range(29))
-    assert select_to_label(x[:1], None, 1, method=method).tolist() == [0]
+    assert set(select_samples(x, None, 29, method=method)) == set(range(29))
+    assert select_samples(x[:1], None, 1, method=method).tolist() == [0]
 
 
 def test_the_rarest_come_first():
     rarity = [0.1, 0.9, -3.0, 0.9, 5.0]
-    assert select_to_label(np.eye(5), rarity, 4, method="rarity").tolist() == [4, 1, 3, 0]
-    assert select_to_label(np.eye(5), rarity, 2, method="rarity", labelled=[4]).tolist() == [1, 3]
+    assert select_samples(np.eye(5), rarity, 4, method="rarity").tolist() == [4, 1, 3, 0]
+    assert select_samples(np.eye(5), rarity, 2, method="rarity", labelled=[4]).tolist() == [1, 3]
 
 
 def test_rarity_is_the_distance_to_ten_neighbours_by_default():
     x, _ = long_tailed()
     apart = pairwise_distances(x, metric="cosine")
     mean = np.sort(apart, axis=1)[:, 1:11].mean(axis=1)
-    assert select_to_label(x, None, 20, method="rarity").tolist() == np.argsort(-mean)[:20].tolist()
+    assert select_samples(x, None, 20, method="rarity").tolist() == np.argsort(-mean)[:20].tolist()
 
 
 @pytest.mark.parametrize("known", [[], [3, 500]])
@@ -93,7 +93,7 @@ def test_rarity_is_the_distance_to_ten_neighbours_by_default():
 def test_farthest_first_is_the_plain_algorithm(known, active, monkeypatch):
     x, _ = long_tailed()
     monkeypatch.setattr(selection.farthest_first, "__kwdefaults__", {"weights": None, "centres": (), "active": active})
-    chosen = select_to_label(x, None, 40, method="k_center", labelled=known, seed=5)
+    chosen = select_samples(x, None, 40, method="k_center", labelled=known, seed=5)
     expected = plain_farthest_first(unit(x), 40, chosen[0], np.ones(len(x)), known)
     assert chosen.tolist() == expected
 
@@ -104,23 +104,23 @@ def test_weights_multiply_distance_and_percentile(alpha):
     rarity = nearest(x, 10).distances.mean(dim=1).numpy()
     weights = ((rarity.argsort().argsort() + 1) / len(x)) ** alpha
     expected = plain_farthest_first(unit(x), 40, int(rarity.argmax()), weights)
-    assert select_to_label(x, rarity, 40, method="weighted", alpha=alpha).tolist() == expected
+    assert select_samples(x, rarity, 40, method="weighted", alpha=alpha).tolist() == expected
     # Only the order of scores counts.
-    assert select_to_label(x, np.exp(9 * rarity) - 5, 40, method="weighted", alpha=alpha).tolist() == expected
+    assert select_samples(x, np.exp(9 * rarity) - 5, 40, method="weighted", alpha=alpha).tolist() == expected
 
 
 def test_without_alpha_weights_leave_variety_alone():
     x, _ = long_tailed()
     rarity = np.arange(len(x))
-    chosen = select_to_label(x, rarity, 30, method="weighted", alpha=0)
+    chosen = select_samples(x, rarity, 30, method="weighted", alpha=0)
     assert chosen.tolist() == plain_farthest_first(unit(x), 30, len(x) - 1, np.ones(len(x)))
 
 
 def test_both_takes_variety_and_rarity_in_turn():
     x, _ = long_tailed()
-    far, rare = (select_to_label(x, None, 30, method=method).tolist() for method in ("k_center", "rarity"))
+    far, rare = (select_samples(x, None, 30, method=method).tolist() for method in ("k_center", "rarity"))
     expected = list(dict.fromkeys(one for pair in zip(far, rare, strict=True) for one in pair))[:30]
-    assert select_to_label(x, None, 30, method="both").tolist() == expected
+    assert select_samples(x, None, 30, method="both").tolist() == expected
 
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
@@ -128,7 +128,7 @@ def test_draws_are_in_proportion_to_the_power_of_the_percentile(alpha):
     count, draws = 5, 6000
     rarity = np.array([3, 1, 5, 2, 4])
     first = [
-        int(select_to_label(np.eye(count), rarity, 1, method="sampled", alpha=alpha, seed=seed)[0])
+        int(select_samples(np.eye(count), rarity, 1, method="sampled", alpha=alpha, seed=seed)[0])
         for seed in range(draws)
     ]
     share = (rarity / count) ** alpha
@@ -139,7 +139,7 @@ def test_draws_are_in_proportion_to_the_power_of_the_percentile(alpha):
 
 def test_random_choices_have_the_base_rate():
     x, labels = long_tailed()
-    chosen = [select_to_label(x, None, 75, method="random", seed=seed) for seed in range(300)]
+    chosen = [select_samples(x, None, 75, method="random", seed=seed) for seed in range(300)]
     share = np.mean([(labels[one] >= 3).mean() for one in chosen])
     base = (labels >= 3).mean()
     assert abs(share - base) < 4 * np.sqrt(base * (1 - base) / (300 * 75))
@@ -148,7 +148,7 @@ def test_random_choices_have_the_base_rate():
 def test_clusters_give_their_rarest_in_turn():
     x, labels = long_tailed(spread=0.05)
     rarity = np.random.default_rng(0).normal(size=len(x))
-    chosen = select_to_label(x, rarity, 18, method="clusters", clusters=6)
+    chosen = select_samples(x, rarity, 18, method="clusters", clusters=6)
     for turn, part in enumerate(chosen.reshape(3, 6)):
         assert sorted(labels[part]) == list(range(6))
         assert (np.diff(rarity[part]) <= 0).all()
@@ -160,7 +160,7 @@ def test_clusters_give_their_rarest_in_turn():
 def test_clusters_with_labels_wait_for_the_others():
     x, labels = long_tailed(spread=0.05)
     known = np.concatenate([np.flatnonzero(labels == kind)[:2] for kind in (0, 4)])
-    chosen = select_to_label(x, None, 8, method="clusters", clusters=6, labelled=known)
+    chosen = select_samples(x, None, 8, method="clusters", clusters=6, labelled=known)
     assert sorted(labels[chosen]) == [1, 1, 2, 2, 3, 3, 5, 5]
 
 
@@ -191,17 +191,17 @@ def test_typicality_is_that_of_the_paper(budget, known):
     x = unit(x)
     labels = find_clusters(x, min(budget + len(known), most_clusters(len(x)))).labels
     assert (np.bincount(labels) < 5).any() == (budget > 6)  # there are clusters to be left out
-    chosen = select_to_label(x, None, budget, method="typicality", labelled=known)
+    chosen = select_samples(x, None, budget, method="typicality", labelled=known)
     assert chosen.tolist() == plain_typicality(x, labels, budget, known)
 
 
 def test_small_clusters_come_after_all_others():
     labels = np.repeat(np.arange(4), [20, 10, 4, 1])
     x = 3 * np.eye(6)[labels] + 0.01 * np.random.default_rng(0).normal(size=(35, 6))
-    chosen = select_to_label(x, None, 4, method="typicality")
+    chosen = select_samples(x, None, 4, method="typicality")
     assert labels[chosen].tolist() == [0, 1, 0, 1]
     found = find_clusters(x, most_clusters(35))
-    small = found.sizes[found.labels[select_to_label(x, None, 35, method="typicality")]] < 5
+    small = found.sizes[found.labels[select_samples(x, None, 35, method="typicality")]] < 5
     assert 0 < small.sum() < 35
     assert (np.diff(small.astype(int)) >= 0).all()
 
@@ -212,29 +212,29 @@ def test_clusters_are_as_many_as_images_allow():
 
 def test_kinds_come_first_and_then_what_is_far():
     x, labels = long_tailed(spread=0.05)
-    found = select_to_label(x, None, 9, method="kinds", kinds=labels)
+    found = select_samples(x, None, 9, method="kinds", kinds=labels)
     assert labels[found[:6]].tolist() == [0, 1, 2, 3, 4, 5]
     for one in found[:6]:
         members = unit(x)[labels == labels[one]]
         assert unit(x)[one] @ members.mean(axis=0) == pytest.approx((members @ members.mean(axis=0)).max(), abs=1e-6)
-    assert found[6:].tolist() == select_to_label(x, None, 3, method="k_center", labelled=found[:6]).tolist()
+    assert found[6:].tolist() == select_samples(x, None, 3, method="k_center", labelled=found[:6]).tolist()
     known = np.flatnonzero(np.isin(labels, [0, 4]))[:30]
     known = np.union1d(known, np.flatnonzero(labels == 4)[:1])
-    found = select_to_label(x, None, 4, method="kinds", kinds=labels, labelled=known)
+    found = select_samples(x, None, 4, method="kinds", kinds=labels, labelled=known)
     assert labels[found].tolist() == [1, 2, 3, 5]
-    assert labels[select_to_label(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
+    assert labels[select_samples(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
 
 
 def test_kinds_are_sought_where_none_are_given():
     x, labels = long_tailed(spread=0.05, sizes=(300, 100, 40))
-    found = select_to_label(x, None, 3, method="kinds")
+    found = select_samples(x, None, 3, method="kinds")
     assert labels[found].tolist() == [0, 1, 2]
 
 
 def test_typicality_goes_to_clusters_without_labels():
     x, labels = long_tailed(spread=0.05)
     known = [int(np.flatnonzero(labels == kind)[0]) for kind in (0, 2, 3)]
-    chosen = select_to_label(x, None, 3, method="typicality", labelled=known)
+    chosen = select_samples(x, None, 3, method="typicality", labelled=known)
     assert labels[chosen].tolist() == [1, 4, 5]
 
 
@@ -243,7 +243,7 @@ def test_farthest_first_finds_more_of_the_tail_than_chance():
     for seed in range(5):
         x, labels = long_tailed(seed)
         tail = labels >= 3
-        chosen = select_to_label(x, None, 37, method="k_center")
+        chosen = select_samples(x, None, 37, method="k_center")
         found.append(tail[chosen].sum() / tail.sum())
         assert len(np.unique(labels[chosen])) == 6
     assert np.mean(found) > 3 * 37 / len(x)
@@ -257,7 +257,7 @@ def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
     gaps, classes = [], []
     for seed in range(5):
         x, labels = long_tailed(seed)
-        both = [select_to_label(x, None, 12, seed=seed), select_to_label(x, None, 12, method="random", seed=seed)]
+        both = [select_samples(x, None, 12, seed=seed), select_samples(x, None, 12, method="random", seed=seed)]
         gaps.append([gap(x, chosen) for chosen in both])
         classes.append([len(np.unique(labels[chosen])) for chosen in both])
     assert (np.array(gaps)[:, 0] < np.array(gaps)[:, 1]).all()
@@ -267,13 +267,13 @@ def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
 
 def test_tensors_serve_as_well():
     x, _ = long_tailed()
-    np.testing.assert_array_equal(select_to_label(torch.from_numpy(x), None, 9), select_to_label(x, None, 9))
+    np.testing.assert_array_equal(select_samples(torch.from_numpy(x), None, 9), select_samples(x, None, 9))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": 0}, "budget=0: 4 of 6 images are not labelled yet"),
+        ({"budget": 0}, "budget=0: 4 of 6 images are not labeled yet"),
         ({"budget": 5}, "budget=5: 4 of 6"),
         ({"method": "rarest"}, "method='rarest' is not known: choose from random, rarity"),
         ({"alpha": -1.0}, "alpha=-1.0 must be 0 or more"),
@@ -294,4 +294,4 @@ def test_what_cannot_be_used_is_named(change, message):
     given = {"features": np.eye(6), "rarity": np.arange(6), "budget": 2, "labelled": [0, 1]} | change
     positional = [given.pop(name) for name in ("features", "rarity", "budget")]
     with pytest.raises(InputError, match=re.escape(message)):
-        select_to_label(*positional, **given)
+        select_samples(*positional, **given)

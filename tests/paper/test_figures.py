@@ -69,13 +69,13 @@ def test_the_sweep_has_both_normalisations_and_simclr_as_a_level():
     np.testing.assert_allclose(few.get_xydata(), [(0.9, 40)])
     assert [own.get_color(), shared.get_color(), few.get_color()] == [PALETTE[0], PALETTE[1], PALETTE[0]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["SDCLR, own normalisation", "SDCLR, shared normalisation", "SimCLR"]
+    assert labels == ["SDCLR, own normalization", "SDCLR, shared normalization", "SimCLR"]
     found = {(r["probe"], r["line"], r["ratio"]): r for r in rows}
     assert len(found) == len(rows) == 5
-    best = found["linear", "SDCLR, own normalisation", 0.9]
+    best = found["linear", "SDCLR, own normalization", 0.9]
     assert (best["all"], best["splits"]) == (56, 2)
     assert best["deviation"] == pytest.approx(math.sqrt(8))
-    assert math.isnan(found["linear", "SDCLR, own normalisation", 0.3]["deviation"])
+    assert math.isnan(found["linear", "SDCLR, own normalization", 0.3]["deviation"])
 
 
 def test_branches_lie_side_by_side():

@@ -24,7 +24,9 @@ def trained(queue, task, *, steps, finished):
     (place / "metrics.jsonl").write_text(json.dumps({"step": steps, "images_per_second": 10.0}) + "\n")
     if finished:
         write_json(place / "encoder.json", {})
-        write_json(evaluation_file(place, "dense"), {"config": to_json(evaluation(task, "dense"))})
+        groups = dict.fromkeys(("many", "medium", "few", "std", "all", "std_classes"), 50.0)
+        probes = {probe: {"balance": groups} for probe in ("linear", "few_shot", "knn")}
+        write_json(evaluation_file(place, "dense"), {"config": to_json(evaluation(task, "dense")), **probes})
 
 
 @pytest.fixture

@@ -181,8 +181,8 @@ def test_jobs_run_side_by_side(queue, tiny):
     assert queue.finished(tasks[0])
     assert told[0] == f"1 of 3: {tasks[0].name}"
     assert f"failed: {tasks[1].name}" in told
-    sitting = json.loads((queue.place(tasks[2]) / "sittings.jsonl").read_text().splitlines()[0])
-    assert sitting["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    session = json.loads((queue.place(tasks[2]) / "sessions.jsonl").read_text().splitlines()[0])
+    assert session["threads"] == max(1, (os.cpu_count() or 1) // 2)
 
 
 def test_a_stopped_queue_stops_its_processes(queue, tiny):

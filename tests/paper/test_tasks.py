@@ -9,7 +9,7 @@ from sdclr.paper.tasks import Task, Tuning, merged, method_name
 from sdclr.training.config import DamageConfig, FocalConfig, MoCoConfig, PretrainConfig
 
 TASK = Task(dataset="cifar10_lt", split=1, subset="long_tail", config=PretrainConfig(seed=1), scale="cpu")
-TUNING = Tuning(dataset="cifar10_lt", split=1, config=FinetuneConfig(), scale="cpu", init=TASK)
+TUNING = Tuning(dataset="cifar10_lt", split=1, config=FinetuneConfig(method="ride"), scale="cpu", init=TASK)
 
 
 def test_names_stay():

@@ -62,7 +62,7 @@ def test_no_run_and_a_run_given_twice_are_refused(tmp_path: Path, monkeypatch: p
 
 def test_the_overview_tells_what_each_run_is_and_how_far_it_got(tmp_path: Path) -> None:
     whole, part = fake_run(tmp_path / "a"), fake_run(tmp_path / "b", PLAIN, epochs=3, name="cars")
-    (tmp_path / "a" / "sittings.jsonl").write_text('{"precision": "float32"}\n{"precision": "bfloat16"}\n')
+    (tmp_path / "a" / "sessions.jsonl").write_text('{"precision": "float32"}\n{"precision": "bfloat16"}\n')
     found = columns(overview({"first": [whole], "second": [part]}))
     assert found == {
         "Run": ("first", "second"),
@@ -175,7 +175,10 @@ def test_without_diagnosis_there_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [[1, 2], {}, {"summary": "Text.", "indices": {}, "context": {}}])
 def test_a_diagnosis_that_cannot_be_read_is_named(wrong: object, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"results/diagnosis.json (must hold a JSON object|has no 'summary')"):
+    with pytest.raises(
+        InputError,
+        match=r"results/diagnosis.json cannot be read .*(JSON object|it has no 'summary'|'summary' is)",
+    ):
         diagnosis({"a": [diagnosed(tmp_path / "a", wrong)]})
 
 

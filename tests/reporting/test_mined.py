@@ -16,7 +16,7 @@ from sdclr.config import to_json
 from sdclr.data.sources import ArraySource
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import BadImageError, InputError
-from sdclr.mining.scores import rank_images
+from sdclr.mining.ranking import rank_images
 from sdclr.reporting.elements import Elements, Sheet
 from sdclr.reporting.mined import mined_sheets, read_ranking
 from sdclr.training.config import DamageConfig, PretrainConfig
@@ -190,5 +190,5 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
             file.write_bytes(b"no parquet")
         else:
             pq.write_table(table, file)
-        with pytest.raises(InputError, match=r"mine/scores.parquet does not hold what `sdclr mine` writes .*mine the"):
+        with pytest.raises(InputError, match=r"mine/scores.parquet cannot be read .*run `sdclr mine`"):
             read_ranking(run, "rarest")

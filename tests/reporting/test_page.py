@@ -17,7 +17,7 @@ from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Result, Score
-from sdclr.mining.scores import rank_images
+from sdclr.mining.ranking import rank_images
 from sdclr.reporting.page import report, run_report, write_report
 from sdclr.reporting.tables import Table
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime

@@ -20,9 +20,12 @@ from sdclr.errors import InputError
 from sdclr.progress import Listener, Stage, reporting_to
 from sdclr.reporting.comparison import _epochs
 from sdclr.time_budget import Budget
+from sdclr.training import guidance
+from sdclr.training import pretrain as pretrain_module
 from sdclr.training.budget import MOST_EPOCHS, Length, Speed, affordable, measured
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.interrupts import Interrupted
+from sdclr.training.norm import recalibrate
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 from sdclr.training.run import Run
@@ -89,27 +92,43 @@ def test_a_length_is_the_longest_that_can_be_paid_for(
 def test_costs_of_start_epoch_and_step_are_told_apart() -> None:
     now = 100.0
 
-    def epoch(number: int) -> Iterator[None]:
+    def epoch(number: int) -> Iterator[float]:
         nonlocal now
         now += 2.0 + 5.0 * (number == 0)  # looks at the features; the first step compiles
         for _ in range(30):
             now += 0.25
-            yield
+            yield 0.0
 
     speed = measured(epoch, Budget(30, clock=lambda: now))
     assert speed == pytest.approx(Speed(step=0.25, epoch=2.0, start=5.0))
     assert 10 < now - 100 < 30  # the clock stops after ten seconds and one more opening
 
 
+def test_what_a_rehearsal_leaves_out_counts_as_if_it_had_been_done() -> None:
+    now = 0.0
+
+    def epoch(number: int) -> Iterator[float]:
+        nonlocal now
+        del number
+        now += 3.0 + 1.0  # an eighth of the looks at the images, and the first step
+        yield 21.0
+        for _ in range(20):
+            now += 1.0
+            yield 0.0
+
+    assert measured(epoch, Budget(5, clock=lambda: now)) == Speed(step=1.0, epoch=24.0, start=0.0)
+    assert now < 0.1 * 5 * 60
+
+
 def test_measuring_takes_a_tenth_of_a_small_budget() -> None:
     now = 0.0
 
-    def epoch(number: int) -> Iterator[None]:
+    def epoch(number: int) -> Iterator[float]:
         nonlocal now
         del number
         for _ in range(1000):
             now += 3.0
-            yield
+            yield 0.0
 
     assert measured(epoch, Budget(1, clock=lambda: now)).step == 3.0
     assert now == 6.0
@@ -118,13 +137,13 @@ def test_measuring_takes_a_tenth_of_a_small_budget() -> None:
 def test_an_epoch_that_opens_slowly_is_not_taken_for_its_steps() -> None:
     now = 0.0
 
-    def epoch(number: int) -> Iterator[None]:
+    def epoch(number: int) -> Iterator[float]:
         nonlocal now
         del number
         now += 45.0  # statistics of the pruned twin, on photographs
         for _ in range(20):
             now += 10.0
-            yield
+            yield 0.0
 
     assert measured(epoch, Budget(5, clock=lambda: now)) == Speed(step=10.0, epoch=45.0, start=0.0)
 
@@ -132,9 +151,9 @@ def test_an_epoch_that_opens_slowly_is_not_taken_for_its_steps() -> None:
 def test_epochs_of_one_step_are_measured() -> None:
     ticks = itertools.count()
 
-    def epoch(number: int) -> Iterator[None]:
+    def epoch(number: int) -> Iterator[float]:
         del number
-        yield
+        yield 0.0
 
     assert measured(epoch, Budget(9, clock=lambda: next(ticks))).step == 1.0
 
@@ -167,12 +186,38 @@ def test_it_is_resumed_with_the_length_that_was_chosen(trained: Trained, monkeyp
     assert trained("cut", minutes=0.27).config == whole.config  # finished
 
 
+def test_a_rehearsal_corrects_a_twin_by_one_batch_and_counts_all(
+    trained: Trained, tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guidance, "SAMPLED_AT_ONCE", 16)  # of 50 images
+    rehearse, corrected = Trainer.rehearse, recalibrate
+    saved, used = list[float](), list[int]()
+
+    def rehearsing(self: Trainer, epoch: int) -> Iterator[float]:
+        for seconds in rehearse(self, epoch):
+            saved.append(seconds)
+            yield seconds
+
+    def counted(competitor: Any, batches: Iterator[Any]) -> Any:
+        taken = list(batches)
+        used.append(len(taken))
+        return corrected(competitor, taken)
+
+    monkeypatch.setattr(Trainer, "rehearse", rehearsing)
+    monkeypatch.setattr(pretrain_module, "recalibrate", counted)
+    run = trained("budget", replace(tiny, norm_statistics="fixed"), minutes=ticking(0.27))
+    openings = [seconds for seconds in saved if seconds]
+    assert saved[0] == openings[0] > 0
+    assert len(openings) < len(saved)
+    assert used == [1] * len(openings) + [3] * run.config.epochs
+
+
 def measured_steps(monkeypatch: pytest.MonkeyPatch, interrupt_at: int) -> list[int]:
     """The epochs that are rehearsed from now on. A signal comes after the first real step of this number."""
     rehearse, log = Trainer.rehearse, Trainer._log
     rehearsed, todo = list[int](), [signal.SIGTERM]
 
-    def rehearsing(self: Trainer, epoch: int) -> Iterator[None]:
+    def rehearsing(self: Trainer, epoch: int) -> Iterator[float]:
         rehearsed.append(epoch)
         return rehearse(self, epoch)
 

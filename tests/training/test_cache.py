@@ -49,7 +49,7 @@ def result(run: Run) -> tuple[list[float], bytes]:
 
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop the next sitting after this step."""
+    """Stop the next session after this step."""
     take_step, todo = Trainer._take_step, [signal.SIGTERM]
 
     def wrapped(self: Trainer, batch: Any) -> None:
@@ -74,7 +74,7 @@ def test_a_resumed_run_is_the_same_with_and_without_a_cache(
     for entry in entries(home)[::2]:
         entry.write_bytes(entry.read_bytes()[:-1])
     assert result(train(FolderSource(photos), "cut")) == plain
-    # The next sitting may do without what the one before has kept.
+    # The next session may do without what the one before has kept.
     interrupted_at(5, monkeypatch)
     with pytest.raises(Interrupted):
         train(FolderSource(photos), "off")

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from sdclr.data.sources import ArraySource, Source, SubsetSource, digits
 from sdclr.encoders import Encoder, EncoderConfig, create_encoder
 from sdclr.errors import BadImageError, InputError
+from sdclr.method.rebalancing.curation import Curation, CurationConfig, curated_weights
 from sdclr.method.rebalancing.density import Density, DensityConfig, density_weights
 from sdclr.training import density as density_module
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.density import Reading, cluster_rarity, neighbour_distances, refresh
+from sdclr.training.density import Reading, cluster_rarity, cluster_tree, neighbour_distances, refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import create_feed
 from sdclr.training.run import Run
@@ -81,6 +82,7 @@ def test_the_encoder_and_the_random_state_stay_as_they_were(encoder: Encoder, fe
     for images in (pixels_of(few_digits), few_digits):
         neighbour_distances(encoder, images, place=ALONE, reading=READING)
         cluster_rarity(encoder, images, place=ALONE, reading=READING)
+        cluster_tree(encoder, images, place=ALONE, reading=READING)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
@@ -146,6 +148,9 @@ def test_an_image_gone_bad_has_the_median_distance_and_is_no_neighbour(encoder: 
     assert found[sorted(source.spoilt)].tolist() == pytest.approx([float(found[good].median())] * 17)
     rarity = cluster_rarity(encoder, source, place=ALONE, reading=READING)
     assert float(rarity[good].double().sum()) == pytest.approx(round(float(rarity[good].double().sum())), abs=1e-5)
+    tree = cluster_tree(encoder, source, place=ALONE, reading=READING)
+    assert torch.equal((tree < 0).all(1), (tree < 0).any(1))
+    assert (tree < 0).any(1).nonzero().flatten().tolist() == sorted(source.spoilt)
     source.spoilt = frozenset(range(50))
     with pytest.raises(InputError, match="none of the 50 images can be decoded any more"):
         neighbour_distances(encoder, source, place=ALONE, reading=READING)
@@ -175,16 +180,34 @@ def test_clusters_make_images_as_rare_as_their_cluster_is_small(monkeypatch: pyt
         assert found.tolist() == pytest.approx(expected)
 
 
-Make = Callable[..., Density]
+def test_the_tree_has_evenly_many_parts_at_each_level(encoder: Encoder, few_digits: SubsetSource) -> None:
+    pixels = pixels_of(few_digits)
+    for levels, most in ((1, [7]), (2, [4, 14]), (3, [3, 7, 19])):  # 50^(l / (L + 1))
+        tree = cluster_tree(encoder, pixels, place=ALONE, reading=READING, levels=levels)
+        assert tree.shape == (50, levels)
+        found = [len(tree[:, level].unique()) for level in range(levels)]
+        assert all(most_of / 2 <= of <= most_of for of, most_of in zip(found, most, strict=True))
+        assert len(tree.unique(dim=0)) == found[-1]  # each cluster lies within one of the level above
+    # Of few images that all others are compared with, few clusters are made.
+    reading = dataclasses.replace(READING, exact=9)
+    tree = cluster_tree(encoder, pixels, place=ALONE, reading=reading, levels=1)
+    assert 1 < len(tree.unique()) <= 3
+
+
+Make = Callable[[Source, DensityConfig | CurationConfig], Density | Curation]
 
 
 @pytest.fixture
 def refreshed(tiny: PretrainConfig, runtime: Runtime, encoder: Encoder, tmp_path: Path) -> Make:
-    def make(source: Source, **changes: Any) -> Density:
+    def make(source: Source, config: DensityConfig | CurationConfig) -> Density | Curation:
         feed = create_feed(source, Run(tmp_path / source.name), tiny, runtime, ALONE)
-        density = Density(len(feed.kept), epochs=4, config=DensityConfig(**changes))
-        refresh(density, encoder, feed, ALONE, image_size=8, amp="none")
-        return density
+        weights: Density | Curation = (
+            Curation(len(feed.kept), epochs=4, config=config)
+            if isinstance(config, CurationConfig)
+            else Density(len(feed.kept), epochs=4, config=config)
+        )
+        refresh(weights, encoder, feed, ALONE, image_size=8, amp="none")
+        return weights
 
     return make
 
@@ -195,16 +218,20 @@ def test_a_refresh_weighs_the_images_of_the_run(
     reading = Reading(image_size=8)
     for source, images in ((few_digits, pixels_of(few_digits)), (large_images, large_images)):
         distances = neighbour_distances(encoder, images, place=ALONE, reading=reading, k=4)
-        density = refreshed(source, neighbours=4)
+        density = refreshed(source, DensityConfig(neighbours=4))
         torch.testing.assert_close(density.weights, density_weights(distances, effective=0.5))
     rarity = cluster_rarity(encoder, pixels_of(few_digits), place=ALONE, reading=reading, clusters=5)
-    density = refreshed(few_digits, control="clusters", clusters=5, effective=None, power=1.0)
+    density = refreshed(few_digits, DensityConfig(control="clusters", clusters=5, effective=None, power=1.0))
     torch.testing.assert_close(density.weights, density_weights(rarity, power=1))
+    tree = cluster_tree(encoder, pixels_of(few_digits), place=ALONE, reading=reading, levels=3)
+    curation = refreshed(few_digits, CurationConfig(levels=3, share=0.2))
+    assert torch.equal(curation.weights, curated_weights(tree, share=0.2))
+    assert float(curation.weights.std()) > 0.1
 
 
 SCRIPT = """
 import copy, torch, torch.distributed as dist
-from sdclr.training.density import cluster_rarity, neighbour_distances
+from sdclr.training.density import cluster_rarity, cluster_tree, neighbour_distances
 from sdclr.training.distributed import Processes
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -218,6 +245,7 @@ found = {}
 for name, (images, reading) in cases.items():
     found[name] = neighbour_distances(encoder, images, place=place, reading=reading, k=5)
     found[name + " clusters"] = cluster_rarity(encoder, images, place=place, reading=reading, clusters=4)
+    found[name + " tree"] = cluster_tree(encoder, images, place=place, reading=reading)
 assert all(torch.equal(one, other) for one, other in zip(own, encoder.buffers()))
 torch.save(found, f"{folder}/{rank}.pt")
 dist.barrier()
@@ -254,3 +282,6 @@ def test_two_processes_find_what_one_finds(encoder: Encoder, few_digits: SubsetS
         clusters = cluster_rarity(encoder, images, place=ALONE, reading=reading, clusters=4)
         assert torch.equal(first[f"{name} clusters"], clusters)
         assert torch.equal(first[f"{name} clusters"], second[f"{name} clusters"])
+        tree = cluster_tree(encoder, images, place=ALONE, reading=reading)
+        assert torch.equal(first[f"{name} tree"], tree)
+        assert torch.equal(first[f"{name} tree"], second[f"{name} tree"])

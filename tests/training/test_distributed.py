@@ -43,6 +43,16 @@ def test_alone_every_question_has_its_own_answer() -> None:
     assert not dist.is_initialized()
 
 
+def test_a_digest_that_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Processes(1, 3, torch.device("cpu"))
+    for digests, other in ((["a", "a", "b"], 2), (["b", "a", "a"], 1)):
+        monkeypatch.setattr(Processes, "gather", lambda _, __, found=digests: found)
+        with pytest.raises(InputError, match=f"the weights differ between process 0 and process {other} of 3: start"):
+            place.check_alike("a", "the weights")
+    monkeypatch.setattr(Processes, "gather", lambda _, value: [value] * 3)
+    place.check_alike("a", "the weights")
+
+
 def test_a_group_that_the_caller_made_is_used_and_kept(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:

@@ -172,14 +172,14 @@ def test_the_card_tells_where_the_encoder_comes_from(tmp_path):
     for branch in ("dense", "sparse"):
         result = {"branch": branch, "linear": score, "few_shot": score, "knn": score, "train": {}, "test": {}}
         write_json(run.results / f"{branch}.json", result)
-    run.sittings_file.write_text(json.dumps({"precision": "bfloat16", "device": "a processor"}) + "\n")
+    run.sessions_file.write_text(json.dumps({"precision": "bfloat16", "device": "a processor"}) + "\n")
     card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
     assert "| linear probe | 61.2 | 50.0 | - | 55.5 | 4.0 |" in card
     assert card.count("linear probe") == 1  # the dense branch alone is exported
-    assert "| labels shown to training | none |" in card
-    assert "| left out, since they could not be decoded | 3 |" in card
+    assert "| labels used in training | none |" in card
+    assert "| left out because they could not be decoded | 3 |" in card
     assert "| images of the largest and the smallest class | 500 and 5 |" in card
-    assert "lacks 90% of its weights" in card
+    assert "a copy of itself with 90% of its weights pruned" in card
     assert "bfloat16 on a processor" in card
     assert "<script>" not in card
     assert card.startswith("---\npipeline_tag")
@@ -222,8 +222,8 @@ class TestPretrained:
     def test_its_card_runs_and_says_nothing_that_is_not_so(self, spec, tmp_path, monkeypatch):
         folder = export(spec, tmp_path / "out", ("timm",)).folder
         card = (folder / "README.md").read_text()
-        assert "A pretrained image encoder, as it was published" in card
-        assert "It is not known whether class labels trained the weights" in card
+        assert "A pretrained image encoder, unchanged" in card
+        assert "It is not known whether the weights were trained with class labels" in card
         for untrue in ("Trained without", "self-supervised", "pruned copy", "long-tailed"):
             assert untrue not in card
         encoder = load_encoder(spec)
@@ -261,8 +261,8 @@ class TestPretrained:
 @pytest.mark.parametrize(
     ("labels", "teacher", "said"),
     [
-        (True, "trained with labels", "- Labels of other images trained the weights that it started from"),
-        (None, "perhaps trained with labels", "- Labels of other images may have trained the weights"),
+        (True, "trained with labels", "- The start weights were trained with labels of other images"),
+        (None, "perhaps trained with labels", "- The start weights may have been trained with labels"),
         (False, "trained without labels", "- Trained without labels: features"),
     ],
 )
@@ -277,10 +277,10 @@ def test_the_card_tells_of_the_weights_that_a_run_started_from(labels, teacher, 
     card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
     words = f"timm:tf_efficientnet_lite0 (license apache-2.0, {teacher})"
     assert f"An image encoder that started from the weights {words} and was adapted without labels by self-" in card
-    assert f"| weights that it started from | {words} |" in card
-    assert "| batch-norm statistics of the encoder | as at the start |" in card
+    assert f"| start weights | {words} |" in card
+    assert "| batch-norm statistics of the encoder | fixed |" in card
     assert said in card
-    assert "under the license apache-2.0, which goes on to apply" in card
+    assert "under the license apache-2.0, which still applies" in card
     assert labels is False or "- Trained without labels" not in card
 
 
@@ -291,7 +291,7 @@ def test_the_card_knows_every_framework(framework, tmp_path):
     write_json(run.config_file, values)
     card = (export(run, tmp_path / "out", ("timm",)).folder / "README.md").read_text()
     assert framework == "simclr" or f"in the framework of {FRAMEWORK_NAMES[framework]} (" in card
-    assert "lacks an adaptive share of its weights" in card
+    assert "with an adaptive share of its weights" in card
     assert ("temperature" in card) == (framework in CONTRASTIVE)
 
 
@@ -326,6 +326,8 @@ def test_what_is_there_is_never_written_over(tmp_path):
     assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
     (tmp_path / "empty").mkdir()
     assert "README.md" in export(run, tmp_path / "empty", ("timm",)).files
+    with pytest.raises(InputError, match="holds a whole export already: use it"):
+        export(run, tmp_path / "empty", ("timm",))
 
 
 def test_features_that_differ_are_not_written(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from sdclr.data.sources import ArraySource
 from sdclr.encoders import EncoderConfig, create_encoder, load_encoder, save_encoder
 from sdclr.errors import InputError
 from sdclr.training.config import PretrainConfig
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 from sdclr.training.norm import fix_statistics, recalibrate
 from sdclr.training.optim import create_optimizer
 from sdclr.training.run import create_objective
@@ -45,7 +45,7 @@ FAMILIES: dict[str, int | None] = {
 @pytest.mark.parametrize("start", [False, True], ids=["random", "trained"])
 @pytest.mark.parametrize("name", [*FAMILIES, "vgg11_bn"])
 def test_the_automatic_settings_can_be_made(name: str, *, start: bool) -> None:
-    config = for_images(IMAGES, gpu=False, start=f"timm:{name}" if start else None, name=None if start else name)
+    config = default_config(IMAGES, gpu=False, start=f"timm:{name}" if start else None, name=None if start else name)
     assert config.encoder.name == name
     assert config.views.image_size <= 256
     with torch.device("meta"):  # shapes alone: no family is too large for a test
@@ -55,7 +55,7 @@ def test_the_automatic_settings_can_be_made(name: str, *, start: bool) -> None:
 
 def settings(name: str, *, start: bool) -> PretrainConfig:
     spec = f"timm:{name}" if start else None
-    config = for_images(IMAGES, gpu=False, start=spec, name=None if start else name)
+    config = default_config(IMAGES, gpu=False, start=spec, name=None if start else name)
     size = FAMILIES[name]
     return (
         config
@@ -77,7 +77,7 @@ def test_each_family_trains_is_pruned_and_comes_back(name: str, tmp_path: Path) 
     objective = create_objective(config)
     competitor, size = objective.competitor, config.views.image_size
     assert competitor is not None
-    assert competitor.removed() == pytest.approx(0.3, abs=0.01)
+    assert competitor.pruned_fraction() == pytest.approx(0.3, abs=0.01)
     assert all(mask_name.startswith("encoder.") for mask_name in competitor.masks)
     layers = fix_statistics(objective)
     views = pair(size)

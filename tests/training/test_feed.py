@@ -189,7 +189,7 @@ def test_images_that_were_left_out_stay_out_though_they_come_back(feed: Create, 
         assert first.name(int(one.indices[0])) == few_digits.ids[int(first.kept[one.indices[0]])]
 
 
-def test_a_small_image_that_is_lost_between_sittings_is_asked_for(feed: Create, few_digits: SubsetSource) -> None:
+def test_a_small_image_that_is_lost_between_sessions_is_asked_for(feed: Create, few_digits: SubsetSource) -> None:
     source = Failing(few_digits)
     assert isinstance(feed(source).loader, ResidentLoader)
     source.broken = {7, 9}

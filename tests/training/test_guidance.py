@@ -11,7 +11,13 @@ from torch import Tensor
 
 from sdclr.data.sources import ArraySource, SubsetSource
 from sdclr.errors import InputError
-from sdclr.method.rebalancing import DensityConfig, HarmonizationConfig, Rebalancer, TemperatureConfig
+from sdclr.method.rebalancing import (
+    CurationConfig,
+    DensityConfig,
+    HarmonizationConfig,
+    Rebalancer,
+    TemperatureConfig,
+)
 from sdclr.training.config import DamageConfig, RebalancerName
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
@@ -20,6 +26,7 @@ from sdclr.training.run import Run
 Train = Callable[..., Run]
 
 EARLY = {
+    "curation": CurationConfig(every=2, start=0.25, share=0.3),
     "density": DensityConfig(every=2, start=0.25, neighbours=3, effective=0.4),
     "harmonization": HarmonizationConfig(clusters=5, warmup=0.25, iterations=20),
     "temperature_schedule": TemperatureConfig(periods=1.0),
@@ -30,7 +37,9 @@ ALONE: tuple[tuple[RebalancerName, ...], ...] = (
     ("memorization",),
     ("harmonization",),
     ("individual_temperature",),
-    ("density", "temperature", "memorization", "harmonization", "focal"),
+    ("curation",),
+    ("koleo",),
+    ("density", "temperature", "memorization", "harmonization", "focal", "curation", "koleo"),
 )
 
 
@@ -81,8 +90,9 @@ def test_each_changes_the_run(train: Train, finished: Run, names: tuple[Rebalanc
     assert not any(name.startswith("rebalancers") for name in run.objective().state_dict())
 
 
-def test_density_draws_some_more_often(train: Train, drawn: list[list[int]], large_images: ArraySource) -> None:
-    train(large_images, changes=EARLY | {"rebalance": ("density",)})
+@pytest.mark.parametrize("name", ["density", "curation"])
+def test_some_are_drawn_more_often(train: Train, drawn: list[list[int]], large_images: ArraySource, name: str) -> None:
+    train(large_images, changes=EARLY | {"rebalance": (name,)})
     steps = len(drawn) // 4
     first, later = drawn[:steps], drawn[-steps:]
     assert max(np.bincount(np.concatenate(first))) == 1
@@ -138,13 +148,13 @@ def test_strength_changes_the_views_of_those_samples_alone(train: Train, monkeyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"framework": "vicreg", "rebalance": ("memorization",)}, "does not decompose over images"),
+        ({"framework": "vicreg", "rebalance": ("memorization",)}, "has no loss per image"),
         (
             {"framework": "vicreg", "rebalance": ("density",), "density": DensityConfig(weigh="loss")},
             "density .of the loss",
         ),
-        ({"framework": "byol", "rebalance": ("temperature",)}, "contrasts nothing"),
-        ({"framework": "moco", "rebalance": ("individual_temperature",)}, "goes with --framework simclr"),
+        ({"framework": "byol", "rebalance": ("temperature",)}, "is not contrastive"),
+        ({"framework": "moco", "rebalance": ("individual_temperature",)}, "use it with --framework simclr"),
         ({"rebalance": ("individual_temperature", "focal")}, "which focal would change"),
         ({"rebalance": ("density", "density")}, "names one twice"),
     ],

@@ -26,7 +26,7 @@ from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import create_objective
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 MARGIN = 5  # points
 

@@ -39,9 +39,16 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def noted(folder: Path, *sittings: dict[str, Any]) -> Run:
-    (folder / "sittings.jsonl").write_text("".join(json.dumps(sitting) + "\n" for sitting in sittings))
+def noted(folder: Path, *sessions: dict[str, Any]) -> Run:
+    (folder / "sessions.jsonl").write_text("".join(json.dumps(session) + "\n" for session in sessions))
     return Run(folder)
+
+
+def test_a_run_of_an_earlier_version_is_read_and_continued(tmp_path: Path) -> None:
+    run = noted(tmp_path, {"precision": "float32", "threads": 2})
+    run.sessions_file.rename(tmp_path / "sittings.jsonl")
+    assert run.sessions() == [{"precision": "float32", "threads": 2}]
+    assert run.sessions_file.name == "sittings.jsonl"
 
 
 def test_what_is_told_comes_first(tiny: PretrainConfig, tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ def test_a_run_goes_on_as_it_began_on_the_same_kind_of_device(tiny: PretrainConf
         {"precision": "bfloat16", "threads": 1, "device_type": "cpu"},
         {"precision": "float16", "threads": 8, "device_type": "cuda"},
     )
-    with run.sittings_file.open("a") as file:
+    with run.sessions_file.open("a") as file:
         file.write('{"precision": "flo')  # a crash
     assert settle(create_objective(tiny), tiny, Runtime(), ALONE, run) == Settled(torch.bfloat16, 1)
 
@@ -91,7 +98,14 @@ def test_types_to_choose_among(
 ) -> None:
     monkeypatch.setattr(machine, "worth_measuring", lambda _: can)
     monkeypatch.setattr(machine, "autocast_dtype", lambda amp, _: {"auto": None, "none": None}[amp])
-    assert possible_dtypes(amp, before, CPU) == expected
+    assert possible_dtypes(amp, before, CPU, image_size=16) == expected
+
+
+def test_tiny_images_are_trained_in_float32_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "worth_measuring", lambda _: True)
+    assert possible_dtypes("auto", None, CPU, image_size=15) == (None,)
+    assert possible_dtypes("auto", "bfloat16", CPU, image_size=15) == (torch.bfloat16,)
+    assert possible_dtypes("bf16", None, CPU, image_size=15) == (torch.bfloat16,)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.errors import InputError
-from sdclr.method import SelfCompetitors
+from sdclr.errors import InputError, OutOfMemoryError
 from sdclr.training import guidance
 from sdclr.training.config import DamageConfig
 from sdclr.training.interrupts import Interrupted
@@ -44,10 +43,10 @@ def pruned(run: Run) -> list[float]:
 def test_a_schedule_is_kept_and_logged(train: Train, damage: DamageConfig, expected: list[float]) -> None:
     run = train(changes={"damage": damage})
     assert pruned(run) == pytest.approx(expected, abs=1e-4)  # whole weights
-    assert run.pruned == pytest.approx(expected[-1], abs=1e-4)
+    assert run.pruned_fraction == pytest.approx(expected[-1], abs=1e-4)
     competitor = run.objective().competitor
     assert competitor is not None
-    assert competitor.ratio == run.pruned
+    assert competitor.ratio == run.pruned_fraction
 
 
 def test_an_adaptive_ratio_follows_the_gap(
@@ -117,11 +116,19 @@ def test_it_goes_on_at_the_ratio_of_its_epoch(
     assert (resumed.path / "encoder.safetensors").read_bytes() == (whole.path / "encoder.safetensors").read_bytes()
 
 
-def test_several_competitors_train(train: Train) -> None:
-    run = train(changes={"damage": DamageConfig(ratio=0.3, also=(0.6, 0.9))})
-    competitor = run.objective().competitor
-    assert isinstance(competitor, SelfCompetitors)
-    assert [twin.removed() for twin in (competitor, *competitor.others)] == pytest.approx([0.3, 0.6, 0.9], abs=1e-3)
+def test_memory_that_runs_out_before_the_first_step_names_half_of_the_batch(
+    train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def hungry(*_: Any, batch_size: int, **__: Any) -> float:
+        asked.append(batch_size)
+        raise MemoryError
+
+    monkeypatch.setattr(guidance, "generalisation_gap", hungry)
+    with pytest.raises(OutOfMemoryError, match=r"with a batch of 24 images: give --batch-size 12, or --accumulate 2"):
+        train(more_digits, changes=ADAPTIVE | {"batch_size": 24})
+    assert asked == [24]  # it looks at no more images at once than a step does
 
 
 def test_an_adaptive_ratio_needs_images_to_hold_out(train: Train) -> None:
@@ -132,14 +139,12 @@ def test_an_adaptive_ratio_needs_images_to_hold_out(train: Train) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ratio": 0.3, "also": (1.2,)}, "1.2"),
+        ({"ratio": 1.2}, "1.2"),
         ({"ratio": "adaptive", "gain": 0.0}, "positive, not 0"),
         ({"ratio": "adaptive", "schedule": "ramp"}, "leave out --damage.schedule"),
-        ({"ratio": "adaptive", "also": (0.3,)}, "leave out --damage.also"),
         ({"schedule": "cyclic", "cycles": 0.0}, "cycles"),
         ({"kind": "dropout", "schedule": "ramp"}, "dropout"),
         ({"kind": "random", "ratio": "adaptive"}, "random"),
-        ({"kind": "dropout", "also": (0.3,)}, "--damage.also"),
     ],
 )
 def test_what_contradicts_itself_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ from sdclr.data.sources import ArraySource
 from sdclr.encoders import EncoderConfig, HeadConfig, Network, create_network
 from sdclr.errors import InputError
 from sdclr.files import read_json, write_json
-from sdclr.method import DropoutCompetitor, MomentumNetwork, SelfCompetitor, SelfCompetitors
+from sdclr.method import DropoutCompetitor, MomentumNetwork, SelfCompetitor
 from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.interrupts import Interrupted
@@ -174,17 +174,6 @@ def test_without_statistics_of_its_own_there_is_nothing_to_correct() -> None:
     assert_equal(before, statistics(into.state_dict()))
 
 
-def test_several_twins_are_corrected_each_for_itself() -> None:
-    into, parts = network(), batches()
-    several = SelfCompetitors(into, (0.3, 0.6))
-    recalibrate(several, parts)
-    for twin, ratio in zip((several, *several.others), (0.3, 0.6), strict=True):
-        assert isinstance(twin, SelfCompetitor)
-        alone = SelfCompetitor(into, ratio)
-        recalibrate(alone, parts)
-        assert_equal(statistics(dict(alone.normalization())), statistics(dict(twin.normalization())))
-
-
 def test_a_twin_that_drops_activations_is_corrected_while_it_drops_them() -> None:
     into = network().train()
     twin = DropoutCompetitor(into, 0.5)
@@ -197,7 +186,7 @@ FRAMEWORKS: dict[str, dict[str, Any]] = {
     "simclr": {},
     "plain": {"damage": DamageConfig(kind="none")},
     "shared": {"damage": DamageConfig(ratio=0.3, independent_norm=False)},
-    "several": {"damage": DamageConfig(ratio=0.3, also=(0.5,), refresh_steps=2)},
+    "refreshed": {"damage": DamageConfig(ratio=0.3, refresh_steps=2)},
     "dropout": {"damage": DamageConfig(kind="dropout", ratio=0.3)},
     "layers": {"optim": OptimConfig(lr=0.01, warmup_epochs=1, layer_decay=0.7)},
     "density": {"rebalance": ("density",)},

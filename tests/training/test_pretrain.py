@@ -47,7 +47,7 @@ def assert_same_result(first: Run, second: Run) -> None:
 
 @pytest.fixture
 def after_step(monkeypatch: pytest.MonkeyPatch) -> AfterStep:
-    """Do something once, in the first sitting that takes this step."""
+    """Do something once, in the first session that takes this step."""
 
     def arrange(step: int, action: Callable[[Trainer], object]) -> None:
         take_step, todo = Trainer._take_step, [action]
@@ -77,7 +77,7 @@ def test_a_run_leaves_its_files(finished: Run, tiny: PretrainConfig) -> None:
     board = {name for name in names if name.startswith("tensorboard/events")}
     assert board
     assert names - board == {
-        *("config.json", "source.json", "bad_images.csv", "sittings.jsonl", "metrics.jsonl"),
+        *("config.json", "source.json", "bad_images.csv", "sessions.jsonl", "metrics.jsonl"),
         *("encoder.json", "encoder.safetensors", ".training"),
         *("checkpoints/step-000000012.pt", "checkpoints/step-000000012.sha256"),
     }
@@ -382,5 +382,5 @@ def test_snapshots_are_the_networks_of_their_epochs(finished: Run, train: Train,
     with pytest.raises(InputError, match=r"epoch-00003\.pt .* epochs: 2, 4"):
         run.objective(3)
     (run.snapshots / "epoch-00002.pt").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="no snapshot that can be read"):
+    with pytest.raises(InputError, match=r"epoch-00002.pt cannot be read"):
         run.objective(2)

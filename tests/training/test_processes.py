@@ -6,6 +6,7 @@ The processes are forked from a server that has torch imported, which saves seco
 import dataclasses
 import multiprocessing
 import multiprocessing.context
+import os
 import random
 import runpy
 import signal
@@ -41,6 +42,7 @@ os.environ.update(env)
 if group: os.setpgid(0, 0)
 torch.set_num_threads(1)
 from sdclr.training import pretrain as loop
+from sdclr.errors import InputError
 from sdclr.training.interrupts import Interrupted
 take_step = loop.Trainer._take_step
 def stepped(self, batch):
@@ -50,6 +52,9 @@ def stepped(self, batch):
         to = f"-{os.getpgrp()}" if group else str(os.getpid())
         subprocess.run(["kill", f"-{int(signum)}", "--", to], start_new_session=True, check=True)
 loop.Trainer._take_step = stepped
+if own_masks:  # drawn at random, by each process for itself
+    rank = int(os.environ["RANK"])
+    loop.Trainer._step_seed = lambda self, _: rank
 limit = None
 if minutes:  # a clock that ticks when it is looked at, slower for each further process
     from sdclr.time_budget import Budget
@@ -59,6 +64,9 @@ try:
     loop.pretrain(source, config, run=run, runtime=runtime, minutes=limit)
 except Interrupted as error:
     sys.exit(error.exit_code)
+except InputError as error:
+    run.with_name(f"said-{rank}").write_text(str(error))
+    sys.exit(2)
 """
 
 Launch = Callable[..., Child]
@@ -82,6 +90,7 @@ def launch(runtime: Runtime, tmp_path: Path) -> Iterator[Launch]:
             "signal_at": how.pop("signal_at", None),
             "signum": how.pop("signum", None),
             "minutes": how.pop("minutes", None),
+            "own_masks": how.pop("own_masks", False),
             "runtime": dataclasses.replace(runtime, **how),
         }
         child = context.Process(target=runpy.run_path, args=(str(script), values))
@@ -155,7 +164,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
 ) -> None:
     config, source = dataclasses.replace(tiny, epochs=6, **changes), enough(few_digits, changes)
     whole = launch(source, config, tmp_path / "whole")
-    moments, kills = random.Random(str(changes)), 0  # noqa: S311  # moments, not secrets
+    moments, kills = random.Random(str(changes)), 0  # moments, not secrets
     while not Run(tmp_path / "killed").finished:
         child = launch(source, config, tmp_path / "killed", checkpoint_minutes=0)
         if kills < 5:
@@ -183,7 +192,10 @@ def test_a_run_is_trained_by_one_job_at_a_time(
     tiny: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with claimed(run, ".training"), pytest.raises(InputError, match=r"another process trains .*run: wait for it"):
+    with (
+        claimed(run, ".training"),
+        pytest.raises(InputError, match=rf"another process \(number {os.getpid()}\) trains .*run: wait for it"),
+    ):
         pretrain(few_digits, tiny, run=run, runtime=runtime)
     assert pretrain(few_digits, tiny, run=run, runtime=runtime).finished
 
@@ -261,6 +273,41 @@ def test_two_processes_train_as_one_does(  # noqa: PLR0917  # fixtures
     assert changed.abs().max() > 1e-2  # else the comparison would say nothing
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the network has collapsed")
+def test_a_run_goes_on_with_another_number_of_processes(
+    launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
+) -> None:
+    config, run = dataclasses.replace(without_batch_norm, batch_size=18), tmp_path / "many"
+    one = pretrain(few_digits, config, run=tmp_path / "one", runtime=runtime)
+    # Each job is stopped within an epoch of two steps.
+    for world, stop in ((3, 3), (2, 5), (1, None)):
+        port, how = free_port(), {"signal_at": stop, "signum": signal.SIGTERM}
+        jobs = [
+            launch(few_digits, config, run, env=torchrun_env(rank, world, port) if world > 1 else {}, **how)
+            for rank in range(world)
+        ]
+        assert [ended(child) for child in jobs] == [143 if stop else 0] * world
+    assert dict(losses(run)) == pytest.approx(dict(losses(one.path)), abs=1e-5)
+    expected = one.encoder().state_dict()
+    for name, tensor in Run(run).encoder().state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_processes_with_different_masks_stop(
+    launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, tmp_path: Path
+) -> None:
+    config, port = dataclasses.replace(without_batch_norm, damage=DamageConfig(kind="random", ratio=0.3)), free_port()
+    pair = [
+        launch(few_digits, config, tmp_path / "run", env=torchrun_env(rank, 2, port), own_masks=True)
+        for rank in range(2)
+    ]
+    assert [ended(child) for child in pair] == [2, 2]
+    for rank in range(2):
+        said = (tmp_path / f"said-{rank}").read_text()
+        assert said.startswith("the masks at ratio 0.3 differ between process 0 and process 1 of 2: ")
+
+
 @pytest.mark.filterwarnings("ignore:the network has collapsed")
 def test_two_processes_train_as_long_as_the_first_one_decides(
     launch: Launch, without_batch_norm: PretrainConfig, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
@@ -278,12 +325,13 @@ def test_two_processes_train_as_long_as_the_first_one_decides(
     assert dict(losses(tmp_path / "two")) == pytest.approx(dict(losses(one.path)), abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the network has collapsed")  # a new head, and digits that are much alike
 def test_two_processes_with_fixed_statistics_train_as_one_does(  # noqa: PLR0917  # fixtures
     launch: Launch, tiny: PretrainConfig, finished: Run, few_digits: SubsetSource, runtime: Runtime, tmp_path: Path
 ) -> None:
     """Dense statistics stay, and both processes measure the twin's on the same images: no batch has any of its own."""
     config = dataclasses.replace(
-        tiny, start=str(finished.path), head=HeadConfig(dim=8, norm="none"), optim=OptimConfig(lr=0.01, warmup_epochs=1)
+        tiny, start=str(finished.path), head=HeadConfig(dim=8, norm="none"), optim=OptimConfig(lr=0.2, warmup_epochs=1)
     )
     port = free_port()
     pair = [launch(few_digits, config, tmp_path / "two", env=torchrun_env(rank, 2, port)) for rank in range(2)]
@@ -296,6 +344,11 @@ def test_two_processes_with_fixed_statistics_train_as_one_does(  # noqa: PLR0917
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
         if name.endswith("running_var"):
             assert torch.equal(value, before[name]) == ("_norm" not in name)
+    weights = Run(tmp_path / "one").encoder().state_dict()
+    changed = torch.cat(
+        [(weights[name] - tensor).flatten() for name, tensor in finished.encoder().state_dict().items()]
+    )
+    assert changed.abs().max() > 5e-3  # else the comparison would say nothing
 
 
 def initial(config: PretrainConfig) -> dict[str, torch.Tensor]:

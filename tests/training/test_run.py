@@ -127,6 +127,18 @@ def test_a_run_opens_with_what_it_was_started_with(finished: Run, tiny: Pretrain
     assert [row["epoch"] for row in opened.metrics()] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_a_run_that_had_no_further_competitors_opens_as_before(copied: Path) -> None:
+    values = json.loads((copied / "config.json").read_text())
+    before = Run(copied).config
+    values["damage"]["also"] = []
+    (copied / "config.json").write_text(json.dumps(values))
+    assert Run(copied).config == before
+    values["damage"]["also"] = [0.5]
+    (copied / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="also"):
+        _ = Run(copied).config
+
+
 def test_without_checkpoints_there_is_no_network_to_read(copied: Path) -> None:
     shutil.rmtree(copied / "checkpoints")
     with pytest.raises(InputError, match="holds no whole checkpoint"):

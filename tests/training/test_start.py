@@ -31,6 +31,7 @@ from sdclr.errors import InputError
 from sdclr.files import read_json, write_json
 from sdclr.method import SelfCompetitor
 from sdclr.training.known_weights import known_weights
+from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import Run
 from sdclr.training.start import Start, load_start
 
@@ -291,7 +292,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     refused(network(), tmp_path, "no encoder.json and encoder.safetensors .*finish that run")
     save_encoder(tmp_path, network().encoder)
     write_json(tmp_path / "encoder.json", {"encoder": 3})
-    refused(network(), tmp_path, "describes no encoder")
+    refused(network(), tmp_path, "encoder.json cannot be read .*'encoder' is 3")
 
 
 def test_another_normalisation_of_the_input_is_refused_with_the_mend(tmp_path: Path) -> None:
@@ -337,6 +338,7 @@ def test_a_run_from_timms_weights_moves_them_and_not_their_statistics(
         "start": lite0,
         "encoder": EncoderConfig(name="tf_efficientnet_lite0", mean=half, std=half),
         "views": ViewConfig(image_size=32),
+        "optim": OptimConfig(lr=0.01, warmup_epochs=1),
         "epochs": 2,
     }
     run = train(changes=changes)

@@ -98,7 +98,7 @@ def test_each_sitting_notes_how_it_was_carried_out_and_auto_goes_on_so(
         with pytest.raises(Interrupted):
             train(checkpoint_minutes=0, amp=began)
     run = train(amp="auto")
-    first, second = (json.loads(line) for line in run.sittings_file.read_text().splitlines())
+    first, second = (json.loads(line) for line in run.sessions_file.read_text().splitlines())
     assert (first["step"], second["step"]) == (0, 4)
     assert first["precision"] == second["precision"] == expected
     assert second["device_type"] == "cpu"

@@ -1,6 +1,6 @@
 """The command line. Only this package parses arguments and prints.
 
-This module imports little, so that `--version` and `--help` come at once and an interrupt meets it early.
+This module imports little, so `--version` and `--help` are fast and an early interrupt is handled.
 """
 
 import sys
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _dispatch(argv)
             sys.stdout.flush()  # a closed pipe shows here rather than when Python ends
         except BaseException as error:  # noqa: BLE001  # every end is told in one line
-            import_module("sdclr.cli.endings").end(error, command=argv[0] if argv else "", debug=debug)
+            import_module("sdclr.cli.endings").end(error, arguments=argv, debug=debug)
 
 
 def _dispatch(argv: list[str]) -> None:

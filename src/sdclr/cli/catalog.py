@@ -1,4 +1,4 @@
-"""The commands by name. This table knows nothing of their options, so that `sdclr --help` loads none of them."""
+"""The commands by name. This table does not contain their options, so `sdclr --help` imports none of them."""
 
 from typing import Final, NamedTuple
 
@@ -31,6 +31,7 @@ CATALOG: Final = {
         Entry("select", "find", "Choose which images to label next.", resumes=True),
         Entry("apply", "find", "Turn marks made on a page into a manifest, folders or lists."),
         Entry("info", "find", "Describe images, and how long commands would take on them."),
+        Entry("pack", "find", "Write images as tar shards, for collections of many files.", resumes=True),
         Entry("diagnose", "find", "Describe a collection: kinds, long tail, near-duplicates."),
         Entry("duplicates", "find", "Find near-duplicates, and list which images to drop.", resumes=True),
         Entry("neighbors", "find", "Find the images that are most similar to other images."),

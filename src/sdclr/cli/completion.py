@@ -1,6 +1,6 @@
-"""Completions for shells: scripts that hold all commands and options, so that a shell starts no Python for them.
+"""Completions for shells: scripts that hold all commands and options, so completion starts no Python.
 
-tyro can print such scripts, too, but those complete neither positional arguments nor the files among them.
+tyro can also print such scripts, but they complete neither positional arguments nor the files among them.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How a queue of runs ended, told at the end of a command."""
+"""The results of a queue of runs, printed at the end of a command."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,19 +1,24 @@
-"""How a command ends: the line that is printed, and the exit code."""
+"""The end of a command: the printed line and the exit code."""
 
 import os
 import select
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from rich.console import Console
 
 from sdclr.cli.catalog import CATALOG
-from sdclr.cli.lines import shown
+from sdclr.cli.lines import unwritten_output
 from sdclr.cli.stops import Terminated, was_asked
-from sdclr.errors import InputError
+from sdclr.cli.traces import save_trace
+from sdclr.data.lost import as_lost
+from sdclr.errors import DamagedFileError, InputError, OutOfMemoryError, ProcessLostError, StorageError
+from sdclr.out_of_memory import is_out_of_memory
 from sdclr.training.interrupts import Interrupted
+from sdclr.visible import one_line, visible
 
 ERROR: Final = 1
 USAGE: Final = 2
@@ -25,19 +30,22 @@ NO_READER: Final = 141
 _LONGEST: Final = 400
 """Characters of the message of an unexpected error."""
 _PACKAGE: Final = Path(__file__).parents[1]
+_NO_USAGE: Final = (StorageError, DamagedFileError, OutOfMemoryError, ProcessLostError)
+"""Errors of the machine: the command was right."""
 
 
-def end(error: BaseException, *, command: str, debug: bool) -> NoReturn:
+def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoReturn:
     """End the program as an exception asks for.
 
     Args:
         error: What `main` has caught.
-        command: The name of the command.
+        arguments: The command line: the name of the command, and its options.
         debug: Let errors through, so that Python shows their traceback.
 
     Raises:
         SystemExit: With the exit code.
     """
+    command = arguments[0] if arguments else ""
     if was_asked():
         error = Terminated()
     if _reader_is_gone(error):
@@ -56,22 +64,29 @@ def end(error: BaseException, *, command: str, debug: bool) -> NoReturn:
         raise SystemExit(code) from None
     if debug:
         raise error
-    _say(_explained(error), title="error:")
-    raise SystemExit(USAGE if isinstance(error, InputError) else ERROR) from None
+    error = unwritten_output(as_lost(error) or error)
+    _say(_explained(error, arguments), title="error:")
+    usage = isinstance(error, InputError) and not isinstance(error, _NO_USAGE)
+    raise SystemExit(USAGE if usage else ERROR) from None
 
 
-def _explained(error: BaseException) -> str:
+def _explained(error: BaseException, arguments: Sequence[str]) -> str:
     """An error in one line, with what to do about it."""
     text = " ".join(str(error).split())
+    if isinstance(error, StorageError):
+        resumes = bool(arguments) and arguments[0] in CATALOG and CATALOG[arguments[0]].resumes
+        return f"{error}; {'the same command then resumes' if resumes else 'then run the same command again'}"
     if isinstance(error, InputError | FloatingPointError):
         return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
+    if is_out_of_memory(error):
         return f"out of memory: give a smaller --batch-size, smaller images or fewer --workers ({text[:_LONGEST]})"
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(text, 2 * _LONGEST)
+    trace = save_trace(error, arguments)
+    where = "the traceback, which the same command shows with --debug" if trace is None else f"the file {trace}"
     return (
         f"unexpected {type(error).__name__}{_place(error)}: {text[:_LONGEST]}. This is a bug in sdclr: please report "
-        "it with the traceback, which the same command shows with --debug"
+        f"it with {where}"
     )
 
 
@@ -87,7 +102,7 @@ def _say(text: str, *, title: str = "") -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if title:
         console.print(title, style="bold red", end=" ")
-    console.print(shown(text), markup=False)
+    console.print(visible(text), markup=False)
 
 
 def _reader_is_gone(error: BaseException) -> bool:

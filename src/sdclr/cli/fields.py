@@ -4,6 +4,8 @@ import shutil
 import textwrap
 from typing import Final
 
+from sdclr.visible import visible
+
 _NAME: Final = 13
 """Columns of the name."""
 _WIDEST: Final = 80
@@ -15,7 +17,7 @@ def field(name: str, value: str) -> str:
 
     Args:
         name: At most 12 characters.
-        value: May be long. Its line breaks and control characters are shown as spaces and escapes.
+        value: May be long. Its line breaks and control characters are shown as their codes.
 
     Returns:
         Lines of at most 80 columns, fewer in a narrow terminal.
@@ -26,18 +28,12 @@ def field(name: str, value: str) -> str:
     """
     width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))
     return textwrap.fill(
-        plain(value),
+        visible(value),
         width=width,
         initial_indent=f"{name:<{_NAME}}",
         subsequent_indent=" " * _NAME,
         break_on_hyphens=False,
     ).rstrip()
-
-
-def plain(text: str) -> str:
-    """A text that a terminal shows as it is: control characters as escapes, and what is not UTF-8 as `?`."""
-    text = text.encode("utf-8", "replace").decode()
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def shortened(text: str, most: int) -> str:

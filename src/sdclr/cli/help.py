@@ -1,4 +1,4 @@
-"""What `sdclr --help`, `sdclr COMMAND --help` and `--help-all` print."""
+"""The output of `sdclr --help`, `sdclr COMMAND --help` and `--help-all`."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""What `sdclr info` tells about a collection and about the time that commands would take."""
+"""The output of `sdclr info` on a collection and on the time that commands would take."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from sdclr.cli.commands.info import Info
-from sdclr.cli.fields import field, plain, shortened
+from sdclr.cli.fields import field, shortened
 from sdclr.cli.machine import machine
 from sdclr.data.decode import BadImage
 from sdclr.data.inventory import Inventory
@@ -16,6 +16,7 @@ from sdclr.environment import private_removed
 from sdclr.features.inspect import inspect_images, open_images
 from sdclr.progress import duration
 from sdclr.training.costs import Cost, estimate_costs
+from sdclr.visible import visible
 
 _LISTED: Final = 5
 """Files and groups that are named; --json has all."""
@@ -92,7 +93,7 @@ def _seen(found: Inventory) -> Iterator[str]:
         spread = (
             f"of {min(counts):,} to {max(counts):,} images" if len(set(counts)) > 1 else f"of {max(counts):,} images"
         )
-        names = ", ".join(shortened(plain(name), 20) for name in list(found.classes)[:_LISTED])
+        names = ", ".join(shortened(visible(name), 20) for name in list(found.classes)[:_LISTED])
         more = ", …" if len(found.classes) > _LISTED else ""
         yield field("classes", f"{len(found.classes):,} {spread} ({names}{more})")
 
@@ -103,8 +104,10 @@ def _troubles(found: Inventory) -> Iterator[str]:
     yield field("unreadable", f"{len(found.unreadable) or 'none'} ({how})")
     yield from _named(found.unreadable)
     if found.passed_over:
-        yield field("passed over", f"{len(found.passed_over):,} other files and folders")
+        yield field("skipped", f"{len(found.passed_over):,} other files and folders")
         yield from _named(found.passed_over)
+    if found.animated:
+        yield field("animated", f"{found.animated:,}, of which the first frame is used")
     if not found.duplicates:
         yield field("copies", "none by bytes")
         return
@@ -114,15 +117,15 @@ def _troubles(found: Inventory) -> Iterator[str]:
         f"{len(found.duplicates):,} {groups} of files that are equal byte for byte; {found.spare:,} could be dropped",
     )
     for group in found.duplicates[:_LISTED]:
-        names = " = ".join(shortened(plain(name), _COLUMNS // 2 - 2) for name in group[:2])
+        names = " = ".join(shortened(visible(name), _COLUMNS // 2 - 2) for name in group[:2])
         yield field("", names + (f" = {len(group) - 2:,} more" if len(group) > 2 else ""))
     yield from _more(found.duplicates)
 
 
 def _named(images: Sequence[BadImage]) -> Iterator[str]:
     for image in images[:_LISTED]:
-        reason = shortened(plain(image.reason), 2 * _COLUMNS // 3)
-        yield field("", f"{shortened(plain(image.id), _COLUMNS - len(reason) - 2)}: {reason}")
+        reason = shortened(visible(image.reason), 2 * _COLUMNS // 3)
+        yield field("", f"{shortened(visible(image.id), _COLUMNS - len(reason) - 2)}: {reason}")
     yield from _more(images)
 
 
@@ -139,11 +142,11 @@ def _disk(found: Inventory) -> str:
     about = "" if found.whole else "about "
     used = found.bytes * found.images / max(1, found.looked_at)
     place = "in memory" if found.free is None else "used"
-    free = "" if found.free is None else f", {_size(found.free)} free there"
-    return f"{about}{_size(used)} {place}{free}; {_size(found.free_here)} free in this folder"
+    free = "" if found.free is None else f", {size_text(found.free)} free there"
+    return f"{about}{size_text(used)} {place}{free}; {size_text(found.free_here)} free in this folder"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
     """Bytes for people, in units of 1,000 as disks are sold: "41.6 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:

@@ -1,7 +1,8 @@
-"""What `sdclr select` reads and tells: which images have labels, which to label next, how the budget was spent."""
+"""Input and output of `sdclr select`: images with labels, images to label next, and the use of the budget."""
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -9,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from sdclr.errors import InputError
-from sdclr.files import write_csv
-from sdclr.mining.choose import Choice
+from sdclr.files import read_regular, unguarded, write_csv
+from sdclr.mining.select import Choice
 
 _ID: Final = "id"
 _LABEL: Final = "label"
@@ -29,18 +30,15 @@ def labelled_ids(files: Sequence[Path]) -> list[str]:
 
 
 def _ids(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be read ({error.strerror}): give a file with one id a line, or a CSV file with a column id"
-        ) from error
-    text = text.removeprefix("\ufeff")
-    header = text.partition("\n")[0].strip().split(",")
-    if len(header) == 1 or _ID not in header:
-        return [line for line in text.splitlines() if line]
+    text = read_regular(file).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [row[_ID] for row in rows if row[_ID] and (_LABEL not in header or row[_LABEL])]
+    try:
+        header = rows.fieldnames or ()
+        if len(header) == 1 or _ID not in header:
+            return [line for line in re.split(r"\r\n|\n|\r", text) if line]
+        return [unguarded(row[_ID]) for row in rows if row[_ID] and (_LABEL not in header or row[_LABEL])]
+    except csv.Error as error:
+        raise InputError(f"{file} is no CSV table ({error}): save it with commas between its columns") from error
 
 
 def write_choice(choice: Choice, file: Path) -> None:

@@ -1,19 +1,45 @@
-"""Text for other programs and for people."""
+"""Text for other programs."""
 
+import os
 import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
+from sdclr.files import refused
 from sdclr.progress_display import aside
+from sdclr.visible import visible
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write lines to standard output. File names come out byte for byte, whether they are UTF-8 or not."""
+    """Write lines to standard output.
+
+    Other programs get file names byte for byte, whether they are UTF-8 or not. A terminal shows letters that would
+    command it as their codes.
+    """
+    terminal = sys.stdout.isatty()
     with aside():
         for line in lines:
-            sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
+            text = visible(line, keep="\t") if terminal else line
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
         sys.stdout.buffer.flush()
 
 
-def shown(image_id: str) -> str:
-    """An id for people: a terminal can print no lone surrogates, as names that are not UTF-8 come."""
-    return image_id.encode("utf-8", "replace").decode()
+def unwritten_output(error: BaseException) -> BaseException:
+    """The error to tell of: if standard output cannot be written, such as a file on a full disk, that.
+
+    What is left in its buffer goes nowhere then, so that Python says nothing of it when it ends.
+    """
+    refusal = error if isinstance(error, OSError) and _prints(error) else None
+    try:
+        sys.stdout.flush()
+    except OSError as later:
+        refusal = later
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return error if refusal is None else refused("/dev/stdout", refusal) or error
+
+
+def _prints(error: OSError) -> bool:
+    """Whether an error came from what prints: this package, or rich."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return error.filename is None and Path(frames[-1].filename).parent.name in {Path(__file__).parent.name, "rich"}

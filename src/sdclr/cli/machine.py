@@ -1,4 +1,4 @@
-"""Where a command computes."""
+"""The device of a command."""
 
 import torch
 

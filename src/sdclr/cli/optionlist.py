@@ -1,4 +1,4 @@
-"""What options a command has, read from its dataclass as tyro reads it: names, values, defaults, help."""
+"""The options of a command, read from its dataclass as tyro reads it: names, values, defaults, help."""
 
 import ast
 import dataclasses

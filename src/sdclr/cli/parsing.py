@@ -21,6 +21,9 @@ LEAST: Final = {
 }
 """The smallest value of options that several commands have."""
 
+_LONGEST: Final = 8192
+"""Characters of one argument: paths have at most 4,096."""
+
 
 def parse(argv: list[str]) -> Any:
     """Read the arguments of one command.
@@ -35,6 +38,12 @@ def parse(argv: list[str]) -> Any:
         InputError: There is no such command, or an option has a value that cannot be used.
         SystemExit: With 0 after the help was printed, with 2 after a usage error was.
     """
+    for number, argument in enumerate(argv, start=1):
+        if len(argument) > _LONGEST:
+            raise InputError(
+                f"argument {number} has {len(argument):,} characters, more than {_LONGEST:,} ({argument[:40]!r}…): a "
+                "name, a path or a number is shorter (was a file's text given instead of its name?)"
+            )
     name, *options = argv
     if name not in CATALOG:
         raise InputError(unknown(name))

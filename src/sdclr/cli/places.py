@@ -1,11 +1,12 @@
-"""Where commands write: checked before anything that takes long."""
+"""Output paths of commands, checked before any long work."""
 
 import dataclasses
+import os
 import stat
 from pathlib import Path
 from typing import Any, Final
 
-from sdclr.errors import InputError
+from sdclr.errors import InputError, StorageError
 
 _FILES: Final = {"csv", "json", "fiftyone", "marks", "manifest", "drop_list"}
 """Options that name a file to write."""
@@ -17,6 +18,8 @@ _OUT: Final = {
     "embed": "either",
 }
 """What the option --out of a command names."""
+_FINISHED: Final = {"duplicates", "finetune", "pretrain", "select"}
+"""Commands that write nothing to a folder that holds their result, or the reading that they need."""
 
 
 def check_places(name: str, command: Any) -> None:
@@ -28,6 +31,7 @@ def check_places(name: str, command: Any) -> None:
 
     Raises:
         InputError: A file is named where a folder is needed, or the other way round.
+        StorageError: No permission to write there, or the file system is read-only.
     """
     for field in dataclasses.fields(command):
         path = getattr(command, field.name)
@@ -36,7 +40,22 @@ def check_places(name: str, command: Any) -> None:
         kind = "file" if field.name in _FILES else "folder" if field.name in _FOLDERS else None
         kind = _OUT.get(name) if field.name == "out" else kind
         if kind is not None:
-            _check(path.expanduser(), f"--{field.name.replace('_', '-')} {path}", kind)
+            place = path.expanduser()
+            said = f"--{field.name.replace('_', '-')} {path}"
+            _check(place, said, kind)
+            read = (name, field.name) == ("apply", "marks") or getattr(command, "dry_run", False)
+            finished = kind == "folder" and name in _FINISHED and place.exists()
+            if not read and not finished:
+                _check_permission(place, said, kind)
+
+
+def _check_permission(path: Path, said: str, kind: str) -> None:
+    within = path.is_dir() and kind != "file"
+    folder = path if within else next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{said}: {folder} cannot be written: no permission, or a read-only disk: allow it or choose another folder"
+        )
 
 
 def _check(path: Path, said: str, kind: str) -> None:
@@ -44,7 +63,7 @@ def _check(path: Path, said: str, kind: str) -> None:
         for parent in path.parents:
             if parent.exists():
                 if not parent.is_dir():
-                    raise InputError(f"{said}: {parent} is a file, so that nothing can lie in it; name another place")
+                    raise InputError(f"{said}: {parent} is a file, not a folder; name another place")
                 break
         mode = path.stat().st_mode
     except FileNotFoundError:

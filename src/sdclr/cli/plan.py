@@ -1,4 +1,4 @@
-"""What a command says before it begins: the images, the network, the machine, and where results go."""
+"""The plan that a command prints before it starts: the images, the network, the machine, and the output folder."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from rich.console import Console
 from sdclr.choices import Amp
 from sdclr.cli.talk import note
 from sdclr.cli.told import counted, tell_encoder
+from sdclr.data.intensities import with_intensities
+from sdclr.data.inventory import about_files
 from sdclr.data.scan import first_shapes
 from sdclr.data.sources import Source
 from sdclr.encoders.config import EncoderConfig
@@ -18,6 +20,7 @@ from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
+from sdclr.training.opening import as_trained
 from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
 
@@ -29,11 +32,13 @@ def tell_images(source: Source, console: Console, name: str = "images") -> None:
     parts = [f"{counted(len(source))} in {source.name}"]
     skipped = len(getattr(source, "skipped", ()))
     if skipped:
-        parts.append(f"{skipped:,} other files passed over")
+        parts.append(f"{counted(skipped, 'other file')} skipped")
     parts.append(_sizes(source))
     if source.classes:
-        parts.append(f"{len(source.classes):,} classes")
+        parts.append(counted(len(source.classes), "class"))
     note(console, f"{name + ':':8} {', '.join(filter(None, parts))}")
+    for line in about_files(source):
+        note(console, f"{'':8} {line}")
 
 
 def tell_machine(console: Console, device: torch.device, workers: int, amp: Amp) -> None:
@@ -79,6 +84,8 @@ def tell_plan(
         read: The folder of an earlier reading that is used again, so that nothing is read.
         passes: Forward passes for each image.
     """
+    if isinstance(used, ResolvedEncoder):
+        source = with_intensities(source, used.intensities)
     tell_images(source, console)
     tell_encoder(
         used,
@@ -116,6 +123,7 @@ def tell_pretraining(
         minutes: What it may take, if that is to decide its length.
     """
     run, device = Run(folder), resolve_device(runtime.device)
+    source = as_trained(run, source)
     workers = default_workers(device) if runtime.workers is None else runtime.workers
     tell_images(source, console)
     size = config.views.image_size
@@ -131,7 +139,7 @@ def tell_pretraining(
     note(console, f"length:  {length}; {config.method}")
     tell_machine(console, device, workers, runtime.amp)
     done = max((line["step"] for line in run.metrics()), default=0) if run.config_file.exists() else 0
-    state = " (finished: nothing is left to do)" if run.finished else f" (goes on near step {done:,})" if done else ""
+    state = " (finished: nothing is left to do)" if run.finished else f" (resumes near step {done:,})" if done else ""
     tell_output(console, f"{run.path}{state}")
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: by an exception, so that files are closed and one line is printed."""
+"""SIGTERM ends a command like Ctrl-C: by an exception, so that files are closed and one line is printed."""
 
 import contextlib
 import signal

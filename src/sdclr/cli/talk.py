@@ -1,8 +1,7 @@
-"""How a command talks: results on standard output, what it plans and how it ended, and how far it is.
+"""Output of a command: results on standard output; plan, time and progress.
 
-A command prints results with `console.print`, and everything else with `note`, which --quiet silences. Before it does
-anything that takes long it says what it will do (`sdclr.cli.plan`), and at its end `finish` says how long it took and
-what to do next.
+A command prints results with `console.print`, and everything else with `note`, which --quiet silences. Before any long
+work it prints its plan (`sdclr.cli.plan`), and at its end `finish` prints the time and the next commands.
 """
 
 import shlex
@@ -17,10 +16,10 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from sdclr.cli.lines import shown
 from sdclr.progress import duration, reporting_to, speaks
 from sdclr.progress_display import aside, display_for
 from sdclr.time_budget import Budget
+from sdclr.visible import visible, visible_lines
 
 _NEXT: Final = 3
 """Commands that are suggested, at most."""
@@ -38,12 +37,12 @@ _running: ContextVar[_Command | None] = ContextVar("sdclr_command", default=None
 
 
 class Talking(Console):
-    """A console that does not write into a progress bar."""
+    """A console that does not write into a progress bar, and that no name of a file can command."""
 
     def print(self, *things: Any, **how: Any) -> None:
         """Print without the bar, which comes back."""
         with aside():
-            super().print(*things, **how)
+            super().print(*(visible_lines(thing) if isinstance(thing, str) else thing for thing in things), **how)
 
     def on_broken_pipe(self) -> None:
         """Leave the end of the program to `sdclr.cli.endings`: rich's would end it with exit code 1."""
@@ -108,7 +107,7 @@ def finish(console: Console, *commands: str | None) -> None:
         note(console, f"done in {duration(time.monotonic() - running.begun)}")
     chosen = [command for command in commands if command is not None][:_NEXT]
     for head, command in zip(("next:   ", *[" " * 8] * _NEXT), chosen, strict=False):
-        note(console, f"{head} {shown(command)}")
+        note(console, f"{head} {visible(command)}")
 
 
 def spelled(name: str, *words: str | PathLike[str] | int | None, **options: str | PathLike[str] | int | None) -> str:

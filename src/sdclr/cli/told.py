@@ -1,4 +1,4 @@
-"""What commands tell people: which encoder works, what it costs, and what was found."""
+"""Messages of commands: the encoder, its cost, and the results."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 
 from sdclr.choices import Amp
-from sdclr.cli.lines import shown
 from sdclr.cli.talk import note
 from sdclr.data.sources import Source
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
@@ -16,6 +15,7 @@ from sdclr.features.rate import seconds_an_image
 from sdclr.mining.scores import Scores
 from sdclr.progress import duration
 from sdclr.training.resolve import ResolvedEncoder
+from sdclr.visible import visible
 
 _SHOWN: Final = 10
 """Images that are listed."""
@@ -83,7 +83,9 @@ def found(scores: Scores) -> Iterator[str]:
         more = f", … (the largest {sizes[-1]})" if len(sizes) > _LISTED_KINDS else ""
         yield f"{len(sizes)} separate kinds of image, of {', '.join(sizes[:_LISTED_KINDS])}{more} images."
     else:
-        yield "No separate kinds: the images form one connected group and are ranked by distance to their neighbors."
+        nearest = {"kinds": "their neighbors", "distance": "their neighbors", "against": "the nearest old images"}
+        how = f" and are ranked by distance to {nearest[scores.score]}" if scores.score in nearest else ""
+        yield f"No separate kinds: the images form one connected group{how}."
     if len(scores.odd):
         yield f"{counted(len(scores.odd), 'odd image')} far from all others."
     if scores.duplicates:
@@ -96,7 +98,7 @@ def found(scores: Scores) -> Iterator[str]:
         )
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
-        yield f"  {scores.rank[position]:>3}  {shown(scores.ids[position])}"
+        yield f"  {scores.rank[position]:>3}  {visible(scores.ids[position])}"
 
 
 def duplicates_line(groups: Sequence[Sequence[int]]) -> str:

@@ -41,8 +41,8 @@ class NumberedIds(Sequence[str]):
 def encode_labels(values: Iterable[object], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Turn a column of labels into class ids.
 
-    Whole numbers (also as text, or as floats by tools that know no missing integer) stay as they are and have no names.
-    Any other values are names, numbered in sorted order. None, NaN and "" become -1: unknown.
+    Whole numbers of up to 18 digits (also as text, or as floats by tools that know no missing integer) stay as they are
+    and have no names. Any other values are names, numbered in sorted order. None, NaN and "" become -1: unknown.
 
     Returns:
         Ids `(N,)` and class names, `()` for numbers.
@@ -85,10 +85,11 @@ def _label(value: object) -> object:
 
 
 def _whole_number(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
+    """A label as a number of at most 18 digits; what has more is a name, as no array and no class count holds it."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
         return value
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 10**18:
         return int(value)
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.0*)?", value, flags=re.ASCII):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", value, flags=re.ASCII):
         return int(value.split(".")[0])
     return None

@@ -168,7 +168,7 @@ def _from_lists(cells: Sequence[object], where: str, names: Sequence[str]) -> At
             f"{MAX_ATTRIBUTES}; rename the column if it is free text"
         )
     others = members.difference(names)
-    numbers = all(member.isascii() and member.isdigit() for member in others)
+    numbers = all(member.isascii() and member.isdigit() and len(member) < 19 for member in others)
     ordered = (*names, *sorted(others, key=lambda member: (int(member) if numbers else 0, member)))
     place = {member: number for number, member in enumerate(ordered)}
     values = np.zeros((len(rows), len(ordered)), dtype=np.int8)

@@ -30,7 +30,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from sdclr.data.sources import Source, image_bytes, image_file, shrunk_image, stored_image
+from sdclr.data.sources import Source, image_blocks, image_bytes, image_file, shrunk_image, stored_image
 from sdclr.data.stored import CACHE_GB, Stored
 from sdclr.errors import BadImageError
 from sdclr.files import user_cache_folder
@@ -134,6 +134,10 @@ class CachedSource:
         """Where an image lies; see `stored_image`."""
         return stored_image(self.source, index)
 
+    def blocks(self) -> NDArray[np.int64] | None:
+        """In what images are stored; see `image_blocks`."""
+        return image_blocks(self.source)
+
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`, past the cache."""
         return self.source.image(index, min_side=min_side)
@@ -168,7 +172,7 @@ class CachedSource:
     def entries(self) -> set[str]:
         """Names of the entries of all images, whether they are there or not."""
         places = (stored_image(self.source, index) for index in range(len(self)))
-        return {self._store.path(stored).name for stored in places if stored is not None}
+        return {self._store.name(stored) for stored in places if stored is not None}
 
     def share_room(self, writers: int) -> None:
         """Let each of so many processes write its share of the room that was made."""
@@ -219,10 +223,15 @@ class _Store:
 
     def path(self, stored: Stored) -> Path:
         """The file of an entry."""
-        place = os.fsencode(os.path.abspath(stored.file))  # noqa: PTH100  # a tenth of Path's time
-        what = f"\0{stored.row}\0{stored.decoder}\0{self._settings}".encode()
-        name = blake2b(place + what, digest_size=16).hexdigest()
+        name = self.name(stored)
         return self.folder / name[0] / name  # few folders: ext4 puts each elsewhere on the disk, which takes time
+
+    def name(self, stored: Stored) -> str:
+        """The name of the file of an entry."""
+        place = os.fsencode(os.path.abspath(stored.file))  # noqa: PTH100  # a tenth of Path's time
+        page = f"\0{stored.at}" if stored.at else ""
+        what = f"\0{stored.row}\0{stored.decoder}{page}\0{self._settings}".encode()
+        return blake2b(place + what, digest_size=16).hexdigest()
 
     def check(self) -> None:
         """Make the folder, and write to it.
@@ -249,7 +258,8 @@ class _Store:
         found = self._found()
         total = sum(size for size, _ in found.values())
         free = shutil.disk_usage(self.folder).free
-        own = {path for path in found if path.name in (images.entries() if found else ())}
+        names = images.entries() if found else set()
+        own = {path for path in found if path.name in names}
         had = sum(found[path][0] for path in own)
         others = sorted(found.keys() - own, key=lambda path: found[path][1])
         for path in [*others, *sorted(own)]:

@@ -10,7 +10,7 @@ from sdclr.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """How strongly the two views of an image may differ from it and from each other.
+    """Augmentation of the two views of an image.
 
     Raises:
         InputError: If a probability, a range or a strength lies outside its domain.
@@ -31,7 +31,7 @@ class ViewConfig:
     saturation: float = 0.4
     """Saturation is multiplied by a factor within 1 - this and 1 + this."""
     hue: float = 0.1
-    """Hue is turned by at most this fraction of a full turn, either way (0 to 0.5)."""
+    """Hue is rotated by at most this fraction of a full turn, in either direction (0 to 0.5)."""
     jitter: float = 0.8
     """Probability that brightness, contrast, saturation and hue are changed at all."""
     grey: float = 0.2
@@ -52,11 +52,10 @@ class ViewConfig:
                 raise InputError(f"{name} is {getattr(self, name)}: give a strength of 0 or more")
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"hue is {self.hue}: give a strength between 0 and 0.5")
-        for name, upper in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+        for name, upper in (("crop_scale", 1.0), ("crop_ratio", 1000.0), ("blur_sigma", 1000.0)):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= upper or math.isinf(high):
-                limit = "" if math.isinf(upper) else f" <= {upper:g}"
-                raise InputError(f"{name} is ({low}, {high}): give 0 < low <= high{limit}")
+            if not 0 < low <= high <= upper:
+                raise InputError(f"{name} is ({low}, {high}): give 0 < low <= high <= {upper:g}")
 
 
 SCALE: Final = 30.0
@@ -65,7 +64,7 @@ SCALE: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugmentConfig:
-    """How much RandAugment does to a view at which strength w of its sample, 0 to 1.
+    """RandAugment of a view by the strength w of its sample, 0 to 1.
 
     The defaults are those of BCL-I. BCL-D (on self-damaging) has `operations=2, low=5, scatter=True`.
 
@@ -74,13 +73,13 @@ class RandAugmentConfig:
     """
 
     operations: int = 1
-    """Operations that are drawn for each view, each of which is applied with probability w."""
+    """Number of operations drawn for each view; each is applied with probability w."""
     low: float = 10.0
     """Magnitude at strength 0, on RandAugment's scale from 0 to 30."""
     high: float = 30.0
     """Magnitude at strength 1, on the same scale."""
     scatter: bool = False
-    """Whether the magnitude is that of w times a uniform draw from 0 to 1, one for both views of an image."""
+    """Whether w is multiplied by a uniform random number from 0 to 1 for the magnitude, one for both views."""
 
     def __post_init__(self) -> None:
         if self.operations < 1:
@@ -91,21 +90,21 @@ class RandAugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetConfig:
-    """A part of the images. Only drawing it looks at labels; training never does."""
+    """A part of the images. Labels are used only to draw it, never for training."""
 
     kind: Literal["all", "long-tail", "balanced", "few-shot"] = "all"
-    """All images; an exponential long tail; as many images equally divided; or 1 % equally divided."""
+    """All images; an exponential long tail; a balanced subset of the same size; or 1 % of the images, balanced."""
     max_count: int | None = None
-    """Images of the most frequent class; by default as many as every class has."""
+    """Images of the most frequent class; by default the largest number that every class has."""
     imbalance: float = 100.0
-    """Most frequent class over the rarest."""
+    """Ratio of the most frequent to the rarest class."""
     seed: int = 1
-    """Decides the order of the classes and which images are drawn; the paper's five sub-samplings are 1 to 5."""
+    """Seed of the class order and of the drawn images; the paper's five subsets are 1 to 5."""
     holdout: int = 0
-    """Labeled images kept out of every subset, equally many a class, for validation (5000 for CIFAR-10)."""
+    """Labeled images kept out of every subset for validation, the same number per class (5000 for CIFAR-10)."""
     indices: str | None = None
-    """A .npy file of positions in the source, used as it is. Published CIFAR splits count in the original order, which
-    cifar10:FOLDER has; a set that is sorted otherwise, as Parquet copies may be, gives other images."""
+    """A .npy file of positions in the source. Published CIFAR splits refer to the original order, which cifar10:FOLDER
+    has; a set in another order, as in some Parquet copies, gives other images."""
 
     def __post_init__(self) -> None:
         check_numbers(self, max_count=1, imbalance=1, seed=0, holdout=0)

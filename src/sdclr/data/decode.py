@@ -15,28 +15,34 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sdclr.errors import BadImageError
+from sdclr.data.decoding_memory import Shares, decoding, use_shares
+from sdclr.data.formats import UnreadError, open_image
+from sdclr.data.pages import PageFile
+from sdclr.data.pixels import TURNS, in_strips, to_rgb, turned, upright
+from sdclr.errors import BadImageError, InputError
+from sdclr.intensities import Intensities
+from sdclr.limits import DECODING, PIXELS
+from sdclr.visible import visible
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""Formats that are tried, by Pillow's names. PPM stands for PBM, PGM and PPM."""
+_LARGE: Final = 2**24
+"""Pixels above which an image is converted and reduced some rows at a time."""
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"}
-)
-"""File name endings, in lower case, of the formats that are tried."""
+_PIXEL_BYTES: Final = 8
+"""Bytes that a pixel takes while it is decoded: 4 in Pillow, 3 as RGB."""
 
-MAX_PIXELS = 178_956_970
-"""Width times height above which an image is refused as a decompression bomb (512 MiB as RGB)."""
+_COEFFICIENT_BYTES: Final = 6
+"""Bytes that a pixel of a progressive JPEG takes, all of which is decoded before the first pixel is there."""
 
 _WHOLE_FILE: Final = 64 * 2**20
 """Bytes up to which a file is read at once; of a larger one Pillow reads what it needs."""
@@ -56,17 +62,6 @@ _IMREAD: Final = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 
-_TURNS: Final = {
-    2: (False, 1),
-    3: (False, -1),
-    4: (False, 0),
-    5: (True, None),
-    6: (True, 1),
-    7: (True, -1),
-    8: (True, 0),
-}
-"""For each EXIF orientation whether rows become columns, and OpenCV's code of the flip that follows."""
-
 
 class BadImage(NamedTuple):
     """One file that is left out, and why."""
@@ -83,20 +78,23 @@ class Header(NamedTuple):
     """What the first bytes of an image file tell."""
 
     format: str
-    """One of `FORMATS`."""
+    """Pillow's name of it; see `sdclr.data.formats`."""
     mode: str
     """Pillow's name of the pixels' kind: RGB, L (gray), RGBA, P (palette), CMYK, I;16 (16-bit gray), …."""
     width: int
     """In pixels, upright: after the EXIF orientation is applied."""
     height: int
+    animated: bool = False
+    """Whether the file has further frames, which are not looked at."""
 
 
-def read_header(data: bytes | Path, *, image_id: str) -> Header:
+def read_header(data: bytes | Path, *, image_id: str, at: int = 0) -> Header:
     """Read the header of an image and decode no pixel. Damage behind the header goes unnoticed.
 
     Args:
         data: The encoded bytes, or the file that holds them.
         image_id: Names the image in errors.
+        at: The place of a page in its TIFF file; see `sdclr.data.pages`. 0 is the first image of any file.
 
     Raises:
         BadImageError: The file is missing, empty, no image of a known format, or too large.
@@ -105,10 +103,10 @@ def read_header(data: bytes | Path, *, image_id: str) -> Header:
         try:
             if isinstance(data, Path):
                 _checked_size(data, image_id)
-                with data.open("rb") as file:
+                with _opened(data, at) as file:
                     return _header(file, image_id)
             return _header(io.BytesIO(data), image_id)
-        except BadImageError:
+        except InputError:
             raise
         except Exception as error:
             raise BadImageError(image_id, _reason(error)) from error
@@ -118,32 +116,68 @@ def _header(file: BinaryIO, image_id: str) -> Header:
     if not file.read(1):
         raise BadImageError(image_id, "zero bytes")
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with open_image(file) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > PIXELS.value:
             raise BadImageError(image_id, _too_large(f"{width}x{height}"))
         turn = None
-        if image.format == "JPEG":  # formats that can be turned and whose EXIF data stand in the header
+        if image.format in {"JPEG", "AVIF"}:  # formats that can be turned and whose EXIF data stand in the header
             with suppress(Exception):  # broken EXIF data raise nearly anything
-                turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+                turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         if turn is not None and turn[0]:
             width, height = height, width
-        return Header(str(image.format), image.mode, width, height)
+        return Header(str(image.format), image.mode, width, height, _is_animated(image))
 
 
-def decode_image(data: bytes | Path, *, image_id: str, min_side: int | None = None) -> NDArray[np.uint8]:
+def _is_animated(image: Image.Image) -> bool:
+    """Whether an image has further frames. Damage behind the first frame does no harm."""
+    with suppress(Exception):  # Pillow looks for frames to know, and raises nearly anything on the way
+        return image.format != "TIFF" and bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _opened(path: Path, at: int) -> BinaryIO:
+    return cast("BinaryIO", PageFile(path, at)) if at else path.open("rb")
+
+
+@contextmanager
+def opened_image(data: bytes | Path, at: int, image_id: str) -> Iterator[Image.Image]:
+    """An image with its header read, not yet decoded; arguments as for `read_header`.
+
+    Raises:
+        Exception: Whatever Pillow raises.
+    """
+    with _quiet_pillow():
+        if isinstance(data, Path):
+            _checked_size(data, image_id)
+        with _opened(data, at) if isinstance(data, Path) else io.BytesIO(data) as file, open_image(file) as image:
+            yield image
+
+
+def decode_image(
+    data: bytes | Path,
+    *,
+    image_id: str,
+    min_side: int | None = None,
+    intensities: Intensities | None = None,
+    at: int = 0,
+) -> NDArray[np.uint8]:
     """Decode an image to 8-bit RGB, upright.
 
-    The first frame of an animation or multi-page file is taken, the EXIF orientation applied, transparency laid over
-    white, CMYK converted. Deep grey images are scaled to 8 bits, not clipped: 16-bit values by 255/65535; 32-bit
-    integers likewise, and floats by the smallest of the ranges [0, 1], [0, 255] and [0, 65535] that holds them; what no
-    range holds is stretched from its own minimum to its own maximum.
+    The first frame of an animation is taken, the EXIF orientation applied, transparency laid over white, CMYK
+    converted. Deep gray images are scaled to 8 bits by `intensities`, and clipped there. A kind without a range is
+    scaled and not clipped: 16-bit values by 255/65535; 32-bit integers likewise, and floats by the smallest of the
+    ranges [0, 1], [0, 255] and [0, 65535] that holds them; what no range holds is stretched from its own minimum to its
+    own maximum.
 
     Args:
         data: The encoded bytes, or the file that holds them.
         image_id: Names the image in errors.
-        min_side: A JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as its shorter side keeps at least this many
-            pixels, which takes less time. None decodes at full size.
+        min_side: A JPEG, and any image of more than 16 million pixels, may come at 1/2, 1/4 or 1/8 scale as long as
+            its shorter side keeps at least this many pixels, which takes less time and memory. None decodes at full
+            size.
+        intensities: Which intensities become black and white.
+        at: The place of a page in its TIFF file; see `sdclr.data.pages`. 0 is the first image of any file.
 
     Returns:
         The image, `(H, W, 3)`, writable.
@@ -154,25 +188,39 @@ def decode_image(data: bytes | Path, *, image_id: str, min_side: int | None = No
     with _quiet_pillow():
         try:
             if isinstance(data, Path):
-                if _checked_size(data, image_id) > _WHOLE_FILE:
-                    with data.open("rb") as file:
-                        return _decode(file, b"", image_id, min_side)
+                if _checked_size(data, image_id) > _WHOLE_FILE or at:
+                    with _opened(data, at) as file:
+                        return _decode(file, b"", image_id, min_side, intensities)
                 data = data.read_bytes()
-            return _decode(io.BytesIO(data), data, image_id, min_side)
-        except BadImageError:
+            return _decode(io.BytesIO(data), data, image_id, min_side, intensities)
+        except InputError:
             raise
         except Exception as error:
             # On hostile bytes Pillow's parsers raise nearly anything: struct.error, KeyError, ZeroDivisionError, ...
             raise BadImageError(image_id, _reason(error)) from error
 
 
-def prepare_worker(_worker: int = 0) -> None:
-    """Prepare a process that only decodes images, in one thread: a DataLoader's `worker_init_fn`.
+def worker_preparation(workers: int, method: str | None = None) -> Callable[[int], None]:
+    """The `worker_init_fn` of a DataLoader with so many workers: `prepare_worker`, with memory that they share.
+
+    Args:
+        workers: Their number.
+        method: How they are started, by `multiprocessing`'s name.
+    """
+    if not workers:
+        return prepare_worker
+    return partial(prepare_worker, shares=Shares(DECODING.value, multiprocessing.get_context(method)))
+
+
+def prepare_worker(_worker: int = 0, *, shares: Shares | None = None) -> None:
+    """Prepare a process that only decodes images, in one thread.
 
     From here on OpenCV decodes plain JPEGs in this process. Elsewhere it does not: its libjpeg writes a line without a
     file's name to standard error for each damaged file, and to close that for a moment, as is done here, would
     swallow what other threads write.
     """
+    if shares is not None:
+        use_shares(shares)
     if multiprocessing.parent_process() is not None:
         _leave_signals_to_parent()
     global _standard_error  # noqa: PLW0603  # standard error is the process's too
@@ -201,21 +249,36 @@ def _end_by_parent() -> None:
     os._exit(0)
 
 
-def _decode(file: BinaryIO, data: bytes, image_id: str, min_side: int | None) -> NDArray[np.uint8]:
+def _decode(
+    file: BinaryIO, data: bytes, image_id: str, min_side: int | None, intensities: Intensities | None
+) -> NDArray[np.uint8]:
     """Decode `file`; `data` are all its bytes, if they are at hand."""
     if not file.read(1):
         raise BadImageError(image_id, "zero bytes")
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
+    with open_image(file) as image:
+        if image.width * image.height > PIXELS.value:
             raise BadImageError(image_id, _too_large(f"{image.width}x{image.height}"))
-        pixels = _decode_plain_jpeg(image, data, file.tell(), _reduction(image.size, min_side))
-        if pixels is not None:
-            return pixels
-        if min_side is not None:
-            image.draft(None, (min_side, min_side))
-        image.load()
-        return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
+        reduction = _reduction(image.size, min_side)
+        with decoding(_memory(image, reduction)):
+            pixels = _decode_plain_jpeg(image, data, file.tell(), reduction)
+            if pixels is not None:
+                return pixels
+            if min_side is not None:
+                image.draft(None, (min_side, min_side))
+            if image.width * image.height > _LARGE:
+                return in_strips(image, _reduction(image.size, min_side), intensities)
+            image.load()
+            return np.array(to_rgb(upright(image), intensities), dtype=np.uint8)
+
+
+def _memory(image: Image.Image, reduction: int) -> int:
+    """Bytes that an image takes while it is decoded, about."""
+    pixels = image.width * image.height
+    if image.format != "JPEG":
+        return pixels * _PIXEL_BYTES
+    whole = pixels * _COEFFICIENT_BYTES if image.info.get("progressive") else 0
+    return whole + pixels // reduction**2 * _PIXEL_BYTES
 
 
 def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction: int) -> NDArray[np.uint8] | None:
@@ -239,7 +302,7 @@ def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction
     if marker is None or marker.start() != len(data) - len(_END) or marker.group() != _END:
         return None
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         with _closed(*_standard_error):
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _IMREAD[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
     except Exception:  # noqa: BLE001  # broken EXIF data raise nearly anything
@@ -248,11 +311,8 @@ def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction
         return None
     if reduction > 1:  # for which OpenCV knows BGR alone
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    if turn is not None:
-        transposed, flip = turn
-        pixels = cv2.transpose(pixels) if transposed else pixels
-        pixels = pixels if flip is None else cv2.flip(pixels, flip)
-    return np.asarray(pixels, dtype=np.uint8)
+    found = np.asarray(pixels, dtype=np.uint8)
+    return found if turn is None else turned(found, turn)
 
 
 @contextmanager
@@ -280,59 +340,28 @@ def _checked_size(path: Path, image_id: str) -> int:
 
 
 def _too_large(what: str) -> str:
-    return f"too many pixels ({what}, limit {MAX_PIXELS})"
+    return f"too many pixels ({what}, limit {PIXELS.value}; {PIXELS.variable} raises it)"
+
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (FileNotFoundError, "file is missing"),
+    (PermissionError, "no permission to read it"),
+    (UnidentifiedImageError, "not an image of a known format"),
+)
 
 
 def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "file is missing"
-        case PermissionError():
-            return "no permission to read it"
-        case UnidentifiedImageError():
-            return "not an image of a known format"
-        case Image.DecompressionBombError():
-            return _too_large("by its header")
-    message = " ".join(str(error).split())
+    if isinstance(error, UnreadError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large("by its header")
+    known = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
+    if known is not None:
+        return known
+    message = visible(" ".join(str(error).split()))  # Pillow quotes from the file
     if "truncated" in message.lower():
         return "truncated"
     return f"corrupt: {message or type(error).__name__}"[:120]
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # noqa: BLE001  # broken EXIF data raise nearly anything, and the picture is fine without them
-        return image
-    return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float64) * (255 / 65535))
-    if image.mode in {"I", "F"}:
-        return _grey(_scaled(np.asarray(image).astype(np.float64), unit_range=image.mode == "F"))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scaled(values: NDArray[np.float64], *, unit_range: bool) -> NDArray[np.float64]:
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0:
-        for top in (1, 255, 65535) if unit_range else (65535,):
-            if high <= top:
-                return values * (255 / top)
-    return (values - low) * (255 / max(high - low, np.finfo(np.float64).tiny))
-
-
-def _grey(values: NDArray[np.float64]) -> Image.Image:
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
 _quiet_lock = threading.Lock()
@@ -349,6 +378,8 @@ def _quiet_pillow() -> Iterator[None]:
     """
     global _quiet_users, _quiet_filters  # noqa: PLW0603  # the list of filters is process-wide too
     with _quiet_lock:
+        if Image.MAX_IMAGE_PIXELS is not None and PIXELS.value > 2 * Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = -(-PIXELS.value // 2)  # Pillow refuses what has twice as many
         if _quiet_users == 0:
             _quiet_filters = warnings.catch_warnings()
             _quiet_filters.__enter__()

@@ -1,24 +1,25 @@
 """Image sets that are a folder of files."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.decode import SUFFIXES, BadImage, decode_image
-from sdclr.data.stored import Stored
+from sdclr.data.decode import BadImage
+from sdclr.data.formats import SUFFIXES, unread, unread_line
+from sdclr.data.image_files import ImageFiles, Items
 from sdclr.errors import InputError
 from sdclr.progress import stage
 
 
-class FolderSource:
+class FolderSource(ImageFiles):
     """Every image below a folder, in the order of their paths.
 
-    Files are recognised by suffix; the others are listed in `skipped` and never opened. Hidden files and folders are
+    Files are recognized by suffix; the others are listed in `skipped` and never opened. Hidden files and folders are
     left out, links are followed but no folder is entered twice. Where every image lies in a sub-folder, and there are
-    at least two of them, the first sub-folder on its path is its class.
+    at least two of them, the first sub-folder on its path is its class. Each page of a TIFF file of several is an image
+    of its own, `stack.tif#3`.
 
     Args:
         root: The folder.
@@ -28,38 +29,29 @@ class FolderSource:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self._root = Path(root)
-        if not self._root.is_dir():
+        place = Path(root)
+        if not place.is_dir():
             raise InputError(f"{root}: is no folder; check the path")
-        self.name = self._root.absolute().name
-        files, self.skipped = _walk(self._root)
-        self.ids: Sequence[str] = files
-        if not files:
+        self.name = place.absolute().name
+        files, skipped = _walk(place)
+        items = Items.of(place, files)
+        self.skipped = sorted([*skipped, *items.bad])
+        super().__init__(place, items.paths, items.ids, items.pages)
+        if not items.ids:
             hint = f"{len(self.skipped)} other files are there; " if self.skipped else ""
+            if line := unread_line(entry.reason for entry in self.skipped):
+                raise InputError(f"{root}: holds no images that can be read; {line}")
+            if any(place.glob("*.tar")):
+                raise InputError(f"{root}: holds tar files and no images; give wds:{root} if they are shards of images")
             known = " ".join(sorted(SUFFIXES))
             raise InputError(f"{root}: holds no images; {hint}give a folder with files that end in one of {known}")
         self.labels: NDArray[np.int64] | None = None
         self.classes: tuple[str, ...] = ()
-        folders = {file.partition("/")[0] for file in files}
-        if len(folders) > 1 and all("/" in file for file in files):
+        folders = {file.partition("/")[0] for file in self.ids}
+        if len(folders) > 1 and all("/" in file for file in self.ids):
             self.classes = tuple(sorted(folders))
             number_of = {name: number for number, name in enumerate(self.classes)}
-            self.labels = np.array([number_of[file.partition("/")[0]] for file in files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        return decode_image(self.file(index), image_id=self.ids[index], min_side=min_side)
-
-    def file(self, index: int) -> Path:
-        """The file of an image."""
-        return self._root / self.ids[index]
-
-    def stored(self, index: int) -> Stored:
-        """Where an image lies; see `stored_image`."""
-        return Stored(self.file(index), None, type(self).__qualname__)
+            self.labels = np.array([number_of[file.partition("/")[0]] for file in self.ids], dtype=np.int64)
 
 
 def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
@@ -84,9 +76,11 @@ def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
             for name in files:
                 if name.startswith("."):
                     continue
-                if Path(name).suffix.lower() in SUFFIXES:
+                reason = unread(name)
+                if reason is None and Path(name).suffix.lower() in SUFFIXES:
                     images.append((below / name).as_posix())
                 else:
-                    skipped.append(BadImage((below / name).as_posix(), "no image by its suffix", counted=False))
+                    reason = reason or "no image by its suffix"
+                    skipped.append(BadImage((below / name).as_posix(), reason, counted=False))
             update(len(images))
-    return sorted(images), sorted(skipped)
+    return sorted(images), skipped

@@ -9,9 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdclr.data.decode import SUFFIXES, decode_image
+from sdclr.data.formats import SUFFIXES
+from sdclr.data.image_files import ImageFiles
 from sdclr.data.manifest import ManifestSource
 from sdclr.errors import InputError
+from sdclr.files import read_array
 
 PathList: TypeAlias = tuple[Sequence[str], NDArray[np.int64]]
 """Relative paths of images, and their class numbers `(N,)`."""
@@ -33,14 +35,7 @@ def load_index_list(path: Path | str, *, size: int | None = None) -> NDArray[np.
     Raises:
         InputError: The file is missing, not a vector of whole numbers, repeats an index or leaves the range.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as an index list ({reason}); give a file by numpy.save") from error
-    if not isinstance(values, np.ndarray):
-        values.close()
-        raise InputError(f"{path}: is an archive, not one array; save the index vector alone with numpy.save")
+    values = read_array(Path(path), "save the index vector alone with numpy.save, or fetch it again")
     return check_indices(values, size, str(path))
 
 
@@ -77,8 +72,8 @@ def check_indices(values: ArrayLike, size: int | None, name: str) -> NDArray[np.
     return indices.astype(np.int64)
 
 
-class ListedSource:
-    """Labelled image files below one folder, in the order given.
+class ListedSource(ImageFiles):
+    """Labeled image files below one folder, in the order given.
 
     Args:
         root: The folder.
@@ -91,22 +86,10 @@ class ListedSource:
     def __init__(
         self, root: Path, ids: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str], name: str
     ) -> None:
-        self._root = root
-        self.ids: Sequence[str] = ids
+        super().__init__(root, ids, ids)
         self.labels: NDArray[np.int64] | None = labels
         self.classes = tuple(classes)
         self.name = name
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        return decode_image(self.file(index), image_id=self.ids[index], min_side=min_side)
-
-    def file(self, index: int) -> Path:
-        """The file of an image."""
-        return self._root / self.ids[index]
 
 
 def read_path_list(path: Path) -> PathList:
@@ -146,8 +129,8 @@ def find_lists(lists: Path, folder: str, files: Mapping[str, str]) -> dict[str, 
     found = {part: find_list(lists, folder, file) for part, file in files.items()}
     if missing := [files[part] for part, path in found.items() if path is None]:
         raise InputError(
-            f"{lists}: lacks {len(missing)} of the {len(files)} lists of this split ({', '.join(missing)}); give the "
-            f"folder {folder}/ that holds them, or the one around it"
+            f"{lists}: {len(missing)} of the {len(files)} lists of this split are missing ({', '.join(missing)}); "
+            f"give the folder {folder}/ that holds them, or the one around it"
         )
     return {part: path for part, path in found.items() if path is not None}
 

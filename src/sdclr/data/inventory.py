@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,22 +16,30 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from sdclr.data.decode import BadImage, Header, read_header
+from sdclr.data.formats import MOVING, unread_line
+from sdclr.data.hugging_face import HuggingFaceSource
+from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import MAX_SMALL_SIDE, scan
 from sdclr.data.sources import (
     ArraySource,
     FolderSource,
     ManifestSource,
     ParquetSource,
+    ShardSource,
     Source,
     SubsetSource,
     image_bytes,
     image_file,
+    image_header,
 )
+from sdclr.data.torch_dataset import TorchSource
 from sdclr.errors import BadImageError
 from sdclr.progress import stage
 
 MOST_LOOKED_AT: Final = 100_000
 """Images that are looked at; of more, so many that are evenly spaced."""
+_PEEKED: Final = 2_000
+"""Images whose headers are read before a command begins."""
 _Key = TypeVar("_Key")
 _BLOCK: Final = 2**20
 _EVERY: Final = 50
@@ -61,6 +70,9 @@ class Inventory:
     """Other files and folders that the source left out, with reasons."""
     decoded: bool
     """Whether every image that was looked at was decoded, too."""
+    animated: int
+    """Images that are the first frame of an animation (GIF, APNG, WebP, AVIF, HEIC), whose other frames are passed
+    over."""
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of ids of images, among those looked at, that are equal byte for byte, the largest first."""
     bytes: int
@@ -125,7 +137,8 @@ def take_inventory(
     Args:
         source: The images.
         place: A file or folder on the disk where they lie; None if they lie on none.
-        decode: Decode every image, too, which finds files that are damaged behind the header.
+        decode: Decode every image, too, which finds files that are damaged behind the header, and compare the
+            checksums of shards.
         workers: Processes that decode; 0 decodes in this one.
         most: Images whose headers are read; of more, so many that are evenly spaced.
     """
@@ -140,6 +153,8 @@ def take_inventory(
     skipped = tuple(getattr(source, "skipped", ()))
     if decode:
         left_out = set(skipped)
+        shards = _whole(source)
+        bad |= {image.id: image for image in (shards.damaged_files() if isinstance(shards, ShardSource) else ())}
         bad |= {image.id: image for image in scan(source, workers=workers) if image not in left_out}
     return Inventory(
         name=source.name,
@@ -152,12 +167,31 @@ def take_inventory(
         unreadable=tuple(bad.values()),
         passed_over=skipped,
         decoded=decode,
+        animated=looks.animated,
         duplicates=_named([*_equal_files(looks), *looks.contents.values()], source.ids),
         bytes=looks.bytes,
         free=None if place is None else shutil.disk_usage(place).free,
         free_here=shutil.disk_usage(Path.cwd()).free,
         classes=_classes(source),
     )
+
+
+def about_files(source: Source) -> list[str]:
+    """What to know of the files of a collection before it is used, a line each: most have nothing to say."""
+    skipped: Sequence[BadImage] = getattr(source, "skipped", ())
+    spaced = _spaced(len(source), _PEEKED)
+    animated = 0
+    for file in (image_file(source, position) for position in spaced):
+        if file is not None and file.suffix.lower() in MOVING:
+            with suppress(BadImageError):
+                animated += read_header(file, image_id=file.name).animated
+    looked = "" if len(spaced) == len(source) else f", of {len(spaced):,} images that were looked at"
+    lines = [
+        unread_line(image.reason for image in skipped),
+        f"animated files, of which the first frame is used: {animated:,}{looked}" if animated else None,
+        intensities_of(source)[0].sentence,
+    ]
+    return [line for line in lines if line]
 
 
 def kind_of(source: Source) -> str:
@@ -167,7 +201,10 @@ def kind_of(source: Source) -> str:
         FolderSource: "folder of images",
         ManifestSource: "manifest",
         ParquetSource: "Parquet",
+        ShardSource: "tar shards",
         ArraySource: "pixels in memory",
+        HuggingFaceSource: "data set of datasets",
+        TorchSource: "data set of torch",
     }
     return kinds.get(type(source), type(source).__name__)
 
@@ -186,7 +223,7 @@ class _Looks:
         self.formats: Counter[str] = Counter()
         self.modes: Counter[str] = Counter()
         self.bad: list[BadImage] = []
-        self.bytes = 0
+        self.bytes = self.animated = 0
         self.files: dict[int, list[tuple[int, Path]]] = {}
         """Positions and paths of files by their number of bytes."""
         self.contents: dict[bytes, list[int]] = {}
@@ -201,6 +238,7 @@ class _Looks:
             self.bad.append(BadImage(error.image_id, error.reason, counted=True))
 
     def _count(self, header: Header) -> None:
+        self.animated += header.animated
         self.sizes[header.width, header.height] += 1
         self.formats[header.format] += 1
         self.modes[header.mode] += 1
@@ -213,6 +251,9 @@ class _Looks:
             self.bytes += size
             self.files.setdefault(size, []).append((position, path))
             return header
+        found = image_header(source, position)
+        if found is not None:  # a page of a file of several
+            return found
         data = image_bytes(source, position)
         if data is not None:
             self._keep(data, position)

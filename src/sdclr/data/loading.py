@@ -42,10 +42,14 @@ def epoch_batches(
     rank: int = 0,
     world: int = 1,
     weights: NDArray[np.float64] | None = None,
+    blocks: NDArray[np.int64] | None = None,
+    shuffle_buffer: int = 0,
 ) -> NDArray[np.int64]:
     """One rank's share of the batches of an epoch: a permutation of the samples, cut into batches.
 
-    With weights, samples come more or less often; see `weighted_order`. What is left over after the last whole batch is
+    With weights, samples come more or less often; see `weighted_order`. With a shuffle buffer, blocks come in a random
+    order, and samples are shuffled among as many blocks as fill the buffer: a slow disk then reads each block once.
+    What is left over after the last whole batch is
     dropped. All ranks cut the same order, and each takes its slice of every batch.
 
     Args:
@@ -56,6 +60,8 @@ def epoch_batches(
         rank: This process among `world`.
         world: Processes that share each batch.
         weights: (n,) how often each sample is to come, up to a factor; by default all once.
+        blocks: (n,) the block of each sample, from 0; see `image_blocks`.
+        shuffle_buffer: Samples that are shuffled together, at least; 0 shuffles all.
 
     Returns:
         (steps, batch_size // world) keys, steps = n // batch_size: sample indices, and `index + j n` for copy j of a
@@ -68,9 +74,20 @@ def epoch_batches(
     key = np.array([seed, epoch], dtype=np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
     order = random.permutation(n) if weights is None else weighted_order(weights, random)
+    if blocks is not None and shuffle_buffer:
+        order = order[np.argsort(_buffer_of(blocks, shuffle_buffer, random)[order % n], kind="stable")]
     steps = n // batch_size
     shares = order[: steps * batch_size].reshape(steps, world, batch_size // world)
     return shares[:, rank].astype(np.int64)
+
+
+def _buffer_of(blocks: NDArray[np.int64], least: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """(n,) which filling of the buffer each sample belongs to, when blocks come in a random order."""
+    sizes = np.bincount(blocks)
+    order = random.permutation(len(sizes))
+    fillings = np.empty_like(order)
+    fillings[order] = (np.cumsum(sizes[order]) - sizes[order]) // least
+    return fillings[blocks]
 
 
 def check_batch_size(n: int, batch_size: int, world: int) -> None:

@@ -152,7 +152,7 @@ def _pareto_cut(num_classes: int, most: int, least: int, total: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class LongTailSplit:
-    """One sub-sampling of a labelled set: the long tail and its controls, as sorted index arrays into the labels.
+    """One sub-sampling of a labeled set: the long tail and its controls, as sorted index arrays into the labels.
 
     As in the published lists, each class is shuffled once and every subset takes the first images of that order, so the
     few-shot set lies inside the other two and the long tail and its balanced control share as much as they can.
@@ -207,7 +207,7 @@ def long_tail_split(
     drawable = drawable[known[drawable] >= 0]
     classes, sizes = np.unique(known[drawable], return_counts=True)
     if len(classes) == 0:
-        raise InputError("no label is known in the pool; a long tail can only be drawn from labelled images")
+        raise InputError("no label is known in the pool; a long tail can only be drawn from labeled images")
     if not 0 <= few_shot_fraction <= 1:
         raise InputError(f"few_shot_fraction is {few_shot_fraction}; give a fraction between 0 and 1")
 
@@ -271,7 +271,7 @@ def _first(members: Mapping[int, NDArray[np.int64]], counts: NDArray[np.int64]) 
 def train_validation_split(
     labels: ArrayLike, *, validation: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Part a labelled set, stratified by class.
+    """Part a labeled set, stratified by class.
 
     Every class gives equally many validation images (they differ by one where K does not divide `validation`). Where
     that would take the last image of a class, each class gives in proportion to its size instead.

@@ -1,4 +1,4 @@
-"""Mosaics of labelled images: a set of several labels an image whose attributes are as long-tailed as asked for."""
+"""Mosaics of labeled images: a set of several labels an image whose attributes are as long-tailed as asked for."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ class MosaicSource:
     """Square mosaics of another source's images; an attribute says whether a class is among the tiles.
 
     Args:
-        source: Labelled images, all of one size.
+        source: Labeled images, all of one size.
         tiles: Positions in the source, row by row of each mosaic, `(N, grid * grid)`.
         name: Short name, for reports.
 
@@ -62,7 +62,7 @@ def mosaics(
     random class order. Classes that `source` does not hold are never shown.
 
     Args:
-        source: Labelled images, all of one size.
+        source: Labeled images, all of one size.
         count: Number of mosaics.
         grid: Tiles a side.
         imbalance: Mosaics that show the most frequent class over those that show the rarest; 1 is balanced.
@@ -125,5 +125,5 @@ def tile_shares(num_classes: int, imbalance: float, *, tiles: int) -> NDArray[np
 
 def _labels(source: Source) -> NDArray[np.int64]:
     if source.labels is None:
-        raise InputError(f"{source.name}: has no labels; mosaics are made of labelled images")
+        raise InputError(f"{source.name}: has no labels; mosaics need labeled images")
     return source.labels

@@ -2,37 +2,38 @@
 
 import json
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
 from sdclr.data.attributes import ATTRIBUTE_LIST, Attributes, attribute_columns, read_attributes
+from sdclr.data.columns import description, is_list, read_values
 from sdclr.data.decode import decode_image
+from sdclr.data.intensities import SeenByRange
+from sdclr.data.row_groups import EncodedRows
 from sdclr.data.stored import Stored
 from sdclr.errors import BadImageError, InputError
+from sdclr.intensities import Intensities
+from sdclr.limits import ROWS, TABLE
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 """Columns of a parquet file that may hold encoded images; the first that is there counts."""
 
-CACHE_BYTES = 256 * 2**20
-"""Encoded bytes of row groups that a `ParquetSource` keeps in each process (at least one row group)."""
 
-
-class ParquetSource:
+class ParquetSource(SeenByRange):
     """Encoded images in parquet files, as Hugging Face data sets store them.
 
     The image column is a struct with `bytes`, or plain binary. The files are memory-mapped and read by row group; every
-    process keeps the row groups it used last, up to `CACHE_BYTES`. Reading a larger set in random order decodes a row
-    group for almost every image, so there row groups should be small (about a hundred images, as is usual).
+    process keeps the row groups it used last, up to `row_groups.CACHE_BYTES`. Reading a larger set in random order
+    decodes a row group for almost every image, so there row groups should be small (about a hundred images, as is
+    usual). Row groups of more than 1 GiB can only be read in order. `sdclr.limits` sets the largest sizes.
 
     `label` holds the class. Several labels an image stand in a column `attributes` or in columns named `attr:NAME`, as
     `ManifestSource` says.
@@ -41,131 +42,101 @@ class ParquetSource:
         files: One or several parquet files, taken in the given order; or a folder of them.
         split: Takes the files whose name begins so ("train" takes `train-00000-of-00002.parquet`). By default "train"
             where files of several splits are given.
+        image: The column of the images. By default that which Hugging Face's features call an image, or one of
+            `IMAGE_COLUMNS`.
+        label: The column of the class. By default one of `LABEL_COLUMNS`, or that which features call a class.
 
     Raises:
         InputError: A file is missing or corrupt, holds no images, or no file belongs to the split.
     """
 
-    def __init__(self, files: Path | str | Sequence[Path | str], *, split: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Path | str | Sequence[Path | str],
+        *,
+        split: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+    ) -> None:
         self._files, beginning = _files_of_split(files, split)
         folder = self._files[0].absolute().parent.name
         self.name = f"{folder}-{beginning}" if beginning not in {None, folder} else folder
-        self._read_lock = threading.Lock()
-        self._open_files: dict[int, pq.ParquetFile] = {}
-        self._groups: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
-
-        schemas = [self._file(number).schema_arrow for number in range(len(self._files))]
-        self._column = _image_column(schemas[0])
-        if self._column is None:
+        opened = [description(file) for file in self._files]
+        schemas = [file.schema_arrow for file in opened]
+        column = _image_column(schemas[0], image)
+        if column is None or (label is not None and label not in schemas[0].names):
             raise InputError(
                 f"{self._files[0]}: has columns {', '.join(schemas[0].names)}; name the one that holds the encoded "
-                "images `image`, with type binary or a struct with `bytes`"
+                "images `image`, with type binary or a struct with `bytes`, or say hf:FOLDER,image=NAME,label=NAME"
             )
         for file, schema in zip(self._files, schemas, strict=True):
-            if _image_column(schema) != self._column:
+            if _image_column(schema, image) != column:
                 raise InputError(f"{file}: has other columns than {self._files[0]}; give files of one data set")
 
-        self._places: list[tuple[int, int]] = []
-        sizes = []
-        for number in range(len(self._files)):
-            metadata = self._file(number).metadata
-            self._places += [(number, group) for group in range(metadata.num_row_groups)]
-            sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
-        if sum(sizes) == 0:
+        for path, file in zip(self._files, opened, strict=True):
+            if column.endswith(".bytes") and _is_empty(file, column):
+                raise InputError(
+                    f"{path}: its column `{column.removesuffix('.bytes')}` holds no image, only paths at most; give a "
+                    "manifest (CSV or Parquet) with a column `path`, or the data set itself with hf:FOLDER"
+                )
+        ROWS.check(sum(file.metadata.num_rows for file in opened), f"{self._files[0].parent}: has {{}} rows")
+        self._rows = EncodedRows(self._files, column)
+        if not len(self):
             raise InputError(f"{self._files[0]}: holds no rows; give a parquet file with images")
         self.ids: Sequence[str] = NumberedIds(beginning or folder, len(self))
-        self.labels, self.classes = self._read_labels(schemas[0])
-        attributes = parquet_attributes([(file, self._file(number)) for number, file in enumerate(self._files)])
+        self.labels, self.classes = self._read_labels(schemas, label)
+        attributes = parquet_attributes(list(zip(self._files, opened, strict=True)))
         self.attributes = None if attributes is None else attributes.values
         self.attribute_names = () if attributes is None else attributes.names
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = {"_read_lock", "_open_files", "_groups"}
-        return {name: value for name, value in self.__dict__.items() if name not in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._read_lock = threading.Lock()
-        self._open_files = {}
-        self._groups = OrderedDict()
+        return len(self._rows)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
+        seen = self.intensities  # measured before a row group is read that is then kept
         data = self.encoded(index)
         if data is None:
             raise BadImageError(self.ids[index], "zero bytes")
-        return decode_image(data, image_id=self.ids[index], min_side=min_side)
+        return decode_image(data, image_id=self.ids[index], min_side=min_side, intensities=seen)
+
+    @cached_property
+    def intensities(self) -> Intensities:
+        """The range of intensities; see `sdclr.data.intensities`."""
+        found = super().intensities
+        self._rows.forget()
+        return found
 
     def encoded(self, index: int) -> bytes | None:
         """The bytes of one image as they are stored; None where the row has none."""
-        index = range(len(self))[index]
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        rows = self._row_group(group)
-        data: bytes | None = rows[index - int(self._ends[group])].as_py()  # a negative index, counted from the end
-        return data
+        return self._rows[index]
 
     def stored(self, index: int) -> Stored:
         """Where an image lies; see `stored_image`."""
-        index = range(len(self))[index]
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        number, place = self._places[group]
-        before = int(self._ends[group - place - 1]) if group > place else 0  # rows of the files before
-        return Stored(self._files[number], index - before, type(self).__qualname__)
+        by = f" {self.intensities}" if self.intensities else ""
+        return Stored(*self._rows.place(index), f"{type(self).__qualname__}{by}")
 
-    def _file(self, number: int) -> pq.ParquetFile:
-        if number not in self._open_files:
-            self._open_files[number] = open_parquet(self._files[number])
-        return self._open_files[number]
+    def blocks(self) -> NDArray[np.int64]:
+        """`(N,)` the number of the row group of each image; see `image_blocks`."""
+        return self._rows.groups()
 
-    def _row_group(self, group: int) -> pa.ChunkedArray:
-        with self._read_lock:
-            if group in self._groups:
-                self._groups.move_to_end(group)
-                return self._groups[group]
-            number, place = self._places[group]
-            try:
-                # One thread: Arrow's pool does not survive the fork that starts data loading workers.
-                table = self._file(number).read_row_group(place, columns=[self._column], use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                file = self._files[number]
-                raise InputError(
-                    f"{file}: row group {place} is corrupt ({_one_line(error)}); fetch the file again"
-                ) from error
-            column = table.column(0)
-            self._groups[group] = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-            while len(self._groups) > 1 and sum(held.nbytes for held in self._groups.values()) > CACHE_BYTES:
-                self._groups.popitem(last=False)
-            return self._groups[group]
-
-    def _read_labels(self, schema: pa.Schema) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-        column = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    def _read_labels(
+        self, schemas: Sequence[pa.Schema], given: str | None
+    ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+        schema = schemas[0]
+        names = [*LABEL_COLUMNS, *_of_kind(schema, "ClassLabel")] if given is None else [given]
+        column = next((name for name in names if name in schema.names), None)
         if column is None or pa.types.is_nested(schema.field(column).type):
             return None, ()
         values: list[object] = []
-        for number, file in enumerate(self._files):
-            if column not in self._file(number).schema_arrow.names:
-                raise InputError(f"{file}: lacks the column `{column}` of {self._files[0]}; give files of one data set")
-            values += self._file(number).read(columns=[column], use_threads=False).column(0).to_pylist()
+        for file, other in zip(self._files, schemas, strict=True):
+            if column not in other.names:
+                raise InputError(
+                    f"{file}: has no column `{column}`, unlike {self._files[0]}; give files of one data set"
+                )
+            values += read_values(file, column)
         labels, classes = encode_labels(values, str(self._files[0]))
         return labels, classes or _class_names(schema, column)
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a parquet file, memory-mapped.
-
-    Raises:
-        InputError: The file is missing or not parquet.
-    """
-    try:
-        return pq.ParquetFile(path, memory_map=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: is missing; check the path") from error
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({_one_line(error)}); fetch it again") from error
 
 
 def holds_images(path: Path) -> bool:
@@ -174,7 +145,7 @@ def holds_images(path: Path) -> bool:
     Raises:
         InputError: The file is missing or not parquet.
     """
-    return _image_column(open_parquet(path).schema_arrow) is not None
+    return _image_column(description(path).schema_arrow) is not None
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -193,15 +164,16 @@ def parquet_attributes(files: Sequence[tuple[Path, pq.ParquetFile]]) -> Attribut
     """
     first, opened = files[0]
     columns: dict[str, list[object]] = {name: [] for name in _attribute_columns(first, opened)}
+    rows = sum(file.metadata.num_rows for _, file in files)
+    TABLE.check(8 * rows * len(columns), f"{first}: the columns of attributes take {{}} bytes")
     for path, file in files:
         if different := set(columns).symmetric_difference(_attribute_columns(path, file)):
             raise InputError(
                 f"{path}: and {first} do not both have the column `{min(different)}`; give files of one set"
             )
         for name, values in columns.items():
-            column = file.read(columns=[name], use_threads=False).column(0)
-            text = not pa.types.is_nested(column.type)
-            values += ["" if value is None and text else value for value in column.to_pylist()]
+            text = not pa.types.is_nested(file.schema_arrow.field(name).type)
+            values += ["" if value is None and text else value for value in read_values(path, name)]
     where = str(first) if len(files) == 1 else f"{first} and {len(files) - 1} more, rows counted through"
     return read_attributes(columns, where, names=_class_names(opened.schema_arrow, ATTRIBUTE_LIST))
 
@@ -211,16 +183,15 @@ def _attribute_columns(path: Path, file: pq.ParquetFile) -> list[str]:
     schema, found = file.schema_arrow, []
     for name in attribute_columns(schema.names, str(path)):
         kind = schema.field(name).type
-        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not pa.types.is_nested(kind) or (
-            name == ATTRIBUTE_LIST and lists and not pa.types.is_nested(kind.value_type)
+            name == ATTRIBUTE_LIST and is_list(kind) and not pa.types.is_nested(kind.value_type)
         ):
             found.append(name)
     return found
 
 
-def _image_column(schema: pa.Schema) -> str | None:
-    for name in IMAGE_COLUMNS:
+def _image_column(schema: pa.Schema, given: str | None = None) -> str | None:
+    for name in [*_of_kind(schema, "Image"), *IMAGE_COLUMNS] if given is None else [given]:
         if name in schema.names:
             kind = schema.field(name).type
             if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -230,29 +201,66 @@ def _image_column(schema: pa.Schema) -> str | None:
     return None
 
 
+def _is_empty(file: pq.ParquetFile, column: str) -> bool:
+    """Whether the statistics of a file say that a column has null values only."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    parts = [chunk for chunk in chunks if chunk.path_in_schema == column]
+    counts = [chunk.statistics.null_count if chunk.is_stats_set else -1 for chunk in parts]
+    return bool(file.metadata.num_rows > 0 and sum(counts) == file.metadata.num_rows)
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What Hugging Face's `datasets` notes of the columns."""
+    try:
+        return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _of_kind(schema: pa.Schema, kind: str) -> list[str]:
+    """The columns of such a feature."""
+    features = _features(schema).items()
+    return [str(name) for name, feature in features if isinstance(feature, dict) and feature.get("_type") == kind]
+
+
 def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        feature = _features(schema)[column]
         return tuple(str(name) for name in feature.get("feature", feature)["names"])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError):
         return ()
 
 
 def _files_of_split(files: Path | str | Sequence[Path | str], split: str | None) -> tuple[tuple[Path, ...], str | None]:
-    """The files to read, and the name they share: a split, or whatever their names begin with."""
-    if isinstance(files, (str, Path)):
-        where = Path(files)
-        found = parquet_files(where) if where.is_dir() else [where]
-        if not found:
-            raise InputError(f"{where}: holds no parquet files; give the folder that does")
-        names = sorted({_beginning(file) for file in found})
-        if split is None and len(names) > 1:
-            if "train" not in names:
-                raise InputError(f"{where}: holds the splits {', '.join(names)}; name one, as in {where}:{names[0]}")
-            split = "train"
-    else:
-        where, found = Path(files[0]).parent if files else Path(), [Path(file) for file in files]
-        names = sorted({_beginning(file) for file in found})
+    if not isinstance(files, (str, Path)):
+        return files_of_split(Path(files[0]).parent if files else Path(), [Path(file) for file in files], split)
+    where = Path(files)
+    found = parquet_files(where) if where.is_dir() else [where]
+    if not found:
+        raise InputError(f"{where}: holds no parquet files; give the folder that does")
+    return files_of_split(where, found, split, default=True)
+
+
+def files_of_split(
+    where: Path, found: Sequence[Path], split: str | None, *, default: bool = False
+) -> tuple[tuple[Path, ...], str | None]:
+    """The files to read, and the name they share: a split, or whatever their names begin with.
+
+    Args:
+        where: What was given, for messages.
+        found: All files.
+        split: Takes the files whose name begins so; None takes all.
+        default: Without a split, take "train" where there are several beginnings.
+
+    Raises:
+        InputError: No file belongs to the split, or one must be named.
+    """
+    names = sorted({_beginning(file) for file in found})
+    if default and split is None and len(names) > 1:
+        if "train" not in names:
+            raise InputError(f"{where}: holds the splits {', '.join(names)}; name one, as in {where}:{names[0]}")
+        split = "train"
     chosen = tuple(file for file in found if split is None or _beginning(file) == split)
     if not chosen:
         raise InputError(f"{where}: holds no split {split!r}; choose from {', '.join(names) or 'one file at least'}")
@@ -263,7 +271,3 @@ def _beginning(file: Path) -> str:
     # "train-00000-of-00002-0f3a" -> "train"; a bare number such as "0000" takes its folder's name.
     words = re.match(r"[A-Za-z]+(?:[-_.]?[A-Za-z]+)*", file.stem)
     return words.group() if words else file.absolute().parent.name
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -46,11 +46,11 @@ class PaperSplit:
     balanced: Source
     """D_b: as many images, equally many of each class."""
     few_shot: Source
-    """S_b: 1 % of the full set, equally many of each class, labelled."""
+    """S_b: 1 % of the full set, equally many of each class, labeled."""
     full: Source
-    """The labelled full training part, without validation images, for linear separability."""
+    """The labeled full training part, without validation images, for linear separability."""
     validation: Source
-    """Labelled images of the official training set that are in none of the above."""
+    """Labeled images of the official training set that are in none of the above."""
     test: Source
     """The official test images (CIFAR) or validation images (ImageNet)."""
     counts: NDArray[np.int64]
@@ -235,7 +235,7 @@ def paper_split(
 
 def _labels(source: Source, facts: Published, name: str) -> NDArray[np.int64]:
     if source.labels is None:
-        raise InputError(f"{source.name}: has no labels, and {name} is made by them; give a labelled copy")
+        raise InputError(f"{source.name}: has no labels, which {name} needs; give a labeled copy")
     found = np.unique(source.labels)
     if found.tolist() != list(range(facts.classes)):
         raise InputError(
@@ -356,8 +356,8 @@ def _imagenet_by_lists(name: DatasetName, facts: Published, root: Path, lists: P
     everything = [image_id for ids, _ in listed.values() for image_id in ids]
     if missing := missing_files(root, everything):
         raise InputError(
-            f"{root}: lacks {len(missing):,} of the {len(set(everything)):,} listed images ({some_of(missing)}); give "
-            "the folder that holds train/ and val/"
+            f"{root}: {len(missing):,} of the {len(set(everything)):,} listed images are missing ({some_of(missing)}); "
+            "give the folder that holds train/ and val/"
         )
     label = name.replace("_", "-")
     sources = {

@@ -91,7 +91,7 @@ class Operations:
     value: Floats
     """(N, K) its value, in the unit of its range; negative for the other direction of geometry."""
     x: Floats
-    """(N, K) centre of what is cut out, across, from 0 to 1."""
+    """(N, K) center of what is cut out, across, from 0 to 1."""
     y: Floats
     """(N, K) and down."""
 
@@ -267,7 +267,7 @@ def _sharpened(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _cut_out(pixels: Tensor, numbers: Tensor) -> Tensor:
-    """A square of one colour, of which both end pixels are part."""
+    """A square of one color, of which both end pixels are part."""
     side = pixels.shape[3]
     place = torch.arange(side, device=pixels.device)
     left, top, extent = numbers[:, _LEFT, None], numbers[:, _TOP, None], numbers[:, _VALUE, None] * side

@@ -1,8 +1,8 @@
 """Draws views as batches of tensors, on the CPU or a GPU.
 
 Every step of a view is linear, which leaves little to compute. Crop, antialiased resize and flip are separable: two
-matrix products with weights that depend on the box alone. The whole colour chain is one affine map of RGB. A blur is
-two more products. Values are clamped to their range after the resize and at the end, not after each colour operation
+matrix products with weights that depend on the box alone. The whole color chain is one affine map of RGB. A blur is
+two more products. Values are clamped to their range after the resize and at the end, not after each color operation
 nor rounded to 8 bits in between: on CIFAR-10, with the default strengths but no hue shift, views differ from those that
 torchvision draws step by step on 8-bit values by 1.6/255 in the mean and 11/255 at the 99th percentile. Where nothing
 clamps, they are the same.
@@ -200,7 +200,7 @@ def draw(
 
 
 def _mapped(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Maps (N, 9), row by row, applied to (N, 3, P) colours."""
+    """Maps (N, 9), row by row, applied to (N, 3, P) colors."""
     maps = maps.reshape(-1, 3, 3)
     if not torch.compiler.is_compiling():
         return torch.bmm(maps, pixels)
@@ -267,7 +267,7 @@ def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> 
     """Weights with which pixels of a box make up the pixels of its antialiased bicubic resize, along one axis.
 
     The cubic kernel (Keys, *Cubic convolution interpolation*, 1981, a = -0.5) is stretched by size / out_size where
-    the box shrinks, cut at the border of the box and normalised to sum 1, as by Pillow and torch's `antialias=True`.
+    the box shrinks, cut at the border of the box and normalized to sum 1, as by Pillow and torch's `antialias=True`.
 
     Args:
         start: (N,) first pixel of each box, as whole numbers of any type.
@@ -321,9 +321,9 @@ def blur_radius(sigma: Tensor, size: int) -> Tensor:
 
 
 def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
-    """The whole colour chain of each view as one affine map: a pixel x becomes `pixel_map @ x + mean_map @ mean`.
+    """The whole color chain of each view as one affine map: a pixel x becomes `pixel_map @ x + mean_map @ mean`.
 
-    `mean` is the mean RGB of the view before the chain. Brightness, contrast, saturation and greyscale are those of
+    `mean` is the mean RGB of the view before the chain. Brightness, contrast, saturation and grayscale are those of
     torchvision (contrast blends with the mean grey of the view at that point of the chain, which is linear in `mean`).
     Hue is a rotation about the grey axis, see `hue_rotations`.
 

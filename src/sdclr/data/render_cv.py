@@ -19,7 +19,7 @@ from sdclr.data.views import ViewParameters
 Image: TypeAlias = NDArray[np.uint8]
 
 _SAME: Final = np.array([1.0, 1.0, 1.0, 0.0])
-"""Factors that change no colour."""
+"""Factors that change no color."""
 
 
 def render_cv(image: Image, params: ViewParameters, image_size: int) -> Image:
@@ -89,7 +89,7 @@ class _Plan(NamedTuple):
     boxes: list[list[int]]
     flips: list[bool]
     changes: list[bool]
-    """Whether colours change."""
+    """Whether colors change."""
     affine: NDArray[np.float64]
     """(N, 3, 4), of which the last column depends on the mean of the view."""
     mean_maps: NDArray[np.float64]

@@ -4,26 +4,25 @@ Worker processes decode in parallel. Threads would do for photographs, but small
 waits for the interpreter lock, and two threads then take longer than one.
 """
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
+from sdclr.data.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
-from sdclr.files import write_atomically
+from sdclr.files import read_csv, write_csv
 from sdclr.progress import stage
 
 __all__ = [
@@ -122,6 +121,21 @@ def scan(source: Source, *, workers: int = 0) -> list[BadImage]:
     return bad
 
 
+BAD_IMAGES: Final = ("id", "reason")
+"""Columns of a list of images that cannot be used."""
+
+
+def read_bad_images(path: Path) -> list[tuple[str, str]]:
+    """Id and reason of each image in a list by `write_bad_images`.
+
+    Raises:
+        InputError: It is missing, or there is no permission.
+        DamagedFileError: It is no such list.
+    """
+    remedy = "put back a whole copy of it, or remove it"
+    return [(image_id, reason) for image_id, reason in read_csv(path, BAD_IMAGES, remedy)]
+
+
 def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
     """Write `id,reason` rows, at once or not at all.
 
@@ -129,12 +143,7 @@ def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
         path: The CSV file; its folder is made if need be.
         bad: The images.
     """
-    table = io.StringIO(newline="")
-    rows = csv.writer(table)
-    rows.writerow(("id", "reason"))
-    rows.writerows((image.id, image.reason) for image in bad)
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
-    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(path, BAD_IMAGES, ((image.id, image.reason) for image in bad))
 
 
 def check_bad_fraction(
@@ -230,12 +239,11 @@ class _Blocks(Dataset[_Block | InputError]):
 
 
 def _visit(name: str, blocks: _Blocks, workers: int) -> Iterator[_Block]:
-    loader: DataLoader[_Block | InputError] = DataLoader(
+    loader: WorkerBatches[_Block | InputError] = WorkerBatches(
         blocks,
-        batch_size=None,
-        num_workers=workers,
+        workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=prepare_worker,
+        batch_size=None,
         # Its own generator: a loader draws a seed, and must not move the global one on.
         generator=torch.Generator(),
     )

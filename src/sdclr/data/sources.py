@@ -1,197 +1,81 @@
-"""Where images come from: one small protocol, and every kind of collection behind it.
-
-Labels that a source carries serve evaluation and reports alone; nothing here hands them to training.
-"""
+"""Open whatever names images, and take a part of it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdclr.data.annotations import NumberedIds, check_unique, encode_labels
-from sdclr.data.attributes import Attributes
+from sdclr.data.arrays import ArraySource, cifar, digits
+from sdclr.data.box_files import is_boxes, open_boxes, split_options
+from sdclr.data.boxes import BoxSource
+from sdclr.data.decode import Header
 from sdclr.data.folder import FolderSource
-from sdclr.data.longtail import check_indices, train_validation_split
+from sdclr.data.hugging_face import open_data_set, open_hugging_face
+from sdclr.data.intensities import with_intensities
+from sdclr.data.longtail import check_indices
 from sdclr.data.manifest import ManifestSource
+from sdclr.data.manifest_rows import SUFFIXES as MANIFESTS
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
-from sdclr.data.shrink import shrink
+from sdclr.data.shards import ShardSource, open_shards
+from sdclr.data.source import (
+    Source,
+    WholeImage,
+    attributes_of,
+    held_image,
+    image_blocks,
+    image_bytes,
+    image_file,
+    image_header,
+    shrunk_image,
+    stored_image,
+    whole_image,
+)
 from sdclr.data.stored import Stored
+from sdclr.data.torch_dataset import Indexed
 from sdclr.errors import InputError
 from sdclr.files import looking_at
+from sdclr.intensities import Intensities
 
 __all__ = [
     "ArraySource",
+    "BoxSource",
     "FolderSource",
     "ImageSource",
     "ManifestSource",
     "ParquetSource",
+    "ShardSource",
     "Source",
     "SubsetSource",
     "attributes_of",
     "cifar",
     "digits",
     "fingerprint",
+    "held_image",
+    "image_blocks",
     "image_bytes",
     "image_file",
+    "image_header",
     "open_source",
     "shrunk_image",
     "stored_image",
+    "whole_image",
 ]
 
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 """Sub-folders of these names are splits of a data set, not classes."""
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Anything that names images and can give each of them."""
+_KINDS: Final = ("cifar10", "cifar100", "hf", "wds")
+"""Kinds of images that a text names before a colon."""
 
-    name: str
-    """Short, for reports: "digits-train", the folder's name."""
-    ids: Sequence[str]
-    """One stable and unique id for each image: a relative path, "train/00012"."""
-    labels: NDArray[np.int64] | None
-    """Class ids `(N,)`, -1 where unknown; None where the source has none."""
-    classes: tuple[str, ...]
-    """Class names, () where there are none."""
+_NO_ROOT: Final = "{}: is no manifest, and only manifests have a root: leave out root={}"
 
-    def __len__(self) -> int: ...
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image.
-
-        Args:
-            index: Its position.
-            min_side: A JPEG may come at reduced scale as long as its shorter side keeps this many pixels.
-
-        Returns:
-            RGB, `(H, W, 3)`.
-
-        Raises:
-            BadImageError: The image cannot be decoded.
-        """
-        ...
-
-
-ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str
-"""What `open_source` takes."""
-
-
-def image_file(source: Source, index: int) -> Path | None:
-    """The file of one image, or None where images are no files of their own: in memory, or rows of a table."""
-    file: Callable[[int], Path | None] | None = getattr(source, "file", None)
-    return None if file is None else file(index)
-
-
-def image_bytes(source: Source, index: int) -> bytes | None:
-    """The encoded bytes of an image that is a row of a table; None where a source stores no such bytes."""
-    encoded: Callable[[int], bytes | None] | None = getattr(source, "encoded", None)
-    return None if encoded is None else encoded(index)
-
-
-def stored_image(source: Source, index: int) -> Stored | None:
-    """Where the encoded image lies whose pixels `Source.image` gives; None where there is no such file.
-
-    A source that offers this by a method `stored` promises that its images depend on nothing else: what is decoded once
-    is then kept until the file changes.
-    """
-    stored: Callable[[int], Stored | None] | None = getattr(source, "stored", None)
-    return None if stored is None else stored(index)
-
-
-def shrunk_image(source: Source, index: int, side: int) -> NDArray[np.uint8]:
-    """One image, shrunk as by `shrink`: decoded now, or by a `CachedSource` before. Not to be written to.
-
-    Raises:
-        BadImageError: The image cannot be decoded.
-    """
-    shrunk: Callable[[int, int], NDArray[np.uint8]] | None = getattr(source, "shrunk", None)
-    return shrink(source.image(index, min_side=side), side) if shrunk is None else shrunk(index, side)
-
-
-def attributes_of(source: Source) -> Attributes | None:
-    """Several labels an image, or None where a source has none.
-
-    A source carries them as `attributes` `(N, A)`, booleans or 1 (shown), 0 (not shown) and -1 (unknown), and
-    `attribute_names`; without names they are numbered.
-
-    Raises:
-        InputError: They do not fit the images or each other.
-    """
-    values: ArrayLike | None = getattr(source, "attributes", None)
-    if values is None:
-        return None
-    array = np.asarray(values)
-    names: Sequence[str] | None = getattr(source, "attribute_names", None)
-    if not names:
-        names = [str(number) for number in range(array.shape[1] if array.ndim == 2 else 0)]
-    if len(array) != len(source):
-        raise InputError(f"{source.name}: has attributes of {len(array)} images, but {len(source)} images; give all")
-    try:
-        return Attributes(values=array, names=tuple(names))
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}") from error
-
-
-class ArraySource:
-    """Images that are already decoded.
-
-    Args:
-        images: RGB `(N, H, W, 3)` or grey `(N, H, W)`, uint8.
-        labels: Class ids `(N,)`, -1 where unknown.
-        ids: Unique ids; by default "NAME/00000", …
-        name: Short name, for reports.
-        classes: Class names.
-        attributes: Several labels an image, `(N, A)`; see `attributes_of`.
-        attribute_names: Their names; by default "0", "1", …
-
-    Raises:
-        InputError: Wrong type or shape, or ids that repeat.
-    """
-
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: ArrayLike | None = None,
-        ids: Sequence[str] | None = None,
-        name: str = "array",
-        classes: Sequence[str] = (),
-        *,
-        attributes: ArrayLike | None = None,
-        attribute_names: Sequence[str] = (),
-    ) -> None:
-        grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-        if images.dtype != np.uint8 or not grey_or_rgb or images.size == 0:
-            raise InputError(
-                f"{name}: the array has shape {images.shape} and type {images.dtype}; give uint8 images as "
-                "(N, height, width, 3) or (N, height, width)"
-            )
-        for what, values in (("labels", labels), ("ids", ids)):
-            if values is not None and len(np.asarray(values)) != len(images):
-                raise InputError(
-                    f"{name}: {len(np.asarray(values))} {what} for {len(images)} images; give one for each"
-                )
-        self._images = images
-        self.name = name
-        self.ids: Sequence[str] = NumberedIds(name, len(images)) if ids is None else ids
-        if ids is not None:
-            check_unique(ids, name, "give unique ids")
-        self.labels = None if labels is None else encode_labels(np.asarray(labels).tolist(), name)[0]
-        self.classes = tuple(classes)
-        self.attributes = None if attributes is None else np.asarray(attributes)
-        self.attribute_names = tuple(attribute_names)
-        attributes_of(self)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  # nothing to decode
-        """One image as RGB, `(H, W, 3)`, copied."""
-        image = self._images[index]
-        return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image.copy()
+ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str | Indexed | Iterable[Any]
+"""What `open_source` takes. The last two are data sets of torch and of Hugging Face's `datasets`."""
 
 
 class SubsetSource:
@@ -232,80 +116,30 @@ class SubsetSource:
         """The encoded bytes of an image; see `image_bytes`."""
         return image_bytes(self.source, int(self.indices[index]))
 
+    def header(self, index: int) -> Header | None:
+        """The header of an image; see `image_header`."""
+        return image_header(self.source, int(self.indices[index]))
+
     def stored(self, index: int) -> Stored | None:
         """Where an image lies; see `stored_image`."""
         return stored_image(self.source, int(self.indices[index]))
+
+    def held(self, index: int) -> NDArray[np.uint8] | None:
+        """The pixels of an image in memory; see `held_image`."""
+        return held_image(self.source, int(self.indices[index]))
+
+    def blocks(self) -> NDArray[np.int64] | None:
+        """In what images are stored; see `image_blocks`."""
+        blocks = image_blocks(self.source)
+        return None if blocks is None else blocks[self.indices]
 
     def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
         """One image, shrunk; see `shrunk_image`."""
         return shrunk_image(self.source, int(self.indices[index]), side)
 
-
-def digits(split: str = "train") -> ArraySource:
-    """scikit-learn's 1,797 handwritten digits, 8x8: the data set that is always there.
-
-    Args:
-        split: "train" (1,297 images) or "test" (500, equally many of each digit).
-
-    Returns:
-        The images as grey uint8.
-
-    Raises:
-        InputError: There is no such split.
-    """
-    from sklearn.datasets import load_digits  # slow to import, and seldom needed
-
-    data = load_digits()
-    train, test = train_validation_split(data.target, validation=500, seed=0)
-    chosen = {"train": train, "test": test}.get(split)
-    if chosen is None:
-        raise InputError(f'digits: has no split {split!r}; choose "train" or "test"')
-    return ArraySource(
-        np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8),
-        labels=data.target[chosen],
-        ids=[f"digits/{index:04d}" for index in chosen.tolist()],
-        name=f"digits-{split}",
-        classes=[str(name) for name in data.target_names],
-    )
-
-
-def cifar(
-    root: Path | str,
-    dataset: Literal["cifar10", "cifar100"] = "cifar10",
-    split: str = "train",
-    *,
-    download: bool = False,
-) -> ArraySource:
-    """CIFAR-10 or CIFAR-100 in the original order, as torchvision stores them (Krizhevsky, 2009).
-
-    Args:
-        root: The folder that holds, or shall hold, torchvision's copy.
-        dataset: Which of the two.
-        split: "train" (50,000 images) or "test" (10,000).
-        download: Fetch the data set where it is not on disk yet.
-
-    Returns:
-        The images, 32x32.
-
-    Raises:
-        InputError: There is no such split or data set, or it is not on disk.
-    """
-    from torchvision import datasets  # slow to import, and seldom needed
-
-    kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
-    if dataset not in kinds:
-        raise InputError(f'{dataset}: is not known here; choose "cifar10" or "cifar100"')
-    if split not in {"train", "test"}:
-        raise InputError(f'{dataset}: has no split {split!r}; choose "train" or "test"')
-    try:
-        data = kinds[dataset](str(root), train=split == "train", download=download)
-    except RuntimeError as error:
-        raise InputError(
-            f"{root}: holds no whole copy of {dataset}; fetch it with sdclr.data.sources.cifar({str(root)!r}, "
-            f"{dataset!r}, download=True)"
-        ) from error
-    ids = NumberedIds(split, len(data.data))
-    return ArraySource(data.data, labels=data.targets, ids=ids, name=f"{dataset}-{split}", classes=data.classes)
+    def whole(self, index: int) -> WholeImage | None:
+        """Where a part of an image lies; see `whole_image`."""
+        return whole_image(self.source, int(self.indices[index]))
 
 
 def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
@@ -313,7 +147,9 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
 
     Args:
         spec: A source; an array; "digits"; "cifar10:ROOT" or "cifar100:ROOT"; a folder of images or of parquet files; a
-            `.csv`, `.txt` or `.parquet` manifest; a `.parquet` file of images. A text may end in ":SPLIT".
+            `.csv`, `.txt` or `.parquet` manifest; a `.parquet` file of images; tar shards, "wds:FOLDER" or
+            "wds:FOLDER/a-{000..009}.tar"; a folder of Hugging Face's `datasets`, "hf:FOLDER"; a data set of `datasets`
+            or torch. A text may end in ":SPLIT".
         split: The split, where the text does not say it. By default "train" where there are several.
 
     Returns:
@@ -325,22 +161,62 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
     if isinstance(spec, np.ndarray):
         return ArraySource(spec)
     if not isinstance(spec, (str, Path)):
-        if isinstance(spec, Source):
-            return spec
-        raise InputError(f"{type(spec).__name__}: is no source of images; give a path, a uint8 array or a source")
+        source = spec if isinstance(spec, Source) else open_data_set(spec)
+        if source is None:
+            kind = type(spec).__name__
+            raise InputError(f"{kind}: is no source of images; give a path, a uint8 array, a data set or a source")
+        return source
     if not str(spec).strip():
         raise InputError("an empty name is no source of images: give a folder or a file (is a shell variable unset?)")
     with looking_at(spec):
-        text, _, rest = str(spec).partition(":")
-        if text == "digits":
-            return digits(_one_split(rest or None, split, spec) or "train")
-        if text in {"cifar10", "cifar100"} and rest and not Path(spec).exists():
-            place, spelled = _path_and_split(rest)
-            return cifar(
-                place, "cifar10" if text == "cifar10" else "cifar100", _one_split(spelled, split, spec) or "train"
-            )
-        path, spelled = _path_and_split(str(spec))
-        return _open_path(path, _one_split(spelled, split, spec))
+        named, ranged = _without(spec, "intensities")
+        found = _open_named(named, split)
+        if ranged is None:
+            return found
+        chosen = with_intensities(found, Intensities.parse(ranged), given=True)
+        if chosen is found:
+            raise InputError(f"{named}: its images have 8 bits: leave out intensities={ranged}")
+        return chosen
+
+
+def _open_named(spec: str | Path, split: str | None) -> Source:
+    """What a text or a path names."""
+    spec, root = _without(spec, "root")
+    kind, _, rest = str(spec).partition(":")
+    known = kind == "digits" or (kind in _KINDS and bool(rest) and not Path(spec).exists())
+    if root is not None and (known or is_boxes(spec)):
+        raise InputError(_NO_ROOT.format(spec, root))
+    if is_boxes(spec):
+        return open_boxes(spec, split=split)
+    if kind == "digits":
+        return digits(_one_split(rest or None, split, spec) or "train")
+    if known:
+        return _open_kind(kind, rest, split)
+    path, spelled = _path_and_split(str(spec))
+    return _open_path(path, _one_split(spelled, split, spec), root)
+
+
+def _without(spec: str | Path, option: str) -> tuple[str | Path, str | None]:
+    """A name of images without one of its options, and the value of that."""
+    place, options = split_options(str(spec))
+    if option not in options or Path(spec).exists():
+        return spec, None
+    value = options.pop(option)
+    return ",".join([place, *(f"{name}={text}" for name, text in options.items())]), value
+
+
+def _open_kind(kind: str, rest: str, split: str | None) -> Source:
+    """What a text with the kind of the images before a colon names."""
+    place, *options = re.split(r",(?=[a-z]+=)", rest) if kind == "hf" else [rest]
+    path, spelled = _path_and_split(place)
+    split = _one_split(spelled, split, f"{kind}:{rest}")
+    match kind:
+        case "hf":
+            return open_hugging_face(path, dict(option.split("=", 1) for option in options), split=split)
+        case "wds":
+            return open_shards(path if spelled else rest, split=split)
+        case _:
+            return cifar(path, "cifar10" if kind == "cifar10" else "cifar100", split or "train")
 
 
 def fingerprint(source: Source) -> str:
@@ -366,18 +242,29 @@ def _one_split(spelled: str | None, given: str | None, spec: object) -> str | No
     return spelled or given
 
 
-def _open_path(path: Path, split: str | None) -> Source:
+def _open_path(path: Path, split: str | None, root: str | None) -> Source:
     if not path.exists():
+        place, options = split_options(str(path))
+        if options and Path(place).exists():
+            raise InputError(f"{path}: has no option {next(iter(options))!r}; use intensities=LOW,HIGH or root=FOLDER")
         raise InputError(f'{path}: is not there; give an existing path, "digits", "cifar10:ROOT" or "cifar100:ROOT"')
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError(f"root={root}: is no folder; give the folder that the paths of {path} start from")
+    if root is not None and path.suffix.lower() not in MANIFESTS:
+        raise InputError(_NO_ROOT.format(path, root))
     if path.is_dir():
         return _open_folder(path, split)
-    if path.suffix.lower() == ".parquet" and holds_images(path):
+    if path.suffix.lower() == ".tar":
+        return open_shards(path, split=split)
+    if root is None and path.suffix.lower() == ".parquet" and holds_images(path):
         return ParquetSource(path, split=split)
-    if path.suffix.lower() not in {".csv", ".txt", ".parquet"}:
-        raise InputError(f"{path}: is neither a folder nor a .csv, .txt or .parquet file; give the folder of images")
+    if path.suffix.lower() not in MANIFESTS:
+        raise InputError(
+            f"{path}: is neither a folder nor a {', '.join(MANIFESTS)} or COCO .json file; give the folder of images"
+        )
     if split is not None:
         raise InputError(f"{path}: a manifest has no split {split!r}; give one manifest for each split")
-    return ManifestSource(path)
+    return ManifestSource(path, root=None if root is None else Path(root).expanduser())
 
 
 def _open_folder(path: Path, split: str | None) -> Source:

@@ -15,4 +15,6 @@ class Stored(NamedTuple):
     row: int | None
     """The row, where the file is a table of images."""
     decoder: str
-    """Name of the class that makes pixels of it: a subclass may make others."""
+    """Name of the class that makes pixels of it, and by which range of intensities: others may make others."""
+    at: int = 0
+    """The place of the page, where the file is a TIFF of several; see `sdclr.data.pages`."""

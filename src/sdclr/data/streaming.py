@@ -3,7 +3,7 @@
 import math
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.decode import BadImage
 from sdclr.data.loading import Batch, check_batch_size, epoch_batches
 from sdclr.data.render_cv import render_cv_views
 from sdclr.data.shrink import short_side
-from sdclr.data.sources import Source, shrunk_image
+from sdclr.data.sources import Source, image_blocks, shrunk_image
 from sdclr.data.views import draw_views
+from sdclr.data.workers import WorkerBatches, shared_space, worker_space
 from sdclr.errors import BadImageError, InputError
 
 _TOGETHER: Final = 32
@@ -56,9 +57,11 @@ class StreamLoader:
         device: Where the batches go.
         rank: This process among `world`.
         world: Processes that share each batch.
+        shuffle_buffer: Images that are shuffled together, at least; 0 shuffles all. See `epoch_batches`.
 
     Raises:
-        InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
+        InputError: If the set is smaller than a batch, a batch cannot be shared equally, or a shuffle buffer is
+            asked for and images are not stored in shards or row groups.
     """
 
     def __init__(
@@ -73,27 +76,45 @@ class StreamLoader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
+        shuffle_buffer: int = 0,
     ) -> None:
         check_batch_size(len(source), batch_size, world)
+        blocks = image_blocks(source) if shuffle_buffer else None
+        if shuffle_buffer and blocks is None:
+            raise InputError(
+                f"{source.name}: only tar shards and Parquet files are shuffled in blocks: leave out the buffer"
+            )
         self._source = source
         self._to_floats = Floats(torch.device(device))
         self._slots = None
         if torch.device(device).type == "cpu":
             # One more than are on their way: that which is turned into floats.
             shape = (1 + _AHEAD * workers, views, batch_size // world, config.image_size, config.image_size, 3)
-            self._slots = _shared(*shape) if workers else torch.empty(shape, dtype=torch.uint8)
+            self._slots = shared_space(*shape) if workers else torch.empty(shape, dtype=torch.uint8)
         slots = 1 if self._slots is None else len(self._slots)
-        self._schedule = _Schedule(len(source), batch_size, seed=seed, rank=rank, world=world, slots=slots)
-        self._loader: DataLoader[_Decoded] = DataLoader(
-            _Views(source, config, seed, views, self._slots),
-            batch_sampler=self._schedule,  # type: ignore[arg-type]  # what it gives goes to `__getitems__` as it is
-            num_workers=workers,
+        batches = partial(
+            epoch_batches,
+            len(source),
+            batch_size,
+            seed=seed,
+            rank=rank,
+            world=world,
+            blocks=blocks,
+            shuffle_buffer=shuffle_buffer,
+        )
+        self._schedule = _Schedule(batches, len(source) // batch_size, slots)
+        drawn = _Views(source, config, seed, views, self._slots)
+        self._loader: WorkerBatches[_Decoded] = WorkerBatches(
+            drawn,
+            workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=prepare_worker,
-            persistent_workers=workers > 0,
-            prefetch_factor=_AHEAD if workers else None,
+            batch_bytes=0 if self._slots is not None else views * batch_size // world * 3 * config.image_size**2,
+            prefetch_factor=_AHEAD,
+            persistent=True,
+            batch_sampler=self._schedule,  # what it gives goes to `__getitems__` as it is
             pin_memory=torch.device(device).type == "cuda",
         )
+        drawn.sends_shared = not self._loader.packed
         self._bad: dict[str, BadImage] = {}
         self._troubled = False
 
@@ -131,6 +152,7 @@ class StreamLoader:
                 self._troubled = True
                 warnings.warn(decoded.trouble, stacklevel=2)
             pixels = decoded.views if self._slots is None else self._slots[decoded.slot]
+            assert pixels is not None  # noqa: S101  # for mypy: without slots they come along
             views = self._to_floats(pixels).permute(0, 1, 4, 2, 3)
             yield Batch(decoded.indices, views[0], views[-1], decoded.keys)
 
@@ -177,32 +199,20 @@ class _Task(NamedTuple):
 class _Schedule:
     """The batches of one epoch."""
 
-    def __init__(self, n: int, batch_size: int, *, seed: int, rank: int, world: int, slots: int) -> None:
-        self._n = n
+    def __init__(self, batches: Callable[..., NDArray[np.int64]], steps: int, slots: int) -> None:
+        self._batches = batches
+        self._steps = steps
         self._slots = slots
-        self._batch_size = batch_size
-        self._seed = seed
-        self._rank = rank
-        self._world = world
         self.epoch = 0
         self.start = 0
         self.weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
-        return self._n // self._batch_size
+        return self._steps
 
     def __iter__(self) -> Iterator[_Task]:
         epoch = self.epoch
-        batches = epoch_batches(
-            self._n,
-            self._batch_size,
-            seed=self._seed,
-            epoch=epoch,
-            rank=self._rank,
-            world=self._world,
-            weights=self.weights,
-        )
-        for number, keys in enumerate(batches[self.start :]):
+        for number, keys in enumerate(self._batches(epoch=epoch, weights=self.weights)[self.start :]):
             yield _Task(epoch, keys, number % self._slots)
 
 
@@ -238,11 +248,13 @@ class _Views(Dataset[_Decoded]):
         self._views = views
         self._slots = slots
         self._side = short_side(config.image_size)
+        self.sends_shared = True
+        """Draw views into shared memory where a worker sends them."""
 
     def __getitems__(self, task: _Task) -> _Decoded:
         """The batch; without samples if no image of the set can be decoded."""
-        side, count = self._config.image_size, len(task.keys)
-        views = _memory(self._views, count, side, side, 3) if self._slots is None else self._slots[task.slot]
+        count = len(task.keys)
+        views = self._space(count) if self._slots is None else self._slots[task.slot]
         indices = np.empty(count, dtype=np.int64)
         bad: list[BadImage] = []
         for begin in range(0, count, _TOGETHER):
@@ -257,6 +269,12 @@ class _Views(Dataset[_Decoded]):
             self._draw(task.epoch, part, images, views[:, begin : begin + len(part)].numpy())
         trouble: str | None = getattr(self._source, "trouble", None)
         return _Decoded(indices, task.keys, views if self._slots is None else None, task.slot, bad, trouble)
+
+    def _space(self, count: int) -> Tensor:
+        """Space for the views of a batch: in a worker that which it can send without a copy."""
+        shape = (self._views, count, self._config.image_size, self._config.image_size, 3)
+        sends = self.sends_shared and get_worker_info() is not None
+        return worker_space(*shape) if sends else torch.empty(shape, dtype=torch.uint8)
 
     def _draw(
         self, epoch: int, keys: NDArray[np.int64], images: list[NDArray[np.uint8]], out: NDArray[np.uint8]
@@ -276,17 +294,6 @@ class _Views(Dataset[_Decoded]):
             except BadImageError as error:
                 bad.append(BadImage(error.image_id, error.reason, counted=True))
         return None
-
-
-def _memory(*shape: int) -> Tensor:
-    """Space for uint8: in a worker that which it shares with the others, so that views need not be copied there."""
-    return torch.empty(shape, dtype=torch.uint8) if get_worker_info() is None else _shared(*shape)
-
-
-def _shared(*shape: int) -> Tensor:
-    """Space for uint8 that processes share, as torch makes it for the batches that it puts together itself."""
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _as_it_is(decoded: Any) -> Any:

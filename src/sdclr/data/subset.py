@@ -1,4 +1,4 @@
-"""Which images of a labelled set are used: a drawn long tail, its controls, or a published list."""
+"""Which images of a labeled set are used: a drawn long tail, its controls, or a published list."""
 
 import numpy as np
 

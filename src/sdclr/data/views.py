@@ -1,6 +1,6 @@
 """What a view looks like, drawn apart from the rendering of it.
 
-A view is a handful of numbers: a crop box, a flip, a chain of colour operations, a blur. They are drawn here, for a
+A view is a handful of numbers: a crop box, a flip, a chain of color operations, a blur. They are drawn here, for a
 whole batch at once, by a pure function of (seed, epoch, sample index, view). A sample's view therefore depends neither
 on the batch the sample is in nor on the process that draws it, and an interrupted run draws the same views again.
 
@@ -26,7 +26,7 @@ BRIGHTNESS: Final = 0
 CONTRAST: Final = 1
 SATURATION: Final = 2
 HUE: Final = 3
-"""The colour operations by their number in `ViewParameters.order`, as in torchvision's ColorJitter."""
+"""The color operations by their number in `ViewParameters.order`, as in torchvision's ColorJitter."""
 
 _ORDERS: Final = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _CROP_ATTEMPTS: Final = 10

@@ -26,7 +26,7 @@ def weighted_order(weights: NDArray[np.float64], random: np.random.Generator) ->
     n = len(weights)
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise InputError("sampling weights must be finite, not negative and not all zero")
-    shuffled = random.permutation(n)  # or neighbours in the collection would share the luck of rounding
+    shuffled = random.permutation(n)  # or neighbors in the collection would share the luck of rounding
     ends = np.cumsum(weights[shuffled]) * (n / weights.sum())
     ends[-1] = n  # whatever rounding has made of it
     reached = np.floor(ends + random.random()).astype(np.int64)

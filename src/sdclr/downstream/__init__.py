@@ -1,1 +1,1 @@
-"""Classifiers made of a pre-trained encoder, or from scratch, on labelled long-tailed images."""
+"""Classifiers made of a pre-trained encoder, or from scratch, on labeled long-tailed images."""

@@ -7,7 +7,7 @@ from typing import Final
 from sdclr.config import from_json
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.loop import Trainer
-from sdclr.files import read_json
+from sdclr.files import parsing, read_json
 from sdclr.progress import duration, stage, tell
 from sdclr.time_budget import Budget
 from sdclr.training.budget import Length, affordable, check_minutes, measured, note_choice
@@ -30,7 +30,9 @@ def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> Finetu
     file = out / "config.json"
     if budget is None or not file.is_file():
         return config
-    old = from_json(FinetuneConfig, read_json(file).get("config", {}))
+    values = read_json(file, keys={"config": dict})
+    with parsing(file):
+        old = from_json(FinetuneConfig, values["config"])
     check_minutes(out / FILE, budget, begun=f"{old.epochs} epochs", option="--out")
     return replace(config, epochs=old.epochs, second_epochs=old.second_epochs)
 
@@ -53,7 +55,6 @@ def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test
     epochs = max(1, whole - second)
     chosen = replace(config, epochs=epochs, second_epochs=second or config.second_epochs)
     seconds = (epochs + second) * (trainer.steps_per_epoch * speed.step + speed.epoch) + speed.start + testing
-    trainer.folder.mkdir(parents=True, exist_ok=True)
     note_choice(trainer.folder / FILE, budget, Length(epochs, None), speed)
     parts = f"{epochs} epochs" + (f" and {second} of the second stage" if second else "")
     takes = f"about {duration(seconds)} with the test, at {config.batch_size / speed.step:,.0f} images/s"

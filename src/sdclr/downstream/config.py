@@ -1,4 +1,4 @@
-"""Everything that decides how a classifier is made of an encoder."""
+"""Configuration of fine-tuning: how a classifier is trained from an encoder."""
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -12,21 +12,23 @@ Method: TypeAlias = Literal["ce", "ldam_drw", "balanced_softmax", "crt", "tau_no
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A classifier trained on labeled long-tailed images. The defaults are those customary on CIFAR-LT."""
+    """A classifier trained on labeled long-tailed images. The defaults are the usual ones for CIFAR-LT."""
 
-    method: Method = "ride"
-    """Plain cross-entropy, LDAM with deferred re-weighting, balanced softmax, a classifier trained anew on balanced
-    classes (cRT), classifier weights with norms made equal (tau-norm), or several experts with a router (RIDE)."""
+    method: Method = "balanced_softmax"
+    """Balanced softmax, which works with every network; plain cross-entropy; LDAM with deferred re-weighting; a
+    classifier retrained on balanced classes (cRT); classifier weights with normalized norms (tau-norm); or several
+    experts with a router (RIDE), which need a ResNet."""
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(name="resnet32"))
-    """The backbone from scratch; one that starts from a run has the run's."""
+    """The backbone for training from scratch; with a run, the run's backbone is used."""
     image_size: int | None = None
-    """Side of the views in pixels; by default the run's, or from scratch that of small images and 224 of large ones."""
+    """Side of the views in pixels; by default that of the run, or from scratch that of small images and 224 for large
+    ones."""
     epochs: int = 200
     """Passes over the images."""
     batch_size: int = 128
-    """Images a step; the last incomplete batch of an epoch is left out."""
+    """Images per step; the last incomplete batch of an epoch is dropped."""
     lr: float = 0.1
-    """Peak learning rate of SGD; it falls along a cosine."""
+    """Peak learning rate of SGD, with a cosine schedule."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4
@@ -34,11 +36,11 @@ class FinetuneConfig:
     warmup: float = 0.025
     """Share of the epochs in which the learning rate rises: 5 of 200."""
     deferred: float = 0.8
-    """Share of the epochs after which LDAM and RIDE weigh classes by their effective number of images: 160 of 200."""
+    """Share of the epochs after which LDAM and RIDE weight classes by their effective number of images: 160 of 200."""
     beta: float = 0.9999
-    """Of the effective number of images, (1 - beta^n) / (1 - beta)."""
+    """beta of the effective number of images, (1 - beta^n) / (1 - beta)."""
     margin: float = 0.5
-    """LDAM's largest margin, which the rarest class has."""
+    """LDAM's largest margin, that of the rarest class."""
     scale: float = 30.0
     """LDAM's scale of the cosines."""
     second_epochs: int = 10
@@ -46,7 +48,7 @@ class FinetuneConfig:
     tau: float | None = None
     """Exponent of tau-norm; by default the best of 0, 0.1, … 1 on held-out images."""
     validation: float = 0.1
-    """Share of the training images, of each class, that is held out to choose tau, if that is not given."""
+    """Share of the training images of each class that is held out to choose tau, if tau is not given."""
     experts: int = 3
     """Experts of RIDE."""
     expert_loss: Literal["ldam", "ce"] = "ldam"
@@ -60,13 +62,13 @@ class FinetuneConfig:
     router_weight: float = 100.0
     """RIDE's omega_on: weight of images that another expert helps, in training the router."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
-    """Smallest and largest area of the crop that an image is trained with, as a fraction of it."""
+    """Smallest and largest area of the training crop, as a fraction of the image."""
     flip: float = 0.5
     """Probability of a horizontal flip in training."""
     groups: Literal["thirds", "shots"] = "thirds"
     """Many, Medium and Few: thirds of the classes by size, or more than 100, 20 to 100 and fewer than 20 images."""
     seed: int = 0
-    """Decides weights, order and views."""
+    """Seed of weights, order and views."""
 
     def __post_init__(self) -> None:
         check_numbers(self, image_size=1)
@@ -77,7 +79,7 @@ class FinetuneConfig:
             for name in names:
                 if not low <= getattr(self, name) <= high:
                     raise InputError(f"{name} is {getattr(self, name)}: give a number between {low:g} and {high:g}")
-        if self.method == "ride" and self.experts < 2:
+        if self.experts < 2:
             raise InputError(f"experts is {self.experts}: give 2 or more, or another method")
         if self.method == "tau_norm" and self.tau is None and self.validation == 0:
             raise InputError("tau is to be chosen without validation images: give a tau, or a share of validation")

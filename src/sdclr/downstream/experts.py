@@ -15,7 +15,7 @@ OWN_STAGES = 2
 
 
 class CosineClassifier(nn.Module):
-    """A linear layer on normalised features with normalised weights: `s cos(w_k, x)` (LDAM: Cao et al. 2019, eq. 12).
+    """A linear layer on normalized features with normalized weights: `s cos(w_k, x)` (LDAM: Cao et al. 2019, eq. 12).
 
     Args:
         features: D.
@@ -138,7 +138,7 @@ class Experts(nn.Module):
 def linear_head(
     features: int, num_classes: int, scale: float | None, *, bias: bool = True
 ) -> nn.Linear | CosineClassifier:
-    """A new classifier: normalised if a scale is given."""
+    """A new classifier: normalized if a scale is given."""
     if scale is not None:
         return CosineClassifier(features, num_classes, scale)
     return nn.Linear(features, num_classes, bias=bias)

@@ -1,11 +1,11 @@
-"""Make a classifier of a pre-trained encoder, or from scratch, on labelled long-tailed images, and test it.
+"""Make a classifier of a pre-trained encoder, or from scratch, on labeled long-tailed images, and test it.
 
 Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et al., ICML 2021), section 4.5, which
 starts RIDE from its encoders.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 
 from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
+from sdclr.data.changes import file_states, warn_of_changes
 from sdclr.data.config import ViewConfig
+from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.budget import as_begun, choose_length
@@ -31,7 +33,10 @@ from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Score, without_nan
 from sdclr.evaluation.probes import stratified_holdout
-from sdclr.files import read_json, write_json
+from sdclr.files import parsing, read_json, write_json
+from sdclr.files.alone import only_process
+from sdclr.intensities import Intensities
+from sdclr.progress import tell
 from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
 from sdclr.training.interrupts import listening
@@ -94,9 +99,9 @@ def finetune(
     """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
 
     Args:
-        train: Labelled images, long-tailed; their counts decide weights, margins, and Many, Medium and Few.
-        test: Labelled images of the same classes, balanced.
-        config: The method; `FinetuneConfig()`, which is RIDE, by default.
+        train: Labeled images, long-tailed; their counts decide weights, margins, and Many, Medium and Few.
+        test: Labeled images of the same classes, balanced.
+        config: The method; `FinetuneConfig()` by default, which is balanced softmax.
         start: Where the weights start, with the encoder's input size and normalization: "scratch" for random weights,
             or an encoder by any of its names (see `sdclr.load_encoder`); by default a pretrained one.
         out: Folder for checkpoints, metrics and the result.
@@ -125,6 +130,8 @@ def finetune(
     num_classes = _num_classes(train_set, test_set)
     resolved = None if start == "scratch" else resolve_encoder(start, train_set)
     initial = None if resolved is None else resolved.encoder
+    seen = _intensities(out, resolved, train_set)
+    train_set, test_set = with_intensities(train_set, seen), with_intensities(test_set, seen)
     if initial is not None and config.method == "ride":
         split_backbone(initial)  # raises for other networks, before any image is read
     identity = _identity(config, resolved, train_set, test_set)
@@ -133,7 +140,9 @@ def finetune(
         return finished
     begun = (out / "config.json").exists()
     place = resolve_device(str(device))
-    with own_randomness(place), listening() as interrupts:
+    alone = only_process(out, ".training", "trains", "name another folder with --out")
+    with alone, own_randomness(place), listening() as interrupts:
+        warn_of_changes(out / "image_files.npy", train_set, file_states(train_set), begun=begun)
         images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
@@ -180,6 +189,9 @@ def _trainer(
     views = ViewConfig(
         image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
     )
+    if 2 <= len(images) < config.batch_size:
+        tell(f"batches of {len(images)} images instead of {config.batch_size}: there are no more")
+        config = replace(config, batch_size=len(images))
     seed_torch(config.seed, "weights", look.device)
     model = create_model(config, encoder, look.image_size, num_classes)
     model = model.to(look.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -193,6 +205,16 @@ def _trainer(
         dtype=settle_dtype(model, todo[0], look, batch=config.batch_size, folder=out),
         checkpoint_minutes=checkpoint_minutes,
     )
+
+
+def _intensities(out: Path, init: ResolvedEncoder | None, train: Source) -> Intensities:
+    """By which range of intensities images are seen: that of the training's begin, of the start, or of the images."""
+    seen, given = intensities_of(train)
+    if (out / "config.json").exists() and not given:
+        kept = read_json(out / "config.json", keys={"config": dict}).get("intensities")
+        if isinstance(kept, dict):
+            return from_json(Intensities, kept).over(seen)
+    return seen if init is None or init.intensities is None else init.intensities
 
 
 def _num_classes(train: Source, test: Source) -> int:
@@ -215,7 +237,9 @@ def _identity(config: FinetuneConfig, init: ResolvedEncoder | None, train: Sourc
         part: {"name": source.name, "images": len(source), "fingerprint": fingerprint(source)}
         for part, source in (("train", train), ("test", test))
     }
-    return {"method": config.method, "init": start, **images, "config": to_json(config)}
+    seen = intensities_of(train)[0]
+    ranged = {"intensities": to_json(seen)} if seen else {}
+    return {"method": config.method, "init": start, **images, **ranged, "config": to_json(config)}
 
 
 def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
@@ -226,16 +250,20 @@ def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
     """
     if not (out / "config.json").exists():
         return None
-    before = read_json(out / "config.json")
+    before = read_json(out / "config.json", keys={"config": dict})
     changed = [key for key in identity if key != "config" and before.get(key) != identity[key]]
-    old = from_json(FinetuneConfig, before.get("config", {}))
+    with parsing(out / "config.json"):
+        old = from_json(FinetuneConfig, before["config"])
     changed += differences(old, from_json(FinetuneConfig, identity["config"]))
     if changed:
         raise InputError(
             f"{out} holds a training with other settings or images ({'; '.join(changed)}): name another folder"
         )
     result = out / "result.json"
-    return FinetuneResult.from_json(read_json(result)) if result.exists() else None
+    if not result.exists():
+        return None
+    with parsing(result, "remove it, and run `sdclr finetune` again"):
+        return FinetuneResult.from_json(read_json(result))
 
 
 def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabelledImages) -> int:

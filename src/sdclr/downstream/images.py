@@ -1,4 +1,4 @@
-"""Labelled training images and their batches."""
+"""Labeled training images and their batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ def labelled_images(source: Source, *, device: torch.device, workers: int = 0, l
     """Look at every image of a source.
 
     Args:
-        source: Labelled images.
+        source: Labeled images.
         device: Where small images are held.
         workers: Processes that decode; 0 decodes in this one.
         listed_in: Where bad images are listed.
@@ -106,7 +106,7 @@ def class_balanced(labels: NDArray[np.int64], *, seed: int, epoch: int) -> NDArr
 
 
 class Batches:
-    """Views of labelled images with their labels; order and views are functions of (seed, epoch, sample).
+    """Views of labeled images with their labels; order and views are functions of (seed, epoch, sample).
 
     Args:
         images: The images.

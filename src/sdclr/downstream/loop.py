@@ -4,6 +4,8 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,12 +14,24 @@ from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.images import Batches
 from sdclr.downstream.methods import Model, Stage
 from sdclr.errors import InputError
+from sdclr.files import parsing
+from sdclr.files.reading import Keys
+from sdclr.out_of_memory import enough_memory
 from sdclr.training import randomness
-from sdclr.training.checkpoint import load_checkpoint, save_checkpoint
+from sdclr.training.checkpoint import check_space, load_checkpoint, save_checkpoint
 from sdclr.training.interrupts import Interrupted, Interrupts
 from sdclr.training.logs import SLOW, Log
 from sdclr.training.optim import create_optimizer, learning_rate, set_learning_rate
 from sdclr.training.optim_config import OptimConfig
+
+_STATE: Final[Keys] = {
+    "step": int,
+    "model": dict,
+    "optimizer": (dict, NoneType),
+    "losses": list,
+    "seconds": (int, float),
+}
+"""What a checkpoint holds."""
 
 LOG_STEPS = 50
 """Losses are written every so many steps, and at the end of every epoch."""
@@ -30,7 +44,7 @@ class Trainer:
         model: At its start, which a checkpoint replaces; on the device.
         stages: What is trained, in order.
         batches: The images.
-        config: Optimiser and seed.
+        config: Optimizer and seed.
         folder: Where checkpoints and metrics are kept.
         dtype: What products are computed in; None for float32.
         checkpoint_minutes: Save at least this often; 0 saves at every step.
@@ -76,6 +90,7 @@ class Trainer:
             epochs=sum(stage.epochs for stage in self.stages),
             slow=SLOW if self.batches.device.type == "cpu" else "",
         )
+        check_space(self.folder / "checkpoints", self.model)
         try:
             epochs_before = 0
             for stage in self.stages:
@@ -119,15 +134,15 @@ class Trainer:
         trained.requires_grad_(requires_grad=True).train()
         return create_optimizer(trained, optim)
 
-    def rehearse(self, epoch: int) -> Iterator[None]:
-        """Take the steps of an epoch of the first stage, yielding after each, to measure them; no weight moves."""
+    def rehearse(self, epoch: int) -> Iterator[float]:
+        """Measure an epoch of the first stage: take its steps, yielding that none was shorter; no weight moves."""
         stage = self.stages[0]
         optimizer = self._optimizer(stage, self._optim(stage))
         set_learning_rate(optimizer, 0.0)
         for images, labels in self.batches.epoch(epoch, balanced=stage.balanced):
             self._take_step(stage, 0.0, images, labels, optimizer)
             self._check_losses()
-            yield
+            yield 0.0
 
     def _take_step(
         self, stage: Stage, gone: float, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
@@ -135,10 +150,11 @@ class Trainer:
         seed_torch(self.config.seed, str(self.step), self.batches.device)  # what it draws beyond views, such as dropout
         optimizer.zero_grad(set_to_none=True)
         device = images.device.type
-        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
-            loss = stage.loss(self.model, images, labels, gone)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
+        with enough_memory(len(images)):
+            with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+                loss = stage.loss(self.model, images, labels, gone)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
         self.window.append((self.step, loss.detach()))
         self.step += 1
 
@@ -194,13 +210,14 @@ class Trainer:
         return save_checkpoint(self.folder / "checkpoints", state, self.step)
 
     def _restore(self) -> None:
-        loaded = load_checkpoint(self.folder / "checkpoints")
+        loaded = load_checkpoint(self.folder / "checkpoints", _STATE)
         if loaded is None:
             return
         state, path = loaded
         if state["step"] > self.total:
             raise InputError(f"{path} lies beyond the {self.total} steps of this training: name another folder")
-        self.model.load_state_dict(state["model"])
+        with parsing(path, "put back a whole copy of it, or name another folder"):
+            self.model.load_state_dict(state["model"])
         self.step = self.saved_step = state["step"]
         self.optimizer_state = state["optimizer"]
         self.losses, self.seconds = list(state["losses"]), state["seconds"]

@@ -29,7 +29,7 @@ def ldam_loss(
 ) -> Tensor:
     """Cross-entropy in which the own class must win by its margin (Cao et al. 2019, eq. 12-13).
 
-    With z = s cos the logits of a normalised linear layer: `-log exp(z_y - s Δ_y) / (exp(z_y - s Δ_y) + Σ exp(z_j))`.
+    With z = s cos the logits of a normalized linear layer: `-log exp(z_y - s Δ_y) / (exp(z_y - s Δ_y) + Σ exp(z_j))`.
 
     Args:
         logits: (N, K), already scaled by s.

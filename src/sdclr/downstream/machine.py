@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from sdclr.downstream.scoring import Look
 from sdclr.fastest import structure
 from sdclr.files import read_json, write_json
 from sdclr.training.machine import Choice, possible_dtypes
+
+_AGAIN: Final = "put back a whole copy of it, or train into another folder"
 
 
 def settle_dtype(model: Model, stage: Stage, look: Look, *, batch: int, folder: Path) -> torch.dtype | None:
@@ -27,8 +30,9 @@ def settle_dtype(model: Model, stage: Stage, look: Look, *, batch: int, folder: 
         The type; None for float32.
     """
     noted = folder / "machine.json"
-    before = read_json(noted)["precision"] if noted.is_file() else None
-    choice = Choice(dtypes=possible_dtypes(look.amp, before, look.device), threads=(torch.get_num_threads(),))
+    before = read_json(noted, _AGAIN, keys={"precision": str})["precision"] if noted.is_file() else None
+    dtypes = possible_dtypes(look.amp, before, look.device, image_size=look.image_size)
+    choice = Choice(dtypes=dtypes, threads=(torch.get_num_threads(),))
     copies: list[Model] = []
 
     def step(images: Tensor) -> None:

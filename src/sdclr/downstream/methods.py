@@ -42,7 +42,7 @@ class Stage:
     epochs: int
     loss: Loss
     trained: Callable[[Model], nn.Module] = lambda model: model
-    """What learns; the rest is frozen, its normalisation too."""
+    """What learns; the rest is frozen, its normalization too."""
     begin: Callable[[Model], None] | None = None
     """Done once before the first step."""
     balanced: bool = False

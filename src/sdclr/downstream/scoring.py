@@ -103,7 +103,7 @@ def score(
 
 
 def choose_tau(model: Classifier, held: LabelledImages, given: float | None, look: Look) -> dict[str, Any]:
-    """Normalise a classifier's weights by the best exponent, in place.
+    """Normalize a classifier's weights by the best exponent, in place.
 
     Best is the highest mean accuracy over the classes of held-out images, and the smallest of equals.
 
@@ -148,7 +148,7 @@ class _Flat(nn.Module):
 
 
 def _outputs(network: nn.Module, source: Source, look: Look) -> tuple[Tensor, NDArray[np.int64]]:
-    """One row for each labelled image that can be decoded, on the CPU, and the labels."""
+    """One row for each labeled image that can be decoded, on the CPU, and the labels."""
     found = extract_features(
         network,
         source,

@@ -7,7 +7,7 @@ from .load import as_encoder, load_encoder, wrap_encoder
 from .origin import Origin
 from .preprocessing import SMALL_SIDE, Preprocessing
 from .pretrained import changes_size, load_pretrained, packaged_weights
-from .saved import describe_encoder, save_encoder
+from .saved import save_encoder, write_description
 
 __all__ = [
     "CIFAR_RESNETS",
@@ -28,7 +28,6 @@ __all__ = [
     "changes_size",
     "create_encoder",
     "create_network",
-    "describe_encoder",
     "feature_length",
     "load_encoder",
     "load_pretrained",
@@ -37,4 +36,5 @@ __all__ = [
     "save_encoder",
     "timm_options",
     "wrap_encoder",
+    "write_description",
 ]

@@ -42,7 +42,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `(N, 4 width)` of normalised images `(N, 3, H, W)`."""
+        """Features `(N, 4 width)` of normalized images `(N, 3, H, W)`."""
         x = images
         for module in self.children():
             x = module(x)

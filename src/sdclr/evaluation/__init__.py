@@ -1,1 +1,1 @@
-"""Features of a trained encoder, probes on them, and how balanced they are."""
+"""Features of a trained encoder, probes on them, and their balance between groups of classes."""

@@ -1,4 +1,4 @@
-"""A linear probe for several labels an image: one logistic regression for each attribute, all solved at once."""
+"""A linear probe for several labels per image: one logistic regression per attribute, all solved at once."""
 
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ def attribute_holdout(values: ArrayLike, fraction: float, seed: int = 0) -> tupl
     """
     shown = np.asarray(values) == 1
     if len(shown) < 2:
-        raise InputError(f"{len(shown)} labelled images cannot be parted: label at least two")
+        raise InputError(f"{len(shown)} labeled images cannot be split: label at least two")
     order = np.random.default_rng(seed).permutation(len(shown))
     held, settled = np.zeros(len(shown), dtype=bool), np.zeros(len(shown), dtype=bool)
     for attribute in np.argsort(shown.sum(axis=0), kind="stable"):
@@ -86,7 +86,7 @@ def attribute_probe(
     """Fit one logistic regression for each attribute on cached features, all of them at once.
 
     For each attribute the mean cross-entropy over the images of which it is known, plus `penalty / 2` times the squared
-    norm of its weights, is minimised on standardised features, as in `logistic_probe`. Each attribute takes the penalty
+    norm of its weights, is minimized on standardized features, as in `logistic_probe`. Each attribute takes the penalty
     of lowest cross-entropy on the validation images of which it is known; the strongest wins a tie. It runs on the
     device that `train_x` is on and draws nothing at random.
 

@@ -68,7 +68,7 @@ def per_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: i
         raise InputError(f"predictions {predicted.shape} and labels {true.shape} differ: give one of each per image")
     if true.size and (true.min() < 0 or true.max() >= num_classes):
         wrong = true[(true < 0) | (true >= num_classes)][0]
-        raise InputError(f"label {wrong} is not in [0, {num_classes}): drop unlabelled images or raise num_classes")
+        raise InputError(f"label {wrong} is not in [0, {num_classes}): drop unlabeled images or raise num_classes")
     counts = np.bincount(true, minlength=num_classes).astype(np.float64)
     hits = np.bincount(true[predicted == true], minlength=num_classes).astype(np.float64)
     accuracy: NDArray[np.float64] = np.divide(hits, counts, out=np.full(num_classes, np.nan), where=counts > 0)
@@ -120,7 +120,7 @@ def summarise(balances: Sequence[Balance]) -> Summary:
         InputError: `balances` is empty.
     """
     if not balances:
-        raise InputError("no splits to summarise: give the balance of at least one")
+        raise InputError("no splits to summarize: give the balance of at least one")
     columns = [np.array([value for value in column if not np.isnan(value)]) for column in zip(*balances, strict=True)]
     return Summary(
         mean=Balance(*(_mean(column) for column in columns)),

@@ -14,7 +14,7 @@ from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 
 _FITTED: Final = 50_000
-"""Rows that the centres are fitted to; the rest are only assigned to them."""
+"""Rows that the centers are fitted to; the rest are only assigned to them."""
 
 _BLOCK: Final = 16_384
 
@@ -36,7 +36,7 @@ class Clusters(NamedTuple):
 def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clusters:
     """k-means of features scaled to length 1 (scikit-learn's, from k-means++ starts).
 
-    Centres are fitted to 50,000 rows at the most, drawn at random; every row is then assigned to the nearest.
+    Centers are fitted to 50,000 rows at the most, drawn at random; every row is then assigned to the nearest.
 
     Args:
         features: (N, D).
@@ -58,7 +58,7 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
     rng = np.random.default_rng(seed)
     fitted = rows if len(rows) <= _FITTED else rows[rng.choice(len(rows), _FITTED, replace=False)]
     with stage("clustering", len(fitted)), warnings.catch_warnings():
-        # Copies of images may leave fewer than k distinct ones. Centres then coincide, and only the first gets images.
+        # Copies of images may leave fewer than k distinct ones. Centers then coincide, and only the first gets images.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(k, n_init=1, random_state=seed).fit(fitted).cluster_centers_.astype(np.float32)
     found = _assigned(torch.from_numpy(rows), torch.from_numpy(means))

@@ -11,22 +11,22 @@ from sdclr.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How a linear probe is trained. The defaults are the paper's protocol on a fully labeled training set."""
+    """Training of a linear probe. The defaults are the paper's protocol on a fully labeled training set."""
 
     epochs: int = 30
     """Passes over the labeled images."""
     milestones: tuple[int, ...] = (10, 20)
-    """Epochs after which the learning rate falls to a tenth; those beyond the last epoch never come."""
+    """Epochs after which the learning rate falls to a tenth; those beyond the last epoch have no effect."""
     batch_size: int = 128
     """Images per step."""
     learning_rates: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-    """Initial learning rates to train side by side; the validation set chooses one."""
+    """Initial learning rates, trained in parallel; the validation set chooses one."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 0.0
     """L2 penalty on weight and bias."""
     seed: int = 0
-    """Fixes the order of the images and their augmentation."""
+    """Seed of the order of the images and their augmentation."""
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0)
@@ -59,16 +59,16 @@ FEW_SHOT = ProbeConfig.few_shot()
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticConfig:
-    """Which penalties are tried, and how exactly each is solved."""
+    """The penalties of a logistic regression, and the accuracy of the solver."""
 
     penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
     """L2 penalties on the weights of standardized features; the validation set chooses one."""
     tolerance: float = 1e-5
     """Largest entry of the gradient at which the chosen layer has converged."""
     search_tolerance: float = 1e-3
-    """The same for the layers among which the validation set chooses."""
+    """The same tolerance for the layers among which the validation set chooses."""
     patience: int = 3
-    """Weaker penalties in a row that may do no better than the best, before the rest of them are left out."""
+    """Number of consecutive weaker penalties without improvement after which the search stops."""
     max_iterations: int = 1000
     """Iterations of L-BFGS for each penalty, at most."""
 
@@ -90,19 +90,19 @@ LOGISTIC = LogisticConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is measured and how."""
+    """Configuration of an evaluation."""
 
     branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalization."""
+    """dense is the exported encoder; sparse is its pruned twin, with separate normalization."""
     validation: float = 0.1
     """Share of the labeled training images, taken from each class, that chooses learning rate and epoch."""
     shots: int | None = None
-    """Labeled images a class of the few-shot probe; by default 1 % of the training images, 1 at the least."""
+    """Labeled images per class of the few-shot probe; by default 1 % of the training images, at least 1."""
     draws: int = 1
-    """How many few-shot sets are drawn; their accuracies are averaged."""
+    """Number of few-shot sets; their accuracies are averaged."""
     augment: bool = False
-    """Train the probes on images cropped and flipped anew every epoch, as in the paper, instead of on features computed
-    once. The encoder then runs in every epoch."""
+    """Train the probes on randomly cropped and flipped images in every epoch, as in the paper, instead of on features
+    computed once. The encoder then runs in every epoch."""
     k: int = 200
     """Neighbors that vote in the kNN classifier."""
     groups: Literal["thirds", "shots"] = "thirds"
@@ -110,9 +110,9 @@ class EvaluateConfig:
     linear: ProbeConfig = field(default_factory=lambda: LINEAR)
     few_shot: ProbeConfig = field(default_factory=lambda: FEW_SHOT)
     seed: int = 0
-    """Decides what is held out and which few-shot sets are drawn."""
+    """Seed of the held-out images and of the few-shot sets."""
     batch_size: int = 512
-    """Images a forward pass."""
+    """Images per forward pass."""
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0, batch_size=1)
@@ -124,23 +124,23 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeConfig:
-    """What is measured and how."""
+    """Configuration of an evaluation."""
 
     branch: Literal["dense", "sparse"] = "dense"
-    """Dense is the encoder that is exported; sparse its pruned twin, with its own normalization."""
+    """dense is the exported encoder; sparse is its pruned twin, with separate normalization."""
     validation: float = 0.1
     """Share of the labeled training images, taken from each attribute, that chooses the penalties."""
     few_shot: float = 0.01
-    """Share of the remaining training images that the few-shot probe sees, at least one that shows each attribute."""
+    """Share of the remaining training images for the few-shot probe, at least one with each attribute."""
     draws: int = 1
-    """How many few-shot sets are drawn; their figures are averaged."""
+    """Number of few-shot sets; their results are averaged."""
     groups: GroupRule = "thirds"
     """Many, Medium and Few: thirds of the attributes by size, or more than 100, 20 to 100 and fewer than 20 images."""
     logistic: LogisticConfig = field(default_factory=lambda: LOGISTIC)
     seed: int = 0
-    """Decides what is held out and which few-shot sets are drawn."""
+    """Seed of the held-out images and of the few-shot sets."""
     batch_size: int = 512
-    """Images a forward pass."""
+    """Images per forward pass."""
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0, batch_size=1)

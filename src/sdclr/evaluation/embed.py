@@ -2,40 +2,56 @@
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sdclr.choices import Amp
 from sdclr.config import to_json
+from sdclr.data.changes import image_versions
 from sdclr.data.decode import BadImage
 from sdclr.data.scan import write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
+from sdclr.evaluation.embedded_before import Before, keep_images, read_before
 from sdclr.evaluation.evaluate import branch_encoder
-from sdclr.fastest import forward_amp
-from sdclr.features.embeddings import ABOUT, embedding_files
-from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches
-from sdclr.features.inference import for_inference
+from sdclr.features.embeddings import ABOUT, SHARDS
+from sdclr.features.extract import FeatureBatch, encode_batch, evaluating, feature_batches, settled_amp
+from sdclr.files import (
+    make_folder,
+    open_table,
+    parquet_bytes,
+    parsing,
+    read_table,
+    remove,
+    require_space,
+    sealed,
+    streamed,
+    write_atomically,
+)
+from sdclr.files.parquet import CHECKED
 from sdclr.precision import autocast_dtype
-from sdclr.progress import reporting_to, stage
-from sdclr.training.distributed import Processes, processes
+from sdclr.progress import reporting_to, stage, tell
+from sdclr.training.distributed import Processes, one_job, processes
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 CHUNK: Final = 8192
 """Images whose features are held in memory, about, and lost if the process ends before they are written."""
 
 _BAD: Final = b"sdclr-bad"
+_EMBED: Final = "run `sdclr embed` again"
 
 
 def embed(
@@ -56,7 +72,8 @@ def embed(
     the shards in order hold the images in order. Start several with torchrun, each with a device of its own.
 
     Features go to disk chunk by chunk, into a hidden folder beside the file or shards, and are put together at the
-    end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images.
+    end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images. Where
+    one file by the same encoder is there, unchanged images are taken over from it, by a hidden list beside.
 
     Args:
         images: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
@@ -64,36 +81,40 @@ def embed(
         out: The file, or the folder if the name has no suffix or is that of one; put in place whole.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder that `load_encoder()` gives.
-        image_size: Side of the view in pixels, for pretrained encoders that take more than one size.
+        image_size: Side of the view in pixels, for pretrained encoders that accept more than one size.
         branch: The encoder, or the pruned twin of a run's encoder.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         device: Where the encoder runs.
         workers: Processes that decode, for each process.
-        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
+        amp: Precision of the forward pass; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
         The number of rows, and the images left out, of all processes.
 
     Raises:
-        InputError: If no image can be decoded, or several processes are to write one file.
+        InputError: If no image can be decoded, several processes are to write one file, or another job writes there.
     """
     source, out = open_source(images), Path(out)
     resolved = resolve_encoder(encoder, source, image_size=image_size)
     sharded = out.is_dir() or not (out.suffix or out.exists())
-    with processes(str(device)) as place:
+    with processes(str(device)) as place, ExitStack() as until_written:
         if place.world > 1 and not sharded:
             raise InputError(f"{place.world} processes cannot write the one file {out}: name a folder")
         network = branch_encoder(resolved, branch)
         amp = place.broadcast(
-            _settled(amp, network, resolved.preprocessing.image_size, place.device) if place.first else amp
+            settled_amp(amp, network, resolved.preprocessing.image_size, place.device) if place.first else amp
         )
         about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
-        work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts)
+        alone = place.world == 1 and not sharded
+        versions = image_versions(source)  # an image that is replaced makes its chunk another one
+        before = read_before(out, source, versions, about) if alone else None
+        work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts, before, versions)
+        until_written.enter_context(one_job(place, parts, ".embedding", "writes into", "name another place with --out"))
         chunks = work.run(place)
-        bad = [BadImage(*entry) for chunk in chunks for entry in json.loads(pq.read_schema(chunk).metadata[_BAD])]
-        bad = [image for share in place.gather(bad) for image in share]
-        rows = sum(place.gather(sum(pq.read_metadata(chunk).num_rows for chunk in chunks)))
+        found = [_about_chunk(chunk) for chunk in chunks]
+        bad = [image for share in place.gather([image for _, images in found for image in images]) for image in share]
+        rows = sum(place.gather(sum(count for count, _ in found)))
         if not rows:
             why = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
             raise InputError(
@@ -102,12 +123,14 @@ def embed(
         _put_together(chunks, out / _shard(place.rank, place.world) if sharded else out, work.schema())
         place.barrier()  # until then a process that is started again needs the chunks
         if place.first:
+            if alone:
+                keep_images(out, source, versions, {image.id for image in bad})
             _clear(out, parts, shards=place.world if sharded else None)
             listed = out / "bad_images.csv" if sharded else out.with_name(f"{out.stem}.bad_images.csv")
             if bad:
                 write_bad_images(listed, bad)
             else:
-                listed.unlink(missing_ok=True)
+                remove(listed)
     return rows, bad
 
 
@@ -122,6 +145,10 @@ class _Work(NamedTuple):
     amp: Amp
     about: dict[str, Any]
     parts: Path
+    before: Before | None
+    """An earlier file, of which images that are the same are taken over."""
+    versions: NDArray[np.int64]
+    """(N,), taken before images are read."""
 
     def schema(self) -> pa.Schema:
         """The columns of chunks and of what they become."""
@@ -136,13 +163,27 @@ class _Work(NamedTuple):
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
         grid = self._grid(place.world)
         share = [len(grid) * rank // place.world for rank in (place.rank, place.rank + 1)]
-        files = {chunk: self.parts / f"{key}-{chunk.start}-{chunk.stop}.parquet" for chunk in grid[slice(*share)]}
-        missing = [chunk for chunk, file in files.items() if not file.exists()]
+        files = {
+            chunk: self.parts
+            / f"{key}-{chunk.start}-{chunk.stop}-{crc32(self.versions[chunk.start : chunk.stop].data):08x}.parquet"
+            for chunk in grid[slice(*share)]
+        }
+        missing = [chunk for chunk, file in files.items() if not _is_whole(file)]
         total = sum(map(len, files))
-        before = total - sum(map(len, missing))
-        self.parts.mkdir(parents=True, exist_ok=True)
+        done = total - sum(map(len, missing))
+        make_folder(self.parts)
+        # The missing chunks, and the file that all are put together in.
+        rows = sum(map(len, missing)) + total
+        require_space(self.parts, rows * self.about["features"] * np.dtype(np.float32).itemsize)
         listens = nullcontext() if place.first else reporting_to(None)
-        with listens, stage("reading images", total, done=before) as update:
+        with listens, stage("reading images", total, done=done) as update:
+            if self.before is not None:
+                for chunk in missing:
+                    read = self._batches(self.before.unread(chunk), place.device)
+                    self._write([*self.before.batches(chunk), *read], files[chunk])
+                    done += len(chunk)
+                    update(done)
+                return list(files.values())
             for run in _runs(missing):
                 held: list[FeatureBatch] = []
                 ends = {chunk.stop - run[0].start: chunk for chunk in run}
@@ -151,8 +192,8 @@ class _Work(NamedTuple):
                     if batch.seen in ends:
                         self._write(held, files[ends[batch.seen]])
                         held = []
-                    update(before + batch.seen)
-                before += run[-1].stop - run[0].start
+                    update(done + batch.seen)
+                done += run[-1].stop - run[0].start
         return list(files.values())
 
     def _grid(self, world: int) -> list[range]:
@@ -161,7 +202,7 @@ class _Work(NamedTuple):
         size = max(1, min(CHUNK, total // world) // self.batch_size) * self.batch_size
         return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
-    def _batches(self, positions: range, device: torch.device) -> Iterator[FeatureBatch]:
+    def _batches(self, positions: Sequence[int], device: torch.device) -> Iterator[FeatureBatch]:
         return feature_batches(
             self.encoder,
             self.source,
@@ -177,6 +218,8 @@ class _Work(NamedTuple):
         kept = np.concatenate([batch.positions for batch in batches])
         good = [batch.values for batch in batches if len(batch.values)]
         values = np.concatenate(good) if good else np.empty((0, self.about["features"]), dtype=np.float32)
+        order = np.argsort(kept)  # those taken over come first
+        kept, values = kept[order], values[order]
         columns = {
             "id": pa.array([_text(self.source.ids[index]) for index in kept.tolist()], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.about["features"]),
@@ -186,9 +229,27 @@ class _Work(NamedTuple):
             columns["label"] = pa.array(np.where(labels >= 0, labels, 0), mask=labels < 0)
         bad = [tuple(image) for batch in batches for image in batch.bad]
         schema = self.schema().with_metadata({_BAD: json.dumps(bad)})
-        aside = file.with_suffix(".tmp")
-        pq.write_table(pa.table(columns, schema=schema), aside, use_dictionary=False)
-        aside.replace(file)
+        write_atomically(file, parquet_bytes(pa.table(columns, schema=schema), use_dictionary=False))
+
+
+def _about_chunk(file: Path) -> tuple[int, list[BadImage]]:
+    """Rows of a chunk, and the images that it leaves out."""
+    with parsing(file, _EMBED), open_table(file, _EMBED) as chunk:
+        return chunk.metadata.num_rows, [BadImage(*entry) for entry in json.loads(chunk.schema_arrow.metadata[_BAD])]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a chunk is there. A damaged one is told of, and made again."""
+    if not os.path.lexists(file):
+        return False
+    try:
+        _about_chunk(file)
+        read_table(file, _EMBED)
+    except InputError as error:
+        tell(f"{error}; it is created again now")
+        remove(file)
+        return False
+    return True
 
 
 def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
@@ -201,12 +262,6 @@ def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
         run.append(chunk)
     if run:
         yield run
-
-
-def _settled(amp: Amp, encoder: nn.Module, size: int, device: torch.device) -> Amp:
-    """The precision of the pass, `auto` replaced by what is faster."""
-    with evaluating(encoder, device):
-        return forward_amp(amp, for_inference(encoder), (3, size, size), device)
 
 
 def _described(
@@ -234,23 +289,25 @@ def _described(
 
 def _put_together(chunks: Sequence[Path], out: Path, schema: pa.Schema) -> None:
     """One file of many chunks, each a row group; one chunk is in memory at a time."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.tmp")
-    with pq.ParquetWriter(aside, schema, use_dictionary=False) as writer:
+    size = sum(chunk.stat().st_size for chunk in chunks)
+    schema = sealed(schema)
+    with (
+        streamed(out, size=size) as opened,
+        pq.ParquetWriter(opened, schema, use_dictionary=False, **CHECKED) as writer,
+    ):
         for chunk in chunks:
-            table = pq.read_table(chunk)
+            table = read_table(chunk, _EMBED)
             if len(table):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
-    aside.replace(out)
 
 
 def _clear(out: Path, parts: Path, *, shards: int | None) -> None:
     """Remove the chunks, and the shards that another number of processes wrote."""
-    shutil.rmtree(parts)
+    remove(parts)
     if shards is not None:
-        for file in embedding_files(out):
+        for file in out.glob(SHARDS):
             if not file.stem.endswith(f"-of-{shards:05d}"):
-                file.unlink()
+                remove(file)
 
 
 def _shard(rank: int, world: int) -> str:

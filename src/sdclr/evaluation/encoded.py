@@ -1,4 +1,4 @@
-"""Images as the encoders of a run see them: dense, pruned and in augmented views, each image read once."""
+"""Features of images by the encoders of a run: dense, pruned and for augmented views; each image is read once."""
 
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ def encode(
         resolved: The encoder; that of a run with pruning also gives the features of its pruned twin.
         source: The images.
         views: How two more views of each image are drawn, from its evaluation view; None draws none.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         device: Where the encoders run.
         workers: Processes that decode.
 

@@ -1,4 +1,4 @@
-"""Evaluate an encoder: probes on its frozen features, per class, by group, and how far the groups lie apart."""
+"""Evaluate an encoder: probes on its frozen features, per class and by group, and the spread between the groups."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
@@ -20,8 +21,9 @@ from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accurac
 from sdclr.evaluation.config import EvaluateConfig, ProbeConfig
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
-from sdclr.features.extract import Features, extract_features, load_views
-from sdclr.files import write_json
+from sdclr.features.extract import Features, extract_features, load_views, settled_amp
+from sdclr.files import require_space, write_json
+from sdclr.precision import autocast_dtype
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
@@ -35,7 +37,7 @@ class Score:
     per_class: list[float]
     """`(K,)`, nan where a class has no test image."""
     details: dict[str, Any]
-    """Learning rate and epoch of a probe, neighbours of kNN."""
+    """Learning rate and epoch of a probe, neighbors of kNN."""
 
     @property
     def std_classes(self) -> float:
@@ -80,26 +82,29 @@ def evaluate(
     few_shot: ImageSource | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
+    amp: Amp = "none",
 ) -> Result:
     """Probe a frozen encoder (Jiang et al., ICML 2021, §4.2) and write `BRANCH.json` into the results of its run.
 
-    Linear separability on all labelled images, few-shot on about one percent of them, and a kNN vote. Probes choose
+    Linear separability on all labeled images, few-shot on about one percent of them, and a kNN vote. Probes choose
     learning rate and epoch on images held out of `train`; accuracies are those on `test`.
 
     Args:
-        train: Labelled images, balanced in the paper's protocol; none is shown to the encoder's training.
-        test: Labelled images of the same classes.
-        config: What is measured; `EvaluateConfig()` by default.
+        train: Labeled images, balanced in the paper's protocol; none is shown to the encoder's training.
+        test: Labeled images of the same classes.
+        config: The protocol; `EvaluateConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder that `load_encoder()` gives.
         out: Folder for `BRANCH.json`; by default `results` in the encoder's run. Without a run and without `out`
             nothing is written.
-        class_counts: Images of each class that the encoder was trained on, which decide Many, Medium and Few; by
-            default as the run recorded them. Without any, only the mean over classes is reported.
-        validation: Labelled images that choose learning rate and epoch; by default some are held out of `train`.
-        few_shot: The labelled images of the few-shot probe; by default drawn from `train`.
-        device: Where the encoder runs.
+        class_counts: Training images of the encoder per class, which define Many, Medium and Few; by default those that
+            the run recorded. Without them, only the mean over classes is reported.
+        validation: Labeled images that choose learning rate and epoch; by default some are held out of `train`.
+        few_shot: The labeled images of the few-shot probe; by default drawn from `train`.
+        device: Device of the encoder.
         workers: Processes that decode images.
+        amp: Precision of the encoder's passes; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU). With
+            `augment` it holds for the test images, and probes are trained on features of float32.
 
     Returns:
         The scores.
@@ -107,6 +112,7 @@ def evaluate(
     Raises:
         InputError: If a source has no labels, classes do not match, the run has no such branch, or few-shot sets are
             both given and to be drawn.
+        StorageError: If the folder cannot be written.
     """
     config = config or EvaluateConfig()
     if few_shot is not None and (config.shots is not None or config.draws > 1):
@@ -115,7 +121,11 @@ def evaluate(
     sources = {name: open_source(source) for name, source in given.items() if source is not None}
     _check_sources(*sources.values())
     resolved = resolve_encoder(encoder, sources["train"])
+    folder = resolved.results if out is None else Path(out)
+    if folder is not None:
+        require_space(folder, 0)
     network, preprocessing = branch_encoder(resolved, config.branch), resolved.preprocessing
+    amp = settled_amp(amp, network, preprocessing.image_size, device)
     seen = {
         name: _labelled(
             extract_features(
@@ -125,6 +135,7 @@ def evaluate(
                 batch_size=config.batch_size,
                 device=device,
                 workers=workers,
+                amp=amp,
             ),
             source,
         )
@@ -156,12 +167,12 @@ def evaluate(
             "groups": {name: ids.tolist() for name, ids in groups.items()} if groups else None,
             "class_counts": counts,
             "config": to_json(config),
+            "precision": str(autocast_dtype(amp, torch.device(device)) or torch.float32).removeprefix("torch."),
             **{name: _described(labelled) for name, labelled in seen.items()},
             "sdclr": __version__,
             "torch": torch.__version__,
         },
     )
-    folder = resolved.results if out is None else Path(out)
     if folder is not None:
         write_json(folder / f"{config.branch}.json", result.to_json())
     return result
@@ -216,7 +227,7 @@ def _check_sources(train: Source, *others: Source) -> None:
     for source in (train, *others):
         if source.labels is None:
             raise InputError(
-                f"{source.name} has no labels: probes need labelled images (class folders or a label column)"
+                f"{source.name} has no labels: probes need labeled images (class folders or a label column)"
             )
         if train.classes and source.classes and tuple(train.classes) != tuple(source.classes):
             raise InputError(
@@ -236,7 +247,7 @@ def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tupl
 def _few_shot_sets(
     seen: dict[str, _Labelled], taught: _Labelled, config: EvaluateConfig, classes: int
 ) -> tuple[int, list[_Labelled]]:
-    """Labelled images a class at the most, and the sets."""
+    """Labeled images a class at the most, and the sets."""
     if "few_shot_set" in seen:
         return int(np.bincount(seen["few_shot_set"].y).max()), [seen["few_shot_set"]]
     shots = config.shots or max(1, round(0.01 * len(taught.y) / classes))
@@ -244,7 +255,7 @@ def _few_shot_sets(
 
 
 _Prober = Callable[[_Labelled, ProbeConfig], Probe]
-"""Trains a probe on some labelled images, validated on those that are held out."""
+"""Trains a probe on some labeled images, validated on those that are held out."""
 
 
 def _cached(held: _Labelled, classes: int) -> _Prober:

@@ -1,6 +1,6 @@
 """Grad-CAM: which parts of an image an encoder's score rests on (Selvaraju et al., ICCV 2017).
 
-A score needs no classifier: `similarity_target` takes the likeness to a class's mean feature, for which a few labelled
+A score needs no classifier: `similarity_target` takes the likeness to a class's mean feature, for which a few labeled
 images are enough; `logit_target` takes a linear probe's logit.
 """
 
@@ -56,7 +56,7 @@ def gradcam(encoder: nn.Module, images: Tensor, target: Target, *, layer: str | 
         maps = seen[-1]
         scores = target(features)
         if scores.shape != (len(images),) or not scores.requires_grad:
-            raise InputError(f"the target gave {tuple(scores.shape)}: it must give a differentiable score an image")
+            raise InputError(f"the target gave {tuple(scores.shape)}: it must return a differentiable score per image")
         (slopes,) = torch.autograd.grad(scores.sum(), maps)
     with torch.no_grad():
         weights = slopes.float().mean(dim=(2, 3), keepdim=True)
@@ -110,7 +110,7 @@ def last_map(encoder: nn.Module, images: Tensor, *, min_side: int = 2) -> str:
 def class_prototypes(
     features: ArrayLike | Tensor, labels: ArrayLike | Tensor, num_classes: int, *, centred: bool = False
 ) -> Tensor:
-    """Mean direction of each class: the mean of its normalised features, of length 1.
+    """Mean direction of each class: the mean of its normalized features, of length 1.
 
     Features that come out of a ReLU have most of their direction in common, whatever the class. `centred` takes that
     away: what is left is what a class has beyond the others, and a heat map for it tells more of the class.
@@ -155,7 +155,7 @@ def similarity_target(prototypes: Tensor, labels: ArrayLike | Tensor) -> Target:
     wanted = prototypes[known]
     if not bool(wanted.any(dim=1).all()):
         absent = int(known[~wanted.any(dim=1)][0])
-        raise InputError(f"class {absent} has no prototype: give at least one labelled image of it")
+        raise InputError(f"class {absent} has no prototype: give at least one labeled image of it")
     return lambda features: F.cosine_similarity(features, wanted.to(features.device))
 
 

@@ -1,4 +1,4 @@
-"""Classify by the nearest neighbours in feature space: no training, no learning rate to choose."""
+"""Classify by the nearest neighbors in feature space: no training, no learning rate to choose."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def knn_predict(
 ) -> NDArray[np.int64]:
     """Weighted vote of the k training images of highest cosine similarity.
 
-    A neighbour of similarity s votes for its class with weight `exp(s / temperature)` (Wu et al., *Unsupervised Feature
+    A neighbor of similarity s votes for its class with weight `exp(s / temperature)` (Wu et al., *Unsupervised Feature
     Learning via Non-Parametric Instance Discrimination*, CVPR 2018, section 3.4).
 
     Args:
@@ -31,7 +31,7 @@ def knn_predict(
         train_y: (N,) class ids in `[0, num_classes)`.
         query_x: (Q, D) features to classify.
         num_classes: Number of classes K.
-        k: Neighbours that vote; all of them if there are fewer.
+        k: Neighbors that vote; all of them if there are fewer.
         temperature: The smaller, the more the nearest decide.
         block: Queries compared at once; memory grows with `block * N`.
 

@@ -1,6 +1,6 @@
 """What features alone say about a collection and its encoder: no function here looks at a label.
 
-Each index is a plain function of features, cluster sizes or neighbours. Which of them follow the imbalance of a
+Each index is a plain function of features, cluster sizes or neighbors. Which of them follow the imbalance of a
 collection is measured by `benchmarks/diagnosis.py`; by itself none of them is a proof.
 """
 
@@ -122,7 +122,7 @@ def leading_direction(features: ArrayLike | Tensor) -> float:
 def cell_sizes(features: ArrayLike | Tensor, count: int) -> NDArray[np.int64]:
     """Images in cells of about equal extent, where k-means draws more and smaller cells where images are dense.
 
-    Centres are chosen farthest first (Gonzalez, 1985), beginning at the image farthest from the mean; each image
+    Centers are chosen farthest first (Gonzalez, 1985), beginning at the image farthest from the mean; each image
     belongs to the nearest.
 
     Args:
@@ -165,7 +165,7 @@ def uniformity(features: ArrayLike | Tensor, *, t: float = 2.0) -> float:
     """
     rows = F.normalize(checked_features(features, "features"))
     if len(rows) < 2:
-        raise InputError("uniformity is one of pairs: give at least 2 images")
+        raise InputError("uniformity needs pairs of images: give at least 2 images")
     total = sum(
         float((2 * t * (part @ rows.T - 1)).exp_().sum(dtype=torch.float64)) for part in torch.split(rows, _BLOCK)
     )
@@ -208,30 +208,30 @@ def forgetting(dense: ArrayLike | Tensor, sparse: ArrayLike | Tensor) -> NDArray
 
 
 def hubness(indices: ArrayLike | Tensor, count: int) -> float:
-    """Skewness of how often each image is among another's k nearest neighbours.
+    """Skewness of how often each image is among another's k nearest neighbors.
 
     Radovanović et al., *Hubs in Space*, JMLR 2010, eq. 1.
 
     Args:
-        indices: (N, k) neighbours of each image.
-        count: Images that could be neighbours.
+        indices: (N, k) neighbors of each image.
+        count: Images that could be neighbors.
 
     Returns:
-        0 where all are named equally often; the larger, the more a few images are the neighbours of most.
+        0 where all are named equally often; the larger, the more a few images are the neighbors of most.
     """
     named = np.bincount(np.asarray(indices).ravel(), minlength=count)
     return float((((named - named.mean()) / named.std()) ** 3).mean()) if named.std() > 0 else 0.0
 
 
 def intrinsic_dimension(distances: ArrayLike | Tensor) -> float:
-    """Dimension of the surface that images lie on, by the two nearest neighbours of each.
+    """Dimension of the surface that images lie on, by the two nearest neighbors of each.
 
     The maximum-likelihood form of Facco et al., *Estimating the intrinsic dimension of datasets by a minimal
     neighborhood information*, Scientific Reports 2017: the dimension is the inverse of the mean log d2 / d1.
-    Images that coincide with their neighbour are left out.
+    Images that coincide with their neighbor are left out.
 
     Args:
-        distances: (N, k) Euclidean distances to the nearest neighbours, nearest first, k at least 2.
+        distances: (N, k) Euclidean distances to the nearest neighbors, nearest first, k at least 2.
 
     Returns:
         The dimension; nan where no image tells.

@@ -14,6 +14,9 @@ from torch import Tensor
 _HISTORY = 20
 _DECREASE, _CURVATURE = 1e-4, 0.9
 """The weak Wolfe conditions (Nocedal & Wright, *Numerical Optimization*, 2006, section 3.1)."""
+_SLACK = 1e-6
+"""Share of the value below which a difference may be rounding: there the slopes decide (Hager & Zhang, *A new conjugate
+gradient method with guaranteed descent and an efficient line search*, SIAM J. Optim. 2005, equation 4.1)."""
 _TRIES = 12
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
@@ -37,8 +40,8 @@ def minimize(
 ) -> tuple[Tensor, int]:
     """The minimum of a convex function by L-BFGS (Nocedal & Wright, algorithm 7.5).
 
-    It ends when no entry of the gradient is above the tolerance, or when a step no longer gains what such a gradient
-    would leave: rounding allows no more then.
+    It ends when no entry of the gradient is above the tolerance, or when a step neither gains what such a gradient
+    would leave nor makes the gradient smaller: rounding allows no more then.
 
     Args:
         objective: The function, of curvature about one.
@@ -72,9 +75,9 @@ def minimize(
         change, turn = moved - point, new_gradient - gradient
         if (bend := float((change * turn).sum())) > 0:
             steps.append((change, turn, bend))
-        gained = value - new_value
+        idle = value - new_value < 0.01 * tolerance**2 and new_gradient.abs().max() >= gradient.abs().max()
         point, value, gradient = moved, new_value, new_gradient
-        if gained < 0.01 * tolerance**2:
+        if idle:
             return point, number + 1
     return point, max_iterations
 
@@ -102,11 +105,13 @@ def _line_search(
     for _ in range(_TRIES):
         moved = torch.add(point, direction, alpha=length)
         new_value, gradient = objective(moved)
-        if new_value > value + _DECREASE * length * slope:
+        new_slope = float((direction * gradient).sum())
+        lower = new_value <= value + _DECREASE * length * slope
+        level = new_value <= value + _SLACK * abs(value) and new_slope <= (2 * _DECREASE - 1) * slope
+        if not (lower or level):
             high = length
         else:
             best = (moved, new_value, gradient)
-            new_slope = float((direction * gradient).sum())
             if abs(new_slope) <= _CURVATURE * abs(slope):
                 return best
             low, high = (length, high) if new_slope < 0 else (low, length)

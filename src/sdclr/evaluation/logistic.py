@@ -19,6 +19,7 @@ from sdclr.evaluation.config import LOGISTIC, LogisticConfig
 from sdclr.evaluation.lbfgs import Memory, minimize, new_memory
 from sdclr.evaluation.probes import LinearClassifier, edge_of_grid
 from sdclr.features.extract import checked_features, checked_labels
+from sdclr.products import product
 from sdclr.progress import stage
 
 _ROWS = 2048
@@ -36,7 +37,7 @@ class LogisticProbe(LinearClassifier):
     Attributes:
         penalty: The penalty that won.
         converged: Whether the gradient came down to `LogisticConfig.tolerance`.
-        gradient: Largest entry of the gradient at the end, in the coordinates that were optimised.
+        gradient: Largest entry of the gradient at the end, in the coordinates that were optimized.
         iterations: Iterations of L-BFGS, over all penalties.
         evaluations: Times that the objective was evaluated on all images.
         by_penalty: Validation accuracy for every penalty that was tried, each solved to
@@ -64,8 +65,8 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
 ) -> LogisticProbe:
     """Fit a linear layer on cached features to the optimum of its penalised likelihood.
 
-    The mean cross-entropy plus `penalty / 2` times the squared norm of the weights is minimised, where the weights are
-    those of features standardised to mean 0 and deviation 1 on the training set, and biases go free. The layer
+    The mean cross-entropy plus `penalty / 2` times the squared norm of the weights is minimized, where the weights are
+    those of features standardized to mean 0 and deviation 1 on the training set, and biases go free. The layer
     returned takes raw features. Penalties are solved from the strongest on, each from where the two before it point;
     those that are much too weak are left out. The layer of best validation accuracy is then solved to
     `config.tolerance`, at last in double precision. It runs on the device that `train_x` is on and draws nothing at
@@ -96,15 +97,18 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
     with torch.no_grad():
         problem = Problem(train, labels, num_classes)
         states: dict[float, Tensor] = {}
+        memory = new_memory()
         by_penalty: dict[float, float] = {}
         for penalty in sorted(config.penalties, reverse=True):
-            start = problem.expected(states, penalty)
-            states[penalty] = problem.minimise(start, penalty, config.search_tolerance, config.max_iterations)
+            start, steps = problem.expected(states, penalty), new_memory()
+            states[penalty] = problem.minimise(start, penalty, config.search_tolerance, config.max_iterations, steps)
             by_penalty[penalty] = accuracy(problem.layer(states[penalty]))
+            if by_penalty[penalty] > max((by_penalty[other] for other in by_penalty if other > penalty), default=-1.0):
+                memory = steps  # of the penalty that is the best so far, which is solved further below
             if len(by_penalty) - list(by_penalty.values()).index(max(by_penalty.values())) > config.patience:
                 break
         penalty = max(by_penalty, key=lambda candidate: (by_penalty[candidate], candidate))
-        memory, last = new_memory(), config.max_iterations
+        last = config.max_iterations
         state = problem.minimise(states[penalty], penalty, max(config.tolerance, _ROUNDING), last, memory)
         problem.precise()
         state = problem.minimise(state, penalty, config.tolerance, last, memory)
@@ -127,7 +131,7 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
 class Problem:
     """The objective in coordinates in which it is well conditioned.
 
-    Features are standardised and turned into the eigenbasis of their covariance, which leaves the norm of the weights
+    Features are standardized and turned into the eigenbasis of their covariance, which leaves the norm of the weights
     and so the penalty as they are. There the curvature of a class along eigenvalue `s` is about `p s + penalty`, where
     `p` is the share of the images that are of the class, as long as no image is classified with certainty. L-BFGS sees
     each weight multiplied by the root of that curvature, and then needs a fraction of the steps.
@@ -213,17 +217,17 @@ class Problem:
     def _objective(self, state: Tensor, penalty: float) -> tuple[float, Tensor]:
         """Value and gradient (K, D + 1) at a state, summed in double precision whatever that of the features."""
         self.evaluations += 1
-        weight, bias = state[:, :-1].to(self.x.dtype).T.contiguous(), state[:, -1].to(self.x.dtype)
+        weight, bias = state[:, :-1].to(self.x.dtype).contiguous(), state[:, -1].to(self.x.dtype)
         loss = torch.zeros((), dtype=torch.float64, device=state.device)
         gradient = torch.zeros_like(state)
         # Some rows at a time, so that logits stay in the cache.
         for x, y in zip(torch.split(self.x, _ROWS), torch.split(self.y, _ROWS), strict=True):
-            logarithms = torch.addmm(bias, x, weight).log_softmax(dim=1)
+            logarithms = product(x, weight, bias).log_softmax(dim=1)
             loss -= logarithms.gather(1, y).sum(dtype=torch.float64)
             # The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
             error = logarithms.exp_()
             error.scatter_add_(1, y, error.new_full((1, 1), -1.0).expand(len(y), 1))
-            gradient[:, :-1] += error.T @ x
+            gradient[:, :-1] += product(error.T, x.T)
             gradient[:, -1] += error.sum(dim=0, dtype=torch.float64)
         gradient /= len(self.x)
         gradient[:, :-1] += penalty * state[:, :-1]

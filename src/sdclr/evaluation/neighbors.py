@@ -1,8 +1,8 @@
-"""The images that look most like some others, by the encoder's features."""
+"""The most similar images by the encoder's features."""
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.choices import Amp, Metric
-from sdclr.data.decode import BadImage, decode_image
+from sdclr.data.decode import BadImage
+from sdclr.data.image_files import ImageFiles
 from sdclr.data.sources import ImageSource, image_file, open_source
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
@@ -21,6 +22,7 @@ from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.files import write_atomically, write_csv
+from sdclr.progress import tell
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 _MANY = 50_000
@@ -28,7 +30,7 @@ _MANY = 50_000
 
 
 class Row(NamedTuple):
-    """One neighbour of one query."""
+    """One neighbor of one query."""
 
     query: str
     rank: int
@@ -39,7 +41,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """Neighbours, query by query in the order asked, the nearest first."""
+    """Neighbors, query by query in the order asked, the nearest first."""
 
     rows: list[Row]
     bad: list[BadImage]
@@ -86,22 +88,22 @@ def neighbors(
     Args:
         images: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
         queries: Ids of the collection, or else paths of other image files. An image is not its own neighbor.
-        k: Neighbours a query.
+        k: Neighbors a query; of fewer images, all others.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder that `load_encoder()` gives. Embeddings that are queried
             by their own ids need none; for other queries it must be the encoder that made them.
         metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         device: Where the encoder and the search run.
         workers: Processes that decode.
-        amp: Precision of the forward pass; `auto` takes bfloat16 if it is clearly faster (as timed on a CPU).
+        amp: Precision of the forward pass; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
-        The neighbours, and what could not be decoded.
+        The neighbors, and what could not be decoded.
 
     Raises:
-        InputError: If a query is neither an id nor a file, there are fewer than k candidates, or the embeddings are not
-            this run's.
+        InputError: If a query is neither an id nor a file, there is no other image, or the embeddings are not this
+            run's.
     """
     if not queries:
         raise InputError("no queries: name ids of the images, or image files")
@@ -119,7 +121,9 @@ def neighbors(
     outside: dict[str, NDArray[np.float32]] = {}
     if files:
         resolved = use.resolved(files[0])
-        batches = feature_batches(resolved.encoder, _Files(files), preprocessing=resolved.preprocessing, **how)
+        seen = resolved.preprocessing
+        seen = seen if base.intensities is None else replace(seen, intensities=base.intensities)
+        batches = feature_batches(resolved.encoder, _Files(files), preprocessing=seen, **how)
         for batch in batches:
             bad += batch.bad
             outside |= {files[place]: row for place, row in zip(batch.positions.tolist(), batch.values, strict=True)}
@@ -181,8 +185,13 @@ def _search(
         return []
     own = [row_of.get(query) for query in queries]
     candidates = len(base.ids) - any(row is not None for row in own)
-    if not 1 <= k <= candidates:
-        raise InputError(f"k={k} neighbors of {candidates} images: choose k from 1 to {candidates}")
+    if k < 1:
+        raise InputError(f"k={k} neighbors: choose 1 or more")
+    if not candidates:
+        raise InputError("there is no other image than the query: neighbors need 2 images or more")
+    if k > candidates:
+        tell(f"{candidates} neighbors of each query instead of {k}: there are no more images")
+        k = candidates
     values = np.stack([base.values[row_of[query]] if query in row_of else outside[query] for query in queries])
     features = torch.from_numpy(base.values).to(device)
     # One more than asked, since an image of the source finds itself.
@@ -216,17 +225,11 @@ def _hint(query: str, ids: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f": its ids are like {ids[0]}"
 
 
-class _Files:
+class _Files(ImageFiles):
     """Image files by their paths, as a source."""
 
     def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__(Path(), paths, paths)
         self.name = "queries"
-        self.ids = paths
         self.labels: NDArray[np.int64] | None = None
         self.classes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        return decode_image(Path(self.ids[index]), image_id=self.ids[index], min_side=min_side)

@@ -1,7 +1,7 @@
 """Linear probes: how well a frozen encoder's features separate classes by a linear layer.
 
 The protocol is that of Jiang et al. (ICML 2021), section 4.2: a linear layer trained by SGD with momentum on *raw*
-features (no standardisation), with a stepwise learning rate, kept at its best epoch by validation accuracy. The best
+features (no standardization), with a stepwise learning rate, kept at its best epoch by validation accuracy. The best
 learning rate depends on the features' scale, so a grid of them is trained at once on identical batches, and the
 validation set chooses. `linear_probe` works on cached features, `linear_probe_augmented` on images that are cropped and
 flipped anew every epoch.
@@ -75,7 +75,7 @@ class Probe(LinearClassifier):
     edge: Literal["lowest", "highest"] | None
 
 
-def linear_probe(  # noqa: PLR0917  two labelled sets, as everywhere in the field
+def linear_probe(  # noqa: PLR0917  two labeled sets, as everywhere in the field
     train_x: ArrayLike | Tensor,
     train_y: ArrayLike | Tensor,
     val_x: ArrayLike | Tensor,
@@ -222,7 +222,7 @@ def stratified_holdout(
         held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     validation = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
     if not len(validation):
-        raise InputError(f"none of {len(known)} labelled images can be spared for validation: label two of a class")
+        raise InputError(f"none of {len(known)} labeled images can be held out for validation: label two of a class")
     return np.setdiff1d(np.arange(len(known)), validation), validation
 
 

@@ -1,1 +1,1 @@
-"""Features of images under a frozen encoder, and their nearest neighbours."""
+"""Features of images under a frozen encoder, and their nearest neighbors."""

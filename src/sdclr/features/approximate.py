@@ -19,6 +19,7 @@ from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
 from sdclr.features.nearest import Neighbours, nearest
+from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
@@ -107,9 +108,21 @@ def sample_recall(
     k = neighbors.indices.shape[1]
     found = neighbors.distances.cpu()[drawn]
     with stage("measuring the recall of the search"):
-        true = _others(nearest(base, k + 1, queries=base[drawn], metric=metric), drawn)
+        true = _others(_nearest_in_parts(base, k + 1, base[drawn], metric), drawn)
     limit = true.distances[:, -1:] + 1e-6  # float32's rounding
     return float((found <= limit).float().mean())
+
+
+def _nearest_in_parts(base: Tensor, k: int, queries: Tensor, metric: Metric) -> Neighbours:
+    """`nearest` for few queries, part by part, so that no copy of all features is made."""
+    parts = []
+    for begin in range(0, len(base), EXACT_UP_TO):
+        part = base[begin : begin + EXACT_UP_TO]
+        found = nearest(part, min(k, len(part)), queries=queries, metric=metric)
+        parts.append(Neighbours(found.distances, found.indices + begin))
+    distances, order = torch.cat([part.distances for part in parts], dim=1).sort(dim=1, stable=True)
+    indices = torch.cat([part.indices for part in parts], dim=1).gather(1, order)
+    return Neighbours(distances[:, :k], indices[:, :k])
 
 
 def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
@@ -121,7 +134,7 @@ def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -
         index = _index(faiss, base, metric, update)
     asked = base if queries is None else queries
     distances = torch.empty(len(asked), k)
-    indices = torch.empty(len(asked), k, dtype=torch.int64)
+    indices = torch.empty(len(asked), k, dtype=torch.int32 if len(base) < 2**31 else torch.int64)
     done = 0
     with stage("searching neighbors", len(asked)) as update:
         for rows in _by_center(index, asked, metric):
@@ -135,9 +148,11 @@ def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -
             found = _measured(base, part, known, metric)
             if queries is None:
                 found = _others(found, rows)
-            distances[rows], indices[rows] = found
+            distances[rows], indices[rows] = found.distances, found.indices.to(indices.dtype)
             done += len(rows)
             update(done)
+    del index
+    return_freed_memory()
     return Neighbours(distances, indices)
 
 

@@ -8,18 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from sdclr.config import from_json
+from sdclr.data.columns import description, is_list, read_parts, read_values
 from sdclr.data.decode import decode_image
-from sdclr.data.parquet import open_parquet
+from sdclr.data.intensities import SeenByRange
+from sdclr.data.pages import split_page, tiff_pages
 from sdclr.errors import BadImageError, InputError
-from sdclr.files import looking_at
+from sdclr.files import looking_at, read_array
+from sdclr.intensities import Intensities
+from sdclr.limits import ROWS, TABLE
 
 ID_COLUMNS: Final = ("id", "path", "filepath", "filename", "file", "image", "name")
 """Columns that are taken for ids, the first that is there."""
 VALUE_COLUMNS: Final = ("embedding", "embeddings", "features", "feature", "vector", "emb")
 """Columns that are taken for the vectors, the first that is there."""
+SHARDS: Final = "embeddings-*-of-*.parquet"
+"""Pattern of the files that `sdclr embed` writes into a folder."""
 ABOUT: Final = b"sdclr"
 """Key of the Parquet metadata in which `sdclr embed` says what it did."""
 
@@ -41,12 +47,21 @@ class Embeddings:
     numbered: bool = False
     """Whether the file has no ids, so that rows are told by their number alone."""
 
+    @property
+    def intensities(self) -> Intensities | None:
+        """By which range of intensities the images were seen, if the file says so."""
+        seen = self.about.get("preprocessing")
+        found = seen.get("intensities") if isinstance(seen, dict) else None
+        return from_json(Intensities, found) if isinstance(found, dict) else None
+
     def of(self, ids: Sequence[str], what: str) -> NDArray[np.float32]:
         """The vectors of some images, (len(ids), D), by id; by position if the file has no ids.
 
         Raises:
             InputError: If an image has no vector, or there are no ids and another number of rows.
         """
+        if ids is self.ids:
+            return self.values
         if self.numbered:
             if len(ids) != len(self.ids):
                 raise InputError(
@@ -64,7 +79,7 @@ class Embeddings:
         return self.values[[row_of[image_id] for image_id in ids]]
 
 
-class EmbeddedImages:
+class EmbeddedImages(SeenByRange):
     """A collection known by embeddings: its ids, and its pictures where the ids are paths of image files.
 
     Paths are looked up as they are, then beside the file of embeddings, then under `root`.
@@ -77,15 +92,18 @@ class EmbeddedImages:
         self.labels: NDArray[np.int64] | None = None
         self.classes: tuple[str, ...] = ()
         self._folders = [folder for folder in (Path(), embeddings.folder, root) if folder is not None]
+        if embeddings.intensities is not None:
+            self.intensities = embeddings.intensities
+
+    def file(self, index: int) -> Path | None:
+        """The file of an image, or None if there is none: for a page of a file of several, too."""
+        return None if self.embeddings.numbered else self._find(self.ids[index])
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def file(self, index: int) -> Path | None:
-        """The file of an image, or None if there is none."""
-        if self.embeddings.numbered:
-            return None
-        return next((file for folder in self._folders if (file := folder / self.ids[index]).is_file()), None)
+    def _find(self, name: str) -> Path | None:
+        return next((file for folder in self._folders if (file := folder / name).is_file()), None)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode the file that the id names.
@@ -93,24 +111,35 @@ class EmbeddedImages:
         Raises:
             BadImageError: If there is no such file, or it cannot be decoded.
         """
-        file = self.file(index)
+        file, at = self.file(index), 0
+        page = split_page(self.ids[index])
+        if file is None and page is not None and not self.embeddings.numbered and (stack := self._find(page[0])):
+            at = tiff_pages(stack).get(page[1], 0)
+            file = stack if at else None
         if file is None:
             raise BadImageError(self.ids[index], "the embeddings name no image file that can be found")
-        return decode_image(file, image_id=self.ids[index], min_side=min_side)
+        return decode_image(file, image_id=self.ids[index], min_side=min_side, intensities=self.intensities, at=at)
 
 
 def embedding_files(path: str | Path) -> list[Path]:
-    """The files of embeddings at a path: a `.npy` or Parquet file, or shards in a folder; [] if there are none."""
+    """The files of embeddings at a path; [] if there are none.
+
+    Args:
+        path: A `.npy` or Parquet file, or a folder. A folder holds the shards of `sdclr embed`, or Parquet files that
+            all have a column of vectors, as Ray and Spark write them; these are read in the order of their names.
+    """
     path = Path(path).expanduser()
     with looking_at(path):
         if path.is_dir():
-            return sorted(path.glob("embeddings-*-of-*.parquet"))
+            shards = sorted(path.glob(SHARDS))
+            files = shards or sorted(path.glob("*.parquet"))
+            return files if shards or all(_has_vectors(file) for file in files) else []
         if not path.is_file():
             return []
     if path.suffix == ".npy":
         return [path]
     if path.suffix == ".parquet":
-        return [path] if _column(open_parquet(path).schema_arrow, VALUE_COLUMNS) is not None else []
+        return [path] if _has_vectors(path) else []
     return []
 
 
@@ -119,7 +148,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
 
     Args:
         path: A Parquet file with a column of vectors (`VALUE_COLUMNS`) and one of ids (`ID_COLUMNS`); a folder of such
-            shards as `sdclr embed` writes them; a `.npy` file of (N, D) numbers, whose rows have no ids.
+            files; a `.npy` file of (N, D) numbers, whose rows have no ids.
 
     Raises:
         InputError: If there are no embeddings, shards are missing, vectors differ in length, ids repeat, or a number is
@@ -139,24 +168,12 @@ def read_embeddings(path: str | Path) -> Embeddings:
     if files[0].suffix == ".npy":
         return embeddings_of(_numpy_file(path), name=path.name, folder=path.parent)
     shards = files[0].stem.rpartition("-of-")[2]
-    if path.is_dir() and (not shards.isdigit() or len(files) != int(shards)):
+    if files[0].match(SHARDS) and path.is_dir() and (not shards.isdigit() or len(files) != int(shards)):
         raise InputError(f"{path} holds {len(files)} shards of embeddings, not {shards}: embed again")
-    ids: list[str] = []
-    parts: list[NDArray[np.float32]] = []
-    named = True
-    for file in files:
-        found_ids, values = _parquet_file(file)
-        named = named and found_ids is not None
-        ids += found_ids or []
-        parts += [values] if len(values) else []
-    if not parts:
-        raise InputError(f"{path} holds no rows: embed again")
-    widths = {part.shape[1] for part in parts}
-    if len(widths) > 1:
-        raise InputError(f"{path} holds vectors of {' and '.join(map(str, sorted(widths)))} numbers: embed again")
-    about = _about(files[0])
+    values, ids = _parquet_table(path, files)
+    about = read_about(files[0])
     folder = path if path.is_dir() else path.parent
-    return embeddings_of(np.concatenate(parts), ids if named else None, name=path.name, folder=folder, about=about)
+    return embeddings_of(values, ids, name=path.name, folder=folder, about=about)
 
 
 def embeddings_of(
@@ -208,27 +225,37 @@ def embeddings_of(
 
 
 def _numpy_file(path: Path) -> NDArray[Any]:
-    try:
-        values: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="c")
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as a NumPy array ({reason}): save it with np.save") from error
-    return values
+    return read_array(path, "save it with np.save", mode="c")
 
 
-def _parquet_file(file: Path) -> tuple[list[str] | None, NDArray[np.float32]]:
-    """Ids, if there are any, and vectors of one file."""
-    opened = open_parquet(file)
-    values_name, ids_name = (_column(opened.schema_arrow, names) for names in (VALUE_COLUMNS, ID_COLUMNS))
-    try:
-        table = opened.read(columns=[name for name in (ids_name, values_name) if name is not None])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file} cannot be read ({str(error).partition(chr(10))[0]}): put back a whole copy"
-        ) from error
-    ids = None if ids_name is None else [str(value) for value in table[ids_name].to_pylist()]
-    chunks = [_rows(chunk, file) for chunk in table[values_name].chunks if len(chunk)]
-    return ids, np.concatenate(chunks) if chunks else np.empty((0, 0), dtype=np.float32)
+def _parquet_table(path: Path, files: Sequence[Path]) -> tuple[NDArray[np.float32], list[str] | None]:
+    """The vectors of all files in one table, and their ids if all have them. Each vector is in memory once."""
+    opened = [description(file) for file in files]
+    total = sum(file.metadata.num_rows for file in opened)
+    ROWS.check(total, f"{path}: has {{}} rows")
+    names = [tuple(_column(file.schema_arrow, known) for known in (VALUE_COLUMNS, ID_COLUMNS)) for file in opened]
+    ids: list[str] | None = None if any(name is None for _, name in names) else []
+    table: NDArray[np.float32] | None = None
+    begin = 0
+    for file, (values_name, ids_name) in zip(files, names, strict=True):
+        for part in read_parts(file, str(values_name)):
+            if not len(part):
+                continue
+            rows = _rows(part, file)
+            if table is None:
+                size = f"{total:,} vectors of {rows.shape[1]:,} numbers"
+                TABLE.check(4 * total * rows.shape[1], f"{path}: {size} take {{}} bytes")
+                table = np.empty((total, rows.shape[1]), dtype=np.float32)
+            if rows.shape[1] != table.shape[1]:
+                widths = " and ".join(map(str, sorted((rows.shape[1], table.shape[1]))))
+                raise InputError(f"{path} holds vectors of {widths} numbers: embed again")
+            table[begin : begin + len(rows)] = rows
+            begin += len(rows)
+        if ids is not None:
+            ids += map(str, read_values(file, str(ids_name)))
+    if table is None:
+        raise InputError(f"{path} holds no rows: embed again")
+    return table[:begin], ids
 
 
 def _rows(column: Any, file: Path) -> NDArray[np.float32]:
@@ -245,25 +272,28 @@ def _rows(column: Any, file: Path) -> NDArray[np.float32]:
             )
     flat = column.flatten()
     if flat.null_count or not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
-        raise InputError(f"{file}: vectors hold {'missing numbers' if flat.null_count else flat.type}: give numbers")
+        kind = flat.type.value_type if pa.types.is_dictionary(flat.type) else flat.type
+        raise InputError(f"{file}: vectors hold {'missing numbers' if flat.null_count else kind}: give numbers")
     values: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are reported later
         return values.astype(np.float32, copy=False).reshape(len(column), len(flat) // len(column))
 
 
+def _has_vectors(file: Path) -> bool:
+    return _column(description(file).schema_arrow, VALUE_COLUMNS) is not None
+
+
 def _column(schema: pa.Schema, names: Sequence[str]) -> str | None:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     for name in names:
-        if name in schema.names:
-            is_list = any(check(schema.field(name).type) for check in lists)
-            if is_list == (names is VALUE_COLUMNS):
-                return name
+        if name in schema.names and is_list(schema.field(name).type) == (names is VALUE_COLUMNS):
+            return name
     return None
 
 
-def _about(file: Path) -> dict[str, Any]:
+def read_about(file: Path) -> dict[str, Any]:
+    """Which encoder made the embeddings of a Parquet file of what; empty where it does not say."""
     try:
-        about = json.loads((pq.read_schema(file).metadata or {}).get(ABOUT, b"{}"))
+        about = json.loads((description(file).schema_arrow.metadata or {}).get(ABOUT, b"{}"))
     except ValueError:
         return {}
     return about if isinstance(about, dict) else {}

@@ -3,7 +3,7 @@
 Images are seen through one deterministic view, stream through the encoder batch by batch, and only the features stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from sdclr.data.sources import Source
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.fastest import forward_amp
-from sdclr.features.inference import for_inference
+from sdclr.features.inference import for_inference, run_in_pieces
 from sdclr.features.view import evaluation_view, view_loader
+from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import stage
 
@@ -37,10 +38,14 @@ __all__ = [
     "extract_features",
     "feature_batches",
     "load_views",
+    "settled_amp",
 ]
 
 MAX_VIEWS_BYTES = 8 * 2**30
 """Memory that `load_views` takes at most."""
+
+_CHECKED_AT_ONCE = 65_536
+"""Rows of a table of features that are checked at once."""
 
 
 class Features(NamedTuple):
@@ -82,7 +87,7 @@ def feature_batches(
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
     workers: int = 0,
-    positions: range | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Iterator[FeatureBatch]:
     """Features batch by batch: what `extract_features` collects, for those who cannot hold them all.
 
@@ -92,7 +97,7 @@ def feature_batches(
         One batch after the other, in the source's order. The encoder's training mode is put back after the last.
     """
     asked = range(len(source)) if positions is None else positions
-    with evaluating(encoder, device) as where:
+    with enough_memory(batch_size), evaluating(encoder, device) as where:
         network = for_inference(encoder)
         loader = view_loader(source, preprocessing, asked, batch_size=batch_size, workers=workers, device=where)
         seen, kept, views, bad = 0, [], [], []
@@ -233,19 +238,39 @@ def encode_images(
 
 def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: bool | Amp = False) -> Tensor:
     """One forward pass: (N, 3, S, S) uint8 to (N, D) float32 on the device. Call it inside `evaluating`."""
-    # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
-    floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
+    with enough_memory(len(images)):
+        # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
+        floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
     half: Amp = "fp16" if device.type == "cuda" else "bf16"
     asked = amp if isinstance(amp, str) else half if amp else "none"
     dtype = autocast_dtype(forward_amp(asked, encoder, tuple(floats.shape[1:]), device), device)
-    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        features = encoder(floats)
+
+    def encode(count: int) -> Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            found: Tensor = run_in_pieces(encoder, floats[:count])
+        return found
+
+    with enough_memory(len(images), probe=encode):
+        features = encode(len(images))
     if not isinstance(features, Tensor) or features.ndim != 2:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise InputError(
             f"the encoder gave {found} for {len(images)} images: it must give one row of features for each"
         )
     return features.float()
+
+
+def settled_amp(amp: Amp, encoder: nn.Module, size: int, device: torch.device | str | None = None) -> Amp:
+    """The precision of passes over images of S x S pixels, `auto` replaced by what is faster on this machine.
+
+    Args:
+        amp: What is asked.
+        encoder: As in `extract_features`.
+        size: S.
+        device: Where it runs, as in `extract_features`.
+    """
+    with evaluating(encoder, device) as where:
+        return forward_amp(amp, for_inference(encoder), (3, size, size), where)
 
 
 @contextmanager
@@ -293,9 +318,12 @@ def checked_features(values: ArrayLike | Tensor, what: str, *, width: int | None
         raise InputError(f"{what} must be an (N, D) table with at least one row, not {tuple(tensor.shape)}")
     if width is not None and tensor.shape[1] != width:
         raise InputError(f"{what} has {tensor.shape[1]} features per image, not {width}: use one encoder for all")
-    if not bool(torch.isfinite(tensor).all()):
-        row = int((~torch.isfinite(tensor)).any(dim=1).nonzero()[0])
-        raise InputError(f"{what} row {row} is not finite: the encoder has diverged; use an earlier checkpoint")
+    begin = 0
+    for part in torch.split(tensor, _CHECKED_AT_ONCE):  # `isfinite` of all takes as much memory as they do
+        if not bool(torch.isfinite(part).all()):
+            row = begin + int((~torch.isfinite(part)).any(dim=1).nonzero()[0])
+            raise InputError(f"{what} row {row} is not finite: the encoder has diverged; use an earlier checkpoint")
+        begin += len(part)
     return tensor
 
 

@@ -13,6 +13,27 @@ TOLERANCE: Final = 1e-3
 """How far features of the copy may lie from the encoder's, as a share of the largest; about 1e-6 in practice."""
 
 
+NUMBERS_AT_ONCE: Final = 64 * 3 * 224**2
+"""Most input numbers of a forward pass on a CPU: 64 images of 224 px. It bounds the memory of activations."""
+
+
+def run_in_pieces(module: nn.Module, inputs: Tensor) -> Any:
+    """Outputs of a module for a batch. On a CPU, large batches run piece by piece, so that memory does not grow.
+
+    Args:
+        module: In eval mode, so that images do not depend on each other.
+        inputs: (N, …).
+
+    Returns:
+        What the module gives for the whole batch.
+    """
+    size = max(1, NUMBERS_AT_ONCE // max(1, inputs[:1].numel()))
+    if inputs.device.type != "cpu" or len(inputs) <= size:
+        return module(inputs)
+    outputs = [module(piece) for piece in torch.split(inputs, size)]
+    return torch.cat(outputs) if all(isinstance(output, Tensor) for output in outputs) else outputs[0]
+
+
 @torch.inference_mode()
 def for_inference(encoder: nn.Module) -> nn.Module:
     """An encoder for evaluation on a CPU: batch norm folded into the convolutions, weights in channels-last layout.

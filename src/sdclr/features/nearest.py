@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in feature space, block by block."""
+"""Exact nearest neighbors in feature space, block by block."""
 
 from typing import Final, NamedTuple
 
@@ -13,18 +13,18 @@ from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 
 GROUP: Final = 16
-"""Columns that compete for one place when neighbours are sought: near the root of 50,000 images over 200 neighbours."""
+"""Columns that compete for one place when neighbors are sought: near the root of 50,000 images over 200 neighbors."""
 
 _BLOCK_BYTES: Final = 64 * 2**20
 """Memory of one block of similarities, by default."""
 
 
 class Neighbours(NamedTuple):
-    """The nearest neighbours of some queries.
+    """The nearest neighbors of some queries.
 
     Attributes:
         distances: (Q, k) float32, nearest first.
-        indices: (Q, k) int64, rows of the features searched.
+        indices: (Q, k) rows of the features searched: int64, or int32 where a search was approximate, to save memory.
     """
 
     distances: Tensor
@@ -39,14 +39,14 @@ def nearest(
     metric: Metric = "cosine",
     block: int | None = None,
 ) -> Neighbours:
-    """The k nearest neighbours of each query, found by comparing all, to float32's rounding.
+    """The k nearest neighbors of each query, found by comparing all, to float32's rounding.
 
     Memory beyond features and result does not grow with the number of queries, and is linear in N.
 
     Args:
         features: (N, D), on any device: the search runs there.
-        k: Neighbours a query.
-        queries: (Q, D). By default the features themselves, none of which is its own neighbour.
+        k: Neighbors a query.
+        queries: (Q, D). By default the features themselves, none of which is its own neighbor.
         metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
         block: Queries compared at once; by default as many as 64 MiB hold.
 
@@ -54,17 +54,18 @@ def nearest(
         Distances and indices on the features' device, nearest first.
 
     Raises:
-        InputError: Features that cannot be used, or fewer than k that could be neighbours.
+        InputError: Features that cannot be used, or fewer than k that could be neighbors.
     """
     base = checked_features(features, "features")
     asked = base if queries is None else checked_features(queries, "queries", width=base.shape[1]).to(base.device)
     candidates = len(base) - (queries is None)
     if not 1 <= k <= candidates:
-        raise InputError(f"k={k} neighbours of {candidates} images: choose k from 1 to {candidates}")
+        most = f"choose k from 1 to {candidates}" if candidates else "give 2 images or more"
+        raise InputError(f"k={k} neighbors of {candidates} images: {most}")
     if metric == "cosine":
         base, asked, half = F.normalize(base), F.normalize(asked), None
     else:
-        # Products of features far from the origin round away what lies between neighbours.
+        # Products of features far from the origin round away what lies between neighbors.
         centre = base.mean(dim=0)
         base, asked = base - centre, asked - centre
         half = base.square().sum(dim=1) / 2

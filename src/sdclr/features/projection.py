@@ -129,7 +129,9 @@ def _graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float32]:
 
     count, k = indices.shape
     ones = np.ones(count * k, dtype=np.float32)
-    lists = sparse.csr_matrix((ones, indices.ravel().astype(np.int32), np.arange(0, count * k + 1, k)), (count, count))
+    lists = sparse.csr_matrix(
+        (ones, indices.ravel().astype(np.int32, copy=False), np.arange(0, count * k + 1, k)), (count, count)
+    )
     graph = lists.maximum(lists.T).tocsr()
     graph.setdiag(0)
     graph.eliminate_zeros()
@@ -162,10 +164,12 @@ def _moved(
     # Half a second to import, and only maps need it.
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PrecomputedAffinities
+    from scipy import sparse
 
+    weights = graph.data.astype(np.float64)  # the other arrays are shared: nothing writes into them
     embedding = TSNEEmbedding(
         start,
-        PrecomputedAffinities(graph.astype(np.float64)),
+        PrecomputedAffinities(sparse.csr_matrix((weights, graph.indices, graph.indptr), shape=graph.shape)),
         negative_gradient_method="fft",
         min_num_intervals=_INTERVALS,
         n_jobs=torch.get_num_threads() if len(start) >= _MANY else 1,

@@ -8,10 +8,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.decode import BadImage
+from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import Source
+from sdclr.data.workers import WorkerBatches
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import BadImageError
 
@@ -26,6 +28,8 @@ _TOGETHER: Final = 64
 
 View = tuple[int, NDArray[np.uint8] | BadImage]
 """Position in the source and `(S, S, 3)` view, or why there is none."""
+_Piece = tuple[NDArray[np.int64], Tensor, list[BadImage]]
+"""Positions (N,), views (N, 3, S, S) uint8, and the bad images among them."""
 
 
 def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -86,7 +90,7 @@ class _Views(Dataset[View]):
 class _Pieces:
     """Positions in order, a few at a time: all workers share in every batch. No piece belongs to two batches."""
 
-    def __init__(self, positions: range, batch_size: int) -> None:
+    def __init__(self, positions: Sequence[int], batch_size: int) -> None:
         self.positions, self.batch_size = positions, batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -98,26 +102,26 @@ class _Pieces:
 def view_loader(
     source: Source,
     preprocessing: Preprocessing,
-    positions: range,
+    positions: Sequence[int],
     *,
     batch_size: int = 256,
     workers: int = 0,
     device: torch.device | None = None,
-) -> DataLoader[View]:
+) -> WorkerBatches[_Piece]:
     """Pieces of what `_collate` gives; workers decode two batches ahead."""
     workers = min(workers, -(-len(positions) // _TOGETHER))
-    return DataLoader(
-        _Views(source, preprocessing),
-        batch_sampler=_Pieces(positions, batch_size),
-        num_workers=workers,
+    return WorkerBatches(
+        _Views(with_intensities(source, preprocessing.intensities), preprocessing),
+        workers=workers,
         collate_fn=_collate,
-        worker_init_fn=prepare_worker,
+        batch_bytes=_TOGETHER * 3 * preprocessing.image_size**2,
+        batch_sampler=_Pieces(positions, batch_size),
         prefetch_factor=max(2, -(-2 * batch_size // (_TOGETHER * workers))) if workers else None,
         pin_memory=device is not None and device.type == "cuda",
     )
 
 
-def _collate(items: Sequence[View]) -> tuple[NDArray[np.int64], Tensor, list[BadImage]]:
+def _collate(items: Sequence[View]) -> _Piece:
     """Positions (N,), views (N, 3, S, S) uint8, and the bad images of one piece."""
     good = [(position, view) for position, view in items if not isinstance(view, BadImage)]
     bad = [view for _, view in items if isinstance(view, BadImage)]

@@ -3,22 +3,21 @@
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from sdclr.errors import InputError
-from sdclr.files import csv_bytes, write_atomically
+from sdclr.errors import InputError, StorageError
+from sdclr.files import csv_bytes, make_folder, put, read_csv, refused, streamed, write_atomically
 from sdclr.marks.match import Picture
 from sdclr.marks.names import relative_names
-from sdclr.marks.place import file_suffix, put
-from sdclr.marks.records import complete_records
+from sdclr.marks.place import file_suffix
 from sdclr.progress import stage
 
 LOG: Final = "moved.csv"
 """The log in a folder of moved files: from (absolute), to (relative to the log's folder), id."""
+_ASIDE: Final = ".sdclr-move.tmp"
 _HEADER: Final = ("from", "to", "id")
 
 
@@ -45,7 +44,8 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"{folder}: is there already and no folder; give a new folder for what is dropped")
     log = folder / LOG
-    if folder.is_dir() and any(folder.iterdir()) and not log.is_file():
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if there - {f".{LOG}.tmp"} and not log.is_file():  # that is left by a killed call
         raise InputError(f"{folder}: is not empty, and has no {LOG} of earlier moves; give a new or empty folder")
     if log.is_file():
         list(_moves(log))
@@ -79,7 +79,6 @@ def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
         InputError: If a file cannot be moved; those before it are.
     """
     log = folder / LOG
-    folder.mkdir(parents=True, exist_ok=True)
     before = list(_moves(log)) if log.is_file() else []
     rows = dict.fromkeys([*before, *((str(file), to, image_id) for file, to, image_id in moves)])
     write_atomically(log, csv_bytes([_HEADER, *rows]))
@@ -123,9 +122,10 @@ def move_file(file: Path, target: Path) -> None:
 
     Raises:
         InputError: If it cannot be moved. The file is then where it was.
+        StorageError: If that is because of a full disk, a missing permission or the like.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if _same(file, target):  # stopped between its two names
             file.unlink()
             return
@@ -136,10 +136,11 @@ def move_file(file: Path, target: Path) -> None:
                 raise
             _copy(file, target)
             file.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be moved to {target} ({error.strerror}); it is where it was, and so are all after it"
-        ) from error
+    except (OSError, StorageError) as error:
+        told = error if isinstance(error, StorageError) else refused(target, error)
+        kind = StorageError if isinstance(told, StorageError) else InputError
+        why = told or f"{file}: cannot be moved to {target} ({getattr(error, 'strerror', error)})"
+        raise kind(f"{why}; {file} is where it was, and so are all after it") from error
 
 
 def _copy(file: Path, target: Path) -> None:
@@ -147,17 +148,11 @@ def _copy(file: Path, target: Path) -> None:
     if file.is_symlink():
         target.symlink_to(file.readlink())
         return
-    number, name = tempfile.mkstemp(prefix=".sdclr-", dir=target.parent)
-    aside = Path(name)
-    try:
-        with os.fdopen(number, "wb") as written, file.open("rb") as opened:
-            shutil.copyfileobj(opened, written)
-            written.flush()
-            os.fsync(written.fileno())
+    aside = target.with_name(_ASIDE)
+    with file.open("rb") as opened, streamed(target, size=file.stat().st_size, aside=aside, replace=False) as written:
+        shutil.copyfileobj(opened, written)
+        written.flush()
         shutil.copystat(file, aside)
-        put(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -179,10 +174,11 @@ def _free(folder: Path, name: str, file: Path) -> str:
 
 def _moves(log: Path) -> Iterator[tuple[str, str, str]]:
     """The rows of a log, checked."""
-    for number, cells in enumerate(complete_records(log, _HEADER, "give the log that --move-dropped wrote"), start=2):
+    for number, cells in enumerate(read_csv(log, _HEADER, "give the log that --move-dropped wrote"), start=2):
         origin, to, image_id = cells
         place = PurePosixPath(to)
-        if not os.path.isabs(origin) or place.is_absolute() or ".." in place.parts or not to:  # noqa: PTH117
+        strange = place.is_absolute() or ".." in place.parts or not to or "\0" in origin + to
+        if strange or not os.path.isabs(origin):  # noqa: PTH117
             raise InputError(
                 f"{log}, row {number}: would move {to!r} back to {origin!r}; give a log as --move-dropped writes it"
             )

@@ -11,11 +11,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sdclr.data.decode import SUFFIXES
+from sdclr.data.formats import SUFFIXES
 from sdclr.data.sources import SPLIT_NAMES
 
 _LONGEST: Final = 200
 """Bytes of one part of a path; file systems end at 255, and a mark that tells names apart must still fit."""
+
+_DEEPEST: Final = 2_000
+"""Bytes of a relative path; systems end at 4,096, and the folder around must still fit."""
 
 _FORBIDDEN: Final = frozenset('/\\<>:"|?*')
 """Characters that Windows, or every system, refuses in a name."""
@@ -96,7 +99,11 @@ def _relative(image_id: str, suffix: str) -> str:
     parts = [_part(part) for part in image_id.replace("\0", "_").split("/") if part not in ("", ".")] or ["_"]
     if _suffix(parts[-1]) not in SUFFIXES:
         parts[-1] = _shortened(parts[-1] + suffix, image_id)
-    return "/".join(parts)
+    path = "/".join(parts)
+    if len(path) * 4 > _DEEPEST and len(os.fsencode(path)) > _DEEPEST:
+        stem, ending = os.path.splitext(parts[-1])  # noqa: PTH122  # a million paths are slow
+        return f"{_short(stem, _LONGEST - 9 - len(ending))}-{_digest(image_id)}{ending}"
+    return path
 
 
 def _part(part: str) -> str:

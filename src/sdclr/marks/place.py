@@ -5,16 +5,25 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from PIL import Image
 
-from sdclr.data.decode import FORMATS, SUFFIXES
+from sdclr.data.formats import ENDINGS, SUFFIXES, formats
 from sdclr.data.sources import Source, image_bytes
 from sdclr.errors import BadImageError, InputError
-from sdclr.files import csv_bytes, read_json, write_atomically, write_json
+from sdclr.files import (
+    NO_LINKS,
+    csv_bytes,
+    make_folder,
+    read_json,
+    remove,
+    storing,
+    streamed,
+    write_atomically,
+    write_json,
+)
 from sdclr.marks.match import Picture
 from sdclr.progress import stage
 
@@ -29,12 +38,10 @@ TABLE: Final = "classes.csv"
 _OURS: Final = ".sdclr-apply.json"
 _ASIDE: Final = ".sdclr-apply.tmp"
 _FORMAT: Final = "sdclr-apply-1"
+_BLOCK: Final = 2**20
 _OWN: Final = frozenset({_OURS, f".{_OURS}.tmp", _ASIDE, MANIFEST, f".{MANIFEST}.tmp", TABLE, f".{TABLE}.tmp"})
 RESERVED: Final = (MANIFEST, TABLE)
 """Names at the top of a folder that no image takes."""
-
-_SUFFIXES: Final = dict(zip(FORMATS, (".jpg", ".png", ".bmp", ".gif", ".tif", ".webp", ".ppm"), strict=True))
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 
 
 class Placed(NamedTuple):
@@ -74,8 +81,8 @@ def stored_image(source: Source, position: int) -> tuple[bytes, str]:
         Image.fromarray(pixels).save(buffer, format="PNG")
         return buffer.getvalue(), ".png"
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return data, _SUFFIXES[str(image.format)]
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            return data, ENDINGS[str(image.format)][0]
     except Exception as error:  # Pillow's parsers raise nearly anything on hostile bytes
         raise BadImageError(source.ids[position], "not an image") from error
 
@@ -110,7 +117,7 @@ def check_folder(folder: Path, planned: Sequence[str]) -> None:
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"{folder}: is there already and no folder; give a new folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or {file.name for file in folder.iterdir()} <= {f".{_OURS}.tmp"}:  # left by a killed call
         return
     mark = folder / _OURS
     if not mark.is_file() or read_json(mark).get("format") != _FORMAT:
@@ -135,29 +142,22 @@ def place(folder: Path, plan: Sequence[Placed], how: How, source: Source | None)
         source: The collection, for images that are no files.
 
     Raises:
-        InputError: If the folder cannot be written, cannot hold such links, or has another file in an image's place.
+        InputError: If the folder cannot hold such links, or has another file in an image's place.
+        StorageError: If the folder cannot be written.
     """
     placed, unreadable = [], []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _OURS, {"format": _FORMAT, "about": "`sdclr apply` wrote this folder and may add to it"})
-        with stage("placing images", len(plan)) as update:
-            for number, one in enumerate(plan, start=1):
-                (folder / one.path).parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    _place_one(folder, one, how, source)
-                except BadImageError as error:
-                    unreadable.append((one.picture, error.reason))
-                else:
-                    placed.append(one)
-                update(number)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}: {error.filename2 or error.filename})"
-        ) from error
-    finally:
-        with suppress(OSError):
-            (folder / _ASIDE).unlink()
+    write_json(folder / _OURS, {"format": _FORMAT, "about": "`sdclr apply` wrote this folder and may add to it"})
+    remove(folder / _ASIDE)  # what a killed call has left
+    with stage("placing images", len(plan)) as update:
+        for number, one in enumerate(plan, start=1):
+            make_folder((folder / one.path).parent)
+            try:
+                _place_one(folder, one, how, source)
+            except BadImageError as error:
+                unreadable.append((one.picture, error.reason))
+            else:
+                placed.append(one)
+            update(number)
     return Written(placed, unreadable)
 
 
@@ -180,10 +180,16 @@ def _place_one(folder: Path, one: Placed, how: How, source: Source | None) -> No
         if not _is_it(target, file, data, how):
             raise InputError(f"{target}: is there already, with other contents; remove it, or give a new folder")
     elif file is None or how == "copy":
-        _write_aside(folder / _ASIDE, file, data, one.picture.id)
-        put(folder / _ASIDE, target)
+        size = file.stat().st_size if file is not None and file.is_file() else len(data or b"")
+        with streamed(target, size=size, aside=folder / _ASIDE, replace=False) as written:
+            for block in [data or b""] if file is None else _blocks(file, one.picture.id):
+                written.write(block)
+            written.flush()
+            if file is not None:
+                shutil.copystat(file, folder / _ASIDE)
     else:
-        _link(file, target, how)
+        with storing(target):
+            _link(file, target, how)
 
 
 def _link(file: Path, target: Path, how: How) -> None:
@@ -198,45 +204,25 @@ def _link(file: Path, target: Path, how: How) -> None:
             raise InputError(
                 f"{target}: lies on another disk than {file}, which hard links cannot; use --copy"
             ) from error
-        if error.errno in _NO_LINKS:
-            raise InputError(f"{target.parent}: {kind} are refused there ({error.strerror}); use --copy") from error
+        if error.errno in NO_LINKS:
+            raise InputError(
+                f"{target.parent}: {kind} cannot be created there ({error.strerror}); use --copy"
+            ) from error
         raise
 
 
-def _write_aside(aside: Path, file: Path | None, data: bytes | None, image_id: str) -> None:
-    """Write a file's whole contents under a name of ours, on disk before this returns."""
-    with aside.open("wb") as written:
-        if file is None:
-            written.write(data or b"")
-        else:
-            try:
-                opened = file.open("rb")
-            except OSError as error:
-                raise BadImageError(image_id, f"cannot be read ({error.strerror})") from error
-            with opened:
-                shutil.copyfileobj(opened, written)
-        written.flush()
-        os.fsync(written.fileno())
-    if file is not None:
-        shutil.copystat(file, aside)
-
-
-def put(aside: Path, target: Path) -> None:
-    """Give a file another name on the same disk, unless that name is taken.
+def _blocks(file: Path, image_id: str) -> Iterator[bytes]:
+    """The contents of a file, piece by piece.
 
     Raises:
-        FileExistsError: If it is.
+        BadImageError: It cannot be read.
     """
     try:
-        os.link(aside, target, follow_symlinks=False)  # a rename would replace a file of that name
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                yield block
     except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        aside.rename(target)
-        return
-    aside.unlink()
+        raise BadImageError(image_id, f"cannot be read ({error.strerror})") from error
 
 
 def _is_it(target: Path, file: Path | None, data: bytes | None, how: How) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sdclr.data.manifest import PATH_COLUMNS
+from sdclr.data.manifest_rows import PATH_COLUMNS
 from sdclr.errors import InputError
-from sdclr.files import write_csv
+from sdclr.files import read_regular, unguarded, write_csv
 from sdclr.marks.rows import Decision, Mark, Marks, merged
 
 HEADER: Final = ("path", "id", "mark", "label")
@@ -147,7 +147,8 @@ def _table(path: Path) -> list[list[str]]:
         text = rest
     delimiter = max(_DELIMITERS, key=lambda mark: _known(text, mark))
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)) or [[]]
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [[unguarded(cell) for cell in row] for row in rows] or [[]]
     except csv.Error as error:
         raise InputError(f"{path}: is no CSV table ({error}); save it as CSV in UTF-8 again") from error
 
@@ -163,10 +164,7 @@ def _known(text: str, delimiter: str) -> int:
 
 
 def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give the CSV file that the page saved") from error
+    data = read_regular(path)
     if not data.strip(b"\0\t\n\r \xef\xbb\xbf\xff\xfe"):
         raise InputError(f"{path}: is empty; mark images on the page and save the marks again")
     try:

@@ -1,4 +1,4 @@
-"""The idea: prune a network, contrast it with its pruned self, refresh. Imports torch and itself only."""
+"""Self-damaging contrastive learning: contrast a network with its pruned copy. Imports only torch and itself."""
 
 import lazy_loader
 

@@ -7,7 +7,6 @@ from .momentum import MomentumNetwork
 from .objective import Objective
 from .pruning import layer_sparsity, magnitude_masks, random_masks
 from .schedule import scheduled_ratio
-from .several import SelfCompetitors
 
 __all__ = [
     "BYOL",
@@ -19,7 +18,6 @@ __all__ = [
     "MomentumNetwork",
     "Objective",
     "SelfCompetitor",
-    "SelfCompetitors",
     "SimCLR",
     "SimSiam",
     "VICReg",

@@ -15,32 +15,33 @@ IndependentNorm = bool | Literal["statistics"]
 Criterion = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
 
 # `_NormBase` covers BatchNorm, SyncBatchNorm and InstanceNorm; libraries such as timm derive theirs from these classes.
-_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALIZATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
 _WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the latter of attention
 
 
 class SelfCompetitor(nn.Module):
-    """A network as its own pruned twin: `weight · mask` for each prunable weight, and normalisation of its own.
+    """A network as its own pruned twin: `weight · mask` for each prunable weight, and separate normalization.
 
-    The weights are the network's: nothing is copied between steps, kept weights receive the gradients of both branches
-    and removed ones those of the dense branch alone. What the competitor owns are the masks (boolean buffers) and, with
-    `independent_norm`, one more set of normalisation parameters and running statistics, which start as the network's.
-    Train `competitor.parameters()`: it holds the network's parameters and those. Train and eval mode are the network's.
+    The twin shares the weights of the network: nothing is copied between steps. Kept weights receive the gradients of
+    both branches, removed weights only those of the dense branch. The competitor owns the masks (boolean buffers) and,
+    with `independent_norm`, a second set of normalization parameters and running statistics, which starts as a copy of
+    the network's. Train `competitor.parameters()`, which contains both. The competitor follows the network's train and
+    eval mode.
 
-    Masks are chosen when the competitor is made and whenever `refresh()` is called; the paper does it every epoch.
+    Masks are computed when the competitor is created and at each `refresh()`; the paper refreshes them every epoch.
 
     Args:
         network: Encoder and projection head, or any `nn.Module`.
-        ratio: Share of the prunable weights to remove, in [0, 1). The paper takes 0.9 for ResNet-18 on CIFAR and 0.3
-            for ResNet-50 on ImageNet; small networks need less. May be set anew before a `refresh()`.
-        prunable: `prunable(name, module)` is asked with each module's dotted name and says whether its `weight` may go,
-            or the projections of an `nn.MultiheadAttention`. By default every convolution, linear layer and attention,
-            of `network.encoder` alone if the network has such a child: a projection head is never pruned.
-        independent_norm: Give the twin its own BatchNorm, SyncBatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm
-            (the paper's setting). `"statistics"` gives it running statistics of its own and shares weight and bias,
-            which then learn from both branches; False shares all.
-        criterion: How masks are chosen from the weights and the ratio; `magnitude_masks` as in the paper.
+        ratio: Share of the prunable weights to remove, in [0, 1). The paper uses 0.9 for ResNet-18 on CIFAR and 0.3
+            for ResNet-50 on ImageNet; small networks need less. You can change it before a `refresh()`.
+        prunable: `prunable(name, module)` receives each module with its dotted name and returns whether its `weight`
+            (or the projections of an `nn.MultiheadAttention`) can be pruned. By default every convolution, linear layer
+            and attention; if the network has a child `encoder`, only there, so that the projection head is not pruned.
+        independent_norm: Give the twin separate BatchNorm, SyncBatchNorm, InstanceNorm, LayerNorm, GroupNorm and
+            RMSNorm (the paper's setting). `"statistics"` separates only the running statistics and shares weight and
+            bias, which then learn from both branches; False shares all.
+        criterion: Function that computes masks from the weights and the ratio; `magnitude_masks` as in the paper.
 
     Raises:
         ValueError: If the ratio is outside [0, 1) or no weight is prunable.
@@ -79,7 +80,7 @@ class SelfCompetitor(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Choose the masks anew from the weights as they are now, at the present `ratio`."""
+        """Recompute the masks from the current weights and `ratio`."""
         masks = self.masks
         for name, mask in self._criterion(self._weights(), self.ratio).items():
             masks[name].copy_(mask)  # in place: what was compiled or captured goes on seeing them
@@ -88,8 +89,8 @@ class SelfCompetitor(nn.Module):
         """Share of removed weights in each layer, in [0, 1]."""
         return layer_sparsity(self.masks)
 
-    def removed(self) -> float:
-        """Share of the prunable weights that is removed now, in [0, 1)."""
+    def pruned_fraction(self) -> float:
+        """Share of the prunable weights that is currently removed, in [0, 1)."""
         masks = self.masks.values()
         return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
@@ -98,9 +99,10 @@ class SelfCompetitor(nn.Module):
         return functional_call(self.network, self.twin(), args, kwargs)
 
     def twin(self) -> dict[str, Tensor]:
-        """The tensors in which the twin differs from the network: masked weights and its own normalisation."""
+        """The tensors in which the twin differs from the network: masked weights and its own normalization."""
         weights = dict(self.network.named_parameters())
-        twin = {name: _in_autocast(weights[name]) * mask for name, mask in self.masks.items()}
+        # As bytes, of 0 or 1: torch converts these to floats several times faster than booleans.
+        twin = {name: _in_autocast(weights[name]) * mask.view(torch.uint8) for name, mask in self.masks.items()}
         return {**twin, **self.normalization()}
 
     def normalization(self) -> dict[str, Tensor]:
@@ -117,7 +119,7 @@ class SelfCompetitor(nn.Module):
 
     def _copy_normalisation(self, *, parameters: bool) -> None:
         for prefix, module in self.network.named_modules():
-            if not isinstance(module, _NORMALISATION):
+            if not isinstance(module, NORMALIZATION):
                 continue
             for name, parameter in module.named_parameters(prefix, recurse=False) if parameters else ():
                 own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)

@@ -1,8 +1,8 @@
-"""How much of the competitor is pruned, and when: schedules, and a ratio that finds itself.
+"""The pruning ratio of the competitor over a run: schedules, and an adaptive ratio.
 
-Damage makes the task harder, as stronger views do. That costs accuracy where a network is too small, or trained too
-shortly, to know its images by heart, and can help where it does. Which of the two it is can be told without labels: by
-how much better it tells apart the images that it trains on than others of the same collection.
+Damage makes the task harder, as stronger views do. This costs accuracy if a network is too small, or trained too
+briefly, to memorize its images; it can help if the network memorizes them. The generalization gap shows which case
+holds, without labels: the difference between the loss of training images and of other images of the collection.
 """
 
 import torch
@@ -12,18 +12,18 @@ from sdclr.method.rebalancing.rebalancer import Rebalancer
 
 
 class AdaptiveRatio(Rebalancer):
-    """A pruning ratio in proportion to the generalisation gap: what is learned by heart is what pruning is for.
+    """A pruning ratio in proportion to the generalization gap, that is, to memorization.
 
-    The gap is the mean loss of images held out less that of images trained on, in nats of NT-Xent and among the same
-    candidates. A few images are held out for that, at random and for the whole run. Where there is no gap nothing is
-    pruned, and with shared normalisation parameters the run is one without damage.
+    The gap is the mean loss of held-out images minus that of training images, in nats of NT-Xent and among the same
+    candidates. A few random images are held out for the whole run. Without a gap nothing is pruned, and with shared
+    normalization parameters the run equals one without damage.
 
     Args:
         samples: Images in the set.
         gain: Ratio per nat of the gap.
         highest: The largest ratio.
-        momentum: Of the moving average of the gap, a measurement.
-        seed: Decides which images are held out.
+        momentum: Momentum of the moving average of the gap, per measurement.
+        seed: Seed of the held-out images.
 
     Raises:
         ValueError: If the set is too small to hold images out.
@@ -53,7 +53,7 @@ class AdaptiveRatio(Rebalancer):
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
 
     def chosen(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The images held out, and as many others, drawn anew in each epoch: `(n,)` positions each."""
+        """The held-out images, and the same number of random others in each epoch: `(n,)` positions each."""
         held = self.held.cpu().nonzero().flatten()
         others = (~self.held.cpu()).nonzero().flatten()
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
@@ -61,7 +61,7 @@ class AdaptiveRatio(Rebalancer):
 
     @torch.no_grad()
     def update(self, gap: float) -> None:
-        """Take a measurement of the gap into account."""
+        """Update the moving average of the gap with a measurement."""
         self.average.mul_(self.momentum).add_((1 - self.momentum) * gap)
         self.weight.mul_(self.momentum).add_(1 - self.momentum)
 
@@ -77,5 +77,5 @@ class AdaptiveRatio(Rebalancer):
 
     @property
     def sampling(self) -> Tensor:
-        """What is held out never comes."""
+        """Exclude held-out images from sampling."""
         return (~self.held).double()

@@ -11,16 +11,16 @@ from sdclr.method.competitor import IndependentNorm, Prunable, SelfCompetitor
 
 
 class DropoutCompetitor(SelfCompetitor):
-    """A network as its own twin whose activations are dropped at random, and no weight is.
+    """A network as its own twin with random dropout of activations instead of pruned weights.
 
-    In training mode the output of every layer that would be pruned loses a share of its values, drawn anew for each
-    image, and the others grow by as much (inverted dropout). Normalisation is the twin's own, as when pruning. In eval
-    mode nothing is dropped.
+    In training mode a share of the outputs of every prunable layer is dropped at random for each image, and the others
+    are scaled up (inverted dropout). The twin has separate normalization, as with pruning. In eval mode nothing is
+    dropped.
 
     Args:
         network: Encoder and projection head, or any `nn.Module`.
         ratio: Share of the values to drop, in [0, 1).
-        prunable: As for `SelfCompetitor`: whose outputs are dropped.
+        prunable: As for `SelfCompetitor`: the layers whose outputs are dropped.
         independent_norm: As for `SelfCompetitor`.
     """
 

@@ -1,4 +1,4 @@
-"""Two-branch losses, one value a sample. Nothing here normalises, augments or logs."""
+"""Two-branch losses with one value per sample."""
 
 from typing import Any, Literal
 
@@ -28,21 +28,21 @@ def nt_xent(
     `-log( s(v,v⁺) / (s(v,v⁺) + Σ s(v,v⁻)) )` with `s(v,v') = exp(cos(v,v') / τ)`. Every output of both branches is an
     anchor once: 2N anchors with 2N - 2 negatives each. A sample's loss is the mean over its two anchors.
 
-    Under an initialised process group each process gives its own samples and all of them are candidates: rows are
-    gathered with gradient, N counts the samples of all processes, and the result covers the local ones.
+    With an initialized process group each process passes its own samples, and the samples of all processes are
+    candidates: rows are gathered with gradient, N counts all of them, and the result covers the local samples.
 
     Args:
-        a: Outputs of one branch, `(N, D)`, not yet normalised. Half precision is raised to float32.
+        a: Outputs of one branch, `(N, D)`, not yet normalized. Half precision is raised to float32.
         b: Outputs of the other branch for the same samples in the same order, `(N, D)`.
         temperature: τ > 0.
-        reduction: `"none"` for one loss a sample, `(N,)`; `"mean"` or `"sum"` of these.
+        reduction: `"none"` for one loss per sample, `(N,)`; `"mean"` or `"sum"` of these.
         focal: γ >= 0 of the focal loss: each anchor's loss `-log p` becomes `(1 - p)^γ · -log p`. See `focal_loss`.
         decoupled: Leave the positive out of the denominator, `-log( s(v,v⁺) / Σ s(v,v⁻) )`: DCL (Yeh et al., ECCV 2022,
             eq. 5). It works on the whole matrix of logits and may be negative.
-        tiled: Whether to work in tiles of the matrix of logits, so that memory grows with N and not with N². Both ways
-            give the same loss; the tiled one can be differentiated only once. By default tiles are used from N = 256
-            on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix outgrows one tile.
-        alone: Take this process's samples alone, though there be others, which then need not take part.
+        tiled: Whether to compute in tiles of the matrix of logits, so that memory grows with N and not with N². Both
+            variants give the same loss; the tiled one can be differentiated only once. By default tiles are used from
+            N = 256 on a CPU, where they become faster, and from N = 2,048 on a GPU, where the matrix exceeds one tile.
+        alone: Use only the samples of this process; other processes need not take part.
 
     Returns:
         The loss in nats: `(N,)` for `"none"`, else a scalar.
@@ -130,7 +130,7 @@ def gather(rows: Tensor) -> tuple[Tensor, int]:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward sums over processes what each of them has to say about these rows.
+    """All-gather whose backward pass sums the gradients of all processes for these rows.
 
     With gradients then averaged over processes, as DistributedDataParallel does, the step is that of the mean loss
     over the global batch.

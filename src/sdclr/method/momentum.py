@@ -1,4 +1,4 @@
-"""A network that follows another as a moving average: the target of MoCo, BYOL and their kin."""
+"""A network that follows another as a moving average: the target network of MoCo, BYOL and similar frameworks."""
 
 import copy
 from typing import Any
@@ -10,11 +10,11 @@ from torch import nn
 class MomentumNetwork(nn.Module):
     """The moving average of a network's weights, `θ' ← m · θ' + (1 - m) · θ` (He et al., CVPR 2020, eq. 2).
 
-    It follows the *dense* weights, however the branches of a framework are damaged. Its normalisation statistics are
-    its own, of the images that it sees itself. Nothing here has a gradient.
+    It follows the *dense* weights, regardless of the damage of a branch. Its normalization statistics are separate and
+    come from its own inputs. It has no gradient.
 
     Args:
-        network: What is followed; copied as it is.
+        network: The network to follow; copied.
         momentum: m in [0, 1].
 
     Raises:
@@ -30,10 +30,10 @@ class MomentumNetwork(nn.Module):
 
     @torch.no_grad()
     def follow(self, network: nn.Module) -> None:
-        """Move towards the weights that `network` has now."""
+        """Move towards the current weights of `network`."""
         own: list[torch.Tensor] = list(self.network.parameters())
         others: list[torch.Tensor] = list(network.parameters())
-        torch._foreach_lerp_(own, others, 1 - self.momentum)  # as torch's own optimisers do
+        torch._foreach_lerp_(own, others, 1 - self.momentum)  # as torch's own optimizers do
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:

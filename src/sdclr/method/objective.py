@@ -15,10 +15,10 @@ Framework = Callable[[Branch, Branch, Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Follows(Protocol):
-    """A framework with something that follows the network, such as a momentum network."""
+    """A framework with a part that follows the network, such as a momentum network."""
 
     def after_step(self, network: nn.Module, progress: float) -> None:
-        """Called after every step of the optimiser.
+        """Called after every step of the optimizer.
 
         Args:
             network: The dense network.
@@ -28,16 +28,16 @@ class Follows(Protocol):
 
 
 class Objective(nn.Module):
-    """What is trained, as ONE module: `forward` runs both branches and returns the loss of each sample.
+    """The training objective as ONE module: `forward` runs both branches and returns the loss of each sample.
 
-    DistributedDataParallel, `torch.compile` and autocast thus see an ordinary module. With a competitor the second
-    view goes through the pruned twin (self-damaging); without one, through the network itself.
+    DistributedDataParallel, `torch.compile` and autocast see an ordinary module. With a competitor the second view
+    goes through the pruned twin (self-damaging); without one, through the network itself.
 
     Args:
         framework: `framework(a, b, view1, view2)` returning losses `(N,)`, such as `frameworks.SimCLR()`.
         network: Encoder and projection head.
         competitor: The network's pruned twin, or None.
-        rebalancers: What else turns the training towards rare images, in the order in which they see the losses.
+        rebalancers: Rebalancers, in the order in which they process the losses.
 
     Raises:
         ValueError: If the competitor is not a twin of this very network.
@@ -62,10 +62,10 @@ class Objective(nn.Module):
         """Losses `(N,)` of two views `(N, 3, H, W)` of the same N images.
 
         Args:
-            view1: What the network sees.
-            view2: What the competitor sees.
-            samples: `(N,)` int64, which samples of the set these are: what rebalancers know them by. Without it they
-                leave the losses alone.
+            view1: Input of the network.
+            view2: Input of the competitor.
+            samples: `(N,)` int64, positions of the samples in the set, for the rebalancers. Without it they do not
+                change the losses.
         """
         a, b = self.network, self.competitor or self.network
         if samples is None or not self.rebalancers:
@@ -78,11 +78,11 @@ class Objective(nn.Module):
         return losses
 
     def enter_epoch(self, epoch: int, *, begins: bool) -> None:
-        """Let rebalancers settle what holds in an epoch. Call it before training goes on in one.
+        """Prepare the rebalancers for an epoch. Call it before training starts or resumes in an epoch.
 
         Args:
             epoch: From 0.
-            begins: Whether its first step comes next, and not one in the middle.
+            begins: Whether training starts at its first step, and not in the middle.
         """
         for rebalancer in self._rebalancers():
             rebalancer.enter_epoch(epoch)
@@ -93,12 +93,12 @@ class Objective(nn.Module):
 
     @property
     def strength(self) -> Tensor | None:
-        """How strongly each sample's views are to be changed, `(N,)` in [0, 1]; None for not at all."""
+        """Strength of the augmentation of each sample, `(N,)` in [0, 1]; None for none."""
         return next((each.strength for each in self._rebalancers() if each.strength is not None), None)
 
     @property
     def sampling(self) -> Tensor | None:
-        """How often each sample is to come, `(N,)` up to a factor; None for all alike."""
+        """Sampling weight of each sample, `(N,)` up to a factor; None for uniform sampling."""
         asked = [each.sampling for each in self._rebalancers()]
         given = [weights for weights in asked if weights is not None]
         return torch.stack(given).prod(0) if given else None
@@ -107,7 +107,7 @@ class Objective(nn.Module):
         return [each for each in self.rebalancers if isinstance(each, Rebalancer)]
 
     def after_step(self, progress: float) -> None:
-        """Let what follows the network follow it. Call it after every step of the optimiser.
+        """Update the parts that follow the network. Call it after every step of the optimizer.
 
         Args:
             progress: Share of the run's steps that are taken, in (0, 1].
@@ -117,7 +117,7 @@ class Objective(nn.Module):
 
 
 class _Heard:
-    """A branch whose outputs are heard by others than the framework, in the order of its calls."""
+    """A branch that records its outputs for the rebalancers, in the order of its calls."""
 
     def __init__(self, branch: Branch) -> None:
         self._branch = branch

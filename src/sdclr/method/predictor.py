@@ -4,17 +4,22 @@ from torch import Tensor, nn
 
 
 class Predictor(nn.Module):
-    """Two linear layers `dim → hidden → dim` with batch normalisation and ReLU between.
+    """Two linear layers `dim → hidden → dim` with batch normalization and ReLU between.
 
-    It follows a branch's projection head and has, like that, normalisation of its own for a damaged branch.
+    It follows a branch's projection head. Like the head, it has separate normalization for a damaged branch.
 
     Args:
-        dim: Length of the projections.
-        hidden: Length between the layers.
-        twin: Keep a second normalisation, for a damaged second branch.
+        dim: Dimension of the projections.
+        hidden: Dimension between the layers.
+        twin: Add a second normalization for a damaged second branch.
+
+    Raises:
+        ValueError: A dimension is below 1.
     """
 
     def __init__(self, dim: int, hidden: int, *, twin: bool = False) -> None:
+        if dim < 1 or hidden < 1:
+            raise ValueError(f"a predictor has layers of 1 or more, not of {dim} and {hidden}")
         super().__init__()
         self.first = nn.Linear(dim, hidden, bias=False)
         self.norm = nn.BatchNorm1d(hidden)
@@ -22,7 +27,7 @@ class Predictor(nn.Module):
         self.last = nn.Linear(hidden, dim)
 
     def forward(self, projections: Tensor, *, twin: bool = False) -> Tensor:
-        """Predictions `(N, dim)`; `twin` says that the projections are those of the damaged branch."""
+        """Predictions `(N, dim)`; `twin` selects the normalization of the damaged branch."""
         norm = self.twin_norm if twin and self.twin_norm is not None else self.norm
         predictions: Tensor = self.last(norm(self.first(projections)).relu())
         return predictions

@@ -1,4 +1,4 @@
-"""Which weights a network loses: keep-masks by magnitude, or at random, and how sparse each layer becomes.
+"""Pruning masks by magnitude or at random, and the sparsity of each layer.
 
 A mask is boolean, of its weight's shape; True means kept.
 """
@@ -15,34 +15,32 @@ Scope = Literal["global", "layer"]
 
 
 def pruned_count(ratio: float, total: int) -> int:
-    """Number of weights that go: `ceil(ratio · total)`, on the decimal that the ratio was written as.
+    """Number of weights to remove: `ceil(ratio · total)`, with the ratio as a decimal number.
 
-    In binary floating point 0.1 · 30 is a little more than 3, and its ceiling is 4; here it is 3.
+    In binary floating point 0.1 · 30 is slightly more than 3, and its ceiling is 4; here it is 3.
 
     Raises:
         ValueError: If `ratio` is not in [0, 1).
     """
     if not 0 <= ratio < 1:
-        raise ValueError(
-            f"a pruning ratio lies in [0, 1), not {ratio!r}: 0 keeps every weight, 0.9 removes nine in ten"
-        )
+        raise ValueError(f"a pruning ratio must be in [0, 1), not {ratio!r}: 0 keeps every weight, 0.9 removes 90%")
     return math.ceil(Fraction(repr(float(ratio))) * total)
 
 
 def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope = "global") -> dict[str, Tensor]:
     """Keep-masks that remove the smallest weights by magnitude (Jiang et al., ICML 2021, §3.2).
 
-    Exactly `ceil(ratio · N)` weights go, N counted over all weights (`scope="global"`, the paper's single threshold)
-    or over each weight by itself (`scope="layer"`). Among equal magnitudes the earlier goes first, in the order of
-    the mapping and then of the flattened weight, so equal weights give equal masks on every process.
+    Exactly `ceil(ratio · N)` weights are removed, where N counts all weights (`scope="global"`, the paper's single
+    threshold) or each weight separately (`scope="layer"`). Of equal magnitudes the earlier is removed first, in the
+    order of the mapping and then of the flattened weight, so equal weights give equal masks on every process.
 
     Args:
-        weights: Weights by name, of any shape and floating type, all on one device. They are only read.
+        weights: Weights by name, of any shape and floating type, all on one device. They are not changed.
         ratio: Share of weights to remove, in [0, 1).
-        scope: One threshold over everything, or one for each weight.
+        scope: One threshold over all weights, or one for each weight.
 
     Returns:
-        For every name a boolean mask of the weight's shape on its device; True means kept.
+        A boolean mask for every name, of the weight's shape and on its device; True means kept.
 
     Raises:
         ValueError: If `weights` is empty, `ratio` is outside [0, 1) or `scope` is unknown.
@@ -53,13 +51,13 @@ def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope
 def random_masks(
     weights: Mapping[str, Tensor], ratio: float, *, generator: torch.Generator, scope: Scope = "global"
 ) -> dict[str, Tensor]:
-    """Keep-masks that remove weights at random, as many as `magnitude_masks` would: its control.
+    """Keep-masks that remove as many weights as `magnitude_masks`, at random: its control.
 
     Args:
         weights: As for `magnitude_masks`; only shapes and device matter.
         ratio: Share of weights to remove, in [0, 1).
-        generator: A CPU generator of this call's own. Seeded alike it gives equal masks on every process and device;
-            the global random state is neither read nor advanced.
+        generator: A CPU generator for this call. The same seed gives equal masks on every process and device; the
+            global random state is neither read nor changed.
         scope: As for `magnitude_masks`.
 
     Returns:

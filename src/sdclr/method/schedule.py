@@ -1,4 +1,4 @@
-"""How the pruning ratio changes over a run. Imports no torch."""
+"""The schedule of the pruning ratio. Imports no torch."""
 
 import math
 from typing import Literal
@@ -10,11 +10,11 @@ def scheduled_ratio(ratio: float, progress: float, schedule: Schedule = "constan
     """The pruning ratio at a point of the run.
 
     Args:
-        ratio: The largest of the run.
-        progress: Share of the run that is over, in [0, 1].
-        schedule: `"constant"`; `"ramp"`, from 0 evenly up to `ratio`; or `"cyclic"`, from 0 to `ratio` and back along a
+        ratio: The largest ratio of the run.
+        progress: Completed share of the run, in [0, 1].
+        schedule: `"constant"`; `"ramp"`, linearly from 0 to `ratio`; or `"cyclic"`, from 0 to `ratio` and back along a
             cosine, several times.
-        cycles: How often.
+        cycles: Number of cycles.
     """
     if schedule == "ramp":
         return ratio * progress

@@ -1,7 +1,7 @@
-"""What an earlier call has left in a folder, and whether it serves again.
+"""Reuse of the results of an earlier call in a folder.
 
-`sdclr select` and `sdclr duplicates` go by the scores of `sdclr mine`. Those hold if the features are the same, and if
-nothing but the map differs in the settings.
+`sdclr select` and `sdclr duplicates` use the scores of `sdclr mine`. These are valid if the features are the same, and
+if the settings differ in nothing but the map.
 """
 
 import hashlib
@@ -10,12 +10,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from sdclr.config import to_json
+from sdclr.config import from_json, to_json
 from sdclr.data.sources import Source
-from sdclr.errors import InputError
+from sdclr.errors import DamagedFileError, InputError
+from sdclr.files import read_bytes, read_json
+from sdclr.intensities import Intensities
 from sdclr.mining.duplicates import Duplicates, kept_duplicates
-from sdclr.mining.reading import GUARD, Reading
+from sdclr.mining.kept import GUARD
+from sdclr.mining.reading import Reading
 from sdclr.mining.scores import Scores
+from sdclr.progress import tell
 from sdclr.version import __version__
 
 SCORES: Final = "scores.parquet"
@@ -40,12 +44,18 @@ def reading_key(reading: Reading, folder: Path | None) -> dict[str, str]:
         reading: The features.
         folder: Whose file says what they were read by; None for embeddings, which are known by themselves.
     """
-    known = np.ascontiguousarray(reading.features).data if folder is None else _guard(folder)
+    known = np.ascontiguousarray(reading.features).data if folder is None else read_bytes(folder / "reading" / GUARD)
     return {"features": hashlib.blake2b(known, digest_size=16).hexdigest()}
 
 
-def _guard(folder: Path) -> memoryview:
-    return memoryview((folder / "reading" / GUARD).read_bytes())
+def kept_intensities(folder: Path, source: Source) -> Intensities:
+    """By which range an earlier call in a folder has seen these images, which may be more now."""
+    if not (folder / "summary.json").is_file():
+        return Intensities()
+    summary = read_json(folder / "summary.json", "run `sdclr mine` again after removing it")
+    rarest, kept = summary.get("rarest") or (), summary.get("intensities")
+    same = 2 * len(set(source.ids).intersection(rarest)) > len(rarest)
+    return from_json(Intensities, kept) if same and isinstance(kept, dict) else Intensities()
 
 
 def scores_before(folder: Path, key: dict[str, str], config: Any, source: Source) -> Before | None:
@@ -76,7 +86,10 @@ def has_scores(folder: Path, key: dict[str, str]) -> bool:
 def _of(folder: Path, key: dict[str, str]) -> Scores | None:
     try:
         scores = Scores.read(folder / SCORES)
-    except InputError:
+    except DamagedFileError as error:
+        tell(f"{error}; the scores are computed again now")
+        return None
+    except InputError:  # there are none, or those of another version
         return None
     return scores if scores.about.get("reading") == key else None
 

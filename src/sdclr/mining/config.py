@@ -12,12 +12,12 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 
 @dataclass(frozen=True, kw_only=True)
 class MineConfig:
-    """What is measured of each image, and what the ranking goes by."""
+    """The measures of each image, and the score that ranks."""
 
     score: Score = "kinds"
     """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
-    nearest neighbors. lof: density of the neighbors over the image's own. forgetting: how much pruning the network
-    changes the features. loss: the contrastive loss."""
+    nearest neighbors. lof: density around the neighbors over the density around the image. forgetting: how much pruning
+    the network changes the features. loss: the contrastive loss."""
     k: tuple[int, ...] = (10,)
     """Numbers of neighbors for distance and lof. Each adds a column; the first one ranks."""
     ratios: tuple[float, ...] | None = None
@@ -29,26 +29,26 @@ class MineConfig:
     checkpoints: int = 1
     """Newest checkpoints that forgetting is averaged over; a run keeps two. Needs a run."""
     loss: bool = False
-    """Also measure the contrastive loss, which takes two more views of each image. Needs a run."""
+    """Also measure the contrastive loss, which needs two more views of each image. Needs a run."""
     references: int = 512
-    """Images that serve as negatives in every image's loss."""
+    """Number of images that are the negatives in every image's loss."""
     lof: bool = False
     """Also measure the local outlier factor."""
     map: bool = True
-    """Also place the images on a map. It takes about 4 s of a core for 3,000 images and 36 s
-    for 100,000 (docs/results/neighbors.md)."""
+    """Also compute a map of the images. It takes about 4 s on a core for 3,000 images and 36 s for 100,000
+    (docs/results/neighbors.md)."""
     duplicates: bool = True
-    """Also find near-duplicates, which reads pixels of images that are near each other a second time."""
+    """Also find near-duplicates. This decodes similar images again to compare their pixels."""
     image_size: int | None = None
-    """Side of the view in pixels, for pretrained encoders that take more than one size. By default the encoder's own,
-    and 96 for images of at most 96 px."""
+    """Side of the view in pixels, for pretrained encoders that accept more than one size. By default the encoder's
+    size, and 96 for images of at most 96 px."""
     batch_size: int = 256
-    """Images in a forward pass."""
+    """Images per forward pass."""
     amp: Amp = "none"
-    """Mixed precision. none gives equal features on every machine; auto takes bf16 if it is clearly faster here,
-    which is faster and changes features a little (cosine to float32 0.99 or more for the default encoder)."""
+    """Mixed precision. none gives equal features on every machine; auto uses bf16 if it is clearly faster on this
+    machine, which changes features slightly (cosine to float32 0.99 or more for the default encoder)."""
     seed: int = 0
-    """Decides augmented views, negatives and the map's start."""
+    """Seed of augmented views, negatives and the start of the map."""
 
     def __post_init__(self) -> None:
         check_numbers(self, image_size=1)
@@ -92,32 +92,32 @@ Method = Literal[
 
 DEFAULT: Final[Method] = "typicality"
 """With features of the pretrained encoder, its labels train the best classifier among the methods that are not below
-random choices in accuracy on rare classes and in classes met; `coverage` is level with it within the noise
+random choices in accuracy on rare classes and in classes found; `coverage` equals it within the noise
 (docs/results/selection.md). `k_center` and `mixed` find more of the rare classes."""
 
 
 MIN_IMAGES: Final = 50
-"""Below this, clusters and neighbors of a collection say nothing."""
+"""Below this number of images, clusters and neighbors of a collection are meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseConfig:
-    """How a collection is looked at."""
+    """Configuration of a diagnosis."""
 
     images: int = 30_000
-    """Images read at most, drawn at random."""
+    """Largest number of images to read; larger collections are sampled at random."""
     part: int = 3000
-    """Images an index is computed on: indices depend on the number. They are averaged over disjoint parts."""
+    """Number of images for an index, which depends on it. Indices are averaged over disjoint parts of this size."""
     k: int = 10
-    """Neighbors an image's distance is taken to."""
+    """Number of neighbors for an image's distance."""
     clusters: int = 20
-    """Clusters of k-means that quality is listed by."""
+    """Number of k-means clusters for which quality is listed."""
     alignment: bool = False
-    """Also draw two augmented views of each image, and say how near their features lie. Takes twice as long."""
+    """Also draw two augmented views of each image and measure the distance of their features. Takes twice as long."""
     seed: int = 0
-    """Decides which images are drawn, and the parts."""
+    """Seed of the sample of images and of the parts."""
     batch_size: int = 512
-    """Images a forward pass."""
+    """Images per forward pass."""
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sdclr.config import to_json
 from sdclr.data.config import ViewConfig
+from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
@@ -21,7 +22,8 @@ from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
 from sdclr.mining.neighbours import neighbour_distance
-from sdclr.mining.scores import KIND_NEIGHBORS, kind_groups
+from sdclr.mining.ranking import kind_groups
+from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
@@ -46,7 +48,7 @@ def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters:
     Args:
         encoded: Features.
         rows: (n,) rows of them. Most indices depend on n: compare them at an equal one.
-        k: Neighbours of an image.
+        k: Neighbors of an image.
         clusters: Clusters of k-means; cells are two and a half times as many.
 
     Returns:
@@ -145,6 +147,7 @@ def diagnose(
     config = config or DiagnoseConfig()
     whole = open_source(images)
     resolved = resolve_encoder(encoder, whole)
+    whole = with_intensities(whole, resolved.preprocessing.intensities)
     rng = np.random.default_rng(config.seed)
     drawn = SubsetSource(whole, rng.permutation(len(whole))[: config.images], name=whole.name)
     encoded = encode(
@@ -214,7 +217,7 @@ def balance_sentence(kinds: Kinds) -> str:
     if len(kinds) < 2:
         return (
             "No kind of image is separate from the others: the images form one connected group, and the sizes of the "
-            "kinds in it cannot be told without labels."
+            "kinds in it cannot be determined without labels."
         )
     sizes = [f"{size:,}" for size in kinds.sizes.tolist()]
     listed = ", ".join(sizes[:_LISTED]) + (f" and {len(sizes) - _LISTED} smaller ones" if len(sizes) > _LISTED else "")

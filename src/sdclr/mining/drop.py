@@ -1,4 +1,4 @@
-"""Which images of a collection show a picture that another one shows, too."""
+"""Images of a collection that show the same picture as another one."""
 
 from dataclasses import replace
 from pathlib import Path

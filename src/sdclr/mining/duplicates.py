@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.sources import Source, fingerprint, image_file
-from sdclr.errors import InputError
+from sdclr.errors import DamagedFileError
+from sdclr.features.embeddings import EmbeddedImages
 from sdclr.features.nearest import Neighbours
-from sdclr.files import read_json, write_csv, write_json
+from sdclr.files import parsing, read_json, with_checksum, write_csv, write_json
+from sdclr.files.reading import Keys
 from sdclr.mining.looks import Looks, compare_pairs, read_looks
 from sdclr.mining.same_picture import Match
-from sdclr.progress import stage
+from sdclr.progress import stage, tell
 
 CANDIDATES: Final = 5
 """Nearest neighbors that an image is compared with. Members of a group are compared with the image to keep, too."""
@@ -38,6 +40,7 @@ SHARE: Final = 0.8
 that to the last listed neighbor; or `NEAR`, where most images have near-duplicates."""
 
 KEPT: Final = "duplicates.json"
+_KEYS: Final[Keys] = {"key": str, "groups": list, "pairs": list, "looked": int, "candidates": int}
 """File of a finished search."""
 
 _FORMAT: Final = "sdclr-duplicates-1"
@@ -140,8 +143,7 @@ def duplicates_among(
     if known is not None:
         return known
     pairs = lists.first_pairs()
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    candidates, pairs = len(pairs), _with_pictures(source, pairs)
     with read_looks(source, np.unique(pairs), folder=folder, workers=workers) as looks:
         groups = _Groups(looks, lists, pairs, workers)
         with stage("grouping near-duplicates"):
@@ -151,11 +153,20 @@ def duplicates_among(
             groups=tuple((keep, *sorted(pair.drop for pair in members)) for keep, members in found),
             pairs=tuple(pair for _, members in found for pair in sorted(members)),
             looked=len(looks),
-            candidates=len(pairs),
+            candidates=candidates,
         )
     if folder is not None:
-        write_json(folder / KEPT, _as_json(result) | {"key": key})
+        write_json(folder / KEPT, with_checksum(_as_json(result) | {"key": key}))
     return result
+
+
+def _with_pictures(source: Source, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pairs of images that have pictures: embeddings often have none, and looks would take 40 kB for each."""
+    if not isinstance(source, EmbeddedImages):
+        return pairs
+    positions = np.unique(pairs)
+    there = np.array([source.file(position) is not None for position in positions.tolist()], dtype=bool)
+    return pairs[there[np.searchsorted(positions, pairs)].all(axis=1)]
 
 
 class _Lists(NamedTuple):
@@ -181,7 +192,7 @@ def _candidate_lists(near: Neighbours, usable: NDArray[np.int64]) -> _Lists:
     width = min(LISTED, distances.shape[1])
     # A collection's own scale: encoders differ in how near they hold ordinary images to be.
     limit = max(NEAR, SHARE * float(np.median(distances[:, width - 1])))
-    indices = near.indices[:, :width].cpu().numpy().astype(np.int64)
+    indices = near.indices[:, :width].cpu().numpy()
     indices = np.where((distances[:, :width] <= limit) & (indices >= 0), usable[indices], -1)
     indices[indices == usable[:, None]] = -1  # a single image is its own neighbor
     return _Lists(usable, indices)
@@ -251,7 +262,7 @@ class _Groups:
 def _key(source: Source, lists: _Lists) -> str:
     """Of what a kept result holds: the images by their ids, the candidates, and the way they are compared."""
     digest = hashlib.sha256(f"{_FORMAT} {fingerprint(source)}".encode())
-    digest.update(np.ascontiguousarray(lists.indices).tobytes())
+    digest.update(np.ascontiguousarray(lists.indices).data)
     return digest.hexdigest()
 
 
@@ -263,21 +274,23 @@ def kept_duplicates(folder: Path, source: Source) -> Duplicates | None:
 
 
 def _read_known(folder: Path | None, key: str | None, source: Source) -> Duplicates | None:
-    if folder is None or not (folder / KEPT).is_file():
+    if folder is None or not (folder / KEPT).exists():
         return None
     try:
-        kept = read_json(folder / KEPT)
+        kept = read_json(folder / KEPT, keys=_KEYS)
         if key is not None and kept["key"] != key:
             return None
-        return Duplicates(
-            ids=source.ids,
-            groups=tuple(map(tuple, kept["groups"])),
-            pairs=tuple(DuplicatePair(*pair) for pair in kept["pairs"]),
-            looked=kept["looked"],
-            candidates=kept["candidates"],
-        )
-    except (InputError, KeyError, TypeError):
-        return None  # a damaged file holds nothing
+        with parsing(folder / KEPT):
+            return Duplicates(
+                ids=source.ids,
+                groups=tuple(map(tuple, kept["groups"])),
+                pairs=tuple(DuplicatePair(*pair) for pair in kept["pairs"]),
+                looked=kept["looked"],
+                candidates=kept["candidates"],
+            )
+    except DamagedFileError:
+        tell(f"{folder / KEPT} is damaged: the search for near-duplicates is repeated")
+        return None
 
 
 def _as_json(found: Duplicates) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Forgetting: how far pruning moves an image's features (Jiang et al., ICML 2021, §4.7)."""
+"""Forgetting: the change of an image's features by pruning (Jiang et al., ICML 2021, §4.7)."""
 
 import copy
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -13,8 +12,8 @@ from torch.nn import functional as F
 from sdclr.encoders import Encoder, Network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor
-from sdclr.training.checkpoint import load_checkpoint
-from sdclr.training.run import Run
+from sdclr.training.checkpoint import load_checkpoint, read_checkpoint
+from sdclr.training.run import STATE, Run
 
 
 class Networks(NamedTuple):
@@ -41,7 +40,7 @@ def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
 
 
 def own_normalisation(run: Run) -> bool:
-    """Whether the run's pruned branch has normalisation statistics of its own."""
+    """Whether the run's pruned branch has normalization statistics of its own."""
     damage = run.config.damage
     return damage.kind != "none" and damage.independent_norm is not False
 
@@ -50,9 +49,9 @@ def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> li
     """The newest states of a run, each with its pruned twins.
 
     A run with a self-competitor is pruned by its own rule. At its own ratio the masks are those of the checkpoint; at
-    other ratios they are chosen anew, while the normalisation statistics of the pruned branch stay those of the run's
+    other ratios they are chosen anew, while the normalization statistics of the pruned branch stay those of the run's
     ratio. A run without one (SimCLR) is pruned by magnitude and shares the dense network's statistics: what its
-    normalisation layers do to the changed activations then counts as forgetting, too.
+    normalization layers do to the changed activations then counts as forgetting, too.
 
     Args:
         run: The run.
@@ -98,17 +97,13 @@ def _states(run: Run, checkpoints: int) -> list[Objective]:
     states = [run.objective()]
     for path in _older(run, checkpoints - 1):
         objective = run.objective()  # for its structure, whose weights are replaced
-        try:
-            run.restored(objective, torch.load(path, map_location="cpu", weights_only=True)["objective"])
-        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}): ask for one checkpoint") from error
-        states.append(objective)
+        states.append(run.restored(objective, read_checkpoint(path, STATE)["objective"], path))
     return states
 
 
 def _older(run: Run, count: int) -> list[Path]:
     """Checkpoints before the newest whole one, newest first."""
-    loaded = load_checkpoint(run.checkpoints) if count else None
+    loaded = load_checkpoint(run.checkpoints, STATE) if count else None
     if loaded is None:
         return []
     older = sorted((path for path in run.checkpoints.glob("step-*.pt") if path < loaded[1]), reverse=True)[:count]

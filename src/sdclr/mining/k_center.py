@@ -1,4 +1,4 @@
-"""Farthest-first traversal: images that lie far from one another and from those already chosen."""
+"""Farthest-first traversal: images that are far from each other and from those already chosen."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -11,7 +11,7 @@ _ACTIVE: Final = 4096
 
 _BLOCK: Final = 16_384
 _CENTRES: Final = 1024
-"""Rows and new centres whose distances are computed at once: 64 MiB."""
+"""Rows and new centers whose distances are computed at once: 64 MiB."""
 
 
 def farthest_first(
@@ -37,7 +37,7 @@ def farthest_first(
 
     Args:
         rows: (N, D) floating point, finite; distances are Euclidean. The search runs on their device.
-        count: Rows to pick, at most N less the number of centres.
+        count: Rows to pick, at most N less the number of centers.
         first: The first pick where nothing has been chosen.
         weights: (N,) not negative; all 1 by default.
         centres: Rows chosen beforehand; they are not picked.
@@ -108,7 +108,7 @@ def _pick(some: _State, rest: float, count: int) -> list[int]:
 
 
 def _approach(state: _State, centres: Sequence[int]) -> None:
-    """Lower the squared distances to those of new centres, block by block."""
+    """Lower the squared distances to those of new centers, block by block."""
     rows, norms, gaps = state.rows, state.norms, state.gaps
     for group in torch.split(torch.tensor(centres, dtype=torch.int64, device=rows.device), _CENTRES):
         there, length = rows[group], norms[group]

@@ -1,13 +1,13 @@
-"""The graph on which kinds of images are sought: each distinct image beside its nearest neighbors.
+"""The graph in which kinds of images are found: each distinct image with its nearest neighbors.
 
-Near-copies, such as the frames of a burst, count as one image here. Otherwise they would use up each other's places in
-the lists of neighbors, and every burst would look like a group that is separated from the rest.
+Near-copies, such as the frames of a burst, count as one image here. Otherwise they would fill each other's lists of
+neighbors, and every burst would look like a group that is separated from the rest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ TUNING: Final = 5
 
 _FARTHEST: Final = 30.0
 _ROUNDS: Final = 8
+_LINKS: Final = 1_000_000
+"""Links that are weighted at once."""
 _PAIRS: Final = 100_000
 """Edges whose shared neighbors are counted at once."""
 
@@ -46,14 +48,14 @@ class DistinctImages:
         positions: (M,) int64, rising positions of these images among all N.
         owner: (N,) int64, which of the M stands for each image.
         copies: (M,) int64, the images each stands for, itself included.
-        indices: (M, k) int64, nearest neighbors among the M, nearest first.
+        indices: (M, k) integers, nearest neighbors among the M, nearest first.
         distances: (M, k) float32, their distances.
     """
 
     positions: NDArray[np.int64]
     owner: NDArray[np.int64]
     copies: NDArray[np.int64]
-    indices: NDArray[np.int64]
+    indices: NDArray[np.integer]
     distances: NDArray[np.float32]
 
 
@@ -91,7 +93,9 @@ def distinct_images(features: Tensor, neighbors: Neighbours) -> DistinctImages:
     return DistinctImages(positions, owner, np.bincount(owner, minlength=len(positions)), indices, distances)
 
 
-def _leaders(indices: NDArray[np.int64], distances: NDArray[np.float32], empty: NDArray[np.int64]) -> NDArray[np.int64]:
+def _leaders(
+    indices: NDArray[np.integer], distances: NDArray[np.float32], empty: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """(N,) the image that stands for each: itself, or one it is a copy of.
 
     The image with most copies stands for them all, so that a chain of images, each a copy of the next, does not
@@ -124,13 +128,13 @@ def _leaders(indices: NDArray[np.int64], distances: NDArray[np.float32], empty: 
 
 
 def _searched_again(
-    features: Tensor, indices: NDArray[np.int64], distances: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Neighbors of the images kept, where -1 marks a neighbor that was not."""
+    features: Tensor, indices: NDArray[np.integer], distances: NDArray[np.float32]
+) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+    """Neighbors of the images kept, where -1 marks a neighbor that was not. Writes into both arrays."""
     count = len(features)
     k = min(indices.shape[1], count - 1)
     lost = np.flatnonzero((indices < 0).any(axis=1))
-    new_indices, new_distances = indices[:, :k].copy(), distances[:, :k].copy()
+    new_indices, new_distances = indices[:, :k], distances[:, :k]
     if not len(lost):
         return new_indices, new_distances
     found = find_neighbors(features, k + 1, queries=features[torch.from_numpy(lost).to(features.device)])
@@ -142,12 +146,15 @@ def _searched_again(
     return new_indices, new_distances
 
 
-def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> sparse.csr_matrix[np.float64]:
+def neighbor_graph(indices: NDArray[np.integer], distances: NDArray[np.float32]) -> sparse.csr_matrix[np.float64]:
     """Symmetric graph of nearest neighbors: the Jaccard index of two images' lists times their closeness.
 
-    Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004), exp(-|x - y|² / (s_x s_y)), where s is
-    the distance to an image's fifth neighbor. For directions |x - y|² is twice the cosine distance. Both factors
-    make the links weak that leave a group of fewer than k images only because each image has k neighbors.
+    Two images are linked if either is among the other's k nearest. The Jaccard index of their lists, each with the
+    image itself, is that of shared neighbors over all neighbors, in (0, 1] (Jarvis and Patrick, IEEE Trans. Comput.
+    1973; Levine et al., Cell 2015). Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004),
+    exp(-|x - y|² / (s_x s_y)), where s is the distance to an image's fifth neighbor. For directions |x - y|² is twice
+    the cosine distance. Both factors make the links weak that leave a group of fewer than k images only because each
+    image has k neighbors.
 
     Args:
         indices: (N, k), neighbors of each image, nearest first; no image is its own.
@@ -159,44 +166,52 @@ def neighbor_graph(indices: NDArray[np.int64], distances: NDArray[np.float32]) -
     from scipy import sparse
 
     count, k = indices.shape
-    graph = shared_neighbor_graph(indices).tocoo()
+    rows, columns, weights = _links(indices)
     scale = np.maximum(distances[:, min(TUNING, k) - 1], _ROUNDING)
-    rows = np.repeat(np.arange(count), k)
-    # Zeros would not be stored.
-    known = np.maximum(distances.ravel().astype(np.float64), _ROUNDING)
-    lengths = sparse.csr_matrix((known, (rows, indices.ravel())), shape=(count, count))
-    lengths = lengths.maximum(lengths.T).tocsr()
-    ratio = np.asarray(lengths[graph.row, graph.col]).ravel() / np.sqrt(scale[graph.row] * scale[graph.col])
-    # A link that vanishes in rounding would no longer be one.
-    weights = graph.data * np.exp(-np.minimum(ratio, _FARTHEST))
-    return sparse.csr_matrix((weights, (graph.row, graph.col)), shape=(count, count))
+    # Zeros would count as links that are not there.
+    known = np.maximum(distances, np.finfo(np.float32).tiny).ravel()
+    lengths = sparse.csr_matrix(
+        (known, indices.ravel().astype(np.int32, copy=False), _starts(count, k)), shape=(count, count)
+    )
+    del known
+    for begin in range(0, len(weights), _LINKS):  # whole, the temporary arrays of a million images take a gigabyte
+        part = slice(begin, begin + _LINKS)
+        one, other = rows[part], columns[part]
+        length = np.maximum(np.asarray(lengths[one, other]).ravel(), np.asarray(lengths[other, one]).ravel())
+        ratio = np.maximum(length.astype(np.float64), _ROUNDING) / np.sqrt(scale[one] * scale[other])
+        # A link that vanishes in rounding would no longer be one.
+        weights[part] *= np.exp(-np.minimum(ratio, _FARTHEST))
+    del lengths
+    half = sparse.csr_matrix((weights, (rows, columns)), shape=(count, count))
+    del rows, columns, weights
+    return (half + half.T).tocsr()
 
 
-def shared_neighbor_graph(indices: NDArray[np.int64]) -> sparse.csr_matrix[np.float64]:
-    """Symmetric graph of nearest neighbors, weighted by how many neighbors two images share.
-
-    Two images are linked if either is among the other's k nearest. The weight is the Jaccard index of their lists,
-    each with the image itself: shared neighbors over all neighbors, in (0, 1] (Jarvis and Patrick, IEEE Trans. Comput.
-    1973; Levine et al., Cell 2015). It is computed on the links alone, so that memory is linear in N k.
-
-    Args:
-        indices: (N, k), neighbors of each image; no image is its own.
-
-    Returns:
-        (N, N) with 2 E entries, E at most N k, and an empty diagonal.
-    """
+def _links(indices: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """The links of `neighbor_graph`, each once and in order: the smaller number, the larger one, the Jaccard index."""
     from scipy import sparse
 
     count, k = indices.shape
-    rows = np.repeat(np.arange(count, dtype=np.int32), k)
-    lists = sparse.csr_matrix((np.ones(count * k), (rows, indices.ravel().astype(np.int32))), shape=(count, count))
-    links = sparse.triu(lists.maximum(lists.T), 1).tocoo()
-    closed = (lists + sparse.identity(count, format="csr")).tocsr()
-    shared = np.empty(links.nnz)
-    for begin in range(0, links.nnz, _PAIRS):
-        pairs = slice(begin, begin + _PAIRS)
-        both = closed[links.row[pairs]].multiply(closed[links.col[pairs]])
-        shared[pairs] = np.asarray(both.sum(axis=1)).ravel()
-    weights = shared / (2 * (k + 1) - shared)
-    half = sparse.csr_matrix((weights, (links.row, links.col)), shape=(count, count))
-    return (half + half.T).tocsr()
+    own = np.arange(count)
+    pairs = np.empty(k * count, dtype=np.int64)
+    for place, others in enumerate(indices.T):
+        pairs[place * count :][:count] = np.minimum(own, others) * count + np.maximum(own, others)
+    pairs.sort()
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+    rows, columns = (pairs // count).astype(np.int32), (pairs % count).astype(np.int32)
+    del pairs
+    members = np.column_stack([own.astype(np.int32), indices.astype(np.int32, copy=False)]).ravel()
+    ones = np.ones(len(members), dtype=np.int8)
+    closed = sparse.csr_matrix((ones, members, _starts(count, k + 1)), shape=(count, count))
+    shared = np.empty(len(rows))
+    for begin in range(0, len(rows), _PAIRS):
+        part = slice(begin, begin + _PAIRS)
+        shared[part] = np.asarray(closed[rows[part]].multiply(closed[columns[part]]).sum(axis=1)).ravel()
+    shared /= 2 * (k + 1) - shared
+    return rows, columns, shared
+
+
+def _starts(count: int, k: int) -> NDArray[Any]:
+    """Where each row of a sparse (count, count) matrix with k entries a row begins."""
+    starts: NDArray[Any] = np.arange(count + 1, dtype=np.int32 if count * k < 2**31 else np.int64) * k
+    return starts

@@ -1,7 +1,7 @@
-"""Groups of a graph's nodes that are separated from the rest, at whatever size.
+"""Groups of a graph's nodes that are separated from the rest, at any scale.
 
-A tree of ever larger groups is built by joining, again and again, the two groups with the most weight between them
-for their volumes. A group of the tree is separated where far less of its weight leaves it than leaves its own parts.
+A tree of growing groups is built by repeatedly joining the two groups with the largest weight between them relative to
+their volumes. A group of the tree is separated if much less of its weight leaves it than leaves its own parts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sdclr.mining.kind_links import Links
+from sdclr.out_of_memory import return_freed_memory
+
 if TYPE_CHECKING:
     from scipy import sparse
 
@@ -25,6 +28,9 @@ _FRACTIONS: Final = (1 / 2, 1 / 4, 1 / 8)
 
 _SEED_IMAGES: Final = 50
 """The scale, in images, below which modularity may join nodes before the tree is built."""
+
+_GAIN: Final = 1e-3
+"""Modularity that a further round must gain (the usual value)."""
 
 
 @dataclass
@@ -97,37 +103,71 @@ def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) 
     groups at every larger scale whole and takes nearly all the work from the tree.
 
     Args:
-        graph: (N, N) symmetric; weights on the diagonal count as links that stay inside.
+        graph: (N, N) symmetric; weights on the diagonal count as links that stay inside. It is let go under way, so
+            that a caller who keeps no reference to it needs less memory.
         tie: (N,) decides the order of nodes of one weighted degree, so that the result does not depend on the nodes'
             order.
     """
     from scipy import sparse
-    from sknetwork.clustering import Louvain
 
     count = graph.shape[0]
     strength = np.asarray(graph.sum(axis=1)).ravel()
     order = np.lexsort((np.round(tie, 6), np.round(strength, 9)))
+    graph = graph[order]
+    return_freed_memory()  # of what has built the graph
+    graph = sparse.csr_matrix((graph.data, _places(order)[graph.indices], graph.indptr), shape=graph.shape)
+    graph.sort_indices()
+    labels, links = _communities(graph, max(1.0, count / _SEED_IMAGES))
+    del graph
+    return_freed_memory()
+    first = np.full(links.shape[0], count)
+    np.minimum.at(first, labels, np.arange(count))
+    known = np.argsort(first)  # leaves are counted in the order in which they first appear
     leaf = np.empty(count, dtype=np.int64)
-    if graph.nnz:
-        ordered = graph[order][:, order].tocsr()
-        resolution = max(1.0, count / _SEED_IMAGES)
-        found = Louvain(resolution=resolution, sort_clusters=False).fit_predict(ordered)
-        leaf[order] = _numbered(found)
-    else:
-        leaf[order] = np.arange(count)
-    member = sparse.csr_matrix((np.ones(count), (np.arange(count), leaf)))
-    links = (member.T @ graph @ member).tocsr()
-    tree = Tree(leaf, links)
+    leaf[order] = _places(known)[labels]
+    tree = Tree(leaf, links[known][:, known])
     _join_all(tree)
     return tree
 
 
-def _numbered(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels counted from 0 in the order in which they first appear."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+def _places(order: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Where each number stands in an order of all."""
+    places = np.empty(len(order), dtype=np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    return places
+
+
+def _communities(
+    graph: sparse.csr_matrix[np.float64], resolution: float
+) -> tuple[NDArray[np.integer], sparse.csr_matrix[np.float64]]:
+    """Communities of a graph by modularity, and the graph of these communities.
+
+    `sknetwork.clustering.Louvain` finds the same ones, and holds the graph several times.
+
+    Returns:
+        (N,) community of each node, and the (L, L) weights between communities.
+    """
+    from scipy import sparse
+    from sknetwork.clustering.louvain_core import optimize_core
+
+    labels, total = np.arange(graph.shape[0]), graph.data.sum()
+    gain = np.inf if graph.nnz else 0.0
+    while gain > _GAIN and graph.shape[0] > 1:
+        count, kind = graph.shape[0], graph.indices.dtype
+        shares = np.asarray(graph.sum(axis=1) / total, dtype=np.float32).ravel()
+        weights = np.divide(graph.data, total, out=np.empty(graph.nnz, dtype=np.float32), casting="same_kind")
+        own = (graph.diagonal() / total).astype(np.float32)
+        start, empty = np.arange(count, dtype=kind), np.zeros(count, dtype=np.float32)
+        sums = [shares.copy() for _ in range(3)]
+        found, gain = optimize_core(
+            start, graph.indices, graph.indptr, weights, shares, *sums, empty, own, resolution, _GAIN
+        )
+        del weights
+        _, joined = np.unique(found, return_inverse=True)
+        labels = joined[labels]
+        member = sparse.csr_matrix((np.ones(count), joined.astype(kind), np.arange(count + 1, dtype=kind)))
+        graph = (member.T.tocsr() @ (graph @ member)).tocsr()
+    return labels, graph
 
 
 def _join_all(tree: Tree) -> None:
@@ -136,71 +176,43 @@ def _join_all(tree: Tree) -> None:
     The queue holds each group's closest partner only. A join brings nothing closer than the nearer of its two parts was
     (average linkage is reducible), so an entry whose partner is gone is a bound, and is looked up again when it is due.
     """
-    near = neighborhoods(tree.links)
-    volume = tree.volume = np.asarray(tree.links.sum(axis=1)).ravel().tolist()
-    inside = tree.links.diagonal().tolist()
-    cut = tree.cut = [whole - part for whole, part in zip(volume, inside, strict=True)]
-    tree.children = [None] * len(volume)
-    heap = [_closest(near[group], volume, group) for group in range(len(volume)) if near[group]]
+    count = tree.links.shape[0]
+    near = Links(tree.links, 2 * count)
+    volume = np.zeros(2 * count)
+    volume[:count] = np.asarray(tree.links.sum(axis=1)).ravel()
+    cut = tree.cut = (volume[:count] - tree.links.diagonal()).tolist()
+    tree.children = [None] * count
+    heap = [closest for group in range(count) if (closest := _closest(near, volume, group))]
     heapq.heapify(heap)
-    gone = [False] * len(volume)
+    gone = [False] * count
     while heap:
         _, a, b, group = heapq.heappop(heap)
         if gone[group]:
             continue
-        if gone[a] or gone[b]:
-            if near[group]:
-                heapq.heappush(heap, _closest(near[group], volume, group))
-            continue
-        new = len(volume)
-        weight = near[a][b]
-        volume.append(volume[a] + volume[b])
-        cut.append(cut[a] + cut[b] - 2 * weight)
-        tree.children.append((a, b))
-        gone[a] = gone[b] = True
-        gone.append(False)
-        near.append(absorbed(near, a, b))
-        for other, link in near[new].items():
-            near[other][new] = link
-        if near[new]:
-            heapq.heappush(heap, _closest(near[new], volume, new))
+        new = group
+        if not (gone[a] or gone[b]):
+            new = len(gone)
+            volume[new] = volume[a] + volume[b]
+            cut.append(cut[a] + cut[b] - 2 * near.join(a, b, new))
+            tree.children.append((a, b))
+            gone[a] = gone[b] = True
+            gone.append(False)
+        closest = _closest(near, volume, new)
+        if closest:
+            heapq.heappush(heap, closest)
+    tree.volume = volume[: len(gone)].tolist()
     tree.roots = [group for group, joined in enumerate(gone) if not joined]
 
 
-def _closest(others: dict[int, float], volume: list[float], group: int) -> tuple[float, int, int, int]:
+def _closest(near: Links, volume: NDArray[np.float64], group: int) -> tuple[float, int, int, int] | None:
     """What a group is linked to most for the volumes: the negative of that, both groups in order, and the group."""
-    own, least, found = volume[group], 0.0, -1
-    for other, link in others.items():
-        value = -link / (own * volume[other])
-        if value < least or (value == least and other < found):
-            least, found = value, other
-    return (least, group, found, group) if group < found else (least, found, group, group)
-
-
-def neighborhoods(links: sparse.csr_matrix[np.float64]) -> list[dict[int, float]]:
-    """For each row the other rows it is linked to, with the weight."""
-    found = []
-    for row in range(links.shape[0]):
-        part = slice(links.indptr[row], links.indptr[row + 1])
-        others = dict(zip(links.indices[part].tolist(), links.data[part].tolist(), strict=True))
-        others.pop(row, None)
-        found.append(others)
-    return found
-
-
-def absorbed(near: list[dict[int, float]], a: int, b: int) -> dict[int, float]:
-    """Links of two groups taken together; what they were linked to forgets both."""
-    more, fewer = (a, b) if len(near[a]) >= len(near[b]) else (b, a)
-    joined, near[more] = near[more], {}
-    for other, weight in near[fewer].items():
-        joined[other] = joined.get(other, 0.0) + weight
-    near[fewer] = {}
-    joined.pop(a, None)
-    joined.pop(b, None)
-    for other in joined:
-        near[other].pop(a, None)
-        near[other].pop(b, None)
-    return joined
+    others, weights = near.of(group)
+    if not len(others):
+        return None
+    closeness = weights / (volume[group] * volume[others])
+    most = closeness.max()
+    found = int(others[closeness == most].min())
+    return -float(most), min(group, found), max(group, found), group
 
 
 @dataclass(frozen=True)
@@ -288,35 +300,36 @@ def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, 
         owner[tree.leaves(groups)] = number
     member = sparse.csr_matrix((np.ones(len(owner)), (np.arange(len(owner)), owner)))
     between = (member.T @ tree.links @ member).tocsr()
-    near = neighborhoods(between)
-    volume: list[float] = np.asarray(between.sum(axis=1)).ravel().tolist()
+    near = Links(between, len(parts))
+    volume = np.asarray(between.sum(axis=1)).ravel()
+    whole = volume.sum()
     size = [sum(sizes[group] for group in part) for part in parts]
-    heap = [(volume[number], number) for number in range(len(parts))]
+    heap = [(float(volume[number]), number) for number in range(len(parts))]
     heapq.heapify(heap)
     into = list(range(len(parts)))
     while heap:
         known, part = heapq.heappop(heap)
         if into[part] != part or known != volume[part]:
             continue
-        lost = sum(near[part].values())
-        if size[part] >= least and (2 * volume[part] > sum(volume) or _is_separated(tree, parts[part], contrast, lost)):
+        others, weights = near.of(part)
+        lost = float(weights.sum())
+        if size[part] >= least and (2 * volume[part] > whole or _is_separated(tree, parts[part], contrast, lost)):
             continue
-        others = near[part] or {other: volume[other] for other in range(len(parts)) if into[other] == other != part}
-        if not others:
+        if not len(others):
+            others = np.array([other for other in range(len(parts)) if into[other] == other != part], dtype=np.int64)
+            weights = volume[others]
+        if not len(others):
             break
-        target = max(others, key=lambda other: (others[other], -other))
-        joined = absorbed(near, target, part)
-        near[target] = joined
-        for other, weight in joined.items():
-            near[other][target] = weight
+        target = int(others[weights == weights.max()].min())
+        near.join(target, part, target)
         into[part] = target
         volume[target], volume[part] = volume[target] + volume[part], 0.0
         size[target] += size[part]
         parts[target] = parts[target] + parts[part]
-        heapq.heappush(heap, (volume[target], target))
+        heapq.heappush(heap, (float(volume[target]), target))
     final = np.array([_last(into, part) for part in range(len(parts))])
     kept, final = np.unique(final, return_inverse=True)
-    inside = [1 - _share(sum(near[part].values()), volume[part]) for part in kept.tolist()]
+    inside = [1 - _share(float(near.of(part)[1].sum()), float(volume[part])) for part in kept.tolist()]
     return Groups(final[owner][tree.leaf], np.array(inside))
 
 

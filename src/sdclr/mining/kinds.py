@@ -41,6 +41,7 @@ from sdclr.features.extract import checked_features
 from sdclr.features.nearest import Neighbours
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
+from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import stage
 
 LEAST_IMAGES: Final = 10
@@ -142,7 +143,7 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
         return _described(table, distinct, labels, inside)
 
 
-def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
+def kind_rarity(kinds: Kinds, distance: ArrayLike, *, leading: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """How rare each image is: images of rare kinds first, all others by distance.
 
     Rare kinds take turns, the smallest first: one image of each, then the next of each. So the first images that a
@@ -151,6 +152,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
     Args:
         kinds: The kinds.
         distance: (N,) how far each image is from its neighbors.
+        leading: (K,) the kinds whose images come first; by default the rare ones.
 
     Returns:
         (N,) share of the images that are less rare, in [0, 1): the larger, the rarer. Equal distances give equal
@@ -169,7 +171,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike) -> NDArray[np.float32]:
     far = np.asarray(distance, dtype=np.float64)
     if far.shape != kinds.labels.shape or not np.isfinite(far).all():
         raise InputError(f"distances of shape {far.shape} for {len(kinds.labels)} images: give one finite number each")
-    is_rare = kinds.rare()[kinds.labels]
+    is_rare = (kinds.rare() if leading is None else leading)[kinds.labels]
     place = np.empty(len(far))
     place[~is_rare] = rankdata(far[~is_rare], method="min") - 1
     rare = np.flatnonzero(is_rare)
@@ -187,12 +189,17 @@ def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.flo
     """Separated group of each distinct image, and the share of links inside each group."""
     from scipy import sparse
 
-    graph = neighbor_graph(distinct.indices, distinct.distances)
     counts = np.where(distinct.copies > BURST, distinct.copies, 1)
-    # The links among many copies of one image stay inside.
-    graph = (graph + sparse.diags(counts - 1.0)).tocsr()
-    tree = build_tree(graph, distinct.distances.sum(axis=1))
+
+    def graph() -> sparse.csr_matrix[np.float64]:
+        links = neighbor_graph(distinct.indices, distinct.distances)
+        # The links among many copies of one image stay inside.
+        return (links + sparse.diags(counts - 1.0)).tocsr() if counts.max() > 1 else links
+
+    tree = build_tree(graph(), distinct.distances.sum(axis=1))
     groups = separated_groups(tree, counts, LEAST_IMAGES)
+    del tree
+    return_freed_memory()
     return groups.labels, groups.inside
 
 

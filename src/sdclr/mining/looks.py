@@ -1,11 +1,10 @@
-"""What the search for near-duplicates remembers of each image, read by worker processes and kept in a file.
+"""Data of the search for near-duplicates per image, read by worker processes and stored in a file.
 
-One pass over the candidates in the source's order decodes each image once. A look takes 40 kB; a temporary file holds
-them, so that memory does not grow with the number of candidates.
+One pass over the candidates in the source's order decodes each image once. The data take 40 kB per image; a temporary
+file holds them, so that memory does not grow with the number of candidates.
 """
 
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from sdclr.data.decode import prepare_worker
 from sdclr.data.sources import Source, image_file
+from sdclr.data.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
+from sdclr.files import temporary_array
 from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture
 from sdclr.progress import stage
 
@@ -94,12 +94,12 @@ def read_looks(
 
     Raises:
         InputError: If the source as a whole cannot be read.
+        StorageError: If there is no space for the temporary file.
     """
-    with tempfile.TemporaryDirectory(prefix="looks-", dir=folder) as place:
+    with temporary_array(folder, "looks", len(positions), LOOK) as table:
         if not len(positions):
-            yield Looks(positions, np.zeros(0, dtype=LOOK))
+            yield Looks(positions, table)
             return
-        table = np.memmap(Path(place) / "looks", dtype=LOOK, mode="w+", shape=(len(positions),))
         with stage("reading images that are near each other", len(positions)) as update:
             done = 0
             for block in _loaded(_Reading(source, positions), workers):
@@ -163,12 +163,11 @@ class _Comparing(Dataset[list[tuple[int, int, Match]]]):
 
 
 def _loaded(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
-    loader: DataLoader[Any] = DataLoader(
+    loader: WorkerBatches[Any] = WorkerBatches(
         blocks,
-        batch_size=None,
-        num_workers=workers,
+        workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=prepare_worker,
+        batch_size=None,
         # Its own generator: a loader draws a seed, and must not move the global one on.
         generator=torch.Generator(),
     )

@@ -9,26 +9,30 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import ViewConfig
+from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
-from sdclr.encoders import Encoder
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
 from sdclr.features.nearest import Neighbours
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
-from sdclr.mining.before import SCORES, has_scores, reading_key, scores_before
+from sdclr.files.alone import only_process
+from sdclr.mining.against import AGAINST_K, Old, nearest_old, new_kinds, open_old, unlike_old
+from sdclr.mining.before import SCORES, has_scores, kept_intensities, reading_key, scores_before
 from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates, duplicates_among
-from sdclr.mining.forgetting import Networks, load_networks, own_normalisation, pruned_copies
+from sdclr.mining.forgetting import own_normalisation
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
 from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
-from sdclr.mining.reading import Plan, Reading, is_read, read_collection
-from sdclr.mining.scores import KIND_NEIGHBORS, Scores, kind_groups, rank_images
+from sdclr.mining.plan import default_folder, networks_of, ratios_of
+from sdclr.mining.ranking import kind_groups, rank_images
+from sdclr.mining.reading import Reading, count_unread, read_collection
+from sdclr.mining.scores import KIND_NEIGHBORS, Scores
 from sdclr.mining.suggest import first_to_label
 from sdclr.progress import stage
+from sdclr.reporting.gallery_entries import NearestOld
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
@@ -52,6 +56,7 @@ def mine(
     config: MineConfig | None = None,
     *,
     encoder: MinedEncoder = None,
+    against: ImageSource | Embeddings | None = None,
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -59,32 +64,38 @@ def mine(
     """Rank every image of a collection by rarity.
 
     Writes `scores.parquet`, `summary.json`, `duplicates.json` and the folder `reading` with the encoder's features. A
-    pass that was stopped resumes. A complete pass is used again, so that another `score` or `k` takes seconds. Images
-    that changed under the same ids are not noticed: remove `reading` and `duplicates.json` then.
+    stopped pass resumes. A complete pass is reused, so that another `score` or `k` takes seconds. For a collection that
+    has changed, only new images and images with changed files are read.
 
     Args:
-        images: A folder, a manifest, or whatever else `open_source` takes; or embeddings (`.parquet`, `.npy`).
+        images: A folder, a manifest, or any other input of `open_source`; or embeddings (`.parquet`, `.npy`).
             Unreadable images are listed in `Scores.bad`.
-        config: What is measured; `MineConfig()` by default.
+        config: The measures and the score; `MineConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`),
             embeddings of the images as a file or an (N, D) array; by default the pretrained encoder that
             `load_encoder()` gives.
-        out: The folder to write into; by default `mine` in the run's folder, or `mined/NAME` for other encoders.
-        device: Where the networks and the search for neighbors run.
+        against: An older collection: images, embeddings by the same encoder, or the folder of its finished `mine`.
+            Ranks images by how much they differ from the old ones: kinds without a counterpart there come first, all
+            others follow by their distance to the nearest old images.
+        out: The folder to write into; by default `mine` in the run's folder for the images that it was trained on and
+            `mine-NAME` for others, or `mined/NAME` for other encoders.
+        device: Device of the networks and the search for neighbors.
         workers: Processes that decode images.
 
     Returns:
         The scores.
 
     Raises:
-        InputError: If no image can be decoded, there is no such encoder, embeddings do not fit the images, or a setting
-            needs a run and the encoder is none.
+        InputError: If no image can be decoded, there is no such encoder, embeddings do not fit the images, a setting
+            needs a run and the encoder is not a run, or another process mines into the folder.
 
     Example:
         >>> scores = sdclr.mine("./images")  # doctest: +SKIP
         >>> [scores.ids[row] for row in scores.order()[:10]]  # the ten rarest  # doctest: +SKIP
     """
-    return mine_features(images, config, encoder=encoder, out=out, device=device, workers=workers).scores
+    return mine_features(
+        images, config, encoder=encoder, against=against, out=out, device=device, workers=workers
+    ).scores
 
 
 def mine_features(
@@ -92,6 +103,7 @@ def mine_features(
     config: MineConfig | None = None,
     *,
     encoder: MinedEncoder = None,
+    against: ImageSource | Embeddings | None = None,
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -103,28 +115,49 @@ def mine_features(
         images: As for `mine`.
         config: As for `mine`.
         encoder: As for `mine`.
+        against: As for `mine`.
         out: As for `mine`.
         device: As for `mine`.
         workers: As for `mine`.
-        reuse: Take up the scores that an earlier call left in the folder, if they are the same but for the map. Scores
-            that have to be computed then get no map and no suggestions, and are written only where none lie yet.
+        reuse: Reuse the scores of an earlier call in the folder, if its settings differ at most in the map. Scores that
+            have to be computed then get no map and no suggestions, and are written only if the folder has none yet.
     """
     config, where = config or MineConfig(), torch.device(device)
-    source, used = open_mined(images, encoder, image_size=config.image_size)
+    source, used = open_mined(images, encoder, image_size=config.image_size, out=out)
     folder = Path(out) if out is not None else default_folder(source, used)
+    _check(used, config)
+    with only_process(folder, ".mining", "mines into", "name another folder with --out", reads=reuse):
+        old = None if against is None else open_old(against, used, config, folder=folder, device=where, workers=workers)
+        return _mined(source, used, config, folder, where, old=old, workers=workers, reuse=reuse)
+
+
+def _mined(
+    source: Source,
+    used: ResolvedEncoder | Embeddings,
+    config: MineConfig,
+    folder: Path,
+    where: torch.device,
+    *,
+    old: Old | None,
+    workers: int,
+    reuse: bool,
+) -> Mined:
+    """`mine_features`, alone in the folder."""
     if isinstance(used, ResolvedEncoder):
-        ratios = _ratios(used, config)
-        networks = _networks(used, config, ratios)
+        ratios = ratios_of(used, config)
+        networks = networks_of(used, config, ratios)
         reading = read_collection(source, *networks, folder / "reading", device=where, workers=workers)
     else:
-        ratios, reading = (), _embedded(used, source, config)
+        ratios, reading = (), _embedded(used, source)
     key = reading_key(reading, folder if isinstance(used, ResolvedEncoder) else None) | {"source": fingerprint(source)}
+    if old is not None:
+        key["against"] = old.name
     if reuse:
         known = scores_before(folder, key, config, source)
         if known is not None:
             return Mined(known.scores, reading.features, folder, known.duplicates)
         config = replace(config, map=False)
-    scores, near = _scored(used, source, reading, config, ratios=ratios, device=where)
+    scores, near = _scored(used, source, reading, config, ratios=ratios, old=old, device=where)
     scores = replace(scores, about=scores.about | {"reading": key})
     copies = None
     if config.duplicates:
@@ -139,26 +172,39 @@ def mine_features(
     return Mined(scores, reading.features, folder, copies)
 
 
-def is_mined(
+def left_to_read(
     source: Source,
     used: ResolvedEncoder | Embeddings,
     config: MineConfig,
     *,
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
-) -> bool:
-    """Whether an earlier call has read all images, so that nothing is left for the encoder. Arguments as for `mine`."""
+) -> int:
+    """How many images earlier calls have left for the encoder to read. Arguments as for `mine`."""
     if isinstance(used, Embeddings):
-        return True
+        return 0
     folder = Path(out) if out is not None else default_folder(source, used)
-    networks = _networks(used, config, _ratios(used, config))
-    return is_read(source, *networks, folder / "reading", device=torch.device(device))
+    networks = networks_of(used, config, ratios_of(used, config))
+    return count_unread(source, *networks, folder / "reading", device=torch.device(device))
 
 
 def open_mined(
-    images: ImageSource, encoder: MinedEncoder, *, image_size: int | None = None
+    images: ImageSource,
+    encoder: MinedEncoder,
+    *,
+    image_size: int | None = None,
+    out: str | Path | None = None,
 ) -> tuple[Source, ResolvedEncoder | Embeddings]:
-    """The images and what says how alike they are: an encoder, or embeddings.
+    """The images and the encoder or embeddings that measure their similarity.
+
+    The range of intensities for images of more than 8 bits is that of the encoder's training; else that of the
+    embeddings, or of an earlier call in the same folder; else that of the images.
+
+    Args:
+        images: As for `mine`.
+        encoder: As for `mine`.
+        image_size: Side of the view in pixels.
+        out: The folder that results go into.
 
     Raises:
         InputError: If either cannot be opened, or embeddings are given twice.
@@ -169,71 +215,35 @@ def open_mined(
         embeddings = read_embeddings(images)
         return EmbeddedImages(embeddings), embeddings
     source = open_source(images)
-    if isinstance(encoder, Embeddings):
-        return source, encoder
     if isinstance(encoder, np.ndarray):
-        return source, embeddings_of(encoder, name="encoder")
-    if isinstance(encoder, (str, Path)) and embedding_files(encoder):
-        return source, read_embeddings(encoder)
-    return source, resolve_encoder(encoder, source, image_size=image_size)
+        encoder = embeddings_of(encoder, name="encoder")
+    elif isinstance(encoder, (str, Path)) and embedding_files(encoder):
+        encoder = read_embeddings(encoder)
+    if isinstance(encoder, Embeddings):
+        return with_intensities(source, encoder.intensities), encoder
+    used = resolve_encoder(encoder, source, image_size=image_size)
+    if used.intensities and not used.encoder.preprocessing.intensities and not intensities_of(source)[1]:
+        kept = kept_intensities(Path(out) if out is not None else default_folder(source, used), source)
+        used = replace(used, intensities=kept.over(used.intensities))
+    return with_intensities(source, used.intensities), used
 
 
-def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
-    """Where results go if the caller names no folder: into the run, else `mined/NAME` here."""
-    if isinstance(used, ResolvedEncoder) and used.run is not None:
-        return used.run.path / "mine"
-    name = Path(source.name).stem if isinstance(source, EmbeddedImages) else source.name
-    return Path("mined") / (name.replace("/", "-") or "images")
+def _check(used: ResolvedEncoder | Embeddings, config: MineConfig) -> None:
+    """Check that the encoder has what the settings need, before anything is written.
 
-
-def passes(used: ResolvedEncoder | Embeddings, config: MineConfig) -> int:
-    """Forward passes for each image: more than one where pruned copies of the encoder are compared with it."""
-    ratios = () if isinstance(used, Embeddings) else _ratios(used, config)
-    return config.views * (1 + len(ratios)) if ratios else 1
-
-
-def _ratios(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
-    wish = config.needs_run()
-    if wish is not None:
-        used.require_run(wish)
-    own = (used.run.pruned,) if used.run is not None and used.run.pruned else ()  # an adaptive ratio may end at 0
-    ratios = own if config.ratios is None else tuple(dict.fromkeys(config.ratios))
-    if config.score == "forgetting" and not ratios:
-        raise InputError(
-            f"{used.name} was not pruned in training: give --ratios 0.5, or another --score than forgetting"
-        )
-    return ratios
-
-
-def _networks(
-    used: ResolvedEncoder, config: MineConfig, ratios: tuple[float, ...]
-) -> tuple[Encoder, list[Networks], Plan]:
-    """The encoder, its pruned copies, and what is read by them in one pass over the images."""
-    loss = config.loss or config.score == "loss"
-    if used.run is None:
-        states = [pruned_copies(used.encoder, ratios)] if ratios else []
-        views = ViewConfig(image_size=used.preprocessing.image_size)
-    else:
-        states = load_networks(used.run, ratios, config.checkpoints if ratios else 1) if ratios or loss else []
-        views = used.run.config.views
-    plan = Plan(
-        preprocessing=used.preprocessing,
-        views=views,
-        forgetting_views=config.views if ratios else 1,
-        pairs=max(1, (config.views - 1) // 2) if loss else 0,
-        projection=config.projection and bool(ratios),
-        batch_size=config.batch_size,
-        amp=config.amp,
-        seed=config.seed,
-    )
-    return states[0].dense.encoder if states else used.encoder, states, plan
-
-
-def _embedded(embeddings: Embeddings, source: Source, config: MineConfig) -> Reading:
-    """Embeddings as a reading: there is nothing to read but them."""
+    Raises:
+        InputError: It lacks that.
+    """
+    if isinstance(used, ResolvedEncoder):
+        ratios_of(used, config)
+        return
     wish = config.needs_run() or ("--score forgetting" if config.score == "forgetting" or config.ratios else None)
     if wish is not None:
-        raise InputError(f"{wish} needs a network, and {embeddings.name} holds embeddings only: name an encoder")
+        raise InputError(f"{wish} needs a network, and {used.name} holds embeddings only: name an encoder")
+
+
+def _embedded(embeddings: Embeddings, source: Source) -> Reading:
+    """Embeddings as a reading: there is nothing to read but them."""
     values = embeddings.of(source.ids, source.name)
     return Reading(values, {}, None, {}, np.arange(len(values)))
 
@@ -245,6 +255,7 @@ def _scored(
     config: MineConfig,
     *,
     ratios: tuple[float, ...],
+    old: Old | None,
     device: torch.device,
 ) -> tuple[Scores, Neighbours]:
     usable, total = reading.usable, len(source)
@@ -271,15 +282,23 @@ def _scored(
         columns["loss"] = _loss(reading, used.require_run("the loss").config.temperature, config)
     first = f"{config.score}_{ratios[0] if config.score == 'forgetting' else ks[0]:g}"
     ranking = {"kinds": "kind_size", "loss": "loss"}.get(config.score, first)
-    by_kind = spread(kind_rarity(kinds, distance[ks[0]].cpu().numpy()))
+    near_old = None if old is None else nearest_old(features, old.features)
+    leading = kinds.rare() if near_old is None else new_kinds(kinds, near, near_old)
+    far = distance[ks[0]]
+    if near_old is not None:
+        far = unlike_old(near_old)
+        ranking = f"against_{min(AGAINST_K, near_old.distances.shape[1])}"
+        columns[ranking] = spread(far)
+    by_kind = spread(kind_rarity(kinds, far.cpu().numpy(), leading=leading))
+    shown = "against" if near_old is not None else config.score
     own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
     scores = rank_images(
         source.ids,
         columns,
-        by_kind if config.score == "kinds" else columns[ranking],
+        by_kind if shown in ("kinds", "against") else columns[ranking],
         spread(kinds.labels, -1),
-        score=config.score,
-        groups=kind_groups(kinds, usable),
+        score=shown,
+        groups=kind_groups(kinds, usable, rare=leading),
         odd=usable[kinds.odd],
         bad=reading.bad,
         ties=columns[f"distance_{ks[0]}"],
@@ -294,12 +313,16 @@ def _scored(
             "normalisation": ("own" if own else "shared") if ratios else None,
             "neighbors": _search(features, near, config.seed),
             "map": describe_map(len(usable)) if config.map else None,
+            "intensities": to_json(seen) if (seen := intensities_of(source)[0]) else None,
             "config": to_json(config),
             "sdclr": __version__,
         },
         projection=spread(_map(near, config.seed)) if config.map else None,
     )
-    return scores, near
+    if old is not None and near_old is not None:
+        rows, distances = spread(near_old.indices, -1), spread(near_old.distances)
+        scores = replace(scores, old=NearestOld(old.ids, old.files, rows, distances))
+    return replace(scores, since=reading.since), near
 
 
 def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:

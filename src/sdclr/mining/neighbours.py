@@ -1,4 +1,4 @@
-"""Rarity from nearest neighbours: how far they are, and how much farther than theirs."""
+"""Rarity from nearest neighbors: the distance to them, and its ratio to their own distances."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ def neighbour_distance(neighbours: Neighbours, k: int) -> Tensor:
 
 
 def local_outlier_factor(neighbours: Neighbours, k: int) -> Tensor:
-    """Density of the k nearest neighbours over the image's own (Breunig et al., SIGMOD 2000, def. 5-7).
+    """Density of the k nearest neighbors over the image's own (Breunig et al., SIGMOD 2000, def. 5-7).
 
-    About 1 inside a cluster however sparse the cluster is; above 1 for an image that is lonelier than its neighbours.
+    About 1 inside a cluster however sparse the cluster is; above 1 for an image that is lonelier than its neighbors.
     It is thus made for odd single images, not for small classes.
 
     Args:

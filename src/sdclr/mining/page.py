@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.sources import Source
+from sdclr.config import from_json
+from sdclr.data.intensities import with_intensities
+from sdclr.data.sources import ImageSource, open_source
 from sdclr.encoders import Encoder
+from sdclr.intensities import Intensities
+from sdclr.mining.explain import explain
 from sdclr.mining.scores import Scores
-from sdclr.mining.why import why
 from sdclr.reporting.config import PAGE_IMAGES
 from sdclr.reporting.gallery import GalleryEntries, write_gallery
 
@@ -18,7 +21,7 @@ from sdclr.reporting.gallery import GalleryEntries, write_gallery
 def write_page(
     path: str | Path,
     scores: Scores,
-    source: Source,
+    source: ImageSource,
     *,
     thumbnails: int | None = None,
     images: int = PAGE_IMAGES,
@@ -31,7 +34,7 @@ def write_page(
     Args:
         path: The HTML file.
         scores: What `mine` found.
-        source: The images that were mined.
+        source: The images that were mined: a path, or whatever else `open_source` takes.
         thumbnails: How many of the rarest get a picture; all by default.
         images: How many of the rarest are listed. The file `scores.parquet` has all.
         features: (N, D) that the scores came from, as in `Mined.features`: the page then finds similar images.
@@ -42,6 +45,9 @@ def write_page(
     Returns:
         The file.
     """
+    source = open_source(source)
+    if seen := scores.about.get("intensities"):
+        source = with_intensities(source, from_json(Intensities, seen))
     entries = GalleryEntries(
         ids=scores.ids,
         columns=scores.columns,
@@ -58,13 +64,15 @@ def write_page(
         duplicates=scores.duplicates,
         projection=scores.projection,
         label_next=np.array(scores.label_next, dtype=np.int64),
+        since=scores.since,
+        old=scores.old,
     )
     return write_gallery(
         path,
         entries,
         source,
         title=f"Images of {source.name}",
-        why=partial(why, scores),
+        why=partial(explain, scores),
         thumbnails=thumbnails,
         images=images,
         features=features,

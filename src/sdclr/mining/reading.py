@@ -1,12 +1,10 @@
-"""One pass over a collection: everything that a network has to say about each image, kept on disk.
+"""One pass over a collection: all outputs of a network for each image, stored on disk.
 
-The pass goes in chunks. Features lie in one memory-mapped file, what else is known of a chunk in a file of its own,
-written when the chunk is done; a stopped pass goes on at the first chunk that has none. Memory therefore does not grow
-with the collection, and a reading that is there is not made again.
+The pass works in chunks. Features are in one memory-mapped file. Other data of a chunk are in a separate file with
+checksums of its features, written when the chunk is done. A stopped or damaged pass reads the images of chunks without
+a valid file again. Memory does not grow with the collection, and an existing reading is reused.
 """
 
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +14,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sdclr.choices import Amp
+from sdclr.config import to_json
+from sdclr.data.changes import image_versions
 from sdclr.data.config import ViewConfig
-from sdclr.data.decode import prepare_worker
 from sdclr.data.render_cv import render_cv_batch
-from sdclr.data.sources import Source, fingerprint
+from sdclr.data.sources import Source
 from sdclr.data.views import draw_views
+from sdclr.data.workers import WorkerBatches
 from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
-from sdclr.errors import BadImageError, InputError
+from sdclr.errors import BadImageError, DamagedFileError, InputError
 from sdclr.fastest import forward_amp
-from sdclr.features.inference import for_inference
+from sdclr.features.inference import for_inference, run_in_pieces
 from sdclr.features.view import decode_side, evaluation_view
-from sdclr.files import read_json, write_atomically, write_json
+from sdclr.files import remove
 from sdclr.mining.forgetting import Networks, forgetting
+from sdclr.mining.growing import begin_reading, carried, described, earlier, known_images, not_held
+from sdclr.mining.kept import (
+    FEATURES,
+    PROJECTIONS,
+    checksum,
+    chunk_file,
+    held,
+    open_tables,
+    read_chunk,
+    write_chunk,
+)
+from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
-from sdclr.progress import stage
+from sdclr.progress import stage, tell
 
 _CHUNK: Final = 4096
 """Images of a chunk, about: it is a whole number of batches, so that a pass that goes on meets the same batches."""
-
-
-GUARD: Final = "reading.json"
-"""File that says what a folder's reading is of."""
-_FEATURES: Final = "features.npy"
-_PROJECTIONS: Final = "projections.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,8 @@ class Reading(NamedTuple):
     """Reason by id."""
     usable: NDArray[np.int64]
     """Positions of the images that are not bad."""
+    since: NDArray[np.int64] | None = None
+    """(N,) when each came or changed, in seconds since 1970; 0 for those of the first call."""
 
 
 class _Item(NamedTuple):
@@ -138,34 +146,39 @@ def read_collection(
         for network in state.pruned.values():
             network.to(device).eval()
     reader = _Reader(encoder, states, plan, device)
-    columns = reader.columns()
-    total = len(source)
-    _settle(folder, source, reader)
-    features = _table(folder / _FEATURES, (total, encoder.num_features))
-    projections = _table(folder / _PROJECTIONS, (total, plan.pairs, 2, reader.projected())) if plan.pairs else None
-    done = min(len(_chunks(folder)) * plan.chunk, total)
-    with stage("reading images", total, done=done) as update:
-        for batches in _by_chunk(source, plan, done, workers):
-            begin = done
-            end = min(begin + plan.chunk, total)
+    columns, shapes = reader.columns(), reader.tables(len(source))
+    versions = image_versions(source)  # before images are read: what changes meanwhile is noticed by the next call
+    wanted = described(source, versions) | reader.identity()
+    stock = begin_reading(source, versions, wanted, shapes, folder)
+    tables, missing = open_tables(folder, shapes, plan.chunk, len(columns))
+    known = carried(
+        source.ids, versions, folder, wanted, shapes, chunk=plan.chunk, columns=len(columns), drawn=plan.drawn > 0
+    )
+    unread = [not_held(chunk, known) for chunk in missing]
+    left = sum(map(len, unread))
+    if any(stock.grown):
+        tell(stock.grown.line(len(source), left))
+    done = len(source) - left
+    # What is outside the networks, such as stacking the views of a batch, takes memory by the batch, too.
+    with enough_memory(plan.batch_size), stage("reading images", len(source), done=done) as update:
+        for chunk, batches in zip(missing, _by_chunk(source, plan, unread, workers), strict=True):
+            begin, end = chunk.start, chunk.stop
             values = np.full((end - begin, len(columns)), np.nan, dtype=np.float32)
-            bad: list[tuple[int, str]] = []
+            bad = [entry for part in known for entry in part.into(begin, tables, values)]
             for batch in batches:
                 bad.extend(batch.bad)
-                features[[position for position, _ in batch.bad]] = np.nan
-                if len(batch.positions):
-                    found = reader(batch.views)
-                    features[batch.positions] = found.features
-                    values[batch.positions - begin] = found.values
-                    if projections is not None:
-                        projections[batch.positions] = found.projections
-                done = min(done + plan.batch_size, total)
+                reader.into(batch, begin, tables, values)
+                done += len(batch.positions) + len(batch.bad)
                 update(done)
-            features.flush()
-            if projections is not None:
-                projections.flush()
-            _write_chunk(folder, begin // plan.chunk, values, bad)
-    return _collected(folder, source, columns, features, projections)
+            for table in tables:
+                table.flush()
+            write_chunk(
+                chunk_file(folder, begin // plan.chunk), values, bad, [checksum(table[begin:end]) for table in tables]
+            )
+    for place in earlier(folder):
+        remove(place)
+    files = [chunk_file(folder, number) for number in range(-(-len(source) // plan.chunk))]
+    return _collected(files, source, columns, tables)._replace(since=stock.since)
 
 
 class _Found(NamedTuple):
@@ -189,7 +202,14 @@ class _Reader:
         names = [f"forgetting_{ratio:g}" for ratio in ratios]
         return names + [f"forgetting_projection_{ratio:g}" for ratio in ratios if self.plan.projection]
 
-    def projected(self) -> int:
+    def tables(self, images: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tables of float32, by the names of their files."""
+        shapes: dict[str, tuple[int, ...]] = {FEATURES: (images, self.encoder.num_features)}
+        if self.plan.pairs:
+            shapes[PROJECTIONS] = (images, self.plan.pairs, 2, self._projected())
+        return shapes
+
+    def _projected(self) -> int:
         """Width of a projection."""
         size = self.plan.views.image_size
         blank = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8)
@@ -200,6 +220,8 @@ class _Reader:
         modules = [self.encoder, *(m for s in self.states for m in (s.dense, s.second, *s.pruned.values()))]
         return {
             "networks": network_digest(*modules),
+            "encoder": network_digest(self.encoder),
+            "preprocessing": to_json(self.plan.preprocessing),
             "columns": self.columns(),
             "plan": repr(self.plan),
             "precision": str(self.dtype),
@@ -218,6 +240,19 @@ class _Reader:
         seen = self.plan.forgetting_views * max(1, len(self.states))
         values = torch.stack(sums, dim=1) / seen if sums else torch.empty(len(features), 0)
         return _Found(features.cpu().numpy(), values.cpu().numpy(), self._projections(views))
+
+    def into(
+        self, batch: _Batch, begin: int, tables: Sequence[NDArray[np.float32]], values: NDArray[np.float32]
+    ) -> None:
+        """Write what a batch gives into the tables, and into the values of the chunk that begins at a position."""
+        useless = [position for position, _ in batch.bad]
+        for table, empty in zip(tables, (np.nan, 0), strict=False):
+            table[useless] = empty
+        if len(batch.positions):
+            found = self(batch.views)
+            values[batch.positions - begin] = found.values
+            for table, rows in zip(tables, (found.features, found.projections), strict=False):
+                table[batch.positions] = rows
 
     def _forgetting(self, state: Networks, dense: Tensor, view: Tensor) -> list[Tensor]:
         """(N,) each, in the order of `columns`, from the dense network's features of a view."""
@@ -239,14 +274,18 @@ class _Reader:
         return stacked.reshape(len(stacked), self.plan.pairs, 2, -1)
 
     def _run(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        floats = inputs.to(self.device, non_blocking=True)
-        if floats.dtype == torch.uint8:
-            # One memory layout whatever the images come from, so that values do not depend on it in the last bit.
-            floats = floats.contiguous().float().div_(255.0)
-        enabled = self.dtype is not None
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
-            outputs: Tensor = module(floats)
-        return outputs.float()
+        def run(count: int) -> Tensor:
+            floats = inputs[:count].to(self.device, non_blocking=True)
+            if floats.dtype == torch.uint8:
+                # One memory layout whatever the images come from, so that values do not depend on it in the last bit.
+                floats = floats.contiguous().float().div_(255.0)
+            enabled = self.dtype is not None
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
+                outputs: Tensor = run_in_pieces(module, floats)
+            return outputs.float()
+
+        with enough_memory(len(inputs), probe=run):
+            return run(len(inputs))
 
 
 class _Views(Dataset[_Item]):
@@ -289,93 +328,51 @@ def _collate(items: Sequence[_Item]) -> _Batch:
     return _Batch(np.array(good, dtype=np.int64), torch.from_numpy(stacked).permute(0, 1, 4, 2, 3), bad)
 
 
-def _by_chunk(source: Source, plan: Plan, start: int, workers: int) -> Iterator[list[_Batch] | Iterator[_Batch]]:
-    """The batches of each chunk from `start` on; workers decode ahead over the chunks' borders."""
-    loader: DataLoader[_Item] = DataLoader(
+def _by_chunk(source: Source, plan: Plan, chunks: Sequence[list[int]], workers: int) -> Iterator[Iterator[_Batch]]:
+    """The batches of each chunk's images; workers decode ahead over the chunks' borders."""
+    size = plan.batch_size
+    batches = [[chunk[at : at + size] for at in range(0, len(chunk), size)] for chunk in chunks]
+    loader: WorkerBatches[_Batch] = WorkerBatches(
         _Views(source, plan),
-        sampler=range(start, len(source)),
-        batch_size=plan.batch_size,
-        num_workers=workers,
+        workers=workers,
         collate_fn=_collate,
-        worker_init_fn=prepare_worker,
+        batch_bytes=size * (1 + plan.drawn) * 3 * plan.views.image_size**2,
+        batch_sampler=[batch for parts in batches for batch in parts],
     )
-    batches: Iterator[_Batch] = iter(loader)
-    for begin in range(start, len(source), plan.chunk):
-        images = min(plan.chunk, len(source) - begin)
-        yield (next(batches) for _ in range(-(-images // plan.batch_size)))
+    made: Iterator[_Batch] = iter(loader)
+    for parts in batches:
+        yield (next(made) for _ in parts)
 
 
-def is_read(
+def count_unread(
     source: Source, encoder: Encoder, states: Sequence[Networks], plan: Plan, folder: Path, *, device: torch.device
-) -> bool:
-    """Whether `read_collection` would find all images read in the folder. Arguments are those of that."""
+) -> int:
+    """How many images `read_collection` would read, about: damage is not looked for. Arguments are those of that."""
     reader = _Reader(encoder, states, plan, device)
-    chunks = -(-len(source) // plan.chunk)
-    return _held(folder, reader, _wanted(source, reader)) and len(_chunks(folder)) == chunks
-
-
-def _wanted(source: Source, reader: _Reader) -> dict[str, Any]:
-    """What a reading is known by."""
-    return {"source": fingerprint(source), "images": len(source), **reader.identity()}
-
-
-def _held(folder: Path, reader: _Reader, wanted: dict[str, Any]) -> bool:
-    """Whether what lies in the folder was begun for the same images, networks and plan."""
-    tables = [_FEATURES] + [_PROJECTIONS] * bool(reader.plan.pairs)
-    if not all((folder / name).is_file() for name in (GUARD, *tables)):
-        return False
+    versions = image_versions(source)
+    wanted = described(source, versions) | reader.identity()
     try:
-        return bool(read_json(folder / GUARD) == wanted)
-    except InputError:
-        return False  # a damaged guard guards nothing
-
-
-def _settle(folder: Path, source: Source, reader: _Reader) -> None:
-    """Empty the folder unless what it holds was begun for the same images, networks and plan."""
-    wanted = _wanted(source, reader)
-    if _held(folder, reader, wanted):
-        return
-    for name in (GUARD, _FEATURES, _PROJECTIONS):
-        (folder / name).unlink(missing_ok=True)
-    for chunk in folder.glob("chunk-*.npz"):
-        chunk.unlink()
-    write_json(folder / GUARD, wanted)
-
-
-def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.float32]]":
-    """A memory-mapped array: the one that is there, or a new one."""
-    return np.lib.format.open_memmap(path, mode="r+" if path.is_file() else "w+", dtype=np.float32, shape=shape)
-
-
-def _chunks(folder: Path) -> list[Path]:
-    """The files of the finished chunks, without a gap from the first on."""
-    paths: list[Path] = []
-    while (path := folder / f"chunk-{len(paths):06d}.npz").is_file():
-        paths.append(path)
-    return paths
-
-
-def _write_chunk(folder: Path, number: int, values: NDArray[np.float32], bad: Sequence[tuple[int, str]]) -> None:
-    positions = np.array([position for position, _ in bad], dtype=np.int64)
-    reasons = np.array(json.dumps([reason for _, reason in bad]))
-    buffer = io.BytesIO()
-    np.savez(buffer, values=values, bad=positions, reasons=reasons)
-    write_atomically(folder / f"chunk-{number:06d}.npz", buffer.getbuffer())
+        kept = held(folder, wanted, reader.tables(len(source)))
+    except DamagedFileError:
+        return len(source)
+    if not kept:
+        return len(source) - known_images(source.ids, versions, folder, wanted)
+    starts = range(0, len(source), plan.chunk)
+    return sum(min(plan.chunk, len(source) - at) for at in starts if not chunk_file(folder, at // plan.chunk).is_file())
 
 
 def _collected(
-    folder: Path,
+    chunks: Sequence[Path],
     source: Source,
     columns: Sequence[str],
-    features: NDArray[np.float32],
-    projections: NDArray[np.float32] | None,
+    tables: Sequence[NDArray[np.float32]],
 ) -> Reading:
     values: list[NDArray[np.float32]] = []
     bad: dict[int, str] = {}
-    for path in _chunks(folder):
-        with np.load(path) as chunk:
-            values.append(chunk["values"])
-            bad |= dict(zip(chunk["bad"].tolist(), json.loads(str(chunk["reasons"])), strict=True))
+    for path in chunks:
+        chunk = read_chunk(path)
+        values.append(chunk.values)
+        bad |= chunk.bad
     if len(bad) == len(source):
         position, reason = next(iter(bad.items()))
         raise InputError(
@@ -385,9 +382,9 @@ def _collected(
     joined = np.concatenate(values)
     usable = np.setdiff1d(np.arange(len(source)), np.array(list(bad), dtype=np.int64))
     return Reading(
-        features,
+        tables[0],
         {name: joined[:, number] for number, name in enumerate(columns)},
-        projections,
+        tables[1] if len(tables) > 1 else None,
         {source.ids[position]: reason for position, reason in sorted(bad.items())},
         usable,
     )

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.decode import FORMATS
+from sdclr.data.formats import formats
 
 SIDE: Final = 160
 """Longer side in pixels at which images are compared; smaller ones are compared as they are."""
@@ -168,7 +168,7 @@ def full_size(file: Path | None, image: NDArray[np.uint8]) -> tuple[int, int]:
         return pixels, 0
     try:
         size = file.stat().st_size
-        with Image.open(file, formats=FORMATS) as opened:
+        with Image.open(file, formats=formats()) as opened:
             return opened.width * opened.height, size
     except Exception:  # noqa: BLE001  # what broken files raise; the picture was decoded all the same
         return pixels, 0

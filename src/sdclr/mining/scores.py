@@ -1,33 +1,35 @@
-"""How rare each image of a collection is held to be: the scores, their ranking, and their files."""
+"""The rarity of each image of a collection: the scores, their ranking, and their files."""
 
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from sdclr.data.sources import Source, image_file
 from sdclr.errors import InputError
-from sdclr.files import write_atomically, write_csv
-from sdclr.mining.kinds import Kinds
-from sdclr.reporting.gallery_entries import KindGroup
+from sdclr.files import damaged, parquet_bytes, parsing, read_table, write_atomically, write_csv
+from sdclr.reporting.gallery_entries import KindGroup, NearestOld
 
 KIND_NEIGHBORS: Final = 15
 """Neighbors of each image in the graph that kinds are found in. Larger kinds hardly depend on it, smaller ones can be
 missed (docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
+MINE_AGAIN: Final = "run `sdclr mine` again, which writes it"
+"""What to do about a damaged file of scores."""
 
-_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of")
+_FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of", "new")
 """Columns of the file that every collection has; each score adds one of its own name."""
+
+_NEAREST_OLD: Final = "nearest_old"
+"""Column of the file that names the nearest old image, if there are old ones."""
 
 _MAP: Final = ("map_x", "map_y")
 """Columns of the file that hold the map, if there is one."""
@@ -75,6 +77,10 @@ class Scores:
     """Groups of positions of near-duplicates, the image to keep first; the largest group first."""
     label_next: tuple[int, ...] = ()
     """Positions of images to label next, in order."""
+    since: NDArray[np.int64] | None = None
+    """(N,) when each image came or changed, in seconds since 1970; 0 if in the first call; None if all were."""
+    old: NearestOld | None = None
+    """The nearest images of an earlier collection; None without one. `read` does not bring it back."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,8 +98,9 @@ class Scores:
 
         Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
         odd), bad (the reason), label, duplicate_of (of a near-duplicate that could be dropped: the id of the image to
-        keep), map_x and map_y if there is a map, and one for each score. The rest is JSON under the key `sdclr` of the
-        metadata.
+        keep), new (when the image came or changed; empty for those of the first call), nearest_old (the id) if there
+        is an earlier collection, map_x and map_y if there is a map, and one for each score. The rest is JSON under the
+        key `sdclr` of the metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -109,7 +116,11 @@ class Scores:
             "bad": pa.array([self.bad.get(image_id) for image_id in self.ids], type=pa.string()),
             "label": pa.array(labels, mask=labels < 0),
             "duplicate_of": pa.array([None if row is None else plain[row] for row in self._kept], type=pa.string()),
+            "new": pa.array(1000 * self._since, pa.timestamp("ms", tz="UTC"), mask=self._since == 0),
         }
+        if self.old is not None:
+            nearest = [None if row < 0 else _utf8(self.old.ids[row]) for row in self.old.rows[:, 0].tolist()]
+            table[_NEAREST_OLD] = pa.array(nearest, type=pa.string())
         if self.projection is not None:
             table |= {name: pa.array(self.projection[:, axis], mask=empty) for axis, name in enumerate(_MAP)}
         table |= {name: pa.array(values, mask=empty) for name, values in self.columns.items()}
@@ -126,9 +137,7 @@ class Scores:
             "exact_ids": {i: self.ids[i] for i, text in enumerate(plain) if text != self.ids[i]},
         }
         written = pa.table(table).replace_schema_metadata({"sdclr": json.dumps(described)})
-        buffer = io.BytesIO()
-        pq.write_table(written, buffer)
-        write_atomically(path, buffer.getbuffer())
+        write_atomically(path, parquet_bytes(written))
         return path
 
     def to_csv(self, path: str | Path) -> Path:
@@ -137,7 +146,8 @@ class Scores:
         Labels are written as class names where these are known.
         """
         header = [*_FIXED, *self.columns]
-        return _write_csv(path, header, ((self.ids[index], *self._cells(index)) for index in self._all()))
+        write_csv(Path(path), header, ((self.ids[index], *self._cells(index)) for index in self._all()))
+        return Path(path)
 
     def to_fiftyone(self, path: str | Path, source: Source) -> Path:
         """Write a CSV file of the form that FiftyOne imports as `fiftyone.types.CSVDataset`.
@@ -171,7 +181,8 @@ class Scores:
         names = ("id", "rarity", *_FIXED[2:], *self.columns)
         header = ["filepath", *(f"sdclr_{re.sub(r'[^0-9A-Za-z]', '_', name)}" for name in names)]
         rows = ((paths[i], self.ids[i], *self._cells(i)) for i in self._all())
-        return _write_csv(path, header, rows)
+        write_csv(Path(path), header, rows)
+        return Path(path)
 
     def summary(self) -> dict[str, Any]:
         """The collection in short, as plain JSON: counts, quantiles of each score, kinds, odd and rarest images."""
@@ -201,6 +212,10 @@ class Scores:
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
 
+    @property
+    def _since(self) -> NDArray[np.int64]:
+        return np.zeros(len(self), dtype=np.int64) if self.since is None else self.since
+
     @cached_property
     def _kept(self) -> list[int | None]:
         """(N,) position of the image to keep instead of each near-duplicate; None for all others."""
@@ -218,148 +233,91 @@ class Scores:
         label = -1 if self.labels is None else int(self.labels[index])
         known = label if not 0 <= label < len(self.classes) else self.classes[label]
         named = None if label < 0 else known
+        came = _moment(int(self._since[index])) if self._since[index] else None
         if not self.rank[index]:
-            return [*[None] * 5, self.bad[self.ids[index]], named, None, *(None for _ in self.columns)]
+            return [*[None] * 5, self.bad[self.ids[index]], named, None, came, *(None for _ in self.columns)]
         numbers = [float(values[index]) for values in self.columns.values()]
         rarity, percentile = float(self.rarity[index]), float(self.percentile[index])
         odd = int(self._places[index]) or None
         kept = self._kept[index]
         copied = None if kept is None else self.ids[kept]
-        return [rarity, int(self.rank[index]), percentile, int(self.kinds[index]), odd, None, named, copied, *numbers]
+        return [
+            rarity,
+            int(self.rank[index]),
+            percentile,
+            int(self.kinds[index]),
+            odd,
+            None,
+            named,
+            copied,
+            came,
+            *numbers,
+        ]
 
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
         """What `write` wrote.
 
         Raises:
-            InputError: If the file is not there or holds no scores.
+            InputError: If the file is not there, or has the format of another version.
+            DamagedFileError: If it holds no scores, or damaged ones.
         """
-        try:
-            table = pq.read_table(Path(path), partitioning=None)
-            described = json.loads((table.schema.metadata or {})[b"sdclr"])
-        except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
-            raise InputError(
-                f"{path} holds no scores ({_first_line(error)}): give the file `sdclr mine` wrote"
-            ) from error
-        if described.get("format") != FORMAT:
-            raise InputError(
-                f"{path} has the format {described.get('format')!r}, not {FORMAT!r}: mine the images again"
+        path = Path(path)
+        table = read_table(path, MINE_AGAIN)
+        described = described_by(path, table.schema)
+        with parsing(path, MINE_AGAIN):
+            ids: list[str] = table["id"].to_pylist()
+            for position, exact in described["exact_ids"].items():
+                ids[int(position)] = exact
+            reasons = table["bad"].to_pylist()
+            return cls(
+                ids=ids,
+                columns={
+                    name: _numbers(table, name, np.nan)
+                    for name in table.column_names
+                    if name not in (*_FIXED, *_MAP, _NEAREST_OLD)
+                },
+                rarity=_numbers(table, "score", np.nan),
+                rank=_numbers(table, "rank", 0),
+                percentile=_numbers(table, "percentile", np.nan),
+                kinds=_numbers(table, "kind", -1),
+                groups=tuple(KindGroup(**group) for group in described["groups"]),
+                odd=_in_order(_numbers(table, "odd", 0)),
+                bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
+                labels=_numbers(table, "label", -1) if described["labelled"] else None,
+                classes=tuple(described["classes"]),
+                score=described["score"],
+                about=described["about"],
+                projection=_map(table),
+                duplicates=tuple(tuple(group) for group in described.get("duplicates", ())),
+                label_next=tuple(described.get("label_next", ())),
+                since=_seconds(table),
             )
-        ids: list[str] = table["id"].to_pylist()
-        for position, exact in described["exact_ids"].items():
-            ids[int(position)] = exact
-        reasons = table["bad"].to_pylist()
-        return cls(
-            ids=ids,
-            columns={
-                name: _numbers(table, name, np.nan) for name in table.column_names if name not in (*_FIXED, *_MAP)
-            },
-            rarity=_numbers(table, "score", np.nan),
-            rank=_numbers(table, "rank", 0),
-            percentile=_numbers(table, "percentile", np.nan),
-            kinds=_numbers(table, "kind", -1),
-            groups=tuple(KindGroup(**group) for group in described["groups"]),
-            odd=_in_order(_numbers(table, "odd", 0)),
-            bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
-            labels=_numbers(table, "label", -1) if described["labelled"] else None,
-            classes=tuple(described["classes"]),
-            score=described["score"],
-            about=described["about"],
-            projection=_map(table),
-            duplicates=tuple(tuple(group) for group in described.get("duplicates", ())),
-            label_next=tuple(described.get("label_next", ())),
-        )
 
 
-def kind_groups(kinds: Kinds, positions: NDArray[np.int64] | None = None) -> tuple[KindGroup, ...]:
-    """What is known of each kind, falling in size.
+def described_by(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """What a file of scores says of itself.
 
     Args:
-        kinds: The kinds of some images.
-        positions: Position of each of these images in the collection; by default they are the collection.
-    """
-    rare = kinds.rare()
-    return tuple(
-        KindGroup(
-            kind=number,
-            size=size,
-            separation=float(kinds.separation[number]),
-            medoid=int(kinds.medoids[number] if positions is None else positions[kinds.medoids[number]]),
-            rare=bool(rare[number]),
-        )
-        for number, size in enumerate(kinds.sizes.tolist())
-    )
-
-
-def rank_images(
-    ids: Sequence[str],
-    columns: Mapping[str, ArrayLike],
-    rarity: ArrayLike,
-    kinds: ArrayLike,
-    *,
-    score: str,
-    groups: Sequence[KindGroup] = (),
-    odd: ArrayLike = (),
-    bad: Mapping[str, str] | None = None,
-    ties: ArrayLike | None = None,
-    labels: NDArray[np.int64] | None = None,
-    classes: Sequence[str] = (),
-    about: dict[str, Any] | None = None,
-    projection: NDArray[np.float32] | None = None,
-) -> Scores:
-    """Rank images by rarity.
-
-    Args:
-        ids: N ids, in the source's order.
-        columns: Raw quantities (N,) by name.
-        rarity: (N,), the larger the rarer; finite except for bad images, which are left out of the ranking.
-        kinds: (N,) kinds of the images.
-        score: Name of what `rarity` is.
-        groups: (K,) what is known of each kind.
-        odd: Positions of single odd images, the oddest first.
-        bad: Reason by id of each image that could not be used.
-        ties: (N,) decides among equal rarities, the larger the rarer; then the position does, the first first.
-        labels: (N,) class ids, only kept.
-        classes: Class names.
-        about: How the scores came about.
-        projection: (N, 2) places on a map, nan where bad.
+        path: The file.
+        schema: Its schema.
 
     Raises:
-        InputError: If a usable image has no finite rarity.
+        InputError: If it has the format of another version.
+        DamagedFileError: If it says nothing.
     """
-    bad = dict(bad or {})
-    values = np.array(rarity, dtype=np.float32)
-    usable = np.array([image_id not in bad for image_id in ids], dtype=bool)
-    wrong = np.flatnonzero(usable & ~np.isfinite(values))
-    if len(wrong):
-        raise InputError(
-            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, no finite number: use an earlier checkpoint"
-        )
-    values[~usable] = np.nan
-    second = np.zeros(len(values)) if ties is None else np.asarray(ties, dtype=np.float64)
-    where = np.flatnonzero(usable)
-    order = where[np.lexsort((where, -second[where], -values[where]))]
-    rank = np.zeros(len(values), dtype=np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    percentile = np.where(usable, 100 * (len(order) - rank) / max(1, len(order) - 1), np.nan).astype(np.float32)
-    if len(order) == 1:
-        percentile[order] = 100
-    return Scores(
-        ids=list(ids),
-        columns={name: np.where(usable, column, np.nan).astype(np.float32) for name, column in columns.items()},
-        rarity=values,
-        rank=rank,
-        percentile=percentile,
-        kinds=np.where(usable, kinds, -1).astype(np.int64),
-        groups=tuple(groups),
-        odd=np.asarray(odd, dtype=np.int64),
-        bad=bad,
-        labels=labels,
-        classes=tuple(classes),
-        score=score,
-        about=about or {},
-        projection=projection,
-    )
+    with parsing(path, MINE_AGAIN):
+        described: dict[str, Any] = json.loads((schema.metadata or {}).get(b"sdclr", b"null"))
+    if not isinstance(described, dict):
+        raise damaged(path, "it holds no scores", MINE_AGAIN)
+    if described.get("format") != FORMAT:
+        raise InputError(f"{path} has the format {described.get('format')!r}, not {FORMAT!r}: mine the images again")
+    return described
+
+
+def _moment(seconds: int) -> str:
+    """A time as text, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _in_order(places: NDArray[Any]) -> NDArray[np.int64]:
@@ -373,6 +331,14 @@ def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
     return values
 
 
+def _seconds(table: pa.Table) -> NDArray[np.int64] | None:
+    """When images came; None where none came after the first call."""
+    if "new" not in table.column_names:
+        return None
+    values: NDArray[np.int64] = table["new"].combine_chunks().cast(pa.int64()).fill_null(0).to_numpy() // 1000
+    return values if values.any() else None
+
+
 def _map(table: pa.Table) -> NDArray[np.float32] | None:
     """The map of a file, None for files without one."""
     if not set(_MAP) <= set(table.column_names):
@@ -380,14 +346,5 @@ def _map(table: pa.Table) -> NDArray[np.float32] | None:
     return np.stack([_numbers(table, name, np.nan) for name in _MAP], axis=1)
 
 
-def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    write_csv(Path(path), header, rows)
-    return Path(path)
-
-
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode() if not text.isascii() else text
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -30,7 +30,7 @@ _MIXED: Final = 4
 """One of so many picks of `mixed` is far from all others."""
 
 
-def select_to_label(
+def select_samples(
     features: ArrayLike | Tensor,
     rarity: ArrayLike | None,
     budget: int,
@@ -90,7 +90,7 @@ def select_to_label(
 
     Example:
         >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
-        >>> sorted(int(one) // 4 for one in select_to_label(features, None, 2, labelled=[0]))
+        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labelled=[0]))
         [1, 2]
     """
     rows = F.normalize(checked_features(features, "features"))
@@ -99,7 +99,7 @@ def select_to_label(
         raise InputError(f"method={method!r} is not known: choose from {', '.join(get_args(Method))}")
     if not 1 <= budget <= len(rows) - len(known):
         raise InputError(
-            f"budget={budget}: {len(rows) - len(known)} of {len(rows)} images are not labelled yet; choose from 1 up "
+            f"budget={budget}: {len(rows) - len(known)} of {len(rows)} images are not labeled yet; choose from 1 up "
             "to that many"
         )
     if not 0 <= alpha < np.inf or clusters < 1:

@@ -1,4 +1,4 @@
-"""Which images a page suggests to label first."""
+"""Images that a page suggests to label first."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import torch
 
 from sdclr.mining.reading import Reading
 from sdclr.mining.scores import Scores
-from sdclr.mining.selection import select_to_label
+from sdclr.mining.selection import select_samples
 from sdclr.progress import stage
 
 LABEL_NEXT: Final = 100
@@ -26,5 +26,5 @@ def first_to_label(reading: Reading, scores: Scores, device: torch.device) -> tu
     features = torch.from_numpy(reading.features[usable]).to(device)
     budget = min(LABEL_NEXT, len(usable))
     with stage("choosing what to label next"):
-        chosen = select_to_label(features, scores.rarity[usable], budget, kinds=scores.kinds[usable])
+        chosen = select_samples(features, scores.rarity[usable], budget, kinds=scores.kinds[usable])
     return tuple(usable[chosen].tolist())

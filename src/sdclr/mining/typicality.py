@@ -1,4 +1,4 @@
-"""Typicality: how near an image is to its neighbors within its cluster.
+"""Typicality: the density of an image's neighborhood within its cluster.
 
 This is the score of TypiClust (Hacohen et al., *Active Learning on a Budget: Opposite Strategies Suit High and Low
 Budgets*, ICML 2022, equation 4).

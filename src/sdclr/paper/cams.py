@@ -110,15 +110,15 @@ def tail_cams(
     batch_size: int = 64,
     workers: int = 0,
 ) -> Cams:
-    """Grad-CAM of all test images of some classes: what in them is like the class's labelled images.
+    """Grad-CAM of all test images of some classes: what in them is like the class's labeled images.
 
     The score is the cosine to the class's prototype less the mean of all prototypes: the plain prototypes have so much
     in common that half of the maps were empty (quarter-width ResNet-18 on CIFAR-10-LT).
 
     Args:
         encoder: A frozen encoder.
-        few_shot: Labelled images, whose mean features by class are the prototypes.
-        test: Labelled images of the same classes.
+        few_shot: Labeled images, whose mean features by class are the prototypes.
+        test: Labeled images of the same classes.
         classes: Class ids, the one to be shown first first.
         image_size: Side S of what the encoder sees, in pixels.
         shown: Images to keep with their maps: the first of each class, then the second of each.

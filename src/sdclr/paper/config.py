@@ -19,4 +19,4 @@ SortKey = Literal[
     "knn.all",
     "seconds",
 ]
-"""What a leaderboard can be sorted by: a probe and a measure, or the time of training."""
+"""Sort keys of a leaderboard: a probe and a measure, or the time of training."""

@@ -284,7 +284,7 @@ def _tunings(dataset: DatasetName, setting: Setting, inits: Sequence[Task | None
     found = []
     for split, init in zip(setting.numbers(dataset), inits, strict=True):
         like = _tuned_from(_task(dataset, "long_tail", "simclr", setting, split)).config
-        config = FinetuneConfig(encoder=like.encoder, image_size=like.views.image_size, seed=split)
+        config = FinetuneConfig(method="ride", encoder=like.encoder, image_size=like.views.image_size, seed=split)
         epochs = setting.epochs or (20 if setting.scale == "cpu" else config.epochs)
         tuning = Tuning(
             dataset=dataset,
@@ -316,7 +316,7 @@ def _split_one(name: ExperimentName, title: str, setting: Setting) -> Experiment
 
 
 def _swept(name: ExperimentName, title: str) -> Callable[[Setting], Experiment]:
-    """Figures 3, 4 and 6: SDCLR over pruning ratios, with normalisation of the pruned branch's own and shared."""
+    """Figures 3, 4 and 6: SDCLR over pruning ratios, with normalization of the pruned branch's own and shared."""
 
     def make(setting: Setting) -> Experiment:
         dataset: DatasetName = "cifar10_lt" if setting.scale == "cpu" else "cifar100_lt"

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]
 
 PROBES = {"linear": "Linear", "few_shot": "Few-shot"}
+BRANCHES = {"dense": "Dense branch", "sparse": "Pruned branch"}
+OWN_NORM, SHARED_NORM, NO_RATIO = "SDCLR, own normalization", "SDCLR, shared normalization", "SimCLR"
+"""Lines of Figure 3."""
 
 Drawn: TypeAlias = "tuple[Figure, list[dict[str, Any]]]"
 """A figure and its data."""
@@ -77,8 +80,31 @@ def draw(
     return files
 
 
+def draw_rows(figure: FigureName, rows: Sequence[Row]) -> Figure:
+    """Draw one of the paper's figures again from its data, without the runs.
+
+    Args:
+        figure: Which; Figure 5 shows images and cannot be drawn from numbers.
+        rows: What `draw` has written as CSV, as `read_rows` gives it.
+
+    Raises:
+        InputError: The figure needs its runs, or there are no such rows.
+    """
+    match figure:
+        case "figure2":
+            return draw_forgotten(rows)
+        case "figure3":
+            return _ratio_panels(rows, [OWN_NORM, SHARED_NORM], NO_RATIO)
+        case "figure4":
+            return _ratio_panels(rows, list(BRANCHES.values()), None)
+        case "figure6":
+            return _layer_lines(rows)
+        case "figure5":
+            raise InputError("figure5 shows images: sdclr reproduce figure5 draws it from its runs")
+
+
 def ratio_sweep(results: Sequence[Row]) -> Drawn:
-    """Figure 3: accuracy over the pruning ratio, with normalisation of its own for the pruned branch and without.
+    """Figure 3: accuracy over the pruning ratio, with normalization of its own for the pruned branch and without.
 
     Args:
         results: Rows of the tidy table, of one data set.
@@ -90,17 +116,16 @@ def ratio_sweep(results: Sequence[Row]) -> Drawn:
     Raises:
         InputError: If there is no result of SDCLR.
     """
-    own, shared, level = "SDCLR, own normalisation", "SDCLR, shared normalisation", "SimCLR"
     dense = [row for row in results if row["branch"] == "dense"]
     sdclr = [row for row in dense if row["method"] == "SDCLR"]
     kept: dict[str, list[Row]] = {
-        own: [row for row in sdclr if row["independent_norm"]],
-        shared: [row for row in sdclr if not row["independent_norm"]],
+        OWN_NORM: [row for row in sdclr if row["independent_norm"]],
+        SHARED_NORM: [row for row in sdclr if not row["independent_norm"]],
         # It has no ratio, whatever its configuration says.
-        level: [{**row, "ratio": 0.0} for row in dense if row["method"] == "SimCLR"],
+        NO_RATIO: [{**row, "ratio": 0.0} for row in dense if row["method"] == "SimCLR"],
     }
     rows = [row for probe in PROBES for line, found in kept.items() for row in _over_ratios(found, probe, line)]
-    return _ratio_panels(rows, [own, shared], level), rows
+    return draw_rows("figure3", rows), rows
 
 
 def branches(results: Sequence[Row]) -> Drawn:
@@ -113,13 +138,12 @@ def branches(results: Sequence[Row]) -> Drawn:
         As `ratio_sweep`.
 
     Raises:
-        InputError: If there is no result of SDCLR with normalisation of its own.
+        InputError: If there is no result of SDCLR with normalization of its own.
     """
-    lines = {"dense": "Dense branch", "sparse": "Pruned branch"}
     sdclr = [row for row in results if row["method"] == "SDCLR" and row["independent_norm"]]
-    kept = {line: [row for row in sdclr if row["branch"] == branch] for branch, line in lines.items()}
+    kept = {line: [row for row in sdclr if row["branch"] == branch] for branch, line in BRANCHES.items()}
     rows = [row for probe in PROBES for line, found in kept.items() for row in _over_ratios(found, probe, line)]
-    return _ratio_panels(rows, list(kept), None), rows
+    return draw_rows("figure4", rows), rows
 
 
 def pruned_layers(sparsity: Mapping[float, Sequence[Mapping[str, float]]]) -> Drawn:
@@ -141,17 +165,25 @@ def pruned_layers(sparsity: Mapping[float, Sequence[Mapping[str, float]]]) -> Dr
         ratio: {layer: spread_of([found[layer] for found in splits]) for layer in layers[0]}
         for ratio, splits in sorted(sparsity.items())
     }
-    means = {f"{100 * ratio:g} % over all": {k: s.mean for k, s in found.items()} for ratio, found in spreads.items()}
-    figure = layer_sparsity_lines(means)
-    (axes,) = figure.axes
-    for ratio, line in zip(spreads, list(axes.lines), strict=True):
-        axes.axhline(100 * ratio, color=line.get_color(), linestyle="--", linewidth=1)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"ratio": ratio, "position": position, "layer": layer, "removed": s.mean, **_deviation(s)}
         for ratio, found in spreads.items()
         for position, (layer, s) in enumerate(found.items())
     ]
-    return figure, rows
+    return _layer_lines(rows), rows
+
+
+def _layer_lines(rows: Sequence[Row]) -> Figure:
+    ratios = dict.fromkeys(row["ratio"] for row in rows)
+    means = {
+        f"{100 * ratio:g} % over all": {row["layer"]: row["removed"] for row in rows if row["ratio"] == ratio}
+        for ratio in ratios
+    }
+    figure = layer_sparsity_lines(means)
+    (axes,) = figure.axes
+    for ratio, line in zip(ratios, list(axes.lines), strict=True):
+        axes.axhline(100 * ratio, color=line.get_color(), linestyle="--", linewidth=1)
+    return figure
 
 
 def _figure2(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> Drawn:

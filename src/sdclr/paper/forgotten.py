@@ -72,16 +72,16 @@ def forgotten_shares(
     """Shares of the groups among the most forgotten test images, at every snapshot of a run.
 
     Forgetting is 1 - cosine between the features of the encoder and of the pruned encoder. A run of SDCLR is pruned by
-    its own competitor, with its own normalisation, and at its own ratio by the very masks of that epoch. A run of
+    its own competitor, with its own normalization, and at its own ratio by the very masks of that epoch. A run of
     SimCLR is pruned by magnitude and keeps its statistics, as there are no others.
 
     Args:
         run: A run with snapshots.
-        test: Labelled images; those without a label or that cannot be decoded are left out.
+        test: Labeled images; those without a label or that cannot be decoded are left out.
         groups: Class ids under the keys `many`, `medium` and `few`.
         ratio: Share of the weights to remove, in [0, 1).
         share: Of the images, that counts as the most forgotten.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         device: Where the encoders run; by default the CPU.
         workers: Processes that decode images.
 
@@ -94,11 +94,11 @@ def forgotten_shares(
     """
     epochs = snapshot_epochs(run.snapshots)
     if not epochs:
-        raise InputError(f"{run.path} kept no snapshots: train it anew with --snapshot-epochs")
+        raise InputError(f"{run.path} kept no snapshots: train it again with --snapshot-epochs")
     if run.config.damage.kind not in {"prune", "none"}:
         raise InputError(f"{run.path} is neither SimCLR nor SDCLR: its second branch is not pruned by magnitude")
     if test.labels is None:
-        raise InputError(f"{test.name} has no labels: which group an image belongs to cannot be told")
+        raise InputError(f"{test.name} has no labels, so the groups of its images are unknown")
     size, rows = run.config.views.image_size, list[dict[str, Any]]()
     for epoch in epochs:
         both = _both(run, epoch, ratio)

@@ -114,6 +114,19 @@ def write_rows(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows that `write_rows` has written: numbers as float, empty cells as nan, everything else as text."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [{key: _cell(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _cell(text: str) -> float | str:
+    try:
+        return number(text)
+    except ValueError:
+        return text
+
+
 def number(value: object) -> float:
     """A cell of a table as a number; nan where it is empty."""
     return math.nan if value is None or value == "" else float(str(value))

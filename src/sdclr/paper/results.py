@@ -8,13 +8,11 @@ from typing import Any, Final, get_args
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
-from sdclr.errors import InputError
-from sdclr.files import read_json, write_atomically, write_json
+from sdclr.files import parquet_bytes, parsing, read_json, read_table, write_atomically, write_json
 from sdclr.paper.numbers import Probe
 from sdclr.paper.tasks import Branch, Job, Task
-from sdclr.training.run import Run
+from sdclr.training.run import Run, read_evaluation
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
 SCHEMA: Final = pa.schema(
@@ -42,6 +40,7 @@ TASK_FILE: Final = "task.json"
 """Says in each folder what is done there."""
 FAILED_FILE: Final = "failed.txt"
 """The trace of the error that ended the last attempt."""
+_AGAIN: Final = "remove it and run the same `sdclr reproduce` or `sdclr bench` again"
 
 Row = dict[str, Any]
 
@@ -81,7 +80,7 @@ def collect(folder: Path) -> list[Row]:
     """
     rows = []
     for file in sorted(folder.glob(f"*/{TASK_FILE}")):
-        task = read_json(file)
+        task = read_json(file, _AGAIN, keys={"row": dict, "branches": list})
         found = _tuned(file.parent) if not task["branches"] else _evaluated(file.parent, task["branches"])
         rows += [dict.fromkeys(SCHEMA.names) | task["row"] | figures for figures in found]
     return rows
@@ -100,10 +99,10 @@ def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> l
     """
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     files = [folder / f"{name}.parquet", folder / f"{name}.csv"]
-    for file, write in zip(files, (pq.write_table, pa_csv.write_csv), strict=True):
-        sink = pa.BufferOutputStream()
-        write(table, sink)
-        write_atomically(file, sink.getvalue().to_pybytes())
+    sink = pa.BufferOutputStream()
+    pa_csv.write_csv(table, sink)
+    for file, data in zip(files, (parquet_bytes(table), sink.getvalue().to_pybytes()), strict=True):
+        write_atomically(file, data)
     return files
 
 
@@ -114,25 +113,24 @@ def read_results(path: Path | str) -> list[Row]:
         path: A .parquet or .csv file that `write_results` wrote, or the folder that holds one.
 
     Raises:
-        InputError: It is not there, or no such table.
+        InputError: It is not there.
+        DamagedFileError: It is no such table.
     """
     file = Path(path)
     if file.is_dir():
         file /= "results.parquet"
-    try:
+    with parsing(file, _AGAIN):
         if file.suffix == ".csv":
             options = pa_csv.ConvertOptions(column_types=SCHEMA, strings_can_be_null=True)
             table = pa_csv.read_csv(file, convert_options=options)
         else:
-            table = pq.read_table(file)
+            table = read_table(file, _AGAIN)
         rows: list[Row] = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"{file}: is no table of results ({error}); give what `sdclr reproduce` wrote") from error
-    return rows
+        return rows
 
 
 def training_seconds(run: Run) -> float | None:
-    """How long a run was trained, all sittings together, by the speed it logged; None where it logged nothing."""
+    """How long a run was trained, all sessions together, by the speed it logged; None where it logged nothing."""
     spent = [(steps * run.config.batch_size) / speed for steps, speed in _speeds(run)]
     return sum(spent) if spent else None
 
@@ -157,14 +155,15 @@ def _evaluated(folder: Path, branches: Iterable[Branch]) -> list[Row]:
     seconds = training_seconds(run) if run.finished else None
     for branch in branches:
         file = evaluation_file(folder, branch)
-        result = read_json(file) if file.is_file() else None
+        result = read_evaluation(file) if file.is_file() else None
         for probe in get_args(Probe)[:3]:
             row = {"branch": branch, "probe": probe, "seconds": seconds}
             if result is None:
                 rows.append(row | {"status": _unfinished(folder)})
                 continue
-            figures = result[probe]["balance"] | {"std_classes": result[probe]["std_classes"]}
-            rows.append(row | figures | {"sdclr": result["sdclr"], "status": "finished"})
+            with parsing(file, _AGAIN):
+                figures = result[probe]["balance"] | {"std_classes": result[probe]["std_classes"]}
+                rows.append(row | figures | {"sdclr": result["sdclr"], "status": "finished"})
     return rows
 
 
@@ -174,12 +173,13 @@ def _tuned(folder: Path) -> list[Row]:
     file = folder / "result.json"
     if not file.is_file():
         return [row | {"status": _unfinished(folder)}]
-    result = read_json(file)
-    known = [value for value in result["per_class"] if value is not None]
-    mean = sum(known) / len(known)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
-    told = {"seconds": result["seconds"], "sdclr": result["sdclr"], "status": "finished"}
-    return [row | result["balance"] | {"std_classes": deviation} | told]
+    result = read_json(file, _AGAIN, keys={"per_class": list, "balance": dict})
+    with parsing(file, _AGAIN):
+        known = [value for value in result["per_class"] if value is not None]
+        mean = sum(known) / len(known)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
+        told = {"seconds": result["seconds"], "sdclr": result["sdclr"], "status": "finished"}
+        return [row | result["balance"] | {"std_classes": deviation} | told]
 
 
 def _unfinished(folder: Path) -> str:

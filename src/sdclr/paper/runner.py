@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -23,25 +23,27 @@ from sdclr.data.parquet import parquet_files
 from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
-from sdclr.errors import InputError
+from sdclr.errors import DamagedFileError, InputError, StorageError
 from sdclr.evaluation.config import LINEAR, EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
-from sdclr.files import claimed, read_json, write_json
+from sdclr.files import claimed, open_table, parsing, read_text, remove, write_atomically, write_json
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
-from sdclr.progress import stage
+from sdclr.progress import stage, tell
 from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.interrupts import TIME_IS_UP, Interrupted, listening, stopping_after
 from sdclr.training.pretrain import pretrain
-from sdclr.training.run import Run
+from sdclr.training.run import Run, read_evaluation
 
 Outcome = Literal["finished", "failed", "busy", "left"]
 Opener = Callable[[Job], PaperSplit]
 Told = Callable[[str], None]
 
 _EXIT_CODES: Final[dict[int, Outcome]] = {0: "finished", 3: "failed", 4: "busy"}
+_REFUSED: Final = 5
+"""The exit code of a job that a full disk or the like has ended."""
 _JPEG: Final = b"\xff\xd8"
 _PATIENCE: Final = 0.5
 """Seconds between two looks at whether the queue was asked to stop."""
@@ -89,7 +91,8 @@ class Data:
         tables = parquet_files(self.place(dataset))
         if not tables:
             return "files as published"
-        first = next(pq.ParquetFile(tables[0]).iter_batches(batch_size=1)).to_pylist()[0]
+        with parsing(tables[0]), open_table(tables[0]) as table:
+            first = next(table.iter_batches(batch_size=1)).to_pylist()[0]
         images = [value.get("bytes") if isinstance(value, dict) else value for value in first.values()]
         jpeg = any(isinstance(image, bytes) and image.startswith(_JPEG) for image in images)
         return "a JPEG copy in Parquet, not the original pixels" if jpeg else "a lossless copy in Parquet"
@@ -130,8 +133,12 @@ class Queue:
     def evaluated(self, task: Task, branch: Branch) -> dict[str, Any] | None:
         """What an evaluation found; None if it is not done, or was done in another way."""
         file = evaluation_file(self.place(task), branch)
-        found = read_json(file) if file.is_file() else None
-        return found if found is not None and found["config"] == to_json(evaluation(task, branch)) else None
+        try:
+            found = read_evaluation(file) if file.is_file() else {}
+        except DamagedFileError as error:
+            tell(f"{error}; the run is evaluated again")
+            return None
+        return found if found.get("config") == to_json(evaluation(task, branch)) else None
 
 
 def evaluation(task: Task, branch: Branch) -> EvaluateConfig:
@@ -187,6 +194,7 @@ def run_queue(
         another process; "left" is for another call, perhaps begun, because the time was up.
 
     Raises:
+        StorageError: The disk is full or the like; what is trained is saved.
         Interrupted: On Ctrl-C or SIGTERM; what is trained is saved.
     """
     missing = [job for job in jobs if not queue.finished(job)]
@@ -221,7 +229,7 @@ def failures(ended: Mapping[str, Outcome], folder: Path) -> dict[str, str]:
     """
     traces = {name: folder / name / FAILED_FILE for name, outcome in ended.items() if outcome == "failed"}
     return {
-        name: trace.read_text().strip().splitlines()[-1] if trace.is_file() else "the run it starts from failed"
+        name: (read_text(trace).strip() or "?").splitlines()[-1] if trace.is_file() else "the run it starts from failed"
         for name, trace in traces.items()
     }
 
@@ -233,6 +241,7 @@ def perform(queue: Queue, job: Job) -> Outcome:
         "failed" after any error, which `failed.txt` in the job's folder then tells.
 
     Raises:
+        StorageError: The disk is full or the like, which would end the other jobs, too.
         Interrupted: On Ctrl-C or SIGTERM.
     """
     place = queue.place(job)
@@ -245,10 +254,12 @@ def perform(queue: Queue, job: Job) -> Outcome:
                 _tune(queue, job)
             else:
                 _train_and_evaluate(queue, job)
+        except StorageError:
+            raise
         except Exception:  # noqa: BLE001  # whatever it is, the other jobs go on
-            (place / FAILED_FILE).write_text(traceback.format_exc())
+            write_atomically(place / FAILED_FILE, traceback.format_exc().encode(errors="replace"))
             return "failed"
-        (place / FAILED_FILE).unlink(missing_ok=True)
+        remove(place / FAILED_FILE)
     return "finished"
 
 
@@ -311,6 +322,9 @@ def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str
     before = len(ended)
     waiting = list(enumerate(jobs, start=1))
     active: dict[str, BaseProcess] = {}
+    # Spawned, not forked: a forked process would have the threads of torch as they happen to stand.
+    context = multiprocessing.get_context("spawn")
+    refusals = context.SimpleQueue()
     with listening() as interrupts, stage("runs", len(jobs), unit="runs") as update:
         try:
             while waiting or active:
@@ -318,15 +332,16 @@ def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str
                 while waiting and len(active) < queue.jobs:
                     number, job = waiting.pop(0)
                     told(f"{number} of {len(jobs)}: {job.name}")
-                    # Spawned, not forked: a forked process would have the threads of torch as they happen to stand.
-                    context = multiprocessing.get_context("spawn")
-                    active[job.name] = context.Process(target=_work, args=(alone, job, threads))
+                    active[job.name] = context.Process(target=_work, args=(alone, job, threads, refusals))
                     active[job.name].start()
                 wait([process.sentinel for process in active.values()], timeout=_PATIENCE)
                 if interrupts.signum:
                     raise Interrupted(interrupts.signum, f"stopped; what was trained is saved in {queue.folder}")
                 for name in [name for name, process in active.items() if process.exitcode is not None]:
-                    ended[name] = _ended(queue.folder / name, active.pop(name).exitcode)
+                    exitcode = active.pop(name).exitcode
+                    if exitcode == _REFUSED:
+                        raise StorageError(refusals.get())
+                    ended[name] = _ended(queue.folder / name, exitcode)
                     told(f"{ended[name]}: {name}")
         finally:
             _end(list(active.values()))
@@ -336,7 +351,7 @@ def _ended(place: Path, exitcode: int | None) -> Outcome:
     """What a process's exit code says; one that was killed from outside has not told itself."""
     if exitcode in _EXIT_CODES:
         return _EXIT_CODES[exitcode]
-    (place / FAILED_FILE).write_text(f"the process ended with exit code {exitcode}\n")
+    write_atomically(place / FAILED_FILE, f"the process ended with exit code {exitcode}\n".encode())
     return "failed"
 
 
@@ -348,12 +363,15 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         process.join()
 
 
-def _work(queue: Queue, job: Job, threads: int) -> None:
-    """One job, in a process of its own."""
+def _work(queue: Queue, job: Job, threads: int, refusals: "SimpleQueue[str]") -> None:
+    """One job, in a process of its own. It puts into `refusals` why a file cannot be written, if that ends it."""
     torch.set_num_threads(threads)
     codes = {outcome: code for code, outcome in _EXIT_CODES.items()}
     try:
         code = codes[perform(queue, job)]
+    except StorageError as error:
+        refusals.put(str(error))
+        code = _REFUSED
     except Interrupted as stop:
         code = stop.exit_code
     except KeyboardInterrupt:

@@ -50,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """A classifier that is trained on the labelled long tail, from a run's encoder or from scratch (§4.5)."""
+    """A classifier that is trained on the labeled long tail, from a run's encoder or from scratch (§4.5)."""
 
     dataset: DatasetName
     split: int
@@ -85,7 +85,7 @@ def method_name(config: PretrainConfig) -> str:
     """What tables call a method: as the paper does, if it has it. A constant pruning ratio has a column of its own."""
     if config.framework == "moco" and config.damage.kind == "none" and not config.rebalance:
         return "MoCo v2"
-    if config.framework != "simclr" or config.decoupled or config.damage.changes or config.damage.also:
+    if config.framework != "simclr" or config.decoupled or config.damage.changes:
         return config.method
     if config.rebalance == ("focal",):
         return f"Focal γ={config.focal.gamma:g}"

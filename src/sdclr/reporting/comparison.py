@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from sdclr.config import differences, to_json
 from sdclr.errors import InputError
 from sdclr.files import read_json
+from sdclr.files.reading import Keys
 from sdclr.reporting.figures import loss_curve
 from sdclr.reporting.tables import Table
 from sdclr.training.config import PretrainConfig
@@ -147,11 +148,8 @@ def diagnosis(runs: Runs) -> Diagnosis | None:
 
 
 def _diagnosis(file: Path) -> Json:
-    values = read_json(file)
-    for name, kind in (("summary", list), ("indices", dict), ("context", dict)):
-        if not isinstance(values.get(name), kind):
-            raise InputError(f"{file} has no {name!r} as `sdclr diagnose` writes it: diagnose the run again")
-    return values
+    keys: Keys = {"summary": list, "indices": dict, "context": dict}
+    return read_json(file, "run `sdclr diagnose` again, which writes it", keys=keys)
 
 
 def _indices(values: Mapping[str, Json], title: str) -> Table | None:
@@ -168,7 +166,7 @@ def _collection(run: Run) -> str:
 
 
 def _images(run: Run) -> str:
-    return f"{run.source['images'] - run.source['bad_images']:,}" if run.source_file.is_file() else UNKNOWN
+    return f"{run.source['images'] - run.source.get('bad_images', 0):,}" if run.source_file.is_file() else UNKNOWN
 
 
 def _epochs(run: Run) -> str:
@@ -185,10 +183,7 @@ def _speed(run: Run) -> str:
 
 
 def _precision(run: Run) -> str:
-    if not run.sittings_file.is_file():
-        return UNKNOWN
-    lines = run.sittings_file.read_text().splitlines()
-    return _listed(str(json.loads(line).get("precision", UNKNOWN)) for line in lines)
+    return _listed(session["precision"] for session in run.sessions()) or UNKNOWN
 
 
 _TOLD: Final = {

@@ -3,4 +3,4 @@
 from typing import Final
 
 PAGE_IMAGES: Final = 100_000
-"""The page lists so many of the rarest images by default. A browser takes long for more."""
+"""Default number of the rarest images on the page. Browsers are slow with more."""

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from sdclr.errors import InputError
+from sdclr.files import write_atomically
 from sdclr.reporting.figures import inline_svg, save_figure
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ class Elements:
     def save(self, image: Image.Image, name: str) -> None:
         """Pictures as NAME.png in the folder, if there is one."""
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / f"{self._unique(name)}.png").write_bytes(_png(image))
+            write_atomically(self._folder / f"{self._unique(name)}.png", _png(image))
 
     def _unique(self, name: str) -> str:
         """A name that any file system and any id of a page bears, not given before."""

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import GROUPS, Balance, summarise
+from sdclr.files import write_atomically
 from sdclr.training.run import Run
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ INK: Final = "#7b7b7b"
 """Text and axes: a grey of equal contrast, about 4.2 : 1, to white and to near-black pages."""
 
 PALETTE: Final = ("#1f83c4", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Okabe and Ito's colours, told apart with any colour vision: a lighter blue, and neither black nor yellow, so that
+"""Okabe and Ito's colors, told apart with any color vision: a lighter blue, and neither black nor yellow, so that
 each shows on both pages."""
 
 _HATCHES: Final = ("", "///", "...", "xxx")
@@ -63,8 +64,8 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
     """Training loss over epochs.
 
     Args:
-        runs: One run or several (splits) of each method; those of one method share a colour.
-        order: Methods in the order in which colours are given, where it is not that of `runs`.
+        runs: One run or several (splits) of each method; those of one method share a color.
+        order: Methods in the order in which colors are given, where it is not that of `runs`.
 
     Returns:
         The figure; None where nothing was logged yet.
@@ -101,7 +102,7 @@ def loss_curve(run: Run) -> NDArray[np.float64]:
     if not rows:
         return np.empty((0, 2))
     source = run.source
-    steps_per_epoch = (source["images"] - source["bad_images"]) // run.config.batch_size
+    steps_per_epoch = (source["images"] - source.get("bad_images", 0)) // run.config.batch_size
     return np.array(rows, dtype=np.float64) / (steps_per_epoch, 1)
 
 
@@ -110,7 +111,7 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
 
     Args:
         results: The splits of each method, in percent.
-        order: Methods in the order in which colours are given, where it is not that of `results`.
+        order: Methods in the order in which colors are given, where it is not that of `results`.
 
     Returns:
         The figure; groups that no method knows are left out.
@@ -160,7 +161,7 @@ def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = (
     Args:
         classes: For each method (training images, accuracy in percent) of every class of every split, `(M, 2)`; without
             images, which a logarithm cannot show, or without accuracy, a class is left out.
-        order: Methods in the order in which colours are given, where it is not that of `classes`.
+        order: Methods in the order in which colors are given, where it is not that of `classes`.
 
     Returns:
         The figure.
@@ -212,7 +213,7 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
 
     Args:
         sparsity: For each method, shares in [0, 1] by the weight's name.
-        order: Methods in the order in which colours are given, where it is not that of `sparsity`.
+        order: Methods in the order in which colors are given, where it is not that of `sparsity`.
 
     Returns:
         The figure.
@@ -246,7 +247,7 @@ def class_profile(
     Args:
         counts: Images of each class, `(K,)`.
         classes: Names of the K classes; numbers by default.
-        groups: Class ids of Many, Medium and Few, to be told apart by colour.
+        groups: Class ids of Many, Medium and Few, to be told apart by color.
 
     Returns:
         The figure.
@@ -297,14 +298,13 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
         The two files.
     """
     svg, png = (Path(f"{path}.{suffix}") for suffix in ("svg", "png"))
-    svg.parent.mkdir(parents=True, exist_ok=True)
-    svg.write_bytes(_encoded(figure, "svg"))
-    png.write_bytes(_encoded(figure, "png"))
+    write_atomically(svg, _encoded(figure, "svg"))
+    write_atomically(png, _encoded(figure, "png"))
     return svg, png
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an `<svg>` element for an HTML page: text and axes take the colour of the page's text.
+    """A figure as an `<svg>` element for an HTML page: text and axes take the color of the page's text.
 
     Args:
         figure: The figure.
@@ -392,7 +392,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """For each label a colour, and how many times all colours were used before it."""
+    """For each label a color, and how many times all colors were used before it."""
     return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(dict.fromkeys(labels))}
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.files import remove, write_atomically
 from sdclr.progress import stage
 from sdclr.reporting.config import PAGE_IMAGES
 from sdclr.reporting.gallery_data import (
@@ -33,15 +33,15 @@ from sdclr.reporting.gallery_data import (
     row_chunk,
     thumbnail_places,
 )
-from sdclr.reporting.gallery_entries import GalleryEntries, KindGroup, check_entries, in_short
+from sdclr.reporting.gallery_entries import GalleryEntries, KindGroup, NearestOld, check_entries, in_short
 from sdclr.reporting.gallery_plain import plain_gallery
 from sdclr.reporting.page_search import remove_searches, write_search
 from sdclr.reporting.search_index import LIMIT
 from sdclr.reporting.thumbnails import SheetPlan, write_sheets
-from sdclr.reporting.visible import visible
 from sdclr.version import __version__
+from sdclr.visible import visible
 
-__all__ = ["GalleryEntries", "KindGroup", "write_gallery"]
+__all__ = ["GalleryEntries", "KindGroup", "NearestOld", "write_gallery"]
 
 _STYLES: Final = ("gallery.css", "gallery_search.css")
 
@@ -80,7 +80,7 @@ def write_gallery(
 
     The page sums the collection up: its kinds from the rarest to the largest, a map, the odd images, near-duplicates
     and the images to label next. It lists all images by rank, and saves marks. A page that was written before stays
-    complete until the new one is, which then replaces it. Without scripts it shows still pictures.
+    complete until the new one is, which then replaces it. Without scripts it shows static pictures.
 
     Args:
         path: The HTML file; its folder is made if it is missing.
@@ -134,6 +134,7 @@ def write_gallery(
         summary=visible(summary),
         several=len(entries.groups) > 1,
         ranked_by=ranked_by(entries),
+        against=entries.old is not None and len(entries.groups) > 1,
         meta=Markup(as_json(known)),  # noqa: S704  # escaped by as_json
         files=address,
         scripts=scripts,
@@ -178,6 +179,6 @@ def _page(**values: Any) -> str:
 def _remove_others(files: Path, stamp: str) -> None:
     """Remove what an earlier page of this name left, and nothing that is not ours."""
     for file in files.iterdir():
-        found = re.fullmatch(r"(?:data|sheet)-([0-9a-f]{12})-\d+\.(?:js|jpg)", file.name)
+        found = re.fullmatch(r"\.?(?:data|sheet)-([0-9a-f]{12})-\d+\.(?:js|jpg)(?:\.tmp)?", file.name)
         if found and found.group(1) != stamp:
-            file.unlink()
+            remove(file)

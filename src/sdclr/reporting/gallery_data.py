@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.sources import Source, image_file
-from sdclr.reporting.gallery_entries import GalleryEntries, kind_examples, ranked_positions, rows_of
+from sdclr.data.sources import Source, image_file, whole_image
+from sdclr.reporting.gallery_entries import GalleryEntries, NearestOld, kind_examples, ranked_positions, rows_of
 from sdclr.reporting.thumbnails import SheetPlan, Thumbnails
 
 CHUNK: Final = 20_000
@@ -28,6 +28,9 @@ FIRST_ODD: Final = 48
 FIRST_GROUPS: Final = 24
 """Groups of near-duplicates that the page shows at first."""
 
+OLD_SHOWN: Final = 6
+"""Nearest images of an earlier collection that the page shows beside an image."""
+
 _FIRST_COPIES: Final = 6
 """Images of such a group that the page shows at first."""
 
@@ -39,6 +42,11 @@ _TITLES: Final = (
         r"distance_(\d+)",
         r"Distance to \1 neighbors",
         "The mean distance to the nearest images. A rare image is far from all others.",
+    ),
+    (
+        r"against_(\d+)",
+        r"Distance to \1 old images",
+        "The mean distance to the nearest images of the earlier collection, 0 for images that are there already.",
     ),
     (r"kind_size", "Size of the kind", "The number of images of the same kind. A small kind is rare."),
     (
@@ -158,8 +166,9 @@ def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
     found.update("\0".join(entries.ids).encode("utf-8", "surrogatepass"))
     found.update(repr(list(entries.groups)).encode())
     arrays = [rows.positions, entries.rarity, entries.kinds, entries.odd, rows.label_next, *entries.columns.values()]
-    if entries.projection is not None:
-        arrays.append(entries.projection)
+    arrays += [values for values in (entries.projection, entries.since) if values is not None]
+    if entries.old is not None:
+        arrays += [entries.old.rows, entries.old.distances]
     for values in (*arrays, *rows.duplicates):
         found.update(np.ascontiguousarray(values).tobytes())
     return found.hexdigest()[:12]
@@ -201,9 +210,13 @@ def row_chunk(
         chunk["label"] = as_bytes(entries.labels[part], "<i4")
     if entries.projection is not None:
         chunk["map"] = as_bytes(_on_map(entries.projection)[part], "<u2")
+    if entries.since is not None:
+        chunk["since"] = as_bytes(entries.since[part], "<i4")
+    if entries.old is not None:
+        chunk["old"] = _nearest_old(entries.old, part, page)
     if why is not None:
         chunk["why"] = [why(position) for position in part.tolist()]
-    return chunk | _files(source, chunk["ids"], part.tolist(), page)
+    return chunk | _files(source, chunk["ids"], part.tolist(), page) | _wholes(source, part.tolist(), page)
 
 
 def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures: Pictures) -> dict[str, Any]:
@@ -234,6 +247,7 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
         "duplicates": [group.tolist() for group in rows.duplicates],
         "next": rows.label_next.tolist(),
         "map": entries.projection is not None,
+        "against": entries.old is not None,
         "ranked": places.ranked,
         "further": places.further.tolist(),
     }
@@ -309,6 +323,35 @@ def _files(source: Source, ids: Sequence[str], positions: Sequence[int], page: P
     if len(roots) == 1 and all(name.endswith(image_id) for name, image_id in zip(names, ids, strict=True)):
         return {"root": roots.pop()}
     return {"files": names}
+
+
+def _nearest_old(old: NearestOld, positions: NDArray[np.int64], page: Path) -> dict[str, Any]:
+    """The old images that are nearest to some images, each once, and how far they are."""
+    rows = old.rows[positions, :OLD_SHOWN]
+    used, which = np.unique(rows, return_inverse=True)
+    folder = page.absolute().parent
+    files = [old.files[row] for row in used.tolist()]
+    return {
+        "ids": [old.ids[row] for row in used.tolist()],
+        "files": [None if file is None else _as_seen_from(folder, Path(file)) for file in files],
+        "which": as_bytes(which.reshape(rows.shape), "<i4"),
+        "far": as_bytes(old.distances[positions, :OLD_SHOWN], "<f4"),
+        "each": rows.shape[1],
+    }
+
+
+def _wholes(source: Source, positions: Sequence[int], page: Path) -> dict[str, Any]:
+    """The images that boxes are parts of, each once, and where in them they lie; {} where the items are no boxes."""
+    found = [whole for position in positions if (whole := whole_image(source, position)) is not None]
+    if len(found) != len(positions) or not found:
+        return {}
+    number_of = {file: number for number, file in enumerate(dict.fromkeys(whole.file for whole in found))}
+    wholes = {
+        "files": [_as_seen_from(page.absolute().parent, file.absolute()) for file in number_of],
+        "which": as_bytes(np.array([number_of[whole.file] for whole in found]), "<i4"),
+        "edges": as_bytes(np.array([whole.edges for whole in found]), "<f4"),
+    }
+    return {"wholes": wholes}
 
 
 def _as_seen_from(folder: Path, file: Path) -> str:

@@ -34,6 +34,20 @@ class KindGroup:
 
 
 @dataclass(frozen=True)
+class NearestOld:
+    """The images of an earlier collection that are nearest to each image of this one."""
+
+    ids: Sequence[str]
+    """Ids of the M old images."""
+    files: Sequence[str | None]
+    """(M,) their files, None where there are none."""
+    rows: NDArray[np.int64]
+    """(N, k) which of the old images, nearest first; -1 where an image is bad."""
+    distances: NDArray[np.float32]
+    """(N, k) cosine distances."""
+
+
+@dataclass(frozen=True)
 class GalleryEntries:
     """What the page shows of each image. The larger its rarity, the rarer an image is held to be."""
 
@@ -67,6 +81,10 @@ class GalleryEntries:
     """(N, 2), where each image lies on a map, nan where an image is bad; None without a map."""
     label_next: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Positions of images to label next, in order."""
+    since: NDArray[np.int64] | None = None
+    """(N,) when each came or changed, in seconds since 1970; 0 for those of the first call; None where unknown."""
+    old: NearestOld | None = None
+    """What each image is nearest to in an earlier collection; None without one."""
 
 
 def check_entries(entries: GalleryEntries, source: Source) -> None:

@@ -1,4 +1,4 @@
-"""What the page of rare images shows where scripts are off: kinds, odd images and the rarest, as still pictures."""
+"""The page of rare images without scripts: kinds, odd images and the rarest, as static pictures."""
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sdclr.reporting.gallery_data import FIRST_KINDS, FIRST_ODD, PageRows, Pictures
 from sdclr.reporting.gallery_entries import GalleryEntries
-from sdclr.reporting.visible import visible
+from sdclr.visible import visible
 
 _RAREST: Final = 72
 _COPIES: Final = 12

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from sdclr.data.sources import Source, SubsetSource
-from sdclr.errors import InputError
+from sdclr.files import open_table, parsing
 from sdclr.reporting.elements import Elements, Sheet
 from sdclr.reporting.sheets import contact_sheet, example_sheet
 from sdclr.training.run import Run
@@ -22,6 +20,7 @@ SHOWN: Final = 24
 Question = Literal["rarest", "forgotten"]
 
 _FORGETTING: Final = "forgetting_"
+_AGAIN: Final = "run `sdclr mine` again, which writes it"
 
 
 @dataclass(frozen=True)
@@ -113,26 +112,22 @@ def read_ranking(run: Run, question: Question, *, count: int = SHOWN) -> Ranking
         The ranking; None where nothing was mined, or forgetting was not measured.
 
     Raises:
-        InputError: If the file does not hold what `sdclr mine` writes.
+        DamagedFileError: If the file does not hold what `sdclr mine` writes.
     """
     file = run.path / "mine" / "scores.parquet"
     if not file.is_file():
         return None
-    try:
-        schema = pq.read_schema(file)
-        described: dict[str, Any] = json.loads((schema.metadata or {})[b"sdclr"])
-        column = "score" if question == "rarest" else _forgetting(schema.names, run)
+    with parsing(file, _AGAIN), open_table(file, _AGAIN) as opened:
+        described: dict[str, Any] = json.loads((opened.schema_arrow.metadata or {})[b"sdclr"])
+        column = "score" if question == "rarest" else _forgetting(opened.schema_arrow.names, run)
         if column is None:
             return None
-        table = pq.read_table(file, columns=["id", "rank", column], partitioning=None)
+        table = opened.read(columns=["id", "rank", column])
         rank, scores = (table[name].to_numpy().astype(np.float64) for name in ("rank", column))
         ids = table["id"].to_pylist()
         for position, exact in described["exact_ids"].items():
             ids[int(position)] = exact
         score = described["score"] if question == "rarest" else column
-    except (OSError, KeyError, ValueError, IndexError, pa.ArrowException) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise InputError(f"{file} does not hold what `sdclr mine` writes ({reason}): mine the run again") from error
     # Of two equal scores the rarer image comes first; nan, that is a bad image, has no place.
     order = np.lexsort((rank,) if question == "rarest" else (rank, -scores))
     order = order[(rank > 0)[order] & np.isfinite(scores)[order]]
@@ -148,7 +143,7 @@ def _forgetting(columns: Sequence[str], run: Run) -> str | None:
     """The column of forgetting at the encoder's output: at the run's own ratio if there is one, or else the first."""
     ratios = {name: _number(name.removeprefix(_FORGETTING)) for name in columns if name.startswith(_FORGETTING)}
     known = [name for name, ratio in ratios.items() if ratio is not None]
-    return next((name for name in known if ratios[name] == run.pruned), known[0] if known else None)
+    return next((name for name in known if ratios[name] == run.pruned_fraction), known[0] if known else None)
 
 
 def _number(text: str) -> float | None:

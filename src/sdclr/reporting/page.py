@@ -1,6 +1,5 @@
 """The report: one HTML file that opens from disk, prints well and loads nothing."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sdclr.data.intensities import with_intensities
+from sdclr.data.scan import read_bad_images
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
-from sdclr.files import read_json, write_atomically
+from sdclr.files import write_atomically
 from sdclr.progress import stage
 from sdclr.reporting.comparison import (
     diagnosis,
@@ -34,7 +35,7 @@ from sdclr.reporting.figures import (
 from sdclr.reporting.mined import mined_sheets
 from sdclr.reporting.sheets import class_sheet, example_sheet, view_sheet
 from sdclr.reporting.tables import ScoreName, Table, balance_table, balances
-from sdclr.training.run import Run
+from sdclr.training.run import Run, read_evaluation
 from sdclr.version import __version__
 
 Json = Mapping[str, Any]
@@ -169,14 +170,14 @@ def report(
         for branch, told in (("dense", label), ("sparse", f"{label}, pruned")):
             file = run.results / f"{branch}.json"
             if file.is_file():
-                results[f"{branch} branch" if alone else told] = [read_json(file)]
+                results[f"{branch} branch" if alone else told] = [read_evaluation(file)]
     first = next(iter(named.values()))
     return write_report(
         out or (first.path / "report.html" if alone else "report.html"),
         title=" and ".join(named) if len(named) < 3 else f"{len(named)} runs",
         runs=dict(named),
         results=results,
-        source=None if source is None else open_source(source),
+        source=None if source is None else with_intensities(open_source(source), first.intensities),
         tables=[*tables, *_tables(_plain(results))],
         commands=commands,
         summary=summary,
@@ -253,14 +254,14 @@ def _tables(results: Mapping[str, Sequence[Json]]) -> list[Table]:
 
 
 def _titles(results: Mapping[str, Sequence[Json]]) -> list[tuple[ScoreName, str]]:
-    """The classifiers and what they are called; the number of labelled images where all results agree on it."""
+    """The classifiers and what they are called; the number of labeled images where all results agree on it."""
     shots = {result.get("few_shot", {}).get("shots") for splits in results.values() for result in splits}
     number = shots.pop() if len(shots) == 1 else None
     few = f"{number} {'label' if number == 1 else 'labels'} a class" if number else "few labels"
     return [
         ("linear", "Linear probe, all labels"),
         ("few_shot", f"Linear probe, {few}"),
-        ("knn", "Nearest neighbours, all labels"),
+        ("knn", "Nearest neighbors, all labels"),
     ]
 
 
@@ -383,8 +384,7 @@ def _bad_images(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
     bad: dict[str, str] = {}
     for run in (found[0] for found in runs.values()):
         if run.bad_images_file.is_file():
-            with run.bad_images_file.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                bad |= {row["id"]: row["reason"] for row in csv.DictReader(file)}
+            bad |= dict(read_bad_images(run.bad_images_file))
     return list(bad.items())
 
 

@@ -12,6 +12,7 @@ from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.errors import BadImageError
 from sdclr.features.view import decode_side, evaluation_view
+from sdclr.files import remove
 from sdclr.reporting.browser_encoder import BrowserEncoder, browser_encoder, write_encoder
 from sdclr.reporting.encoder_graph import UnsupportedEncoderError
 from sdclr.reporting.search_index import LIMIT, SearchIndex, check_features, make_index, write_index
@@ -113,5 +114,5 @@ def remove_searches(folder: Path, told: dict[str, Any] | None) -> None:
     """Remove the scripts of earlier searches: all but those that the page was told of."""
     kept = {name for part in ("index", "encoder") for name in ((told or {}).get(part) or {}).get("scripts", ())}
     for file in folder.iterdir():
-        if re.fullmatch(r"(?:search|encoder)-[0-9a-f]{12}-\d+\.js", file.name) and file.name not in kept:
-            file.unlink()
+        if re.fullmatch(r"\.?(?:search|encoder)-[0-9a-f]{12}-\d+\.js(?:\.tmp)?", file.name) and file.name not in kept:
+            remove(file)

@@ -71,7 +71,7 @@ def example_sheet(source: Source, *, count: int = 24, columns: int = 12, side: i
         source: The images.
         count: How many.
         columns: Pictures in a row.
-        side: Side of each, in pixels; what is not square is cut to its centre.
+        side: Side of each, in pixels; what is not square is cut to its center.
 
     Returns:
         The sheet; None if no image can be decoded.
@@ -86,10 +86,10 @@ def class_sheet(
     """Example images of each class, from the most to the least frequent.
 
     Args:
-        source: Labelled images.
+        source: Labeled images.
         per_class: Images of each class.
         classes: Show so many classes, the most frequent and the rarest; by default all.
-        side: Side of each picture, in pixels; what is not square is cut to its centre.
+        side: Side of each picture, in pixels; what is not square is cut to its center.
 
     Returns:
         The classes that have images.

@@ -14,6 +14,7 @@ from rich.text import Text
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance, Summary, summarise
 from sdclr.evaluation.evaluate import Result
+from sdclr.visible import visible
 
 ScoreName = Literal["linear", "few_shot", "knn"]
 
@@ -69,15 +70,17 @@ class Table:
         """The same for the terminal."""
         # Texts, not strings: a name in square brackets is no markup. Lean, so that six columns fit into 80 characters.
         table = RichTable(
-            title=Text(self.title) if self.title else None,
-            caption=Text(self.note) if self.note else None,
+            title=Text(visible(self.title)) if self.title else None,
+            caption=Text(visible(self.note)) if self.note else None,
             box=SIMPLE_HEAD,
         )
         for number, name in enumerate(self.columns):
-            table.add_column(Text(name), justify="right" if number else "left", no_wrap=number > 0)
+            table.add_column(Text(visible(name)), justify="right" if number else "left", no_wrap=number > 0)
         for y, row in enumerate(self.rows):
             cells = [row[0], *(cell.replace(" ± ", "±") for cell in row[1:])]
-            table.add_row(*(Text(cell, style="bold" if (y, x) in self.best else "") for x, cell in enumerate(cells)))
+            table.add_row(
+                *(Text(visible(cell), style="bold" if (y, x) in self.best else "") for x, cell in enumerate(cells))
+            )
         return table
 
 
@@ -173,7 +176,7 @@ def _note(splits: Sequence[int], *, stressed: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARKDOWN_SYNTAX.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN_SYNTAX.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage, prepare_worker
+from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
+from sdclr.data.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
+from sdclr.files import make_folder, write_atomically
 from sdclr.progress import stage
 
 _QUALITY: Final = 88
@@ -75,23 +77,22 @@ def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0) -> Thumbn
     Returns:
         Files, places, and the images that cannot be decoded.
     """
-    loader: DataLoader[_Sheet | InputError] = DataLoader(
+    loader: WorkerBatches[_Sheet | InputError] = WorkerBatches(
         _Sheets(source, plan),
-        batch_size=None,
-        num_workers=workers,
+        workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=prepare_worker,
+        batch_size=None,
         # Its own generator: a loader draws a seed, and must not move the global one on.
         generator=torch.Generator(),
     )
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.folder)
     names, cells, sizes, bad = [], [], [np.zeros((0, 2), dtype=np.uint16)], []
     with stage("drawing thumbnails", len(plan.rows)) as update:
         for number, sheet in enumerate(loader):
             if isinstance(sheet, InputError):
                 raise sheet
             names.append(f"{plan.prefix}{number:05d}.jpg")
-            (plan.folder / names[-1]).write_bytes(sheet.data)
+            write_atomically(plan.folder / names[-1], sheet.data)
             cells.append(sheet.cell)
             sizes.append(sheet.sizes)
             bad.extend(sheet.bad)
@@ -149,9 +150,9 @@ class _Sheets(Dataset[_Sheet | InputError]):
             height, width = picture.shape[:2]
             rest = ((0, cell - height), (0, cell - width), (0, 0))
             sheet[top : top + cell, left : left + cell] = np.pad(picture, rest, mode="edge")
-        file = io.BytesIO()
-        Image.fromarray(sheet).save(file, "JPEG", quality=_QUALITY, subsampling=0)
-        return _Sheet(file.getvalue(), cell, sizes, bad)
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+        return _Sheet(buffer.getvalue(), cell, sizes, bad)
 
 
 def _as_it_is(sheet: Any) -> Any:

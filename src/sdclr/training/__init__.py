@@ -1,1 +1,1 @@
-"""The pre-training loop and what it needs: optimisers, checkpoints, processes."""
+"""Pre-training: the loop, optimizers, checkpoints and process groups."""

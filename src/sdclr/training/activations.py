@@ -1,4 +1,4 @@
-"""Activation checkpointing: keep each block's input alone, and compute the rest again in the backward pass.
+"""Activation checkpointing: store only the input of each block, and recompute the rest in the backward pass.
 
 Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016.
 """

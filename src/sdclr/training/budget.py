@@ -1,7 +1,7 @@
-"""A run in so many minutes: measure its speed, then choose a length whose whole schedule ends in time.
+"""Time budgets: measure the speed of a run, then choose a length whose whole schedule ends in time.
 
-The steps that are measured are thrown away. The run then starts from its initial state with the chosen length in its
-configuration, so that it is the same run as one that was given this length, interrupted or not.
+The measured steps are discarded. The run then starts from its initial state with the chosen length in its
+configuration, so it equals a run that was given this length, interrupted or not.
 """
 
 import itertools
@@ -79,12 +79,13 @@ def affordable(left: float, speed: Speed, steps_per_epoch: int) -> Length:
 
 
 def measured(
-    epoch: Callable[[int], Iterator[None]], budget: Budget, *, agree: Callable[[int], int] = lambda flag: flag
+    epoch: Callable[[int], Iterator[float]], budget: Budget, *, agree: Callable[[int], int] = lambda flag: flag
 ) -> Speed:
     """Measure what steps cost, over two epochs at least, or as far as a tenth of the budget reaches.
 
     Args:
-        epoch: Begins an epoch and takes its steps, yielding after each. What it changes is thrown away.
+        epoch: Begins an epoch and takes its steps. After each it yields the seconds by which it was shorter than a step
+            of the run, which count as if they had gone by. What it changes is thrown away.
         budget: Bounds the time that this takes, and has the clock.
         agree: Gives several processes the largest of their flags, so that they stop together.
     """
@@ -93,9 +94,9 @@ def measured(
     begun = last = budget.clock()
     for number in itertools.count():
         first = True
-        for _ in epoch(number):
+        for saved in epoch(number):
             now = budget.clock()
-            (openings if first else steps).append(now - last)
+            (openings if first else steps).append(now - last + saved)
             first, last = False, now
             verdict = agree(_verdict(len(openings), len(steps), now - begun, budget.seconds))
             if verdict == _STOP:
@@ -203,7 +204,7 @@ def check_minutes(file: Path, budget: Budget, *, begun: str, option: str) -> Non
     Raises:
         InputError: If it was begun with another budget, or none.
     """
-    minutes = read_json(file).get("minutes") if file.is_file() else None
+    minutes = read_json(file, keys={"minutes": (int, float)})["minutes"] if file.is_file() else None
     if minutes == budget.minutes:
         return
     begun = begun if minutes is None else f"a budget of {minutes:g} min"

@@ -1,4 +1,4 @@
-"""How an exported encoder is used without this package: its architecture, and lines of code for each format."""
+"""Use of an exported encoder without this package: its architecture, and lines of code for each format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,18 +1,34 @@
-"""Checkpoints that survive a crash at any moment: written aside, synced, renamed; the newest two are kept."""
+"""Checkpoints that survive a crash at any moment: written under another name, synced, renamed; two are kept."""
 
 import hashlib
 import io
-import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from torch import nn
 
-from sdclr.errors import InputError
-from sdclr.files import write_atomically
+from sdclr.errors import DamagedFileError, InputError
+from sdclr.files import damaged, read_bytes, read_state, remove, require_space, write_atomically
+from sdclr.files.reading import Keys
 
 KEPT = 2
+_COPIES: Final = "put back whole copies of it and of its checksum, or name another checkpoint"
+
+
+def check_space(folder: Path, module: nn.Module) -> None:
+    """Check before a training that a checkpoint of it can be written.
+
+    Args:
+        folder: Where it will lie.
+        module: What is trained; its optimizer keeps one number or more for each weight.
+
+    Raises:
+        StorageError: The disk has too little space.
+    """
+    trained = sum(weights.nbytes for weights in module.parameters() if weights.requires_grad)
+    require_space(folder, trained + sum(values.nbytes for values in module.state_dict().values()))
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
@@ -33,7 +49,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
     for file in folder.iterdir():
         ours = file.name.lstrip(".").startswith("step-")  # with a dot: what a crash left half-written
         if ours and file not in kept and file not in map(_sum_of, kept):
-            file.unlink()
+            remove(file)
     return path
 
 
@@ -44,55 +60,69 @@ def save_snapshot(folder: Path, state: dict[str, Any], epoch: int) -> None:
     write_atomically(folder / f"epoch-{epoch:05d}.pt", buffer.getbuffer())
 
 
-def load_snapshot(folder: Path, epoch: int) -> dict[str, Any]:
-    """The state after `epoch` epochs.
+def load_snapshot(folder: Path, epoch: int) -> tuple[dict[str, Any], Path]:
+    """The state after `epoch` epochs, and where it lies.
 
     Raises:
         InputError: If it is not there or cannot be read.
     """
     path = folder / f"epoch-{epoch:05d}.pt"
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        there = ", ".join(str(number) for number in snapshot_epochs(folder)) or "none"
-        raise InputError(f"{path} is no snapshot that can be read; there are those of epochs: {there}") from error
-    return state
+    there = ", ".join(str(number) for number in snapshot_epochs(folder) if number != epoch) or "none"
+    return read_state(path, f"name the epoch of another snapshot; there are those of epochs: {there}", keys={}), path
 
 
 def snapshot_epochs(folder: Path) -> list[int]:
     """The epochs of which there is a snapshot, rising."""
-    return sorted(int(path.stem.removeprefix("epoch-")) for path in folder.glob("epoch-*.pt"))
+    names = [path.stem.removeprefix("epoch-") for path in folder.glob("epoch-*.pt")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
+def load_checkpoint(folder: Path, keys: Keys | None = None) -> tuple[dict[str, Any], Path] | None:
     """The newest checkpoint that is whole, and where it lies; None if there is none.
 
     A damaged one is passed over with a warning that names it.
 
+    Args:
+        folder: Where they lie.
+        keys: What a state must hold, and its types.
+
     Raises:
-        InputError: If there are checkpoints and every one is damaged.
+        DamagedFileError: If there are checkpoints and every one is damaged.
     """
     paths = _newest_first(folder)
     for path in paths:
-        data = _whole(path)
-        if data is not None:
-            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            return state, path
-        warnings.warn(f"{path} is damaged and passed over", stacklevel=2)
+        try:
+            return read_checkpoint(path, keys or {}), path
+        except InputError:
+            warnings.warn(f"{path} is damaged and skipped", stacklevel=2)
     if paths:
-        raise InputError(
-            f"every checkpoint in {folder} is damaged: put back a copy, or remove the folder to start anew"
+        raise DamagedFileError(
+            f"every checkpoint in {folder} is damaged: restore a copy, or remove the folder to start again"
         )
     return None
 
 
-def _whole(path: Path) -> bytes | None:
-    """The bytes of a checkpoint; None if they are not those that were written, or cannot be read."""
-    try:
-        data, expected = path.read_bytes(), _sum_of(path).read_bytes()
-    except OSError:
-        return None
-    return data if expected.strip() == hashlib.sha256(data).hexdigest().encode() else None
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where the newest checkpoint lies or, if it is lost, has lain; None if there is none."""
+    return max((path.with_suffix(".pt") for path in folder.glob("step-*")), default=None)
+
+
+def read_checkpoint(path: Path, keys: Keys, remedy: str = _COPIES) -> dict[str, Any]:
+    """The state in a checkpoint, whose bytes must be those that were written.
+
+    Args:
+        path: The file.
+        keys: What the state must hold, and its types.
+        remedy: How to make it again.
+
+    Raises:
+        InputError: It or its checksum is missing.
+        DamagedFileError: It is damaged.
+    """
+    data, expected = read_bytes(path, remedy), read_bytes(_sum_of(path), remedy)
+    if expected.strip() != hashlib.sha256(data).hexdigest().encode():
+        raise damaged(path, "it has another checksum", remedy)
+    return read_state(path, remedy, keys=keys, data=data)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether a network has collapsed: its outputs are the same for every image."""
+"""Detection of collapse: the outputs of a network are the same for every image."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Everything that decides a pre-training run, composed of the configurations of its parts."""
+"""Configuration of a pre-training run, composed of the configurations of its parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,11 @@ from sdclr.method.frameworks import (
     VICRegConfig,
 )
 from sdclr.method.rebalancing import (
+    CurationConfig,
     DensityConfig,
     HarmonizationConfig,
     IndividualTemperatureConfig,
+    KoLeoConfig,
     MemorizationConfig,
     TemperatureConfig,
 )
@@ -38,11 +40,13 @@ FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
     "barlow_twins": "Barlow Twins",
     "vicreg": "VICReg",
 }
-"""What tables call them."""
+"""Names in tables."""
 BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
 """Frameworks whose loss does not decompose over samples."""
 
-RebalancerName = Literal["density", "temperature", "memorization", "harmonization", "individual_temperature", "focal"]
+RebalancerName = Literal[
+    "density", "temperature", "memorization", "harmonization", "individual_temperature", "focal", "curation", "koleo"
+]
 REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "density": "density",
     "temperature": "TS",
@@ -50,49 +54,48 @@ REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "harmonization": "GH",
     "individual_temperature": "iSogCLR",
     "focal": "focal",
+    "curation": "curation",
+    "koleo": "KoLeo",
 }
-"""What tables call them."""
+"""Names in tables."""
 PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individual_temperature"})
-"""Rebalancers that go by the loss of each sample."""
+"""Rebalancers that use the loss of each sample."""
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
-"""Frameworks with a temperature, and a probability that images are told apart."""
+"""Frameworks with a temperature and a probability of the positive."""
 
 SCRATCH: Final = "scratch"
-"""What stands for random weights where trained ones are named."""
+"""The name of random weights in place of trained ones."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DamageConfig:
-    """The self-competitor: what the second branch loses."""
+    """The damage of the second branch, the self-competitor."""
 
     kind: DamageKind = "prune"
-    """Prune contrasts the network with its pruned self (SDCLR); none, with itself (plain SimCLR). Two controls: random
-    removes weights at random; dropout removes none, but drops a share of the activations anew at every step."""
+    """prune contrasts the network with its pruned copy (SDCLR); none contrasts it with itself (plain SimCLR). Two
+    controls: random removes random weights; dropout keeps the weights and drops random activations at every step."""
     ratio: float | Literal["adaptive"] = 0.9
-    """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50; less if small. Adaptive
-    finds it in every epoch, by how far the network has learned its images by heart."""
+    """Share of the encoder's weights to remove: 0.9 for a full ResNet-18, 0.3 for a ResNet-50, less for small networks.
+    adaptive sets it in every epoch from the generalization gap, that is, by how much the network memorizes images."""
     gain: float = 2.0
-    """Adaptive ratio per nat of the generalization gap: the loss of images held out less that of images trained on."""
+    """Adaptive ratio per nat of the generalization gap: the loss of held-out images minus that of training images."""
     schedule: Schedule = "constant"
-    """How a ratio that is a number changes over the run: ramp rises evenly to it; cyclic swings between 0 and it."""
+    """Schedule of a numeric ratio over the run: ramp rises linearly to it; cyclic oscillates between 0 and it."""
     cycles: float = 5.0
-    """Swings of a cyclic schedule."""
-    also: tuple[float, ...] = ()
-    """Ratios of further competitors, with which the first shares each batch."""
+    """Periods of a cyclic schedule."""
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
     independent_norm: bool | Literal["statistics"] = True
-    """Normalization parameters and statistics of its own for the pruned branch, as in the paper. Statistics alone let
-    both branches train the parameters."""
+    """Separate normalization parameters and statistics for the pruned branch, as in the paper. statistics separates
+    only the statistics; both branches train the same parameters."""
     refresh_steps: int | None = None
-    """Choose the masks anew every so many steps; by default at the start of every epoch."""
+    """Steps between updates of the masks; by default at the start of every epoch."""
 
     def __post_init__(self) -> None:
-        for ratio in (self.ratio, *self.also):
-            if ratio != "adaptive" and not 0 <= ratio < 1:
-                raise InputError(f"a pruning ratio lies in [0, 1), not {ratio}: 0.9 removes nine weights in ten")
+        if self.ratio != "adaptive" and not 0 <= self.ratio < 1:
+            raise InputError(f"a pruning ratio must be in [0, 1), not {self.ratio}: 0.9 removes 90% of the weights")
         self._check_changes()
         if self.refresh_steps is not None and self.refresh_steps < 1:
             raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
@@ -107,26 +110,20 @@ class DamageConfig:
             raise InputError(
                 f"only pruning by magnitude can change its ratio, not {self.kind}: give a constant --damage.ratio"
             )
-        if changing and self.also:
-            raise InputError(
-                "several competitors have constant ratios: leave out --damage.also, or give a constant --damage.ratio"
-            )
         if self.ratio == "adaptive" and self.schedule != "constant":
             raise InputError(
-                "an adaptive ratio makes its own schedule: leave out --damage.schedule, or give --damage.ratio 0.3, say"
+                "an adaptive ratio has no schedule: leave out --damage.schedule, or give a number as --damage.ratio"
             )
-        if self.also and self.kind == "dropout":
-            raise InputError("dropout has one competitor: leave out --damage.also")
 
     @property
     def prunes(self) -> bool:
-        """Whether the second branch lacks weights."""
+        """Whether weights of the second branch are removed."""
         return self.kind in {"prune", "random"}
 
     @property
     def may_adapt(self) -> bool:
         """Whether an adaptive ratio goes with the rest of this."""
-        return self.kind in {"prune", "none"} and self.schedule == "constant" and not self.also
+        return self.kind in {"prune", "none"} and self.schedule == "constant"
 
     @property
     def changes(self) -> bool:
@@ -140,16 +137,15 @@ class DamageConfig:
 
     @property
     def share(self) -> str:
-        """How much goes, such as "50%", "up to 80% (ramp)" or "an adaptive share"."""
+        """The ratio in words, such as "50%", "up to 80% (ramp)" or "an adaptive share"."""
         if self.ratio == "adaptive":
             return "an adaptive share"
-        shares = [f"{ratio:.0%}" for ratio in (self.ratio, *self.also)]
-        return f"up to {shares[0]} ({self.schedule})" if self.schedule != "constant" else ", ".join(shares)
+        return f"{self.ratio:.0%}" if self.schedule == "constant" else f"up to {self.ratio:.0%} ({self.schedule})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FocalConfig:
-    """The focal loss: samples that are told apart already count less."""
+    """The focal loss, which reduces the weight of well-separated samples."""
 
     gamma: float = 2.0
     """Power of (1 - p); 0 changes nothing."""
@@ -169,14 +165,17 @@ class PretrainConfig:
     damage: DamageConfig = field(default_factory=DamageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: str | None = None
-    """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights; the
-    head starts at random. None, or "scratch", is random weights."""
+    """Trained weights that the encoder starts from: timm:NAME, timm:NAME=FILE, a run's folder or a file of weights. The
+    head starts from random weights. None, or "scratch", means random weights for both."""
     norm_statistics: Literal["auto", "fixed", "moving"] = "auto"
-    """Running statistics of the encoder's batch normalization. Fixed keeps those it starts with: layers normalize by
-    them, and only weight and bias are trained; a pruned twin's own are corrected by what its masks change. Moving
-    follows the batches. Auto fixes them with --start."""
+    """Running statistics of the encoder's batch normalization. fixed keeps the initial ones: layers normalize with
+    them, and only weight and bias are trained; those of a pruned twin are corrected for the effect of its masks. moving
+    follows the batches. auto fixes them with --start."""
+    trainable: Literal["all", "last-stage", "norms"] = "all"
+    """The part of the encoder that is trained: all of it, its deepest stage, or weight and bias of its normalization
+    layers. The rest keeps the weights it starts with, so it makes sense with --start alone."""
     framework: FrameworkName = "simclr"
-    """What the two branches are compared by."""
+    """The framework, that is, how the two branches are compared."""
     moco: MoCoConfig = field(default_factory=MoCoConfig)
     moco_v3: MoCoV3Config = field(default_factory=MoCoV3Config)
     byol: BYOLConfig = field(default_factory=BYOLConfig)
@@ -186,33 +185,37 @@ class PretrainConfig:
     decoupled: bool = False
     """Leave the positive out of SimCLR's denominator (DCL)."""
     rebalance: tuple[RebalancerName, ...] = ()
-    """What else turns the training towards rare images; any of them may be combined."""
+    """Rebalancers, which emphasize rare images; they can be combined."""
     focal: FocalConfig = field(default_factory=FocalConfig)
     density: DensityConfig = field(default_factory=DensityConfig)
     temperature_schedule: TemperatureConfig = field(default_factory=TemperatureConfig)
     memorization: MemorizationConfig = field(default_factory=MemorizationConfig)
     randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
-    """What memorization does to the views of images that are hard to memorize."""
+    """How memorization augments the views of images that are hard to memorize."""
     harmonization: HarmonizationConfig = field(default_factory=HarmonizationConfig)
     individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
+    curation: CurationConfig = field(default_factory=CurationConfig)
+    koleo: KoLeoConfig = field(default_factory=KoLeoConfig)
     temperature: float = 0.2
     """Temperature of the contrast."""
     epochs: int = 500
     """Passes over the images."""
     steps: int | None = None
-    """End after so many steps, in the middle of an epoch if need be, with the whole schedule in them. By default the
-    run ends after its epochs."""
+    """End after this number of steps, even within an epoch; the whole schedule fits into them. By default the run ends
+    after its epochs."""
     batch_size: int = 512
-    """Images a step, over all processes; the last incomplete batch of an epoch is left out."""
+    """Images per step, over all processes; the last incomplete batch of an epoch is dropped."""
+    shuffle_buffer: int = 0
+    """Size of a shuffle buffer, in images, for tar shards or Parquet files on slow disks: shards come in a random
+    order, and each is read once. 0 shuffles all images. Sets that fit into memory are always shuffled as a whole."""
     accumulate: int = 1
-    """Split each batch into so many parts to save memory; each part has only its own images as negatives."""
+    """Split each batch into this number of parts to save memory; each part has only its own images as negatives."""
     seed: int = 0
-    """Decides the initial weights, the order of the images and every view."""
+    """Seed of the initial weights, the order of the images and every view."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.start == SCRATCH:
-            object.__setattr__(self, "start", None)
+        check_numbers(self, shuffle_buffer=0)
+        self._check_start()
         if self.epochs < 1:
             raise InputError(f"a run needs 1 or more epochs, not {self.epochs}")
         if self.batch_size < 2:
@@ -229,13 +232,19 @@ class PretrainConfig:
         if not self.temperature > 0:
             raise InputError(f"the temperature must be positive, not {self.temperature}")
         if self.decoupled and (self.framework != "simclr" or "focal" in self.rebalance):
-            raise InputError("--decoupled is a form of SimCLR's loss, and no focal one: leave it out")
+            raise InputError("--decoupled applies to SimCLR's loss, without focal: leave it out")
         self._check_rebalancers()
         if self.framework == "moco" and not self.moco.symmetric and self.damage.kind != "none":
             raise InputError(
                 "MoCo with one direction has no second branch to damage: leave out --moco.no-symmetric, or add "
                 "--damage.kind none"
             )
+
+    def _check_start(self) -> None:
+        if self.start == SCRATCH:
+            object.__setattr__(self, "start", None)
+        if self.trainable != "all" and self.start is None:
+            raise InputError(f"--trainable {self.trainable} would keep random weights: add --start, or leave it out")
 
     def _check_warmup(self) -> None:
         warmup = self.optim.warmup_epochs
@@ -272,25 +281,24 @@ class PretrainConfig:
             weighing.append("density (of the loss)")
         if weighing and self.framework in BATCH_LOSSES:
             raise InputError(
-                f"{name}'s loss is one of the batch and does not decompose over images, so that {', '.join(weighing)} "
-                "cannot weigh them: leave that out of --rebalance, or take another framework"
+                f"{name} has no loss per image, so {', '.join(weighing)} cannot weight images: leave that out of "
+                "--rebalance, or choose another framework"
             )
         contrasting = sorted(chosen & {"focal", "temperature"})
         if contrasting and self.framework not in CONTRASTIVE:
             raise InputError(
-                f"{name} contrasts nothing, so that there is no temperature and no probability for "
-                f"{', '.join(contrasting)}: leave that out of --rebalance, or take another framework"
+                f"{name} is not contrastive, so there is no temperature and no probability for "
+                f"{', '.join(contrasting)}: leave that out of --rebalance, or choose another framework"
             )
         if "individual_temperature" in chosen and (self.framework != "simclr" or self.decoupled):
             raise InputError(
-                "individual_temperature has a loss of its own in place of SimCLR's: it goes with --framework simclr, "
-                "without --decoupled"
+                "individual_temperature replaces SimCLR's loss: use it with --framework simclr, without --decoupled"
             )
         others = sorted(chosen & {"focal", "temperature"})
         if "individual_temperature" in chosen and others:
             raise InputError(
-                f"individual_temperature has a loss of its own, which {', '.join(others)} would change: leave one out "
-                "of --rebalance"
+                f"individual_temperature has its own loss, which {', '.join(others)} would change: leave one out of "
+                "--rebalance"
             )
 
     @property
@@ -315,38 +323,38 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a run is carried out: may change between two sittings of the same run."""
+    """How a run is executed; may change between two sessions of the same run."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
+    """cpu, cuda, cuda:1, …; auto uses a GPU if there is one."""
     workers: int | None = None
-    """Processes that decode large images; by default beside a GPU all cores but one, on a CPU a quarter of them."""
+    """Processes that decode large images; by default all cores but one with a GPU, and a quarter of them on a CPU."""
     cache_gb: float = CACHE_GB
-    """Disk space in GB for large images once they are decoded, shared by all runs (~/.cache/sdclr/images); 0 keeps none
-    and decodes in every epoch. The result is the same."""
+    """Disk space in GB for decoded large images, shared by all runs (~/.cache/sdclr/images); 0 stores none and decodes
+    in every epoch. The result is the same."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes what the run began with, and at its start bf16 if that is clearly faster: as timed on
-    a CPU, on GPUs from Ampere on."""
+    """Mixed precision. auto uses bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on; a resumed run
+    keeps its precision. Images of less than 16 px are trained in float32."""
     threads: int | None = None
-    """Threads on a CPU; by default OMP_NUM_THREADS, else what the run began with, and at its start the fastest."""
+    """Threads on a CPU; by default OMP_NUM_THREADS, or else the fastest number, which a resumed run keeps."""
     channels_last: bool = True
     """Memory layout of images and convolution weights."""
     compile: bool = False
-    """Compile the two-branch forward pass with torch.compile: a minute more at the start, faster steps after it."""
+    """Compile the two-branch forward pass with torch.compile: a minute more at the start, then faster steps."""
     cuda_graphs: bool = False
     """With --compile on a GPU: replay each step's kernels as CUDA graphs, for small networks that launch many."""
     checkpoint_activations: bool = False
-    """Keep the input of each block alone and compute the rest again: less memory for a third more computation."""
+    """Store only the input of each block and recompute the rest: less memory for a third more computation."""
     checkpoint_minutes: float = 5.0
-    """Save the whole state at least this often; 0 saves at every step."""
+    """Minutes between checkpoints, at most; 0 saves at every step."""
     snapshot_epochs: int = 0
-    """Keep network and masks as they are after every so many epochs, to look back on; 0 keeps none."""
+    """Epochs between snapshots of network and masks; 0 stores none."""
     log_steps: int = 50
-    """Write metrics every so many steps, and at the end of every epoch."""
+    """Steps between lines of metrics; they are also written at the end of every epoch."""
     max_bad_fraction: float = 0.01
     """Stop before training if more than this share of the images cannot be decoded."""
     progress: bool = True
-    """Show how far the run is."""
+    """Show the progress."""
 
     def __post_init__(self) -> None:
         check_numbers(self, workers=0)
@@ -359,7 +367,7 @@ class Runtime:
         if self.cuda_graphs and not self.compile:
             raise InputError("--cuda-graphs replays what --compile has compiled: give both")
         if self.compile and self.checkpoint_activations:
-            raise InputError("--compile chooses by itself what to compute again: leave out --checkpoint-activations")
+            raise InputError("--compile decides what to recompute: leave out --checkpoint-activations")
         if self.cache_gb < 0:
             raise InputError(f"--cache-gb is a number of gigabytes, or 0 for none, not {self.cache_gb}")
         if not 0 <= self.max_bad_fraction <= 1:

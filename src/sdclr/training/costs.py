@@ -1,11 +1,8 @@
-"""How long commands would take here, measured in a few seconds on some of the images."""
+"""The time that commands would take on this machine, measured in a few seconds on some of the images."""
 
-import json
 import math
 import statistics
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,9 +12,10 @@ from sdclr.choices import Amp
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.errors import InputError
 from sdclr.features.rate import seconds_an_image
+from sdclr.files import temporary_folder
 from sdclr.progress import reporting_to, stage
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import pretrain
 from sdclr.training.resolve import resolve_encoder
@@ -112,13 +110,12 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
         epochs=math.ceil(steps / max(1, count // batch)),
     )
     runtime = Runtime(device=str(device), log_steps=1, max_bad_fraction=1.0, progress=False, checkpoint_minutes=1e6)
-    with tempfile.TemporaryDirectory(prefix="sdclr-") as folder, reporting_to(None):
+    with temporary_folder() as folder, reporting_to(None):
         try:
-            run = pretrain(some, short, run=Path(folder) / "run", runtime=runtime)
+            run = pretrain(some, short, run=folder / "run", runtime=runtime)
         except Interrupted as stop:  # there is nothing to go on with
             raise KeyboardInterrupt from stop
-        lines = run.metrics_file.read_text().splitlines()
-    speeds = [json.loads(line)["images_per_second"] for line in lines]
+        speeds = [line["images_per_second"] for line in run.metrics()]
     # In the first step memory is set up.
     return Speed(float(statistics.median(speeds[1:] or speeds)), batch, len(speeds))
 
@@ -150,7 +147,7 @@ def _reading(source: Source, encoder: str | None, device: torch.device, workers:
 
 def _training(source: Source, device: torch.device) -> Cost:
     try:
-        config = for_images(source, gpu=device.type == "cuda")
+        config = default_config(source, gpu=device.type == "cuda")
         with stage("measuring the speed of training"):
             speed = training_speed(source, config, device=device)
     except InputError as error:

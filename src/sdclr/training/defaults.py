@@ -1,4 +1,4 @@
-"""Settings for images of one's own."""
+"""Automatic settings for a collection of images."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 from sdclr.data.config import ViewConfig
 from sdclr.data.scan import is_small
-from sdclr.data.sources import Source
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import CIFAR_RESNETS, DEFAULT, EncoderConfig, packaged_weights, timm_options
 from sdclr.errors import BadImageError, InputError
 from sdclr.method.frameworks import MoCoConfig
@@ -29,12 +29,15 @@ PHOTO: Final = 224
 PHOTO_ON_CPU: Final = 128
 """The same without a GPU."""
 
+_PRETRAINED_IS_BETTER: Final = 32
+"""Side of small images, in pixels, from which pretrained weights were better than random ones after five minutes. On
+images of 8 px random weights were better (docs/results/budget.md)."""
 _PLAIN_RESNET: Final = re.compile(r"resnet\d+")
 """Names of encoders that can be made narrow."""
 
 
-def for_images(
-    source: Source,
+def default_config(
+    source: ImageSource,
     *,
     gpu: bool | None = None,
     adapt: bool = True,
@@ -59,7 +62,7 @@ def for_images(
     otherwise all images at its own size, or at 224 px if that is less and its weights fit there.
 
     Args:
-        source: The images.
+        source: The images: a path, or whatever else `open_source` takes.
         gpu: Whether a GPU will train; by default whether there is one.
         adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is. From
             trained weights it is always a light one.
@@ -70,6 +73,7 @@ def for_images(
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
     """
+    source = open_source(source)
     if len(source) < 8:
         raise InputError(
             f"{source.name} has {len(source)} images: contrast needs 8 at the very least, and wants thousands"
@@ -134,6 +138,11 @@ def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = 
             "starts from random weights (docs/results/budget.md)"
         )
     if config.start is None and packaged_weights() is not None:
+        if minutes is not None and config.views.image_size >= _PRETRAINED_IS_BETTER:
+            return (
+                "start:   random weights; in a few minutes installed pretrained weights give better features of images "
+                f"of this size: --start {DEFAULT}, or no training at all, sdclr embed (docs/results/budget.md)"
+            )
         return (
             f"start:   random weights; --start {DEFAULT} adapts installed pretrained weights (docs/results/budget.md)"
         )

@@ -1,7 +1,6 @@
-"""How alone each image of a run stands in its encoder's features: what density weights are made of."""
+"""Distances and clusters of the images of a run in the encoder's features, for density and curation weights."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +17,9 @@ from sdclr.data.sources import Source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features, encode_images, feature_batches
+from sdclr.features.hierarchy import hierarchical_kmeans, kmeans_centers, nearest_center
 from sdclr.features.nearest import nearest
+from sdclr.method.rebalancing.curation import Curation
 from sdclr.method.rebalancing.density import Density
 from sdclr.progress import stage
 from sdclr.training.distributed import Processes
@@ -26,7 +27,7 @@ from sdclr.training.feed import Feed
 from sdclr.training.randomness import own_randomness
 
 FITTED = 50_000
-"""Images that cluster centres are fitted to."""
+"""Images that cluster centers are fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +49,15 @@ class Reading:
 
 
 @stage("measuring how dense the images lie")
-def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp) -> None:
-    """Make a run's density weights anew from its encoder as it is. All processes call this together.
+def refresh(
+    weights: Density | Curation, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp
+) -> None:
+    """Recompute the weights of a rebalancer from the current encoder of a run. All processes call this together.
 
     The encoder, its mode and the random state are left as they were.
 
     Args:
-        density: Whose weights.
+        weights: The rebalancer.
         encoder: Maps images to features; the dense network's.
         feed: The run's images.
         place: This process among the others.
@@ -64,20 +67,25 @@ def refresh(density: Density, encoder: nn.Module, feed: Feed, place: Processes, 
     Raises:
         InputError: If no image can be decoded any more, or features are not finite.
     """
-    config = density.config
-    reading = Reading(image_size=image_size, exact=config.exact, seed=config.seed, amp=amp, workers=feed.workers)
-    if config.control == "clusters":
-        density.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=config.clusters))
+    exact = FITTED if isinstance(weights, Curation) else weights.config.exact
+    reading = Reading(image_size=image_size, exact=exact, seed=weights.config.seed, amp=amp, workers=feed.workers)
+    if isinstance(weights, Curation):
+        levels = weights.config.levels
+        weights.update(cluster_tree(encoder, feed.images, place=place, reading=reading, levels=levels))
+    elif weights.config.control == "clusters":
+        clusters = weights.config.clusters
+        weights.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=clusters))
     else:
-        density.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=config.neighbours))
+        k = weights.config.neighbours
+        weights.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=k))
 
 
 def neighbour_distances(
     encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, k: int = 10
 ) -> Tensor:
-    """Mean cosine distance of each image to its k nearest neighbours in the encoder's features.
+    """Mean cosine distance of each image to its k nearest neighbors in the encoder's features.
 
-    Each process encodes its share of the images, and then seeks the neighbours of that share among all. Processes call
+    Each process encodes its share of the images, and then seeks the neighbors of that share among all. Processes call
     this together; all get all distances.
 
     Args:
@@ -85,7 +93,7 @@ def neighbour_distances(
         images: `(N, 3, H, W)` uint8 on the encoder's device, or what decodes them.
         place: This process among the others.
         reading: How features are read.
-        k: Neighbours; fewer where there are not so many other images.
+        k: Neighbors; fewer where there are not so many other images.
 
     Returns:
         `(N,)` float32 on the CPU. An image that can't be decoded any more has the median distance.
@@ -120,13 +128,39 @@ def cluster_rarity(
         features = _read(encoder, images, place, reading)
         count = min(clusters or max(1, round(len(images) ** 0.5)), len(features.base))
         centres = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
-        chosen = torch.empty(0, dtype=torch.int64)
-        if len(features.own):
-            to_centres = F.normalize(features.own).cpu()
-            half = centres.square().sum(dim=1) / 2
-            chosen = torch.cat([(part @ centres.T - half).argmax(dim=1) for part in torch.split(to_centres, 16_384)])
+        chosen = nearest_center(F.normalize(features.own).cpu(), centres)
         sizes = torch.stack(place.gather(torch.bincount(chosen, minlength=count))).sum(dim=0)
     return _of_all(1 / sizes[chosen].float(), features.positions, len(images), place)
+
+
+def cluster_tree(
+    encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, levels: int = 2
+) -> Tensor:
+    """Clusters of each image by hierarchical k-means of features scaled to length 1.
+
+    Of the images that are compared, M, level l of L from the top has `M^(l / (L + 1))` clusters: each cluster has about
+    as many parts as any other. Arguments and errors are those of `neighbour_distances`.
+
+    Args:
+        encoder: Maps images to features.
+        images: Pixels, or a source.
+        place: This process among the others.
+        reading: How features are read.
+        levels: Levels of the tree.
+
+    Returns:
+        `(N, levels)` int64 on the CPU, the largest clusters first; -1 for an image that can't be decoded any more.
+    """
+    with own_randomness(place.device):
+        features = _read(encoder, images, place, reading)
+        base = F.normalize(features.base).cpu().numpy()
+        counts = [round(len(base) ** (level / (levels + 1))) for level in range(levels, 0, -1)]
+        tree = place.broadcast(hierarchical_kmeans(base, counts, seed=reading.seed))
+        centers, paths = map(torch.from_numpy, tree)
+        chosen = nearest_center(F.normalize(features.own).cpu(), centers)
+    smallest = _gathered_values(chosen.float(), features.positions, len(images), place)
+    known = ~smallest.isnan()
+    return torch.where(known[:, None], paths[smallest.nan_to_num(0).long()], -1)
 
 
 class _Features(NamedTuple):
@@ -235,7 +269,7 @@ def _gathered(rows: Tensor, place: Processes) -> Tensor:
 
 
 def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
-    """Mean distance (n,) to neighbours (n, k + 1) without the image itself, or without the farthest if it is not there.
+    """Mean distance (n,) to neighbors (n, k + 1) without the image itself, or without the farthest if it is not there.
 
     With more than k copies it may not be, and then all are equally near.
     """
@@ -248,23 +282,22 @@ def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
 
 def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
     """Means (count, D) of the features on the unit sphere."""
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
     chosen = np.arange(len(features))
     if len(chosen) > FITTED:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), FITTED, replace=False))
     rows = F.normalize(features[torch.from_numpy(chosen).to(features.device)]).cpu().numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # copies may leave fewer distinct images than clusters
-        found = MiniBatchKMeans(min(count, len(rows)), n_init=1, random_state=seed).fit(rows)
-    centres: NDArray[np.float32] = found.cluster_centers_.astype(np.float32)
-    return centres
+    return kmeans_centers(rows, count, seed=seed)
 
 
 def _of_all(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
     """Values (count,) of all images from those of each process's share; the median for those that nobody has."""
+    found = _gathered_values(values, positions, count, place)
+    return found.nan_to_num(float(found.nanmedian()))
+
+
+def _gathered_values(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
+    """Values (count,) of all images from those of each process's share; NaN for those that nobody has."""
     found = torch.full((count,), torch.nan)
     for at, share in place.gather((positions, values.numpy())):
         found[torch.from_numpy(at)] = torch.from_numpy(share)
-    return found.nan_to_num(float(found.nanmedian()))
+    return found

@@ -1,4 +1,4 @@
-"""One process or several: what the training loop asks of its surroundings."""
+"""Process groups: the interface of the training loop to one or several processes."""
 
 import contextlib
 import os
@@ -6,12 +6,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from sdclr.errors import InputError
+from sdclr.files import claimed
+from sdclr.files.alone import taken
+from sdclr.slurm import torch_variables
 
 T = TypeVar("T")
 
@@ -47,6 +51,20 @@ class Processes:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def check_alike(self, digest: str, what: str) -> None:
+        """Compare a digest between all processes.
+
+        Raises:
+            InputError: It differs. `what` names the thing in the message.
+        """
+        found = self.gather(digest)
+        other = next((rank for rank, each in enumerate(found) if each != found[0]), None)
+        if other is not None:
+            raise InputError(
+                f"{what} differ between process 0 and process {other} of {self.world}: start all processes with the "
+                "same version of torch on the same kind of machine"
+            )
 
     def any(self, flag: int) -> int:
         """The largest of all processes' flags, so that they decide alike."""
@@ -92,15 +110,37 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Join the other processes if `torchrun` started this one beside them; else be alone.
+def one_job(place: Processes, folder: Path, name: str, doing: str, remedy: str) -> Iterator[None]:
+    """Keep other jobs from the same work in a folder. All processes of a job call this together.
+
+    Args:
+        place: This process among those of its job.
+        folder: As for `sdclr.files.alone.only_process`, like what follows.
+        name: Of the file that is locked.
+        doing: What the other job does with the folder.
+        remedy: What to do instead of waiting.
 
     Raises:
-        InputError: If the device is not to be had, or `torchrun`'s variables are there in part.
+        InputError: Another job is at it.
+    """
+    with claimed(folder, name) if place.first else contextlib.nullcontext(enter_result=True) as free:
+        if not place.broadcast(free):
+            raise taken(folder, name, doing, remedy)
+        yield
+
+
+@contextlib.contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the other processes if `torchrun` or `srun` started this one beside them; else be alone.
+
+    Raises:
+        InputError: The device is not available, or the variables of `torchrun` or `srun` are incomplete.
     """
     chosen = resolve_device(device)
     # A caller that has already set up a group (a test, a larger program) keeps it.
     owned = not dist.is_initialized()
+    if owned:
+        os.environ.update(torch_variables())
     if owned and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(0, 1, chosen)
         return

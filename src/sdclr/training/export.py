@@ -1,9 +1,8 @@
-"""An encoder for other tools: timm, torchvision, ONNX runtimes, with a card that says what it is."""
+"""Export of an encoder for other tools: timm, torchvision, ONNX runtimes, with a model card."""
 
 import importlib
 import importlib.util
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdclr.choices import FORMATS, Format
-from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, describe_encoder
+from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, write_description
 from sdclr.errors import InputError
-from sdclr.files import write_atomically, write_json
+from sdclr.files import left_aside, looking_at, read_safetensors, whole_folder, write_atomically, write_json
 from sdclr.progress import stage
 from sdclr.training.card_usage import Architecture
 from sdclr.training.model_card import model_card, preprocessing
@@ -29,6 +28,10 @@ TOLERANCE: Final = 1e-4
 
 _TORCHVISION: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _ONNX_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+_NAMES: Final = {
+    *("README.md", "preprocessing.json", "encoder.json", "model.safetensors", "config.json", "encoder.onnx"),
+}
+"""Names of the files of an export."""
 _ONNX_LIMIT: Final = 2 * 10**9
 """Bytes of weights that fit into one ONNX file."""
 
@@ -52,26 +55,25 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
 
     The folder holds `README.md` (a model card), `preprocessing.json`, and
 
-    - timm: `model.safetensors`, `encoder.json` for `sdclr.load_encoder` and, where timm can make the architecture by
-      itself, `config.json`: a folder for `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the
+    - timm: `model.safetensors`, `encoder.json` for `sdclr.load_encoder` and, if timm can create the architecture
+      directly, `config.json`: a folder for `timm.create_model("local-dir:…")` or the Hugging Face Hub. The card has the
       lines of code.
     - torchvision: the same `model.safetensors`, checked in torchvision's ResNet of that name.
-    - onnx: `encoder.onnx`, from uint8 images `(N, 3, S, S)` to features `(N, D)`, normalisation inside, any N.
+    - onnx: `encoder.onnx`, from uint8 images `(N, 3, S, S)` to features `(N, D)`, normalization inside, any N.
 
     Args:
-        encoder: A finished run or its folder, `timm:NAME`, or whatever else `sdclr.load_encoder` takes.
+        encoder: A finished run or its folder, `timm:NAME`, or any other input of `sdclr.load_encoder`.
         folder: A folder that does not exist yet, or is empty.
-        formats: What to write; by default all that can be.
+        formats: Formats to write; by default all that can hold this encoder.
 
     Returns:
         What was written.
 
     Raises:
-        InputError: If the folder holds something, or a format asked for does not fit or lacks its packages.
+        InputError: If the folder is not empty, or a requested format does not fit or its packages are missing.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty: name a new folder for the export")
+    _check_folder(folder)
     unknown = sorted(set(formats or ()) - set(FORMATS))
     if unknown or formats == ():
         raise InputError(f"no export format {', '.join(unknown) or 'is named'}: choose from {', '.join(FORMATS)}")
@@ -84,21 +86,28 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
         if name in left_out:
             raise InputError(left_out[name])
     chosen = [name for name in FORMATS if name in (formats or FORMATS) and name not in left_out]
-    aside = folder.with_name(f".{folder.absolute().name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as aside:
         differences = {name: _checked(name, _WRITERS[name](exported, architecture, aside, resolved)) for name in chosen}
         write_json(aside / "preprocessing.json", preprocessing(exported))
         if (aside / "model.safetensors").exists():
-            write_json(aside / "encoder.json", describe_encoder(exported))
+            write_description(aside, exported, aside / "model.safetensors")
         card = model_card(resolved, architecture, formats=chosen)
         write_atomically(aside / "README.md", card.encode("utf-8", "backslashreplace"))
-        aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     files = tuple(sorted(file.name for file in folder.iterdir()))
     return Exported(folder, files, differences, {} if formats else left_out)
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder is new, or empty but for what a killed export has left."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a new folder for the export")
+    with looking_at(folder):
+        there = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    aside = left_aside(folder).name
+    if {"README.md", "preprocessing.json"} <= there <= _NAMES:  # written last, as one: a killed one left less
+        raise InputError(f"{folder} holds a whole export already: use it, remove it, or name a new folder")
+    if there - ({aside} | _NAMES if aside in there else set()):
+        raise InputError(f"{folder} is not empty: name a new folder for the export")
 
 
 def _checked(name: Format, difference: float) -> float:
@@ -157,7 +166,7 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, reso
 
     _write_weights(encoder, folder)
     if not architecture.plain:  # the card's lines of code make what `create_encoder` does
-        weights, kept = encoder.backbone.state_dict(), load_file(folder / "model.safetensors")
+        weights, kept = encoder.backbone.state_dict(), read_safetensors(folder / "model.safetensors")
         return float(any(not torch.equal(weights[name].cpu(), kept[name]) for name in weights))
     size, seen = encoder.image_size, encoder.preprocessing
     small = resolved.run is not None and bool(resolved.run.source.get("held_in_memory"))
@@ -188,7 +197,7 @@ def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Pat
     if not file.exists():
         _write_weights(encoder, folder)
     backbone = torchvision.models.get_model(architecture.name)
-    found = backbone.load_state_dict(load_file(file), strict=False)
+    found = backbone.load_state_dict(read_safetensors(file), strict=False)
     if set(found.missing_keys) != {"fc.weight", "fc.bias"} or found.unexpected_keys:
         return float("inf")
     backbone.fc = nn.Identity()
@@ -200,16 +209,17 @@ def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _re
     file = folder / "encoder.onnx"
     batch = torch.export.Dim("N", min=1)
     with _quiet():
-        torch.onnx.export(
+        program = torch.onnx.export(
             encoder,
             (_pictures(encoder, 2),),
-            file,
             input_names=["images"],
             output_names=["features"],
             dynamic_shapes={"images": {0: batch}},
             external_data=False,
             verbose=False,
         )
+    assert program is not None  # noqa: S101  # for mypy: only the older exporter returns nothing
+    write_atomically(file, program.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def encoded(images: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""The batches of a run: images held in memory or decoded by workers, bad ones found beforehand and listed."""
+"""The batches of a run: images in memory or decoded by workers; unreadable ones are found beforehand and listed."""
 
-import csv
 import hashlib
 import math
 import os
@@ -13,15 +12,19 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sdclr.config import to_json
 from sdclr.data.cache import cached
+from sdclr.data.changes import file_states, warn_of_changes
 from sdclr.data.decode import BadImage
+from sdclr.data.intensities import intensities_of
 from sdclr.data.loading import Loader, ResidentLoader
-from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
+from sdclr.data.scan import check_bad_fraction, is_small, load_images, read_bad_images, scan, write_bad_images
 from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
 from sdclr.data.streaming import StreamLoader
 from sdclr.errors import InputError
 from sdclr.files import write_json
+from sdclr.intensities import Intensities
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
@@ -52,6 +55,11 @@ class Feed:
     run: Run
     images: Tensor | Source
     workers: int = 0
+
+    @property
+    def intensities(self) -> Intensities | None:
+        """By which range of intensities the images are seen, if some have more than 8 bits."""
+        return intensities_of(self.source)[0] or None
 
     def name(self, sample: int) -> str:
         """The id of one of the loader's samples."""
@@ -99,6 +107,7 @@ def create_feed(
     lookers = default_workers() if runtime.workers is None else runtime.workers
     workers = default_workers(place.device) if runtime.workers is None else runtime.workers
     settled = run.source if run.config_file.exists() else {}
+    states = file_states(source) if place.first else None
     if "left_out" in settled:
         usable, bad = _recalled(source, run, settled, lookers), _listed(run)
     else:
@@ -106,6 +115,8 @@ def create_feed(
         if place.first:
             write_bad_images(run.bad_images_file, bad)
         check_bad_fraction(bad, len(source), limit=runtime.max_bad_fraction, listed_in=run.bad_images_file)
+    if states is not None:
+        warn_of_changes(run.image_files, source, states, begun="left_out" in settled)
     images: Tensor | Source
     if usable.images is not None:
         images = usable.images.to(place.device)
@@ -189,7 +200,14 @@ def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, p
         # Compiling takes a CPU longer than it would save.
         compiled = runtime.compile and place.device.type == "cuda"
         return ResidentLoader(images, config.views, **shared, channels_last=runtime.channels_last, compile=compiled)
-    return StreamLoader(images, config.views, workers=runtime.workers or 0, device=place.device, **shared)
+    return StreamLoader(
+        images,
+        config.views,
+        workers=runtime.workers or 0,
+        device=place.device,
+        shuffle_buffer=config.shuffle_buffer,
+        **shared,
+    )
 
 
 def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:
@@ -218,8 +236,7 @@ def _positions(source: Source, left_out: set[str]) -> NDArray[np.int64]:
 def _listed(run: Run) -> list[BadImage]:
     if not run.bad_images_file.exists():
         return []
-    with run.bad_images_file.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return [BadImage(row["id"], row["reason"], counted=True) for row in csv.DictReader(file)]
+    return [BadImage(image_id, reason, counted=True) for image_id, reason in read_bad_images(run.bad_images_file)]
 
 
 def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[str, Any]:
@@ -241,4 +258,5 @@ def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[s
         else dict(zip(shown.names, shown.positive_counts().tolist(), strict=True)),
         "held_in_memory": usable.images is not None,
         "left_out": [source.ids[index] for index in left_out.tolist()],
+        **({"intensities": to_json(seen)} if (seen := intensities_of(source)[0]) else {}),
     }

@@ -1,4 +1,4 @@
-"""The generalisation gap of a run: how much better it tells apart the images that it trains on than others."""
+"""The generalization gap of a run: the loss of held-out images minus that of training images."""
 
 from typing import cast
 
@@ -23,6 +23,7 @@ def generalisation_gap(
     temperature: float,
     seed: int,
     epoch: int,
+    batch_size: int = 256,
     dtype: torch.dtype | None = None,
 ) -> float:
     """Mean loss of images held out less that of images trained on, all candidates of each other, in nats.
@@ -38,6 +39,7 @@ def generalisation_gap(
         temperature: τ.
         seed: The run's seed.
         epoch: Decides, with the seed, which views are drawn.
+        batch_size: Views of a forward pass.
         dtype: What products are computed in; None for float32.
     """
     chosen = torch.cat([held, trained])
@@ -49,7 +51,7 @@ def generalisation_gap(
         is_held = torch.from_numpy(batch.indices < len(held))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             outputs = [
-                torch.cat([cast("Tensor", network(part)) for part in torch.split(view, 256)])
+                torch.cat([cast("Tensor", network(part)) for part in torch.split(view, batch_size)])
                 for view in (batch.view1, batch.view2)
             ]
         losses = nt_xent(outputs[0], outputs[1], temperature, reduction="none", alone=True).cpu()

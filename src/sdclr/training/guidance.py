@@ -1,5 +1,7 @@
-"""What rebalancers change about the images that training sees: how often each comes, and how strongly it is changed."""
+"""The effect of rebalancers on the training images: their sampling and the strength of their augmentation."""
 
+import time
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -12,7 +14,7 @@ from sdclr.data.loading import Batch
 from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
 from sdclr.method import AdaptiveRatio, Objective
-from sdclr.method.rebalancing import Density
+from sdclr.method.rebalancing import Curation, Density
 from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
@@ -28,6 +30,10 @@ SAMPLED = 512
 """Images by which a twin's statistics are corrected, at most; both views of each are taken."""
 SAMPLED_AT_ONCE = 64
 """Images of a batch of these: 128 views give steady statistics and fit where a training step fits."""
+
+
+LOOKED_AT_ONCE = 256
+"""Images of a forward pass that measures the gap, at most; a smaller batch size of the training bounds it, too."""
 
 
 class Guidance:
@@ -48,15 +54,18 @@ class Guidance:
         self._own_weights = feed.loader.weights
         self._strength: NDArray[np.float64] | None = None
         self._epoch = 0
+        self._rehearsing = False
+        self._saved = 0.0
 
-    def enter_epoch(self, epoch: int, *, begins: bool) -> None:
+    def enter_epoch(self, epoch: int, *, begins: bool, rehearsing: bool = False) -> None:
         """Settle what holds in an epoch. All processes call this together, before they ask for its batches.
 
         Args:
             epoch: From 0.
             begins: Whether its first step comes next, and not one in the middle, where it was settled before.
+            rehearsing: Whether the epoch is measured and thrown away. On a CPU, `sample` then gives one batch only.
         """
-        self._epoch = epoch
+        self._epoch, self._rehearsing = epoch, rehearsing
         self._objective.enter_epoch(epoch, begins=begins)
         if begins:
             self._look()
@@ -86,14 +95,18 @@ class Guidance:
         )
         return view1, view2
 
-    def sample(self, step: int) -> list[Tensor]:
+    def sample(self, step: int) -> Iterator[Tensor]:
         """Batches of views `(n, 3, S, S)` of some images, drawn and changed as training does at present.
 
         They are a function of the seed and the step, and alike on all processes.
 
         Args:
             step: Of the run, from 0.
+
+        Yields:
+            One batch after the other.
         """
+        begun = time.perf_counter()
         weights = self._feed.loader.weights
         share = None if weights is None else weights / weights.sum()
         images = len(self._feed.kept)
@@ -110,14 +123,23 @@ class Guidance:
             epoch=step,
             batch_size=at_once,
         )
-        return [torch.cat(self.views(batch._replace(indices=chosen[batch.indices]))) for batch in batches]
+        for batch in batches:
+            yield torch.cat(self.views(batch._replace(indices=chosen[batch.indices])))
+            if self._rehearsing and self._place.device.type == "cpu":
+                self._saved += (count // at_once - 1) * (time.perf_counter() - begun)
+                return
+
+    def take_saved(self) -> float:
+        """Seconds that a rehearsal has saved since the last call: those of the batches that `sample` left out."""
+        saved, self._saved = self._saved, 0.0
+        return saved
 
     def _look(self) -> None:
-        """Give density the distances in the encoder's features, if it is time, and an adaptive ratio the gap."""
+        """Give density and curation the encoder's features, if it is time, and an adaptive ratio the gap."""
         for rebalancer in self._objective.rebalancers:
             if isinstance(rebalancer, AdaptiveRatio):
                 rebalancer.update(self._place.broadcast(self._gap(rebalancer) if self._place.first else 0.0))
-            if isinstance(rebalancer, Density) and rebalancer.due(self._epoch):
+            if isinstance(rebalancer, Density | Curation) and rebalancer.due(self._epoch):
                 encoder = cast("Network", self._objective.network).encoder
                 size = self._config.views.image_size
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
@@ -136,6 +158,7 @@ class Guidance:
                 temperature=self._config.temperature,
                 seed=self._config.seed,
                 epoch=MOST_DRAWS * self._epoch + draw,
+                batch_size=min(LOOKED_AT_ONCE, self._config.batch_size),
                 dtype=autocast_dtype(self._amp, self._place.device),
             )
             for draw in range(draws)

@@ -1,19 +1,22 @@
-"""What is known of trained weights before they are read: which encoder they fit, their license, and what taught them.
+"""Metadata of trained weights before they are read: the encoder that they fit, their license, and their training.
 
-Weights are named in one grammar: `timm:NAME` and `timm:NAME=FILE` (a model of timm with its own weights, or with those
-of a file), a run's or an exported folder, or a file of weights under timm's names.
+Weights have the same names everywhere: `timm:NAME` and `timm:NAME=FILE` (a model of timm with its own weights, or with
+those of a file), a run's or an exported folder, or a file of weights under timm's names.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 
 from sdclr.config import from_json
 from sdclr.encoders import EncoderConfig
 from sdclr.encoders.config import PREFIX
 from sdclr.encoders.origin import UNKNOWN_TEACHER, taught_by
 from sdclr.encoders.pretrained import describe_timm, timm_config
+from sdclr.encoders.timm_spec import parse_timm
 from sdclr.errors import InputError
-from sdclr.files import read_json
+from sdclr.files import check_keys, parsing, read_json
+from sdclr.files.reading import Keys
 from sdclr.training.run import Run
 
 
@@ -84,10 +87,10 @@ def untagged(name: str) -> EncoderConfig:
 
 
 def _of_timm(spec: str) -> KnownWeights:
-    name, equals, _ = spec.removeprefix(PREFIX).partition("=")
-    described = describe_timm(name)
-    found = KnownWeights(spec=spec, encoder=untagged(name), image_size=int(described["input_size"][-1]))
-    if equals:
+    parsed = parse_timm(spec)
+    described = describe_timm(parsed.name)
+    found = KnownWeights(spec=spec, encoder=untagged(parsed.name), image_size=int(described["input_size"][-1]))
+    if parsed.file is not None:
         return found  # nobody says what the file holds
     labels, teacher = taught_by(described["name"])
     return replace(found, license=described.get("license"), labels=labels, teacher=teacher)
@@ -100,10 +103,9 @@ def _of_folder(spec: str, folder: Path) -> KnownWeights:
             f"{folder} holds no encoder.json and encoder.safetensors to start from: let `sdclr pretrain` finish that "
             "run, or name a file of weights"
         )
-    values = read_json(description)
-    if not isinstance(values.get("encoder"), dict) or not isinstance(values.get("image_size"), int):
-        raise InputError(f"{description} describes no encoder: put back a whole copy of it")
-    encoder = from_json(EncoderConfig, values["encoder"])
+    values = read_json(description, keys={"encoder": dict, "image_size": int})
+    with parsing(description):
+        encoder = from_json(EncoderConfig, values["encoder"])
     return replace(_inherited(spec, folder), encoder=encoder, image_size=values["image_size"])
 
 
@@ -112,6 +114,8 @@ def _inherited(spec: str, folder: Path) -> KnownWeights:
     run = Run(folder)
     if run.start_file.is_file():
         start = read_json(run.start_file)
+        kinds: Keys = {"labels": (bool, NoneType), "spec": str, "license": (str, NoneType)}
+        check_keys(run.start_file, start, {key: kind for key, kind in kinds.items() if key in start})
         labels, first = start.get("labels"), start.get("spec", "other weights")
         with_labels = {True: "with labels", False: "without labels", None: "perhaps with labels"}[labels]
         teacher = f"trained without labels from {first}, which was trained {with_labels}"

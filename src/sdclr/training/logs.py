@@ -1,4 +1,4 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard, and how far it is."""
+"""The log of a run: metrics.jsonl, TensorBoard, and the progress."""
 
 import json
 import time
@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from sdclr.files import write_atomically
+from sdclr.files import append_json, read_json_lines, write_atomically
 from sdclr.progress import duration, stage, tell
+from sdclr.training.board import Board
 
 SLOW: Final = (
     "This takes more than an hour on a CPU. For a shorter run stop it, and give --minutes 30, which chooses how many "
@@ -28,7 +29,7 @@ class Log:
 
     Args:
         folder: The run's folder.
-        step: Steps already taken: lines of later steps, from a sitting that was cut off, are taken back.
+        step: Steps already taken: lines of later steps, from a session that was cut off, are taken back.
         total: Steps of the whole run.
         epochs: Epochs of the whole run.
         images_per_step: For the speed, in images a second.
@@ -39,8 +40,6 @@ class Log:
     def __init__(
         self, folder: Path, *, step: int, total: int, epochs: int, images_per_step: int, active: bool, slow: str = ""
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._file = folder / "metrics.jsonl"
         self._active = active
         self._total, self._epochs = total, epochs
@@ -49,10 +48,10 @@ class Log:
         self._first: tuple[float, int] | None = None
         self._begun, self._estimated, self._slow = step, False, slow
         self._loss = ""
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         if active:
             self._take_back(step)
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._board = Board(folder / "tensorboard", step)
         self._open = ExitStack()
         if active:
             self._update = self._open.enter_context(stage("preparing the first step"))
@@ -66,11 +65,8 @@ class Log:
         if not self._active or self._board is None:
             return
         row: dict[str, Any] = {"step": step, "epoch": epoch, **values, "images_per_second": round(speed, 1)}
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        append_json(self._file, row)
+        self._board.add(step, {name: value for name, value in row.items() if name != "step"})
         self._loss = f" · loss {values['loss']:.3g}" if "loss" in values else ""
         self.advance(step)
 
@@ -87,10 +83,8 @@ class Log:
         self._estimate(step)
 
     def close(self) -> None:
-        """End the stage and flush the files."""
+        """End the stage."""
         self._open.close()
-        if self._board is not None:
-            self._board.close()
 
     def _estimate(self, step: int) -> None:
         """Say once how long the run will take. The first step, which also prepares, does not count."""
@@ -111,16 +105,8 @@ class Log:
             tell(self._slow)
 
     def _take_back(self, step: int) -> None:
+        """Write the log anew without what a session that was cut off has added, and without damaged lines."""
         if self._file.exists():
-            lines = self._file.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            if len(kept) < len(lines):
-                write_atomically(self._file, "".join(f"{line}\n" for line in kept).encode())
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line that a crash cut short counts as later than any."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+            lines = read_json_lines(self._file, keys={"step": int}, skip=True)
+            kept = [json.dumps(line) for line in lines if line["step"] <= step]
+            write_atomically(self._file, "".join(f"{line}\n" for line in kept).encode())

@@ -1,13 +1,12 @@
-"""How a run makes use of this machine: number format and threads, settled once and then kept for the whole run.
+"""Number format and threads of a run, chosen once for a machine and then kept for the whole run.
 
-Both change results in their last digits or more. So what a run began with is written into it, and a sitting that goes
-on takes what is written, whatever another machine would be faster with.
+Both change results, at least in the last digits. A run therefore stores its choice, and a resumed session keeps it,
+even if another choice is faster on another machine.
 """
 
 import contextlib
 import copy
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sdclr.choices import Amp
+from sdclr.errors import InputError
 from sdclr.fastest import (
     by_dtype,
     faster_dtype,
@@ -32,6 +32,7 @@ from sdclr.fastest import (
 )
 from sdclr.fastest import threads as set_threads
 from sdclr.method import Objective
+from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import tell
 from sdclr.training.config import PretrainConfig, Runtime
@@ -45,6 +46,9 @@ _QUIET: Final = 1.3
 _SHORT: Final = 0.1
 """Seconds of a step, if threads shared it evenly, below which fewer threads are tried."""
 _THREADS_ENV: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_SMALLEST_IN_BF16: Final = 16
+"""Side of the views, in pixels, from which `auto` may train in bfloat16. Features of 8 px images lost 1.6 points of kNN
+accuracy by it, those of 16 px images nothing that was measurable (docs/results/precision.md)."""
 
 
 class Settled(NamedTuple):
@@ -71,7 +75,7 @@ class Settled(NamedTuple):
 def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place: Processes, run: Run) -> Settled:
     """The number format and the threads of a run: those that are told, else those it has, else the fastest.
 
-    `runtime.amp` and `runtime.threads` come first, then what the last sitting on such a device (CPU or GPU) noted.
+    `runtime.amp` and `runtime.threads` come first, then what the last session on such a device (CPU or GPU) noted.
     What is left open on a CPU is timed: a few forward and backward passes of a copy of the objective, about a second,
     remembered for other runs of the kind (see `sdclr.fastest`). A number of threads that the caller chose, by
     `OMP_NUM_THREADS`, `MKL_NUM_THREADS` or `torch.set_num_threads`, is kept. With several processes the first decides.
@@ -87,7 +91,9 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
     def decide() -> Settled:
         noted = last_sitting(run, place.device)
         choice = Choice(
-            dtypes=possible_dtypes(runtime.amp, noted.get("precision"), place.device),
+            dtypes=possible_dtypes(
+                runtime.amp, noted.get("precision"), place.device, image_size=config.views.image_size
+            ),
             threads=_threads(runtime.threads, noted.get("threads"), place.device),
         )
         if choice.settled is not None:
@@ -108,18 +114,12 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
 
 
 def last_sitting(run: Run, device: torch.device) -> dict[str, Any]:
-    """What the last sitting on a device of this type noted; empty if there was none.
+    """What the last session on a device of this type noted; empty if there was none.
 
     A run that moves between CPU and GPU is settled for each: neither tells what suits the other.
     """
-    if not run.sittings_file.is_file():
-        return {}
-    found: dict[str, Any] = {}
-    for line in run.sittings_file.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # a crash may cut a line short
-            sitting = json.loads(line)
-            found = sitting if sitting.get("device_type", device.type) == device.type else found
-    return found
+    own = [session for session in run.sessions() if session.get("device_type", device.type) == device.type]
+    return own[-1] if own else {}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Choice:
         """
         what = {"mode": "training", "shape": shape, "batch": batch, **about}
         dtype = self.dtypes[0]
-        with kept_randomness(), set_threads(1):
+        with enough_memory(batch), kept_randomness(), set_threads(1):
             timed = _Timed(step, shape, batch)
             if len(self.dtypes) > 1:
                 dtype = faster_dtype(remembered(what, lambda: by_dtype(step, timed.some)))
@@ -219,18 +219,23 @@ def _step_of(objective: Objective, runtime: Runtime) -> Callable[[Tensor], None]
     return step
 
 
-def possible_dtypes(amp: Amp, noted: str | None, device: torch.device) -> tuple[torch.dtype | None, ...]:
+def possible_dtypes(
+    amp: Amp, noted: str | None, device: torch.device, *, image_size: int
+) -> tuple[torch.dtype | None, ...]:
     """Types to choose among, the usual one first.
 
     Args:
         amp: What is asked.
         noted: What `auto` was settled to before, by its name; None at the start.
         device: Where it runs.
+        image_size: Side of the views in pixels.
     """
     if amp != "auto":
         return (autocast_dtype(amp, device),)
     if noted is not None:
         return (_dtype_called(noted),)
+    if image_size < _SMALLEST_IN_BF16:
+        return (None,)
     return (None, torch.bfloat16) if worth_measuring(device) else (autocast_dtype("auto", device),)
 
 
@@ -261,5 +266,8 @@ def _called(dtype: torch.dtype | None) -> str:
 
 
 def _dtype_called(name: str) -> torch.dtype | None:
-    """The type to compute in, as a sitting names it."""
-    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    """The type to compute in, as a session names it."""
+    known = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise InputError(f"this run records an unknown precision {name!r}: choose one with --amp")
+    return known[name]

@@ -1,16 +1,22 @@
-"""The competitor's masks in the course of a run: how much is pruned is settled before it is decided what."""
+"""The pruning schedule of the twin over a run."""
 
+from sdclr.encoders.digest import tensors_digest
 from sdclr.method import AdaptiveRatio, Objective, scheduled_ratio
 from sdclr.training.config import DamageConfig
+from sdclr.training.distributed import Processes
 
 
-def refresh_masks(objective: Objective, damage: DamageConfig, progress: float) -> None:
-    """Choose the competitor's masks anew, at the ratio that is due.
+def refresh_masks(objective: Objective, damage: DamageConfig, progress: float, place: Processes) -> None:
+    """Choose the twin's masks from the present weights, at the present ratio. All processes call this together.
 
     Args:
         objective: With a competitor; and with an `AdaptiveRatio` if the ratio is adaptive.
         damage: Its configuration.
         progress: Share of the run's steps that are taken, in [0, 1).
+        place: This process among the others.
+
+    Raises:
+        InputError: Two processes chose other masks.
     """
     competitor = objective.competitor
     if competitor is None:
@@ -21,3 +27,5 @@ def refresh_masks(objective: Objective, damage: DamageConfig, progress: float) -
     else:
         competitor.ratio = next(each.ratio for each in objective.rebalancers if isinstance(each, AdaptiveRatio))
     competitor.refresh()
+    if place.world > 1:  # averaged gradients of differently pruned twins would train neither
+        place.check_alike(tensors_digest(competitor.masks), f"the masks at ratio {competitor.ratio:g}")

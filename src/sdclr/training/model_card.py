@@ -1,26 +1,27 @@
-"""The card of an exported encoder: what it is, what it was trained on, how to use it, what it is not."""
+"""The card of an exported encoder: architecture, training, use and limits."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdclr.config import to_json
 from sdclr.encoders import SMALL_SIDE, Encoder
 from sdclr.files import read_json
 from sdclr.training.card_usage import Architecture, how_to_use
 from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, REBALANCER_NAMES, FrameworkName
 from sdclr.training.resolve import ResolvedEncoder
-from sdclr.training.run import Run
+from sdclr.training.run import Run, read_evaluation
 from sdclr.training.start import Start, start_of
 from sdclr.version import __version__
 
 
 def preprocessing(encoder: Encoder) -> dict[str, Any]:
-    """How images become what the encoder takes, as plain JSON."""
+    """The preprocessing of images for the encoder, as plain JSON."""
     size, seen = encoder.image_size, encoder.preprocessing
     return {
         "format": "sdclr-preprocessing-1",
         "image_size": size,
         "mode": "RGB, upright (EXIF orientation applied), transparency laid over white",
+        **({"intensities": to_json(seen.intensities)} if seen.intensities else {}),
         "small_images": {
             "up_to_side": SMALL_SIDE,
             "resize": [size, size],
@@ -66,26 +67,26 @@ def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats
 
 
 def _of_run(run: Run, encoder: Encoder, architecture: Architecture) -> list[str]:
-    """What is known of an encoder that a run trained."""
+    """The sections on an encoder that a run trained."""
     return [
         _introduction(run, encoder, architecture),
-        "## What it was trained on\n\n" + _training_set(run),
-        "## How it was trained\n\n" + _training(run),
+        "## Training images\n\n" + _training_set(run),
+        "## Training\n\n" + _training(run),
         "## Results\n\n" + _results(run),
     ]
 
 
 def _pretrained(encoder: Encoder, architecture: Architecture) -> list[str]:
-    """What is known of an encoder that was pretrained elsewhere."""
+    """The sections on an encoder that was pretrained elsewhere."""
     size, weights = encoder.image_size, sum(parameter.numel() for parameter in encoder.parameters())
     origin = "Weights of unknown origin." if encoder.origin is None else f"Weights: {_plain(encoder.origin.sentence)}."
     introduction = (
-        f"A pretrained image encoder, as it was published. `{architecture.name}`; {weights:,} weights. It maps RGB "
+        f"A pretrained image encoder, unchanged. `{architecture.name}`; {weights:,} weights. It maps RGB "
         f"images of {size} x {size} px to {encoder.num_features} features."
     )
     return [
         introduction,
-        f"## Where it comes from\n\n{origin}",
+        f"## Origin\n\n{origin}",
     ]
 
 
@@ -97,70 +98,69 @@ def _pretrained_limits(encoder: Encoder) -> str:
 def _license(encoder: Encoder) -> str:
     stated = None if encoder.origin is None else encoder.origin.license
     if stated is None:
-        return "Not known: whoever uses or publishes these weights has to find out."
+        return "Unknown: check the terms before you use or publish these weights."
     return (
-        f"Of the published weights: {_plain(stated)}. Whether the terms of the images they were trained on allow a use "
-        "is not stated here."
+        f"Of the published weights: {_plain(stated)}. This card does not state whether the terms of the training "
+        "images allow a use."
     )
 
 
 def _run_license(run: Run) -> str:
     start = start_of(run)
-    terms = "the terms of the images it was trained on allow it"
     if start is None:
-        return f"Not stated here: whoever publishes this encoder says under which terms, and whether {terms}."
-    license_ = f"the license {_plain(start.license)}" if start.license else "a license that is not known here"
+        return "Not stated: choose a license when you publish this encoder, and check the terms of the training images."
+    license_ = f"the license {_plain(start.license)}" if start.license else "an unknown license"
     return (
-        f"Not stated here: whoever publishes this encoder says under which terms. The weights that it started from are "
-        f"under {license_}, which goes on to apply; and it has to be made sure that {terms}."
+        "Not stated: choose a license when you publish this encoder, and check the terms of the training images. The "
+        f"start weights are under {license_}, which still applies."
     )
 
 
 def _limits(run: Run) -> str:
     start = start_of(run)
     taught = "Trained without labels" if start is None or start.labels is False else _TAUGHT[start.labels]
-    carried = "The encoder carries whatever bias its images carry"
+    carried = "The encoder inherits the bias of its training images"
     if start is not None:
-        carried += ", and those that the weights it started from were trained on"
+        carried += " and of the training images of its start weights"
     return _LIMITS.format(taught=taught, carried=carried)
 
 
 _TAUGHT: Mapping[bool | None, str] = {
-    True: "Labels of other images trained the weights that it started from; it was adapted without labels",
-    None: "Labels of other images may have trained the weights that it started from; it was adapted without labels",
+    True: "The start weights were trained with labels of other images; the encoder was adapted without labels",
+    None: "The start weights may have been trained with labels of other images; the encoder was adapted without labels",
 }
 
 _LABELS: Mapping[bool | None, str] = {
-    True: "- Trained with labels: features tell the classes of that training set best, other differences less well.",
-    False: "- Trained without class labels: features say what looks alike, not what an image is of.",
-    None: "- It is not known whether class labels trained the weights.",
+    True: "- Trained with labels: features separate the classes of the training set best, other images less well.",
+    False: "- Trained without class labels: features describe visual similarity, not the content of an image.",
+    None: "- It is not known whether the weights were trained with class labels.",
 }
 
 _PRETRAINED_LIMITS = """\
-- A use needs a check on the images that it will meet, and for naming classes a probe with labels of its own.
-- The encoder carries whatever bias its training images carry. It has not learned groups of people or places that they
-  lack.
-- It knows images of the size above; at another size features change."""
+- Test the encoder on the images of your application. To predict classes, train a probe with your own labels.
+- The encoder inherits the bias of its training images. It has not learned groups of people or places that are missing
+  from them.
+- It was trained on images of the size above; at another size features change."""
 
 _LIMITS = """\
-- {taught}: features say what looks alike, not what an image is of. A use needs labels of its own for a probe, and a
-  check on the images it will meet.
-- What was rare in the training images is served less well than what was frequent; how much less, the results say where
-  there are any. Training against a pruned copy is meant to lessen that and does not undo it.
-- {carried}. Groups of people or places that they lack, it has not learned.
-- It knows images of the size above; at another size features change."""
+- {taught}: features describe visual similarity, not the content of an image. To predict classes, train a probe with
+  your own labels, and test it on the images of your application.
+- Features of rare classes are worse than those of frequent classes; see the results, if there are any. Training against
+  a pruned copy aims to reduce this difference and does not remove it.
+- {carried}. It has not learned groups of people or places that are missing from them.
+- It was trained on images of the size above; at another size features change."""
 
 
 _FRAMEWORKS: Mapping[FrameworkName, tuple[str, str]] = {
     "simclr": ("Chen et al., ICML 2020", "NT-Xent"),
     "moco": ("Chen et al., 2020", "InfoNCE over a queue"),
     "moco_v3": ("Chen et al., ICCV 2021", "InfoNCE within a batch, keys of a momentum network"),
-    "byol": ("Grill et al., NeurIPS 2020", "cosine distance to what a momentum network gives"),
+    "byol": ("Grill et al., NeurIPS 2020", "cosine distance to the outputs of a momentum network"),
     "simsiam": ("Chen and He, CVPR 2021", "cosine distance with a stopped gradient"),
     "barlow_twins": ("Zbontar et al., ICML 2021", "cross-correlation of features against the identity"),
     "vicreg": ("Bardes et al., ICLR 2022", "invariance, variance and covariance"),
 }
-"""Where each is from, and its loss in words."""
+"""Source and loss of each framework."""
 
 
 def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str:
@@ -169,10 +169,9 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
     method = {
         "none": framework,
         "prune": "self-damaging contrastive learning (SDCLR; Jiang et al., ICML 2021), contrasted with a copy of "
-        f"itself that lacks {damage.share} of its weights"
+        f"itself with {damage.share} of its weights pruned"
         + ("" if run.config.framework == "simclr" else f", in the framework of {framework}"),
-        "random": f"{framework}, contrasted with a copy of itself that lacks {damage.share} of its weights, chosen "
-        "at random",
+        "random": f"{framework}, contrasted with a copy of itself with {damage.share} of its weights removed at random",
         "dropout": f"{framework}, contrasted with itself under dropout of {damage.share}",
     }[damage.kind]
     shape = [f"`{architecture.name}`"]
@@ -189,7 +188,7 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
 
 
 def _trained(start: Start | None) -> str:
-    """What made it, up to the method; labels are named wherever they had a part."""
+    """The start of the encoder, and the use of labels."""
     if start is None:
         return "An image encoder trained without labels"
     return f"An image encoder that started from the weights {_started_from(start)} and was adapted without labels"
@@ -201,11 +200,11 @@ def _training_set(run: Run) -> str:
         return "Not recorded."
     rows = [("name", f"`{_plain(source.get('name', ''))}`"), ("images", f"{source.get('images', 0):,}")]
     if source.get("bad_images"):
-        rows.append(("left out, since they could not be decoded", f"{source['bad_images']:,}"))
-    rows.append(("labels shown to training", "none"))
+        rows.append(("left out because they could not be decoded", f"{source.get('bad_images', 0):,}"))
+    rows.append(("labels used in training", "none"))
     start = start_of(run)
     if start is not None:
-        rows.append(("weights that it started from", _started_from(start)))
+        rows.append(("start weights", _started_from(start)))
         rows.append(("SHA-256 of these", f"`{start.sha256[:16]}`"))
     counts = source.get("class_counts")
     if counts:
@@ -218,8 +217,12 @@ def _training_set(run: Run) -> str:
 def _training(run: Run) -> str:
     config = run.config
     damage, optim = config.damage, config.optim
-    norm = {True: "normalisation", False: "no normalisation", "statistics": "normalisation statistics"}
-    own = f"{norm[damage.independent_norm]} of its own"
+    norm = {
+        True: "separate normalization",
+        False: "shared normalization",
+        "statistics": "separate normalization statistics",
+    }
+    own = norm[damage.independent_norm]
     share = damage.share
     second = {
         "none": "the network itself",
@@ -232,13 +235,13 @@ def _training(run: Run) -> str:
         loss += f", temperature {config.temperature:g}"
     rows = [
         ("second branch", second),
-        ("batch-norm statistics of the encoder", "as at the start" if config.fixes_statistics else "of its batches"),
+        ("batch-norm statistics of the encoder", "fixed" if config.fixes_statistics else "of its batches"),
         ("loss", loss),
-        ("rebalanced by", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "nothing"),
+        ("rebalancers", ", ".join(REBALANCER_NAMES[name] for name in config.rebalance) or "none"),
         ("length", config.length),
-        ("images a step", f"{config.batch_size:,}"),
-        ("optimiser", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),
-        ("projection head, left out here", f"{config.head.layers} layers to {config.head.dim}"),
+        ("images per step", f"{config.batch_size:,}"),
+        ("optimizer", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),
+        ("projection head, not included", f"{config.head.layers} layers to {config.head.dim}"),
         ("precision", _precision(run)),
         ("seed", str(config.seed)),
     ]
@@ -246,10 +249,10 @@ def _training(run: Run) -> str:
 
 
 def _precision(run: Run) -> str:
-    if not run.sittings_file.is_file():
-        return "not recorded"
-    sittings = [json.loads(line) for line in run.sittings_file.read_text().splitlines()]
-    return ", ".join(dict.fromkeys(f"{sitting['precision']} on {sitting['device']}" for sitting in sittings))
+    told = dict.fromkeys(
+        f"{session['precision']} on {session.get('device', 'an unknown device')}" for session in run.sessions()
+    )
+    return ", ".join(told) or "not recorded"
 
 
 def _results(run: Run) -> str:
@@ -260,18 +263,19 @@ def _results(run: Run) -> str:
         result = read_json(file)
         if result.get("branch", "dense") != "dense" or not all(name in result for name in names):
             continue
+        read_evaluation(file)  # which checks it
         for name, title in names.items():
-            figures = [result[name]["balance"].get(column) for column in columns]
+            figures = [result[name]["balance"][column] for column in columns]
             rows.append((title, *("-" if figure is None else f"{figure:.1f}" for figure in figures)))
         sets = [result.get(part, {}) for part in ("train", "test")]
         notes.append(
-            "Accuracy in percent, by how frequent a class was in training; Std is the spread of the three groups. "
+            "Accuracy in percent, by the frequency of a class in training; Std is the spread of the three groups. "
             "Probes: "
             + ", ".join(f"{part.get('images', 0):,} images of `{_plain(part.get('name', ''))}`" for part in sets)
             + " (train, test)."
         )
     if not rows:
-        return "None yet: `sdclr evaluate` measures how evenly an encoder serves frequent and rare classes."
+        return "None yet: `sdclr evaluate` measures the accuracy for frequent and rare classes."
     return "\n\n".join([_table(("", "Many", "Medium", "Few", "All", "Std"), rows), *notes])
 
 
@@ -281,7 +285,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(text: Any, *, forbidden: str = "`|<>*_[]#&\\") -> str:
-    """A name that came from outside, without what Markdown or HTML would make something of."""
+    """An untrusted name without the characters that Markdown or HTML would interpret."""
     return "".join(character for character in str(text) if character.isprintable() and character not in forbidden)
 
 

@@ -1,12 +1,12 @@
-"""Batch normalization of an encoder that starts from trained weights: its running statistics stay where they are.
+"""Batch normalization of an encoder that starts from trained weights: its running statistics stay fixed.
 
-Statistics that move to augmented views of a small collection cost a pretrained encoder more than training gains it.
+Statistics that move to augmented views of a small collection cost a pretrained encoder more than training gains.
 With fixed statistics each batch-norm layer of the encoder is an affine map, whose weight and bias are trained.
 
-A pruned twin has weaker activations, so that the network's statistics do not fit it. Statistics that are measured on
-the twin itself would not do either: they are those of the augmented views, too, and tell the twin apart from the
-network where nothing is pruned at all. So they are corrected by what pruning changes: after each refresh of the masks
-every layer of the twin gets the statistics with which it gives the mean and variance that it gives in the network.
+A pruned twin has weaker activations, so the network's statistics do not fit it. Statistics measured on the twin itself
+do not fit either: they are those of the augmented views, and make the twin differ from the network even if nothing is
+pruned. The statistics are therefore corrected for the effect of pruning: after each refresh of the masks, every layer
+of the twin gets the statistics with which its output has the mean and variance of the network's output.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sdclr.encoders import Encoder
-from sdclr.method import DropoutCompetitor, SelfCompetitor, SelfCompetitors
+from sdclr.method import DropoutCompetitor, SelfCompetitor
 
 
 def fix_statistics(module: nn.Module) -> int:
@@ -63,7 +63,7 @@ def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[T
     statistics and the modes of all layers stay as they were.
 
     Args:
-        competitor: The twin, or several, of a network with an `encoder`.
+        competitor: The pruned twin of a network with an `encoder`.
         batches: Images `(N, 3, H, W)`, on the network's device; all samples of a layer's input count alike.
 
     Returns:
@@ -71,20 +71,18 @@ def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[T
     """
     encoder = competitor.network.get_submodule("encoder")
     layers = _layers(encoder)
-    twins = [twin for twin in _each(competitor) if layers and layers.keys() <= _with_statistics(twin)]
-    settled: list[dict[str, list[_Moments]]] = [{name: [] for name in layers} for _ in twins]
+    if not layers or not layers.keys() <= _with_statistics(competitor):
+        return []
+    settled: dict[str, list[_Moments]] = {name: [] for name in layers}
     fixed = {name: _statistics(layer) for name, layer in layers.items()}
     with _evaluating(layers):
-        for batch in batches if twins else ():
+        for batch in batches:
             seen = _seen(encoder, batch, layers)
-            for twin, of_twin in zip(twins, settled, strict=True):
-                _correct(twin, batch, layers, fixed=fixed, seen=seen, settled=of_twin)
-    changed = []
-    for twin, of_twin in zip(twins, settled, strict=True):
-        own = twin.normalization()
-        for name, moments in of_twin.items():
-            for end, values in zip(("running_mean", "running_var"), zip(*moments, strict=True), strict=False):
-                changed.append(own[f"encoder.{name}.{end}"].copy_(torch.stack(values).mean(dim=0)))
+            _correct(competitor, batch, layers, fixed=fixed, seen=seen, settled=settled)
+    changed, own = [], competitor.normalization()
+    for name, moments in settled.items():
+        for end, values in zip(("running_mean", "running_var"), zip(*moments, strict=True), strict=False):
+            changed.append(own[f"encoder.{name}.{end}"].copy_(torch.stack(values).mean(dim=0)))
     return changed
 
 
@@ -93,11 +91,6 @@ _HARDLY: Final = 1e-8
 
 _Moments = tuple[Tensor, Tensor]
 """Mean and variance of each channel, `(C,)`."""
-
-
-def _each(competitor: SelfCompetitor) -> list[SelfCompetitor]:
-    others: Any = competitor.others if isinstance(competitor, SelfCompetitors) else ()
-    return [competitor, *others]
 
 
 def _with_statistics(twin: SelfCompetitor) -> set[str]:

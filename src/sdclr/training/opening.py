@@ -1,7 +1,7 @@
-"""How a run begins, or goes on: the same folder is the same run, and the network starts as it is told."""
+"""The start of a run: a folder that holds a run resumes it, and a new run initializes its network."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.config import differences, digest
+from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import Source, fingerprint
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
-from sdclr.files import claimed, write_json
+from sdclr.files import write_json
 from sdclr.time_budget import Budget
 from sdclr.training.budget import as_begun
 from sdclr.training.config import PretrainConfig
-from sdclr.training.distributed import Processes
+from sdclr.training.distributed import Processes, one_job
 from sdclr.training.feed import weights_digest
 from sdclr.training.run import Run
 from sdclr.training.start import load_start
@@ -26,6 +27,22 @@ def default_run(source: Source, config: PretrainConfig, budget: Budget | None = 
     """The folder of a run that its caller does not name."""
     minutes = f"-{budget.minutes:g}min" if budget else ""
     return Path("runs") / f"{source.name}-{digest(config)}{minutes}"
+
+
+def as_trained(run: Run, images: Source) -> Source:
+    """The images by the range of intensities that the run was begun with, if it has begun.
+
+    Raises:
+        InputError: Another range is asked for.
+    """
+    kept = run.intensities
+    seen, given = intensities_of(images)
+    if kept is not None and given and seen != kept:
+        raise InputError(
+            f"{run.path} was trained with other intensities ({kept.sentence}): leave out intensities=, or name another "
+            "folder with --run"
+        )
+    return with_intensities(images, kept)
 
 
 def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network:
@@ -45,9 +62,7 @@ def alone(run: Run, place: Processes) -> Iterator[None]:
     Raises:
         InputError: If another job trains the run.
     """
-    with claimed(run.path, ".training") if place.first else nullcontext(enter_result=True) as free:
-        if not place.broadcast(free):
-            raise InputError(f"another process trains {run.path}: wait for it, or name another folder with --run")
+    with one_job(place, run.path, ".training", "trains", "name another folder with --run"):
         yield
 
 
@@ -77,7 +92,7 @@ def open_run(
             raise InputError(
                 f"{folder} is a run with other settings ({'; '.join(changed)}): name another folder with --run"
             )
-        if run.source_file.exists() and run.source["fingerprint"] != fingerprint(source):
+        if run.source_file.exists() and run.source.get("fingerprint") != fingerprint(source):
             raise InputError(
                 f"{folder} was trained on {run.source['images']} images of {run.source['name']}, not on these "
                 f"{len(source)}: give it the same images, or name another folder with --run"

@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate of every step."""
+"""Optimizers and the learning rate of every step."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Opti
         groups = _by_scale([{"params": parameters}], scales)
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, weight_decay=decay, fused=True)
         if momentum:
-            # As torch would at the first step; but if loss scaling skips that one, it takes uninitialised memory.
+            # As torch would at the first step; but if loss scaling skips that one, it takes uninitialized memory.
             for parameter in parameters:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

@@ -7,9 +7,9 @@ from sdclr.config import check_numbers
 from sdclr.errors import InputError
 
 LONGEST_WARMUP: Final = 10.0
-"""Epochs that an automatic warm-up takes at most, as in the paper."""
+"""Longest automatic warm-up in epochs, as in the paper."""
 WARMUP_SHARE: Final = 0.1
-"""Share of the run that an automatic warm-up takes at most."""
+"""Largest share of the run for an automatic warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class OptimConfig:
     name: Literal["sgd", "lars", "adamw"] = "sgd"
     """SGD as in the paper; LARS for batches of thousands; AdamW for transformers."""
     lr: float = 0.5
-    """Peak learning rate, as it is (not scaled by the batch)."""
+    """Peak learning rate, not scaled by the batch size."""
     momentum: float = 0.9
     """Momentum of SGD and LARS; the first beta of AdamW."""
     weight_decay: float = 1e-4
@@ -30,14 +30,13 @@ class OptimConfig:
     final_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
     joint: float | None = None
-    """Share of the run at which a second cosine begins, where the first has come down to joint_lr: the schedule with
-    which geometric harmonization was published (0.5, from 0.5 to 0.3), to be its control, too. By default there is one
-    cosine."""
+    """Share of the run at which a second cosine begins, where the first has reached joint_lr: the published schedule of
+    geometric harmonization (0.5, from 0.5 to 0.3), also for its control. By default there is one cosine."""
     joint_lr: float = 0.3
     """Learning rate at the joint."""
     layer_decay: float = 1.0
-    """Learning rate of a block of the encoder as a share of that of the next deeper one, so that early layers of a
-    trained encoder change least; 1 gives all the same. The deepest block and what follows it have the full rate."""
+    """Learning rate of a block of the encoder as a share of that of the next deeper block, so that early layers of a
+    trained encoder change least; 1 gives all the same rate. The deepest block and the head have the full rate."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -50,13 +49,15 @@ class OptimConfig:
                 f"{self.joint} and a rate of {self.joint_lr}"
             )
         if not 0 < self.layer_decay <= 1:
-            raise InputError(f"the layer decay lies in (0, 1], not {self.layer_decay}: 0.75 is usual, 1 is none")
+            raise InputError(
+                f"the layer decay must be in (0, 1], not {self.layer_decay}: 0.75 is usual, 1 turns it off"
+            )
         check_numbers(self, joint_lr=0)
         if (self.warmup_epochs or 0) < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise InputError("warm-up and weight decay cannot be negative, and momentum lies in [0, 1)")
 
     def warmup(self, epochs: float) -> float:
-        """Epochs of warm-up in a run of so many epochs.
+        """Epochs of warm-up in a run of a given length.
 
         Example:
             >>> OptimConfig().warmup(2000), OptimConfig().warmup(5), OptimConfig(warmup_epochs=2).warmup(5)

@@ -25,16 +25,17 @@ from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.fastest import name_of
-from sdclr.files import write_json
+from sdclr.files import parsing, write_json
 from sdclr.method import Objective
+from sdclr.out_of_memory import IN_TRAINING, enough_memory
 from sdclr.progress import bar_by_default
 from sdclr.time_budget import Budget
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.budget import choose_length
-from sdclr.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
+from sdclr.training.checkpoint import check_space, load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.defaults import for_images
+from sdclr.training.defaults import default_config
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
@@ -43,12 +44,12 @@ from sdclr.training.logs import SLOW, Log
 from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import alone, default_run, first_network, open_run
+from sdclr.training.opening import alone, as_trained, default_run, first_network, open_run
 from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
-from sdclr.training.run import Run, create_objective
-from sdclr.training.sittings import note_sitting
+from sdclr.training.run import STATE, Run, create_objective
+from sdclr.training.sessions import note_session
 from sdclr.training.wrapping import wrapped
 
 
@@ -61,16 +62,16 @@ def pretrain(
     weights: ArrayLike | None = None,
     minutes: float | Budget | None = None,
 ) -> Run:
-    """Train an encoder on images without labels, or go on where an earlier call with the same arguments was cut off.
+    """Train an encoder on images without labels, or resume an interrupted call with the same arguments.
 
     Args:
-        source: Anything that names images: a path, a manifest, an array `(N, H, W, 3)` of uint8, a source object.
-        config: What decides the result; by default `for_images(source)`, which goes by the images and the machine.
-        run: Folder of the run; by default `runs/` and a name made of source and configuration.
-        runtime: How it is carried out, which may change when it goes on.
-        weights: `(N,)` how often each image is drawn, up to a factor, beside rebalancers; by default all alike.
-        minutes: End within so many minutes, report included: the speed is measured and the number of epochs chosen, in
-            place of that in `config`. The run's configuration holds the choice, so that a resumed run is the same run.
+        source: The images: a path, a manifest, an array `(N, H, W, 3)` of uint8, or a source object.
+        config: Settings that determine the result; by default `default_config(source)`.
+        run: Folder of the run; by default `runs/` with a name from source and configuration.
+        runtime: Settings of the execution, which may change when the run resumes.
+        weights: `(N,)` sampling weights of the images, up to a factor, in addition to rebalancers; by default uniform.
+        minutes: Time budget in minutes, including the report: measures the speed and chooses the number of epochs,
+            instead of that in `config`. The run's configuration stores the choice, so that a resumed run is the same.
 
     Returns:
         The finished run.
@@ -82,9 +83,10 @@ def pretrain(
     """
     images = open_source(source)
     limit = Budget.of(minutes)
-    config = config or for_images(images, minutes=None if limit is None else limit.minutes)
+    config = config or default_config(images, minutes=None if limit is None else limit.minutes)
     runtime = runtime or Runtime()
     folder = Path(run) if run is not None else default_run(images, config, limit)
+    images = as_trained(Run(folder), images)
     drawn = None if weights is None else checked_weights(weights, len(images))
     with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened, config = open_run(folder, images, config, place, drawn, budget=limit)
@@ -96,7 +98,7 @@ def pretrain(
             first = replace(config, epochs=max(config.epochs, 100), steps=None) if limit and not begun else config
             make = functools.partial(_trainer, opened, images, runtime=runtime, place=place, weights=drawn)
             trainer = make(config=first)
-            with trainer.settled.threads_in_force():
+            with trainer.settled.threads_in_force(), enough_memory(config.batch_size, remedy=IN_TRAINING):
                 if limit and not begun:
                     config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
                     del trainer  # its memory is needed
@@ -132,16 +134,16 @@ def _trainer(
 
 
 class Trainer:
-    """One run's state and how it moves.
+    """The state of a run and its training steps.
 
     Args:
-        run: Where it is kept.
-        config: What decides the result.
-        runtime: How it is carried out.
-        objective: What is trained; at its start, which a checkpoint replaces.
+        run: The run on disk.
+        config: Settings that determine the result.
+        runtime: Settings of the execution.
+        objective: The objective in its initial state, which a checkpoint replaces.
         feed: The batches.
-        place: This process among the others.
-        settled: What it computes with.
+        place: The rank of this process.
+        settled: Number format and threads.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class Trainer:
         objective = objective.to(place.device)
         if place.world > 1 and place.device.type == "cuda":
             # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
-            # timm's converter, in place: torch's own would drop the activations that timm fuses into normalisation.
+            # timm's converter, in place: torch's own would drop the activations that timm fuses into normalization.
             convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         if config.fixes_statistics:
             fix_statistics(objective)
@@ -201,10 +203,10 @@ class Trainer:
             epochs=self.config.epochs,
             slow=SLOW if self.place.device.type == "cpu" else "",
         )
-        note_sitting(self.run, self.step, self.settled, compiled=self.runtime.compile, place=self.place)
+        note_session(self.run, self.step, self.settled, compiled=self.runtime.compile, place=self.place)
         self.objective.train()
-        saved = time.monotonic()
-        period = 60 * self.runtime.checkpoint_minutes
+        saved, period = time.monotonic(), 60 * self.runtime.checkpoint_minutes
+        check_space(self.run.checkpoints, self.objective)
         try:
             while self.step < self.total:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -222,30 +224,29 @@ class Trainer:
                         self.save()
                         saved = time.monotonic()
                     if signum:
-                        raise Interrupted(
-                            signum, f"stopped after step {self.step} of {self.total}; {self.last_checkpoint} is saved"
-                        )
+                        where = f"step {self.step} of {self.total}; {self.last_checkpoint} is saved"
+                        raise Interrupted(signum, f"stopped after {where}")
             self.save()
         finally:
             log.close()
             if self.watch:
                 self.watch.close()
         if self.place.first:
-            save_encoder(self.run.path, cast("Network", self.objective.network).encoder)
+            save_encoder(self.run.path, cast("Network", self.objective.network).encoder, self.feed.intensities)
         self.place.barrier()
 
-    def rehearse(self, epoch: int) -> Iterator[None]:
-        """Take the steps of an epoch, yielding after each, to measure them. The state is of no use afterwards."""
+    def rehearse(self, epoch: int) -> Iterator[float]:
+        """Measure an epoch: take its steps, yielding what each saved (`take_saved`). The state is of no use then."""
         self.step = epoch * self.steps_per_epoch
         self.objective.train()
-        self.guidance.enter_epoch(epoch, begins=True)
+        self.guidance.enter_epoch(epoch, begins=True, rehearsing=True)
         for batch in self.feed.loader.epoch(epoch):
             self._take_step(batch)
             self._check_losses()
-            yield
+            yield self.guidance.take_saved()
 
     def _take_step(self, batch: Batch) -> None:
-        """Refresh the masks if it is time, then one optimiser step."""
+        """Refresh the masks if it is time, then one optimizer step."""
         self._refresh_masks()
         drawn = self.guidance.views(batch)
         seed(self._step_seed(self.place.rank), self.place.device)
@@ -261,8 +262,7 @@ class Trainer:
         of_part = [None] * parts if samples is None else samples.chunk(parts)
         for number, (views, which) in enumerate(zip(pairs, of_part, strict=True), start=1):
             with self._gradients_shared(last=number == parts), self._precision():
-                known = () if which is None else (which,)
-                loss = self.model(*map(self._laid_out, views), *known).mean() / parts
+                loss = self.model(*map(self._laid_out, views), *(() if which is None else (which,))).mean() / parts
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.step(self.optimizer)
@@ -277,7 +277,7 @@ class Trainer:
         if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
             return
         seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
-        refresh_masks(self.objective, damage, self.step / self.total)
+        refresh_masks(self.objective, damage, self.step / self.total, self.place)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
                 settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
@@ -304,7 +304,7 @@ class Trainer:
             spread = self.watch.spread() if self.watch else None
             watched = {} if spread is None else {"feature_std": spread}
             if self.objective.competitor is not None and self.config.damage.changes:
-                watched["pruned"] = self.objective.competitor.removed()
+                watched["pruned"] = self.objective.competitor.pruned_fraction()
             log.write(step=self.step, epoch=epoch, loss=loss, lr=lr, **watched)
             self.logged_losses.clear()
         else:
@@ -332,10 +332,9 @@ class Trainer:
         good = (
             f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint is saved"
         )
-        raise FloatingPointError(
-            f"{what} (images {', '.join(names[:3])}, …, all in {listed}); {good}: lower --optim.lr, raise the warm-up "
-            "or drop --amp, in a new run"
-        )
+        some = ", ".join(names[:3])
+        remedy = "lower --optim.lr, raise the warm-up or drop --amp, in a new run"
+        raise FloatingPointError(f"{what} (images {some}, …, all in {listed}); {good}: {remedy}")
 
     def save(self) -> None:
         """Write a checkpoint of the whole state, unless it is there. All processes call this together."""
@@ -369,15 +368,16 @@ class Trainer:
         self.last_checkpoint = save_checkpoint(self.run.checkpoints, state, self.step)
 
     def _restore(self) -> None:
-        loaded = load_checkpoint(self.run.checkpoints)
+        loaded = load_checkpoint(self.run.checkpoints, STATE)
         if loaded is None:
             return
         state, self.last_checkpoint = loaded
         self.step = self.saved_step = state["step"]
-        self.objective.load_state_dict(state["objective"])
-        restore_optimizer(self.optimizer, state["optimizer"])
-        if state["scaler"]:  # empty if it was saved without mixed precision
-            self.scaler.load_state_dict(state["scaler"])
+        with parsing(self.last_checkpoint, f"put back whole copies of it and of {self.run.config_file}"):
+            self.objective.load_state_dict(state["objective"])
+            restore_optimizer(self.optimizer, state["optimizer"])
+            if state["scaler"]:  # empty if it was saved without mixed precision
+                self.scaler.load_state_dict(state["scaler"])
         self.logged_losses = list(state["logged_losses"])
 
     def _step_seed(self, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""torch's random state: seeded for a moment, and given back to the caller as it was."""
+"""torch's random state: seeded temporarily, and then restored."""
 
 import contextlib
 from collections.abc import Iterator

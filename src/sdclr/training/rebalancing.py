@@ -5,9 +5,11 @@ from collections.abc import Callable
 from sdclr.errors import InputError
 from sdclr.method import AdaptiveRatio
 from sdclr.method.rebalancing import (
+    Curation,
     Density,
     Harmonization,
     IndividualTemperature,
+    KoLeo,
     Memorization,
     Rebalancer,
     TemperatureSchedule,
@@ -30,9 +32,11 @@ def create_rebalancers(config: PretrainConfig, samples: int) -> list[Rebalancer]
         "temperature": lambda: TemperatureSchedule(config.epochs, config=config.temperature_schedule),
         "memorization": lambda: Memorization(samples, config=config.memorization),
         "density": lambda: Density(samples, epochs=config.epochs, config=config.density),
+        "curation": lambda: Curation(samples, epochs=config.epochs, config=config.curation),
         "harmonization": lambda: Harmonization(
             samples, dim=config.head.dim, epochs=config.epochs, config=config.harmonization
         ),
+        "koleo": lambda: KoLeo(config=config.koleo),
     }
     damage = config.damage
     try:

@@ -1,4 +1,4 @@
-"""From whatever a user calls an encoder to the encoder, its preprocessing, and its run if it has one."""
+"""From any name of an encoder to the encoder, its preprocessing, and its run if it has one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Final, TypeAlias
 
 from torch import nn
 
+from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import first_shapes
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, SMALL_SIDE, Encoder, Preprocessing, as_encoder, changes_size, load_encoder
 from sdclr.encoders.config import GRAMMAR
 from sdclr.encoders.saved import is_saved_encoder
 from sdclr.errors import InputError
+from sdclr.intensities import Intensities
 from sdclr.training.run import Run
 
 _SMALL_VIEW: Final = 96
@@ -29,11 +31,15 @@ class ResolvedEncoder:
     """In eval mode on the CPU."""
     run: Run | None = None
     """The run it belongs to; None for an encoder without one."""
+    intensities: Intensities | None = None
+    """By which range of intensities images are seen: that of the encoder's training, or else of the images."""
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes what the encoder sees."""
-        return self.encoder.preprocessing
+        if self.intensities is None:
+            return self.encoder.preprocessing
+        return replace(self.encoder.preprocessing, intensities=self.intensities)
 
     @property
     def short_name(self) -> str:
@@ -83,6 +89,17 @@ def resolve_encoder(
     """
     if isinstance(encoder, ResolvedEncoder):
         return encoder
+    found = _found(encoder, images, image_size)
+    if images is not None:
+        seen, given = intensities_of(images)
+        own = found.encoder.preprocessing.intensities or Intensities()
+        found = replace(found, intensities=(seen if given else own.over(seen)) or None)
+    return found
+
+
+def _found(
+    encoder: Run | nn.Module | str | Path | None, images: Source | None, image_size: int | None
+) -> ResolvedEncoder:
     if isinstance(encoder, nn.Module):
         return ResolvedEncoder(type(encoder).__name__, _sized(as_encoder(encoder), images, image_size))
     if isinstance(encoder, (str, Path)) and _is_run(Path(encoder).expanduser()):

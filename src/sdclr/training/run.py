@@ -1,10 +1,10 @@
-"""A run on disk: where its files lie, and how to read them back."""
+"""A run on disk: the location of its files, and functions to read them."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from sdclr.config import from_json
 from sdclr.encoders import Encoder, Network, create_network, load_encoder
 from sdclr.errors import InputError
-from sdclr.files import read_json
+from sdclr.files import check_keys, parsing, read_json, read_json_lines
+from sdclr.files.reading import Keys
+from sdclr.intensities import Intensities
 from sdclr.method import (
     BYOL,
     BarlowTwins,
@@ -21,15 +23,30 @@ from sdclr.method import (
     MoCoV3,
     Objective,
     SelfCompetitor,
-    SelfCompetitors,
     SimCLR,
     SimSiam,
     VICReg,
     magnitude_masks,
     random_masks,
 )
-from sdclr.training.checkpoint import load_checkpoint, load_snapshot
+from sdclr.training.checkpoint import last_checkpoint, load_checkpoint, load_snapshot, read_checkpoint
 from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
+from sdclr.training.trainable import freeze_all_but
+
+STATE: Final[Keys] = {"step": int, "objective": dict, "optimizer": dict, "scaler": dict, "logged_losses": list}
+"""What a checkpoint of a run holds."""
+_SOURCE: Final[Keys] = {"name": str, "images": int}
+_SOURCE_MAY: Final[Keys] = {
+    "bad_images": int,
+    "class_counts": (list, NoneType),
+    "attribute_counts": (dict, NoneType),
+    "held_in_memory": bool,
+    "left_out": list,
+    "intensities": dict,
+}
+_CLASSIFIERS: Final = ("linear", "few_shot", "knn")
+_GROUPS: Final = ("many", "medium", "few", "all", "std")
+_AGAIN: Final = "put back a whole copy of it, or run `sdclr pretrain` with another --run"
 
 
 @dataclass(frozen=True)
@@ -67,14 +84,20 @@ class Run:
         return self.path / "source.json"
 
     @property
+    def image_files(self) -> Path:
+        """Sizes and times of the images' files when they were last trained on."""
+        return self.path / "image_files.npy"
+
+    @property
     def start_file(self) -> Path:
         """Which weights the encoder started from, if not at random: name, file, SHA-256, license, part of labels."""
         return self.path / "start.json"
 
     @property
-    def sittings_file(self) -> Path:
-        """One JSON object for each time that training began or went on: where, on what, in which precision."""
-        return self.path / "sittings.jsonl"
+    def sessions_file(self) -> Path:
+        """One JSON object for each time that training started or resumed: device, precision, threads, versions."""
+        earlier = self.path / "sittings.jsonl"  # its name until 0.1
+        return earlier if earlier.exists() else self.path / "sessions.jsonl"
 
     @property
     def budget_file(self) -> Path:
@@ -114,9 +137,11 @@ class Run:
     @property
     def config(self) -> PretrainConfig:
         """What the run was started with."""
-        values = read_json(self.config_file)
+        values = read_json(self.config_file, _AGAIN)
         if values.get("start") is not None:
             values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
+        if not values.get("damage", {}).get("also", True):
+            del values["damage"]["also"]  # runs of earlier versions name no further competitors here
         try:
             return from_json(PretrainConfig, values)
         except InputError as error:
@@ -125,13 +150,28 @@ class Run:
     @property
     def source(self) -> dict[str, Any]:
         """The contents of `source.json`."""
-        return read_json(self.source_file)
+        values = read_json(self.source_file, _AGAIN, keys=_SOURCE)
+        check_keys(self.source_file, values, {key: _SOURCE_MAY[key] for key in values if key in _SOURCE_MAY}, _AGAIN)
+        return values
+
+    @property
+    def intensities(self) -> Intensities | None:
+        """By which range of intensities the images were seen; None where all have 8 bits, or nothing says it."""
+        if not self.source_file.exists() or "intensities" not in (source := self.source):
+            return None
+        with parsing(self.source_file, _AGAIN):
+            return from_json(Intensities, source["intensities"])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """What was logged, in order."""
         if self.metrics_file.exists():
-            for line in self.metrics_file.read_text().splitlines():
-                yield json.loads(line)
+            yield from read_json_lines(self.metrics_file, keys={"step": int})
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The lines of `sessions_file`. Damaged lines are skipped with a warning."""
+        if not self.sessions_file.exists():
+            return []
+        return read_json_lines(self.sessions_file, keys={"precision": str}, skip=True)
 
     def encoder(self) -> Encoder:
         """The trained encoder, in eval mode on the CPU."""
@@ -147,20 +187,31 @@ class Run:
         Raises:
             InputError: If no checkpoint is whole, or there is no such snapshot.
         """
-        state = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
+        state, file = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             objective = create_objective(self.config)
-        return self.restored(objective, state)
+        return self.restored(objective, state, file)
 
-    def restored(self, objective: Objective, state: Mapping[str, Any]) -> Objective:
-        """An objective of this run, without rebalancers, in a state that was saved; in eval mode."""
-        objective.load_state_dict({name: value for name, value in state.items() if not name.startswith("rebalancers.")})
+    def restored(self, objective: Objective, state: Mapping[str, Any], file: Path) -> Objective:
+        """An objective of this run, without rebalancers, in a state that was saved; in eval mode.
+
+        Args:
+            objective: With this run's structure.
+            state: Of network, competitor and framework.
+            file: Where it was read from.
+
+        Raises:
+            DamagedFileError: If the state is of something else.
+        """
+        own = {name: value for name, value in state.items() if not name.startswith("rebalancers.")}
+        with parsing(file, f"put back whole copies of it and of {self.config_file}"):
+            objective.load_state_dict(own)
         if objective.competitor is not None and self.config.damage.changes:
-            objective.competitor.ratio = round(objective.competitor.removed(), 4)
+            objective.competitor.ratio = round(objective.competitor.pruned_fraction(), 4)
         return objective.eval()
 
     @property
-    def pruned(self) -> float | None:
+    def pruned_fraction(self) -> float | None:
         """Share of the encoder's weights that the second branch lacks at the end; None if it lacks none."""
         damage = self.config.damage
         if not damage.prunes:
@@ -168,14 +219,34 @@ class Run:
         competitor = self.objective().competitor if damage.changes else None
         return damage.highest if competitor is None else competitor.ratio
 
-    def _newest(self) -> dict[str, Any]:
-        loaded = load_checkpoint(self.checkpoints)
+    def _newest(self) -> tuple[dict[str, Any], Path]:
+        last = last_checkpoint(self.checkpoints)
+        if last is not None and self.finished:  # one before it would be of another encoder than the run's
+            remedy = (
+                "put back a whole copy, or remove encoder.json from the run and run the same `sdclr pretrain` again"
+            )
+            return read_checkpoint(last, STATE, remedy)["objective"], last
+        loaded = load_checkpoint(self.checkpoints, STATE)
         if loaded is None:
             raise InputError(
                 f"{self.checkpoints} holds no whole checkpoint: run `sdclr pretrain` again with the same --run"
             )
-        state: dict[str, Any] = loaded[0]["objective"]
-        return state
+        return loaded[0]["objective"], loaded[1]
+
+
+def read_evaluation(file: Path) -> dict[str, Any]:
+    """What `sdclr evaluate` wrote of a branch.
+
+    Raises:
+        InputError: It is missing, or there is no permission.
+        DamagedFileError: It is something else.
+    """
+    remedy = "run `sdclr evaluate` again, which writes it"
+    values = read_json(file, remedy, keys=dict.fromkeys(_CLASSIFIERS, dict))
+    for name in _CLASSIFIERS:
+        check_keys(file, values[name], {"balance": dict}, remedy)
+        check_keys(file, values[name]["balance"], dict.fromkeys(_GROUPS, (int, float, NoneType)), remedy)
+    return values
 
 
 def create_objective(config: PretrainConfig, network: Network | None = None) -> Objective:
@@ -186,6 +257,7 @@ def create_objective(config: PretrainConfig, network: Network | None = None) -> 
         network: The network, if it is there.
     """
     network = network or create_network(config.encoder, config.head, config.views.image_size)
+    freeze_all_but(network, config.trainable)  # before the twin is made, which copies what is trainable
     return Objective(create_framework(config, network), network, _competitor(config.damage, network))
 
 
@@ -206,8 +278,6 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
 
     criterion = at_random if damage.kind == "random" else by_magnitude
     how: dict[str, Any] = {"independent_norm": damage.independent_norm, "criterion": criterion}
-    if damage.also:
-        return SelfCompetitors(network, (damage.highest, *damage.also), **how)
     return SelfCompetitor(network, damage.highest, **how)
 
 

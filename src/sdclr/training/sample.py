@@ -1,4 +1,4 @@
-"""Views of some of a run's images, drawn outside the epochs of training."""
+"""Views of some of a run's images, drawn outside the training epochs."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""At which input size an architecture of timm's can be trained: tried without computing anything."""
+"""Input sizes at which a timm architecture can be trained, tested without computation."""
 
 from collections.abc import Iterable
 

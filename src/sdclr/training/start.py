@@ -1,4 +1,4 @@
-"""Start from an encoder that is trained already: a model of timm's, a run's, or a file of weights."""
+"""Start from a trained encoder: a timm model, a run, or a file of weights."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +9,7 @@ from sdclr.encoders.origin import UNKNOWN_TEACHER
 from sdclr.encoders.saved import WEIGHTS
 from sdclr.encoders.weights import Weights, file_digest, fit_weights, read_weights
 from sdclr.errors import InputError
-from sdclr.files import read_json
+from sdclr.files import parsing, read_json
 from sdclr.training.known_weights import KnownWeights, is_timm, known_weights
 from sdclr.training.run import Run
 
@@ -47,7 +47,9 @@ def start_of(run: Run) -> Start | None:
     if not run.start_file.is_file():
         return None
     known = {field.name for field in fields(Start)}
-    return from_json(Start, {name: value for name, value in read_json(run.start_file).items() if name in known})
+    values = read_json(run.start_file)
+    with parsing(run.start_file):
+        return from_json(Start, {name: value for name, value in values.items() if name in known})
 
 
 def load_start(network: Network, spec: str | Path) -> Start:

@@ -1,4 +1,4 @@
-"""The module whose forward pass is a step: compiled, and spread over processes."""
+"""The module whose forward pass is a training step: compiled, and distributed over processes."""
 
 import warnings
 

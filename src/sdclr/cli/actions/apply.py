@@ -7,12 +7,11 @@ from typing import Final
 from rich.console import Console
 
 from sdclr.cli.commands.apply import Apply
-from sdclr.cli.lines import shown
 from sdclr.marks.apply import Applied, apply_marks
 from sdclr.marks.moves import undo_moves
 from sdclr.marks.place import TABLE, How
 from sdclr.marks.table import read_marks
-from sdclr.reporting.visible import visible
+from sdclr.visible import visible
 
 _LISTED: Final = 10
 """Images, or labels, that are named."""
@@ -39,7 +38,7 @@ def run(command: Apply, console: Console) -> None:
         dry_run=command.dry_run,
     )
     for line in (*_said(done), *_trouble(done), *_written(done, command)):
-        console.print(shown(line), markup=False)
+        console.print(line, markup=False)
 
 
 def _said(done: Applied) -> Iterator[str]:
@@ -112,7 +111,7 @@ def _undo(log: Path, console: Console) -> None:
     if done.missing:
         lines.append(f"in neither place: {len(done.missing):,}: {_first(done.missing)}")
     for line in lines:
-        console.print(shown(line), markup=False)
+        console.print(line, markup=False)
 
 
 def _first(names: Sequence[object]) -> str:

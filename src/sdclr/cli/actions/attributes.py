@@ -31,7 +31,9 @@ def run(command: Attributes, console: Console) -> None:
     }
     console.print(balance_table(rows, title="Average precision by group of attributes").rich())
     if result.linear.untrained:
-        console.print(f"left out, since no labeled image tells: {', '.join(result.linear.untrained)}", markup=False)
+        console.print(
+            f"left out, because no labeled image states them: {', '.join(result.linear.untrained)}", markup=False
+        )
     name = "attributes" if command.config.branch == "dense" else "attributes-sparse"
     if folder is None:
         note(console, "not written: give --out FOLDER")

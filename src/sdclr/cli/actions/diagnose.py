@@ -9,7 +9,7 @@ from sdclr.cli.talk import finish, spelled
 from sdclr.data.sources import open_source
 from sdclr.files import write_json
 from sdclr.mining.diagnose import diagnose
-from sdclr.mining.mine import default_folder
+from sdclr.mining.plan import default_folder
 from sdclr.training.resolve import resolve_encoder
 
 
@@ -30,9 +30,9 @@ def run(command: Diagnose, console: Console) -> None:
         images=command.config.images,
     )
     diagnosis = diagnose(source, command.config, encoder=used, device=device, workers=workers)
-    write_json(file, diagnosis.to_json())
     for sentence in diagnosis.summary:
         console.print(sentence, markup=False)
+    write_json(file, diagnosis.to_json())
     console.print(f"written to {file}", markup=False)
     same = {"encoder": command.encoder}
     finish(

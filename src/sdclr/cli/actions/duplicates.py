@@ -6,7 +6,6 @@ from typing import Final
 from rich.console import Console
 
 from sdclr.cli.commands.duplicates import Duplicates
-from sdclr.cli.lines import shown
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import finish, spelled
@@ -14,7 +13,9 @@ from sdclr.cli.told import duplicates_line
 from sdclr.mining.config import MineConfig
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
-from sdclr.mining.mine import default_folder, is_mined, open_mined, passes
+from sdclr.mining.mine import left_to_read, open_mined
+from sdclr.mining.plan import default_folder, passes
+from sdclr.visible import visible
 
 _GROUPS: Final = 5
 _MEMBERS: Final = 4
@@ -24,10 +25,10 @@ _MEMBERS: Final = 4
 def run(command: Duplicates, console: Console) -> None:
     """Find near-duplicates, tell, and write the lists."""
     config = MineConfig()
-    source, used = open_mined(command.images, command.encoder)
+    source, used = open_mined(command.images, command.encoder, out=command.folder)
     device, workers = machine(command.device, command.workers)
     folder = command.folder or default_folder(source, used)
-    read = is_mined(source, used, config, out=folder, device=device)
+    left = left_to_read(source, used, config, out=folder, device=device)
     tell_plan(
         console,
         source,
@@ -36,7 +37,8 @@ def run(command: Duplicates, console: Console) -> None:
         workers=workers,
         amp=config.amp,
         out=command.out or command.marks or folder,
-        read=folder if read else None,
+        images=left,
+        read=None if left else folder,
         passes=passes(used, config),
     )
     found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers)
@@ -69,9 +71,9 @@ def _nothing_seen(found: Found) -> str | None:
 def _largest(found: Found) -> Iterator[str]:
     how = {pair.drop: f"{pair.how}, similarity {pair.similarity:.2f}" for pair in found.pairs}
     for keep, *others in found.groups[:_GROUPS]:
-        yield f"  keep {shown(found.ids[keep])}"
+        yield f"  keep {visible(found.ids[keep])}"
         for position in others[:_MEMBERS]:
-            yield f"    drop {shown(found.ids[position])} ({how[position]})"
+            yield f"    drop {visible(found.ids[position])} ({how[position]})"
         if len(others) > _MEMBERS:
             yield f"    and {len(others) - _MEMBERS:,} more"
     if len(found.groups) > _GROUPS:

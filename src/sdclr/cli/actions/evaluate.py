@@ -20,8 +20,17 @@ def run(command: Evaluate, console: Console) -> None:
     test = open_source(command.test)
     folder = command.out or used.results
     tell_images(test, console, "test")
-    tell_plan(console, train, used, device=device, workers=workers, amp="none", out=folder)
-    result = evaluate(train, test, command.config, encoder=used, out=command.out, device=device, workers=workers)
+    tell_plan(console, train, used, device=device, workers=workers, amp=command.amp, out=folder)
+    result = evaluate(
+        train,
+        test,
+        command.config,
+        encoder=used,
+        out=command.out,
+        device=device,
+        workers=workers,
+        amp=command.amp,
+    )
     scores = {"linear probe": result.linear, "few-shot probe": result.few_shot, "kNN": result.knn}
     console.print(balance_table({name: [score.balance] for name, score in scores.items()}).rich())
     if folder is None:

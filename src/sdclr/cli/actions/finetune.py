@@ -28,7 +28,7 @@ def run(command: Finetune, console: Console) -> None:
     start = "scratch" if command.start == "scratch" else resolve_encoder(command.start, train)
     run = start.run if isinstance(start, ResolvedEncoder) else None
     method = command.config.method
-    out = command.out or (Path("runs") / method if run is None else run.path / "finetune" / method)
+    out = command.out or (Path("runs") / f"{train.name}-{method}" if run is None else run.path / "finetune" / method)
     device = resolve_device(command.device)
     workers = default_workers(device) if command.workers is None else command.workers
     test = open_source(command.test)
@@ -61,7 +61,7 @@ def run(command: Finetune, console: Console) -> None:
         rows = {"as routed": [result.score.balance], "all experts": [_balance(details["all_experts"])]}
     console.print(balance_table(rows, title=f"{method}: accuracy by group of classes").rich())
     if "experts_asked" in details:
-        console.print(f"experts asked an image: {details['experts_asked']:.2f} of {command.config.experts}")
+        console.print(f"experts per image: {details['experts_asked']:.2f} of {command.config.experts}")
     if "tau" in details:
         console.print(f"tau: {details['tau']:g}")
     console.print(f"written to {out / 'result.json'}", markup=False)

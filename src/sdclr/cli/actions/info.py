@@ -9,7 +9,6 @@ from rich.console import Console
 
 from sdclr.cli.commands.info import Info
 from sdclr.cli.fields import field
-from sdclr.cli.lines import shown
 from sdclr.environment import Environment, describe_environment, private_removed
 from sdclr.files import write_json
 
@@ -26,7 +25,7 @@ def run(command: Info, console: Console) -> None:
         console.print(line, markup=False)
     if command.json is not None:
         write_json(command.json, {**told, "environment": asdict(environment)})
-        console.print(f"written to   {shown(str(command.json))}", markup=False)
+        console.print(f"written to   {command.json}", markup=False)
 
 
 def _lines(about: Environment) -> Iterable[str]:

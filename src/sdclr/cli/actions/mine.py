@@ -10,8 +10,9 @@ from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import finish, note, spelled
 from sdclr.cli.told import found, pictureless
 from sdclr.encoders import STRONGER
-from sdclr.mining.mine import default_folder, is_mined, mine_features, open_mined, passes
+from sdclr.mining.mine import left_to_read, mine_features, open_mined
 from sdclr.mining.page import write_page
+from sdclr.mining.plan import default_folder, passes
 from sdclr.training.resolve import ResolvedEncoder
 
 _LABELED: Final = 100
@@ -20,10 +21,10 @@ _LABELED: Final = 100
 
 def run(command: Mine, console: Console) -> None:
     """Rank the images, write the scores and the page, and print a summary."""
-    source, used = open_mined(command.images, command.encoder, image_size=command.config.image_size)
+    source, used = open_mined(command.images, command.encoder, image_size=command.config.image_size, out=command.out)
     folder = command.out or default_folder(source, used)
     device, workers = machine(command.device, command.workers)
-    read = is_mined(source, used, command.config, out=folder, device=device)
+    left = left_to_read(source, used, command.config, out=folder, device=device)
     tell_plan(
         console,
         source,
@@ -32,11 +33,12 @@ def run(command: Mine, console: Console) -> None:
         workers=workers,
         amp=command.config.amp,
         out=folder,
-        read=folder if read else None,
+        images=left,
+        read=None if left else folder,
         passes=passes(used, command.config),
     )
     scores, features, *_ = mine_features(
-        source, command.config, encoder=used, out=folder, device=device, workers=workers
+        source, command.config, encoder=used, against=command.against, out=folder, device=device, workers=workers
     )
     console.print(f"scores:  {folder / 'scores.parquet'}", markup=False)
     if command.csv is not None:

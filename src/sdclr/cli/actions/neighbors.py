@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from sdclr.cli.commands.neighbors import Neighbors
-from sdclr.cli.lines import shown, write_lines
+from sdclr.cli.lines import write_lines
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_output, tell_plan
 from sdclr.cli.talk import beside, finish, note, spelled
@@ -14,6 +14,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation.neighbors import neighbors
 from sdclr.features.embeddings import embedding_files
 from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
+from sdclr.visible import visible
 
 
 def run(command: Neighbors, console: Console) -> None:
@@ -38,7 +39,7 @@ def run(command: Neighbors, console: Console) -> None:
         amp="auto",
     )
     for image in found.bad:
-        note(notes, f"left out: {shown(image.id)}: {image.reason}")
+        note(notes, f"left out: {visible(image.id)}: {visible(image.reason)}")
     if not found.rows:
         raise InputError("no query could be read: give ids of the images, or image files")
     if command.out is not None:

@@ -15,7 +15,7 @@ from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
 from sdclr.settings import SettingsFile
 from sdclr.training.config import SCRATCH, PretrainConfig
-from sdclr.training.defaults import for_images, hint_on_start, starting_line
+from sdclr.training.defaults import default_config, hint_on_start, starting_line
 from sdclr.training.distributed import resolve_device
 from sdclr.training.opening import default_run
 from sdclr.training.pretrain import pretrain
@@ -64,7 +64,7 @@ def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainCon
     if recipe != "auto":
         base = RECIPES[recipe]()
     else:
-        base = for_images(
+        base = default_config(
             select(open_source(command.images), command.subset),
             adapt=asked.damage.may_adapt,
             start=_start(asked),

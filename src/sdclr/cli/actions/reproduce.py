@@ -11,7 +11,8 @@ from sdclr.cli.commands.reproduce import Reproduce
 from sdclr.cli.ended import first_report, tell_failures
 from sdclr.cli.plan import tell_queue
 from sdclr.cli.talk import budget, finish, note
-from sdclr.errors import InputError
+from sdclr.errors import InputError, StorageError
+from sdclr.files import write_atomically
 from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
 from sdclr.paper.figures import draw
 from sdclr.paper.plan import State, look, plan_table
@@ -75,10 +76,12 @@ def run(command: Reproduce, console: Console) -> None:
     for one in experiments:
         text = page(one, rows, states, command)
         console.print(text, markup=False)
-        (out / f"{one.name}-{command.scale}.md").write_text(text)
+        write_atomically(out / f"{one.name}-{command.scale}.md", text.encode())
         try:
             for file in _figures(one, queue, rows, out):
                 console.print(f"figure: {file}", markup=False)
+        except StorageError:
+            raise
         except InputError as error:
             console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
     tell_failures(ended, command.folder)

@@ -11,20 +11,21 @@ from sdclr.cli.lines import write_lines
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import beside, finish, note, spelled
-from sdclr.mining.choose import choose_to_label
 from sdclr.mining.config import MineConfig
-from sdclr.mining.mine import default_folder, is_mined, open_mined, passes
+from sdclr.mining.mine import left_to_read, open_mined
+from sdclr.mining.plan import default_folder, passes
+from sdclr.mining.select import select
 
 
 def run(command: Select, console: Console) -> None:
     """Choose, and print or write the ids."""
     device, workers = machine(command.device, command.workers)
     labelled = labelled_ids(command.labelled)
-    source, used = open_mined(command.images, command.encoder)
+    source, used = open_mined(command.images, command.encoder, out=command.folder)
     notes = beside(console, results=command.out is None)
     config = MineConfig()
     folder = command.folder or default_folder(source, used)
-    read = is_mined(source, used, config, out=folder, device=device)
+    left = left_to_read(source, used, config, out=folder, device=device)
     tell_plan(
         notes,
         source,
@@ -33,10 +34,11 @@ def run(command: Select, console: Console) -> None:
         workers=workers,
         amp=config.amp,
         out=command.out or "standard output",
-        read=folder if read else None,
+        images=left,
+        read=None if left else folder,
         passes=passes(used, config),
     )
-    choice = choose_to_label(
+    choice = select(
         source,
         command.budget,
         encoder=used,

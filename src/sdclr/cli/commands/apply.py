@@ -11,10 +11,10 @@ from sdclr.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Apply:
-    """Turn the marks that a page saved into a manifest, a folder of links, class folders or a list of what to drop.
+    """Turn the marks that a page saved into a manifest, a folder of links, class folders or a list of images to drop.
 
-    Without an option for output it only says what the marks are. Images without a mark are kept if IMAGES are named,
-    and left out otherwise. No file is moved without --move-dropped, and none is deleted.
+    Without an output option it only prints the marks. Images without a mark are kept if IMAGES are given, and left out
+    otherwise. No file is moved without --move-dropped, and none is deleted.
 
     For example:
         sdclr apply marks.csv
@@ -34,12 +34,12 @@ class Apply:
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="IMAGES",
-            help="The images that were marked, as for `sdclr mine`. Needed where they are no files of their own, or "
-            "have moved since.",
+            help="The images that were marked, as for `sdclr mine`. Needed if they are not separate files, or have "
+            "moved since.",
         ),
     ] = None
     also: tuple[Path, ...] = ()
-    """Further files of marks; rows that contradict each other are an error."""
+    """Further files of marks; contradictory rows raise an error."""
     manifest: Path | None = None
     """A .csv or .parquet file that lists the kept images: path, id, label."""
     links: Path | None = None
@@ -53,15 +53,15 @@ class Apply:
     hard_links: bool = False
     """Make hard links instead of symbolic ones."""
     drop_list: Path | None = None
-    """A file with the path of each dropped image, one a line; or a .csv file."""
+    """A file with the path of each dropped image, one per line; or a .csv file."""
     move_dropped: Path | None = None
-    """A folder to move dropped files to. moved.csv in it serves to undo that."""
+    """A folder to move dropped files to. --undo with its moved.csv moves them back."""
     undo: Path | None = None
-    """Move files back by this moved.csv; nothing else is done."""
+    """Move files back by this moved.csv, and do nothing else."""
     only_marked: bool = False
     """Leave out images of IMAGES that are not marked."""
     dry_run: bool = False
-    """Check everything and say what would be done, without writing anything."""
+    """Check everything and print what would be done, without writing anything."""
 
     def __post_init__(self) -> None:
         if (self.undo is None) == (self.marks is None):

@@ -12,10 +12,10 @@ from sdclr.evaluation.config import AttributeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """Measure how well, and how evenly, an encoder tells attributes, where images have several labels.
+    """Measure how well, and how evenly, an encoder predicts attributes: several labels per image.
 
-    Trains a linear layer on the frozen features for each attribute and reports average precision: for attributes that
-    many, some and few images show, over all, and the spread between the three groups (Std). Attributes come in a column
+    Trains a linear layer on the frozen features for each attribute and reports average precision: for attributes of
+    many, some and few images, over all, and the spread between the three groups (Std). Attributes are in a column
     `attributes` (`red;striped`) of a manifest or Parquet file, or in columns `attr:NAME` of 0 and 1.
 
     For example:

@@ -17,10 +17,10 @@ from sdclr.training.config import DamageKind, FrameworkName
 class Bench:
     """Train frameworks with and without damage and rebalancers on the same splits, and print a leaderboard.
 
-    A cell of the matrix is framework+damage, then any rebalancers, then values of settings by their names after an @;
-    +oracle draws every class equally often by its labels, as a bound. Instead of --matrix, axes may be given: all valid
-    combinations are trained. A stopped command resumes when it is run again and skips finished runs. Every method is
-    judged by linear probe, few-shot probe and kNN on the balanced test set.
+    A cell of the matrix is framework+damage, then any rebalancers, then settings as @NAME=VALUE; +oracle draws every
+    class equally often by its labels, as an upper bound. Instead of --matrix you can give axes: all valid combinations
+    are trained. A stopped command resumes when it is run again and skips finished runs. Every method is evaluated by
+    linear probe, few-shot probe and kNN on the balanced test set.
 
     For example:
         sdclr bench --data ./data --matrix simclr+none simclr+prune simclr+prune+temperature byol+none byol+prune
@@ -29,38 +29,38 @@ class Bench:
     """
 
     data: Path
-    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR as
-    torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR in
+    torchvision's format or as Parquet files, ImageNet with train and val folders of classes."""
     matrix: tuple[str, ...] = ()
     """Cells, such as simclr+none or byol+prune+temperature@damage.ratio=0.7@epochs=80; the first is the baseline."""
     frameworks: tuple[FrameworkName, ...] = ()
     """Without a matrix: the frameworks; by default SimCLR."""
     damage: tuple[DamageKind, ...] = ()
-    """Without a matrix: what the second branch loses; by default nothing, and pruned weights."""
+    """Without a matrix: the damage of the second branch; by default none, and prune."""
     rebalance: tuple[str, ...] = ()
-    """Without a matrix: rebalancers, several together joined by commas, or none; by default none."""
+    """Without a matrix: rebalancers, combinations joined by commas, or none; by default none."""
     widths: tuple[int, ...] = ()
     """Widths of the encoder, each for every cell; by default the scale's."""
     ratio: Ratio | None = None
     """Pruning ratio of every cell with damage that does not set its own; by default the scale's."""
     dataset: DatasetName = "cifar10_lt"
-    """Which long-tailed set."""
+    """The long-tailed data set."""
     lists: Path | None = None
     """A folder of the published lists, for the first split; by default all splits are drawn."""
     scale: Scale = "cpu"
-    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
+    """cpu: small experiments, which show only a direction; paper: the paper's setting."""
     splits: int | None = None
-    """Sub-samplings to average over; by default 3 at the small scale and 5 at the paper's."""
+    """Subsets to average over; by default 3 at the small scale and 5 at the paper's."""
     epochs: int | None = None
-    """Length of every run that does not set its own, instead of the scale's."""
+    """Epochs of every run that does not set its own, instead of those of the scale."""
     baseline: str | None = None
     """The row that others are compared with: a cell, or a name of the leaderboard; by default the first cell."""
     sort: SortKey = "linear.all"
-    """What the leaderboard is sorted by: the best comes first."""
+    """Measure to sort the leaderboard by, best first."""
     jobs: int = 1
-    """Runs at the same time, each in a process of its own."""
+    """Runs at the same time, each in its own process."""
     folder: Path = Path("runs/bench")
-    """Folder of the runs; runs that `sdclr reproduce` has made in it are not made again."""
+    """Folder of the runs; finished runs of `sdclr reproduce` in it are reused."""
     out: Path | None = None
     """Folder of the leaderboard and of tidy results; by default results/ in the folder of the runs."""
     dry_run: bool = False
@@ -69,7 +69,7 @@ class Bench:
     workers: int | None = None
     """Processes that decode large images, for each run."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
+    """Mixed precision; auto uses bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

@@ -8,8 +8,8 @@ from pathlib import Path
 class Demo:
     """Find the rare kinds among handwritten digits that come with scikit-learn, and show them on a page.
 
-    Takes half a minute on two cores. With --train it compares SimCLR and SDCLR on a long tail of digits instead, which
-    takes two to three minutes and ends with two tables and RUN/report.html.
+    Takes half a minute on two cores. With --train it compares SimCLR and SDCLR on a long tail of digits instead: this
+    takes two to three minutes, prints two tables and writes RUN/report.html.
     """
 
     run: Path = Path("runs/demo")

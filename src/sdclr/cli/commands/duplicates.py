@@ -13,11 +13,10 @@ from sdclr.encoders.config import GRAMMAR
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Find near-duplicates: images that show the same picture, recompressed, resized, cropped, mirrored or relit.
+    """Find near-duplicates: images that show the same picture, recompressed, resized, cropped, mirrored or brightened.
 
-    Prints how many there are and the largest groups. Of each group the image with the most pixels is the one to keep.
-    No file is deleted: --out and --marks write lists. The pass over the images is that of `sdclr mine`, and a complete
-    one is used again.
+    Prints their number and the largest groups. Of each group the image with the most pixels is the one to keep. No file
+    is deleted: --out and --marks write lists. The features are those of `sdclr mine`, and a complete pass is reused.
 
     For example:
         sdclr duplicates ./images
@@ -34,11 +33,12 @@ class Duplicates:
         str | None,
         tyro.conf.arg(
             metavar="ENCODER",
-            help=f"What names the candidates: {GRAMMAR}; or embeddings of the images. By default {DEFAULT_ENCODER}.",
+            help=f"The encoder that finds candidates: {GRAMMAR}; or embeddings of the images. By default "
+            f"{DEFAULT_ENCODER}.",
         ),
     ] = None
     out: Path | None = None
-    """CSV file to write: drop, keep, similarity, how; and the paths where images are files."""
+    """CSV file to write: drop, keep, similarity, how; and the paths if images are files."""
     marks: Path | None = None
     """CSV file to write in the form of the page's marks: path, id, mark (drop), label."""
     folder: Path | None = None

@@ -12,7 +12,7 @@ from sdclr.cli.options import Device, EncoderName, Images, Workers
 class Embed:
     """Write the features of images to a Parquet file: id, embedding, and label if there is one.
 
-    A stopped command resumes. Several processes write a shard each into a folder.
+    A stopped command resumes when it is run again. With several processes, each writes a shard into a folder.
 
     For example:
         sdclr embed ./images --out embeddings.parquet
@@ -26,10 +26,10 @@ class Embed:
     branch: Literal["dense", "sparse"] = "dense"
     """The encoder, or the pruned twin of a run's encoder."""
     image_size: int | None = None
-    """Side of the view in pixels, for pretrained encoders that take more than one size."""
+    """Side of the view in pixels, for pretrained encoders that accept more than one size."""
     batch_size: int = 512
     """Images in a forward pass."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
+    """Mixed precision; auto uses bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
     device: Device = "auto"
     workers: Workers = None

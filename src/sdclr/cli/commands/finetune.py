@@ -18,8 +18,8 @@ from sdclr.encoders.config import GRAMMAR
 class Finetune:
     """Train a classifier on labeled, long-tailed images, from an encoder or from scratch, and test it.
 
-    Methods: RIDE (several experts and a router, for ResNets), plain cross-entropy, LDAM with deferred re-weighting,
-    balanced softmax, cRT, tau-norm. A stopped command resumes. Results go to OUT/result.json.
+    Methods: balanced softmax (the default), plain cross-entropy, LDAM with deferred re-weighting, cRT, tau-norm, and
+    RIDE (several experts and a router, for ResNets). A stopped command resumes. Results go to OUT/result.json.
 
     For example:
         sdclr finetune --train ./train --test ./test --method balanced_softmax
@@ -40,21 +40,22 @@ class Finetune:
     test: LabeledImages
     """Labeled images of the same classes to test on."""
     out: Path | None = None
-    """Folder to write into; by default RUN/finetune/METHOD for a run, or runs/METHOD."""
+    """Folder to write into; by default RUN/finetune/METHOD for a run, or runs/NAME-METHOD with the name of
+    the training images."""
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
     minutes: float | None = None
-    """End within so many minutes, test included: the speed is measured, and the numbers of epochs chosen, in place of
+    """Time budget in minutes, including the test: measures the speed and chooses the numbers of epochs, instead of
     --epochs and --second-epochs."""
     device: Device = "auto"
     workers: int | None = None
-    """Processes that decode large images; by default as `sdclr pretrain` chooses."""
+    """Processes that decode large images; by default as in `sdclr pretrain`."""
     cache_gb: float = CACHE_GB
-    """Disk space in GB for large images once they are decoded, as for `sdclr pretrain`; 0 keeps none."""
+    """Disk space in GB for decoded large images, as for `sdclr pretrain`; 0 stores none."""
     amp: Literal["auto", "none", "bf16"] = "auto"
-    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
+    """Mixed precision; auto uses bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
     checkpoint_minutes: float = 5.0
-    """Save the whole state at least this often; 0 saves at every step."""
+    """Minutes between checkpoints, at most; 0 saves at every step."""
 
 
 SHORT: Final = {

@@ -8,15 +8,15 @@ import tyro
 
 from sdclr.cli.options import Device, EncoderName, Workers
 
-_IMAGES_HELP = "Images, or embeddings of images, as for `sdclr mine`. Without them only the environment is described."
+_IMAGES_HELP = "Images, or embeddings of images, as for `sdclr mine`. Without them it describes only the environment."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Describe images, how long commands would take on them here, and the environment for a bug report.
+    """Describe images, the time that commands would take on them, and the environment for a bug report.
 
-    Looks at the headers of the files: count, sizes, formats, files that cannot be read, copies by bytes, disk space.
-    The speed of reading and of training is measured in a few seconds on some of the images.
+    Reads the headers of the files: count, sizes, formats, files that cannot be read, identical files, disk space.
+    Measures the speed of reading and of training in a few seconds on some of the images.
 
     For example:
         sdclr info
@@ -27,8 +27,8 @@ class Info:
     images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help=_IMAGES_HELP)] = None
     encoder: EncoderName = None
     decode: bool = False
-    """Decode every image, too, which finds files that are damaged behind the header. Takes as long as a pass over the
-    images."""
+    """Also decode every image, which finds files that are damaged after the header, and verify the checksums of shards
+    by `sdclr pack`. Takes as long as a pass over the images."""
     measure: bool = True
     """Measure how long commands would take."""
     json: Path | None = None

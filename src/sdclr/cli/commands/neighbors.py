@@ -11,7 +11,7 @@ from sdclr.cli.options import Device, EncoderName, MinedImages, Workers
 class Neighbors:
     """Find the images of a collection that are most similar to other images.
 
-    IMAGES may be embeddings that `sdclr embed` wrote, which need no second look at the images.
+    IMAGES may be embeddings that `sdclr embed` wrote; the images are then not read again.
 
     For example:
         sdclr neighbors ./images --queries ./images/0001.jpg birds/17.jpg --k 20
@@ -26,8 +26,8 @@ class Neighbors:
     k: int = 10
     """Number of neighbors of each query."""
     metric: Metric = "cosine"
-    """cosine: 1 minus the cosine; euclidean: the distance of the features as they are."""
+    """cosine: 1 minus the cosine; euclidean: the distance of the unnormalized features."""
     out: Path | None = None
-    """A .csv or .parquet file to write; by default neighbors go to standard output."""
+    """A .csv or .parquet file to write; by default prints the neighbors."""
     device: Device = "auto"
     workers: Workers = None

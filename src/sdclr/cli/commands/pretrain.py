@@ -23,15 +23,15 @@ RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digit
 class Pretrain:
     """Train an encoder on images without labels, or resume a run.
 
-    Ctrl-C finishes the current step, saves everything and stops. Run the same command to resume. Without options the
-    settings follow from the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
+    Ctrl-C finishes the current step, saves the state and stops. Run the same command to resume. Default settings depend
+    on the images and the machine. On several GPUs: torchrun --nproc-per-node 4 -m sdclr -- pretrain …
 
     For example:
-        # Just run it.
+        # Automatic settings.
         sdclr pretrain ./images
-        # I have 30 minutes.
+        # A run of 30 minutes.
         sdclr pretrain ./images --minutes 30
-        # Continue from weights.
+        # Start from pretrained weights.
         sdclr pretrain ./images --start timm:tf_efficientnet_lite0
         # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
@@ -42,15 +42,15 @@ class Pretrain:
 
     images: Images
     run: Path | None = None
-    """Folder of the run; by default runs/ and a name made of source and settings."""
+    """Folder of the run; by default runs/ with a name from source and settings."""
     recipe: RecipeName = "auto"
     """Settings to start from; other options change them."""
     settings: Path | None = None
-    """A .toml or .json file with settings, which may be partial, or the config.json of another run. What it leaves out
-    is as without it; other options change it."""
+    """A .toml or .json file with settings, which may be partial, or the config.json of another run. Missing settings
+    keep their automatic values; other options override the file."""
     minutes: float | None = None
-    """End within so many minutes, report included: the speed is measured, and the number of epochs chosen, in place of
-    --epochs. On a CPU, photographs then start from trained weights if they are installed."""
+    """Time budget in minutes, including the report: measures the speed and chooses the number of epochs, instead of
+    --epochs. On a CPU, photographs then start from pretrained weights if they are installed."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)

@@ -11,7 +11,7 @@ from sdclr.settings import SettingsFormat
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Print a recipe of the paper as a settings file, JSON or TOML, which `sdclr pretrain --settings` takes.
+    """Print a recipe of the paper as a settings file, JSON or TOML, for `sdclr pretrain --settings`.
 
     For example:
         sdclr recipe cifar_lt --format toml > sdclr.toml
@@ -20,10 +20,10 @@ class Recipe:
     """
 
     name: Annotated[Literal["cifar_lt", "imagenet100_lt", "imagenet_lt"], tyro.conf.Positional]
-    """Which data set it is for."""
+    """The data set of the recipe."""
     method: Method = "sdclr"
     """Self-damaging or plain, a control of the damage, or another baseline."""
     head: HeadKind = "matched"
-    """Projection heads: equal for all methods, or as unequal as in the paper's reference implementation."""
+    """Projection heads: equal for all methods, or those of the paper's reference implementation."""
     format: SettingsFormat = "json"
-    """TOML is easier to edit. It has no null, so that settings without a value are left out."""
+    """TOML is easier to edit. It has no null, so it leaves out settings without a value."""

@@ -9,7 +9,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write a report on one run, or on several side by side: curves, balance, pruning by layer, pictures.
+    """Write a report on one run, or a comparison of several: curves, balance, pruning by layer, pictures.
 
     For example:
         sdclr report runs/a
@@ -22,8 +22,8 @@ class Report:
     source: str | None = None
     """The images, to show examples and views."""
     out: Path | None = None
-    """The HTML file; by default report.html in the run, or here if there are several."""
+    """The HTML file; by default report.html in the run, or in the current folder if there are several."""
     figures: Path | None = None
     """A folder for the figures as SVG and PNG files."""
     results: Path | None = None
-    """Results that `sdclr reproduce` wrote, to be shown as tables."""
+    """Results of `sdclr reproduce` to show as tables."""

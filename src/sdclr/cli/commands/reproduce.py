@@ -23,7 +23,7 @@ What = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Reproduce a table or figure of the paper, and print the results beside the paper's numbers.
+    """Reproduce a table or figure of the paper, and print the results next to the paper's numbers.
 
     Trains and evaluates the missing runs, and writes tables, figures and tidy results. A stopped command resumes when
     it is run again. Finished runs are skipped, and runs that several tables share are trained once.
@@ -36,23 +36,23 @@ class Reproduce:
 
     what: What
     data: Path
-    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR as
-    torchvision or Parquet files have it, ImageNet with train and val folders of classes."""
+    """A folder with one or more of the folders cifar10, cifar100, imagenet and imagenet100, or one of these: CIFAR in
+    torchvision's format or as Parquet files, ImageNet with train and val folders of classes."""
     lists: Path | None = None
     """A folder of the published lists, for the first split; by default all splits are drawn."""
     scale: Scale = "cpu"
-    """cpu: a small network, small images and short runs, which show a direction; paper: the paper's setting."""
+    """cpu: small experiments, which show only a direction; paper: the paper's setting."""
     splits: int | None = None
-    """Sub-samplings of CIFAR to average over; by default 3 at the small scale and 5 at the paper's."""
+    """Subsets of CIFAR to average over; by default 3 at the small scale and 5 at the paper's."""
     head: HeadKind = "matched"
     """Projection heads: equal ones, or those of the reference implementation, which gives SDCLR a deeper one."""
     epochs: int | None = None
-    """Length of every run instead of the scale's, for a trial."""
+    """Epochs of every run instead of those of the scale, for a trial."""
     minutes: float | None = None
-    """Stop after so many minutes with everything saved, and write tables and figures of what is finished; run
-    the same command to resume. Runs keep their length, which is part of the experiment."""
+    """Stop after this time in minutes, save the state, and write tables and figures of the finished runs. Run the same
+    command to resume. The runs are not shortened, because their length is part of the experiment."""
     jobs: int = 1
-    """Runs at the same time, each in a process of its own."""
+    """Runs at the same time, each in its own process."""
     folder: Path = Path("runs/paper")
     """Folder of the runs."""
     out: Path | None = None
@@ -63,7 +63,7 @@ class Reproduce:
     workers: int | None = None
     """Processes that decode large images, for each run."""
     amp: Amp = "auto"
-    """Mixed precision; auto takes bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
+    """Mixed precision; auto uses bf16 if it is clearly faster: as timed on a CPU, on GPUs from Ampere on."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

@@ -27,14 +27,14 @@ class Select:
     method: Method = DEFAULT
     """How to choose; docs/results/selection.md compares the methods."""
     labelled: tuple[Path, ...] = ()
-    """Files with the ids of images that have labels already, one a line, or CSV files with a column id (of those that
-    also have a column label, the rows with a label count). These images are not chosen, and images like them are
+    """Files with the ids of images that have labels already, one per line, or CSV files with a column id (if there is
+    also a column label, only rows with a label count). These images are not chosen, and images like them are
     avoided."""
     out: Path | None = None
     """CSV file to write: order, id, score, percentile, kind. By default ids go to standard output."""
     folder: Path | None = None
     """Folder of the scores, which are computed if they are not there; by default as for `sdclr mine`."""
     seed: int = 0
-    """Decides random choices of a method."""
+    """Seed of the random choices of a method."""
     device: Device = "auto"
     workers: Workers = None

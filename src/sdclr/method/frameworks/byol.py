@@ -20,7 +20,7 @@ class BYOL(nn.Module):
         network: Encoder and projection head, from which the momentum network starts.
         dim: Length of its outputs.
         config: Momentum and predictor.
-        damaged: Whether the second branch is a damaged twin, which then has normalisation of its own in the predictor.
+        damaged: Whether the second branch is a damaged twin, with separate normalization in the predictor.
     """
 
     def __init__(

@@ -9,9 +9,9 @@ class BarlowTwinsConfig:
     """Weights of the loss of Barlow Twins."""
 
     off_diagonal: float = 0.0051
-    """λ: weight of what different features have in common."""
+    """λ: weight of the correlation between different features."""
     scale: float = 0.024
-    """What the whole loss is multiplied by, which sets the size of a step."""
+    """Factor of the whole loss, which sets the size of a step."""
 
     def __post_init__(self) -> None:
         _check_loss(self.scale, off_diagonal=self.off_diagonal)
@@ -22,9 +22,9 @@ class BYOLConfig:
     """The predictor and the momentum network of BYOL."""
 
     momentum: float = 0.996
-    """Of the moving average of the weights at the start; it rises to 1 along a cosine."""
+    """Initial momentum of the moving average of the weights; it rises to 1 along a cosine."""
     hidden: int = 4096
-    """Length between the predictor's layers."""
+    """Hidden dimension of the predictor."""
 
     def __post_init__(self) -> None:
         _check_momentum(self.momentum)
@@ -33,14 +33,14 @@ class BYOLConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MoCoConfig:
-    """The queue and the momentum network of MoCo v2, as its authors have them on ImageNet."""
+    """The queue and the momentum network of MoCo v2, with its authors' settings for ImageNet."""
 
     queue: int = 65536
-    """Keys that wait as negatives; 4096 for CIFAR."""
+    """Length of the queue of negatives; 4096 for CIFAR."""
     momentum: float = 0.999
-    """Of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
+    """Momentum of the moving average of the weights; 0.99 for runs of few steps, such as on CIFAR."""
     symmetric: bool = True
-    """Take both views as queries. False takes the first alone, as first published, and has no branch to damage."""
+    """Use both views as queries. False uses only the first, as first published, and has no branch to damage."""
 
     def __post_init__(self) -> None:
         _check_momentum(self.momentum)
@@ -52,9 +52,9 @@ class MoCoV3Config:
     """The predictor and the momentum network of MoCo v3."""
 
     momentum: float = 0.99
-    """Of the moving average of the weights at the start; it rises to 1 along a cosine."""
+    """Initial momentum of the moving average of the weights; it rises to 1 along a cosine."""
     hidden: int = 4096
-    """Length between the predictor's layers."""
+    """Hidden dimension of the predictor."""
 
     def __post_init__(self) -> None:
         _check_momentum(self.momentum)
@@ -66,7 +66,7 @@ class SimSiamConfig:
     """The predictor of SimSiam."""
 
     hidden: int = 512
-    """Length between the predictor's layers: a quarter of the projection's, a bottleneck."""
+    """Hidden dimension of the predictor: a bottleneck, a quarter of the projection's dimension."""
 
     def __post_init__(self) -> None:
         _check_positive(hidden=self.hidden)
@@ -79,11 +79,11 @@ class VICRegConfig:
     invariance: float = 25.0
     """λ: weight of the distance between the views' outputs."""
     variance: float = 25.0
-    """μ: weight of what features lack of a standard deviation of 1."""
+    """μ: weight of the hinge on the standard deviation of the features, at 1."""
     covariance: float = 1.0
-    """ν: weight of what different features have in common."""
+    """ν: weight of the covariance between different features."""
     scale: float = 1.0
-    """What the whole loss is multiplied by, which sets the size of a step."""
+    """Factor of the whole loss, which sets the size of a step."""
 
     def __post_init__(self) -> None:
         _check_loss(self.scale, invariance=self.invariance, variance=self.variance, covariance=self.covariance)

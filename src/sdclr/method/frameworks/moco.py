@@ -14,17 +14,17 @@ from sdclr.method.momentum import MomentumNetwork
 class MoCo(nn.Module):
     """Contrast queries of two branches with keys of a momentum network; negatives wait in a queue.
 
-    `-log( exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σ exp(q·k⁻/τ)) )`, k⁻ over the queue (He et al., eq. 1), outputs normalised.
+    `-log( exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σ exp(q·k⁻/τ)) )`, k⁻ over the queue (He et al., eq. 1), outputs normalized.
     Both views serve as query once, so that the second branch takes part: `MoCo(network)(network, network, …)` is MoCo
     with the symmetric loss, `MoCo(network)(network, competitor, …)` its self-damaged form. With `symmetric=False` the
     first view alone is a query, as first published, and there is no second branch to damage.
 
     The queue is filled in training mode. Every process queues the keys of all. Batches are not shuffled among
-    processes: their normalisation is to be synchronised instead.
+    processes; use synchronized batch normalization instead.
 
     Args:
         network: Encoder and projection head, from which the momentum network starts.
-        dim: Length of its outputs.
+        dim: Dimension of its outputs.
         temperature: τ.
         config: Queue (of K keys) and momentum (m).
         focal: γ of the focal loss, 0 for none.
@@ -60,7 +60,7 @@ class MoCo(nn.Module):
         """Loss of each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images.
 
         Raises:
-            ValueError: If the loss has one direction only, and yet the second branch is another than the first.
+            ValueError: If the loss has only one direction, but the second branch differs from the first.
         """
         key2 = self._key(view2)
         negatives = self.keys.clone()  # the queue changes in place before the backward pass reads it
@@ -77,7 +77,7 @@ class MoCo(nn.Module):
         return loss
 
     def after_step(self, network: nn.Module, progress: float) -> None:  # noqa: ARG002  # the momentum is constant
-        """Let the momentum network follow, once the optimiser has moved the weights."""
+        """Update the momentum network after a step of the optimizer."""
         self.target.follow(network)
 
     def _key(self, view: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
-        """Put the keys of all processes in the place of the oldest."""
+        """Replace the oldest keys by those of all processes."""
         if not self.training:
             return
         keys, _ = gather(keys)

@@ -20,10 +20,10 @@ class MoCoV3(nn.Module):
 
     Args:
         network: Encoder and projection head, from which the momentum network starts.
-        dim: Length of its outputs.
+        dim: Dimension of its outputs.
         temperature: τ.
         config: Momentum and predictor.
-        damaged: Whether the second branch is a damaged twin, which then has normalisation of its own in the predictor.
+        damaged: Whether the second branch is a damaged twin, with separate normalization in the predictor.
         focal: γ of the focal loss, 0 for none.
 
     Raises:
@@ -57,7 +57,7 @@ class MoCoV3(nn.Module):
         return self._contrast(query1, key2) + self._contrast(query2, key1)
 
     def after_step(self, network: nn.Module, progress: float) -> None:
-        """Let the momentum network follow, ever more slowly."""
+        """Update the momentum network, with a momentum that rises to 1."""
         self.target.momentum = rising(self.momentum, progress)
         self.target.follow(network)
 

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al., ICML 2020): agree with the other view of the same image, disagree with everything else."""
+"""SimCLR (Chen et al., ICML 2020): attract the two views of an image, repel all other images."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ class SimCLR(nn.Module):
     `SimCLR()(network, network, view1, view2)` is SimCLR; `SimCLR()(network, competitor, view1, view2)` is SDCLR.
 
     Args:
-        temperature: τ of NT-Xent. The paper on self-damage takes 0.2 on CIFAR.
+        temperature: τ of NT-Xent. The SDCLR paper uses 0.2 on CIFAR.
         focal: γ of the focal loss, 0 for none.
         decoupled: Leave the positive out of the denominator (DCL).
     """

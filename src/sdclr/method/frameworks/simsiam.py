@@ -13,13 +13,13 @@ from sdclr.method.predictor import Predictor
 class SimSiam(nn.Module):
     """`-½ cos(p(a(view1)), sg(z2)) - ½ cos(p(b(view2)), sg(z1))`, sg stopping the gradient (eq. 2).
 
-    z1 and z2 are the dense branch's projections of the views: where `b` is a damaged twin, the second one takes a pass
-    of its own, without gradient.
+    z1 and z2 are the dense branch's projections of the views. If `b` is a damaged twin, z2 needs a separate pass
+    without gradient.
 
     Args:
-        dim: Length of the network's outputs.
+        dim: Dimension of the network's outputs.
         config: The predictor.
-        damaged: Whether the second branch is a damaged twin, which then has normalisation of its own in the predictor.
+        damaged: Whether the second branch is a damaged twin, with separate normalization in the predictor.
     """
 
     def __init__(self, *, dim: int, config: SimSiamConfig | None = None, damaged: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""VICReg (Bardes et al., ICLR 2022): equal outputs for both views, that vary over the batch, feature by feature."""
+"""VICReg (Bardes et al., ICLR 2022): invariance to the view, with variance and covariance terms over the batch."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from sdclr.method.losses import gather
 class VICReg(nn.Module):
     """`λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z'))` (eq. 6), Z the outputs of `a` and Z' those of `b`.
 
-    s, the invariance, is a mean over samples; variance and covariance are of the batch, so that the loss as a whole
-    does not decompose over samples: each is given its own invariance and the same of the others.
+    s, the invariance, is a mean over samples. Variance and covariance are computed over the batch, so the loss does not
+    decompose over samples: each sample gets its own invariance and an equal share of the other terms.
 
     Args:
         config: Weights of the loss.

@@ -1,4 +1,4 @@
-"""Label-free rebalancers: what is added to a framework to serve rare images better."""
+"""Label-free rebalancers, which make a framework emphasize rare images."""
 
 import lazy_loader
 

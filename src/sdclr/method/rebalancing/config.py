@@ -5,40 +5,69 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 MAX_POWER: Final = 64.0
-"""Where distances differ so little that a higher power were needed, they tell noise."""
+"""Largest power: distances that differ so little that they need a higher one are noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationConfig:
+    """Sampling that is uniform over a tree of clusters in the encoder's features instead of over images."""
+
+    share: float = 0.1
+    """Size of the curated subset as a share of all images: 1 gives equal weights, less is stronger. No image is drawn
+    more than 1 / share times as often as the mean."""
+    levels: int = 2
+    """Levels of clusters: 2 makes N^(2/3) clusters of images and N^(1/3) clusters of these, N being 50,000 at most;
+    1 makes a flat clustering of √N, as a control for the tree."""
+    start: float = 0.25
+    """Share of the run with uniform sampling at the start, while features form."""
+    every: int = 10
+    """Epochs between two updates of the clusters."""
+    control: Literal["none", "shuffled"] = "none"
+    """As a control, randomly permuted weights."""
+    seed: int = 0
+    """Seed of the clusters and of the permutation of the control."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a curated subset holds a share of all images in (0, 1], not {self.share}")
+        if not 1 <= self.levels <= 8:
+            raise ValueError(f"a tree of clusters has 1 to 8 levels, not {self.levels}")
+        if not 0 <= self.start < 1:
+            raise ValueError(f"curation starts at a share of the run in [0, 1), not at {self.start}")
+        if self.every < 1 or self.seed < 0:
+            raise ValueError(f"every is 1 or more and the seed 0 or more, not {self.every} and {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DensityConfig:
-    """Images that have few others beside them in the encoder's features come more often."""
+    """Draws images more often if few others are near them in the encoder's features."""
 
     effective: float | None = 0.5
-    """Effective number of images as a share of all: 1 weighs all alike, less is stronger. None if the power is set."""
+    """Effective share of all images: 1 gives equal weights, less is stronger. None if the power is set."""
     power: float | None = None
-    """Power of the distance, instead of one that gives the effective number; 0 weighs all alike."""
+    """Power of the distance, instead of one that gives the effective number; 0 gives equal weights."""
     cap: float = 10.0
-    """Largest weight, as a multiple of the mean: what junk and outliers may get."""
+    """Largest weight, as a multiple of the mean; limits junk and outliers."""
     floor: float = 0.1
-    """Smallest weight, as a multiple of the mean: what copies of an image still get."""
+    """Smallest weight, as a multiple of the mean, such as for copies of an image."""
     neighbours: int = 10
-    """Neighbors whose mean distance counts."""
+    """Number of neighbors for the mean distance."""
     start: float = 0.25
-    """Share of the run before which all images come alike; features must have formed."""
+    """Share of the run with uniform sampling at the start, while features form."""
     full: float | None = None
     """Share of the run at which the weights reach full strength, linearly from the start; by default at once."""
     every: int = 10
-    """Epochs between two looks at the features. One look costs about a sixth of an epoch."""
+    """Epochs between two estimates. One estimate costs about a sixth of an epoch."""
     exact: int = 1_000_000
-    """Neighbors are sought among all images up to so many, and beyond among so many drawn at random."""
+    """Largest number of images for an exact neighbor search; larger sets search in a random sample of this size."""
     weigh: Literal["sampling", "loss"] = "sampling"
-    """Draw images as often as their weights say, or draw all alike and weigh their losses."""
+    """Draw images in proportion to their weights, or draw them uniformly and weight their losses."""
     control: Literal["none", "shuffled", "clusters"] = "none"
-    """Two controls: the same weights dealt out to images at random; weights by the inverse size of k-means clusters
-    instead of distances."""
+    """Two controls: randomly permuted weights; weights by the inverse size of k-means clusters instead of distances."""
     clusters: int | None = None
-    """Clusters of that control; by default the root of the number of images."""
+    """Clusters of that control; by default the square root of the number of images."""
     seed: int = 0
-    """Decides how the controls deal out weights and where clusters start."""
+    """Seed of the permutation and of the clusters of the controls."""
 
     def __post_init__(self) -> None:
         check_weights(power=self.power, effective=self.effective, cap=self.cap, floor=self.floor)
@@ -70,39 +99,39 @@ def check_weights(*, power: float | None, effective: float | None, cap: float, f
 
 @dataclass(frozen=True, kw_only=True)
 class HarmonizationConfig:
-    """Clusters as large as the data has them, spread evenly over the sphere. Defaults as published for CIFAR-100-LT."""
+    """Clusters with the sizes of the data, spread evenly over the sphere. Defaults as published for CIFAR-100-LT."""
 
     clusters: int = 100
-    """Fixed directions, or clusters: more than there are classes does no harm."""
+    """Fixed directions, or clusters; more than the number of classes does no harm."""
     epsilon: float = 0.05
-    """Softness of the targets that the batch is shared out to: near 0, each image gets one cluster."""
+    """Softness of the targets of the batch: near 0, each image gets one cluster."""
     iterations: int = 300
     """Sinkhorn iterations for the targets of a batch."""
     temperature: float = 0.1
     """Temperature of the predictions that are compared with the targets."""
     weight: float = 1.0
-    """Weight of the term beside the framework's loss once it has its full strength."""
+    """Full weight of the term relative to the framework's loss."""
     warmup: float = 0.5
     """Share of the run without the term, in which clusters settle: published 500 of 1000 epochs."""
     ramp: float = 0.01
     """Share of the run in which the weight then grows to its full strength: published 10 of 1000 epochs."""
     refresh: float = 0.02
-    """Share of the run after which the clusters' sizes are taken anew: published 20 of 1000 epochs."""
+    """Share of the run between updates of the clusters' sizes: published 20 of 1000 epochs."""
     momentum: float = 0.999
-    """Of each image's running mean of logits, a visit, after the warm-up; high, so that sizes hardly move any more."""
+    """Momentum per visit of an image's running mean of logits after the warm-up; high, so that sizes hardly change."""
     warmup_momentum: float = 0.9
-    """Of the same mean during the warm-up."""
+    """Momentum of the same mean during the warm-up."""
 
     def __post_init__(self) -> None:
         if self.clusters < 2 or self.iterations < 1:
             raise ValueError(
-                f"harmonisation needs 2 or more clusters and 1 or more iterations, not {self.clusters} and "
+                f"harmonization needs 2 or more clusters and 1 or more iterations, not {self.clusters} and "
                 f"{self.iterations}"
             )
         if not self.epsilon > 0 or not self.temperature > 0:
             raise ValueError(f"epsilon and temperature must be positive, not {self.epsilon} and {self.temperature}")
         if not self.weight >= 0:
-            raise ValueError(f"the weight of harmonisation is 0 or more, not {self.weight}")
+            raise ValueError(f"the weight of harmonization is 0 or more, not {self.weight}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"the warm-up is a share of the run in [0, 1), not {self.warmup}: 0.5 is its first half")
         if not 0 <= self.ramp <= 1 or not 0 <= self.refresh <= 1:
@@ -113,10 +142,10 @@ class HarmonizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndividualTemperatureConfig:
-    """A temperature of its own for each image: high where many others look like it. Defaults as published for CIFAR."""
+    """A separate temperature for each image: high if many others look like it. Defaults as published for CIFAR."""
 
     initial: float = 0.1
-    """Temperature that every image starts with. It also scales the loss, so that its gradients are those of NT-Xent."""
+    """Initial temperature of every image. It also scales the loss, so that its gradients are those of NT-Xent."""
     low: float = 0.05
     """Lowest temperature."""
     high: float = 1.0
@@ -126,9 +155,9 @@ class IndividualTemperatureConfig:
     rate: float = 0.03
     """Step size of the temperatures."""
     gradient_rate: float = 0.5
-    """Weight of the newest gradient of a temperature in its running mean; 1 keeps none."""
+    """Weight of the newest gradient of a temperature in its running mean; 1 ignores older ones."""
     estimate_rate: float = 0.8
-    """Weight of the batch in an image's running mean over negatives; 1 takes the batch alone."""
+    """Weight of the batch in an image's running mean over negatives; 1 uses only the batch."""
     clip: float = 3.0
     """Largest gradient of a temperature."""
 
@@ -149,13 +178,25 @@ class IndividualTemperatureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KoLeoConfig:
+    """A term that pushes each output away from its nearest neighbor. Default as published for DINOv2."""
+
+    weight: float = 0.1
+    """Weight of the term relative to the framework's loss."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"the weight of KoLeo is 0 or more, not {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorizationConfig:
-    """How a sample's past losses decide how strongly its views are changed."""
+    """How a sample's past losses determine the strength of its augmentation."""
 
     momentum: float = 0.97
-    """Share of the old in the moving average of each sample's loss."""
+    """Momentum of the moving average of each sample's loss."""
     constant: float | None = None
-    """As a control, the strength that every sample gets whatever its loss; None for what the losses say."""
+    """As a control, a constant strength for every sample; None for a strength by the losses."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
@@ -166,14 +207,14 @@ class MemorizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureConfig:
-    """A temperature that swings between telling groups apart (high) and telling images apart (low)."""
+    """A temperature that oscillates between separating groups (high) and separating images (low)."""
 
     low: float = 0.1
     """Lowest temperature."""
     high: float = 1.0
-    """Highest temperature, which a run starts with."""
+    """Highest temperature, at the start of a run."""
     periods: float = 5.0
-    """Swings in a run: the paper's period is 400 of 2000 epochs."""
+    """Periods in a run: the paper's period is 400 of 2000 epochs."""
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high:

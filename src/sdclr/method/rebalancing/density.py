@@ -1,19 +1,19 @@
-"""Density: images that stand alone in the encoder's features are drawn more often, or count more.
+"""Density: isolated images in the encoder's features are drawn more often, or their losses have more weight.
 
-The neighbours of an image of a rare kind are far, since few are like it; no label is asked for that. How much distances
-differ depends on the data, so that what is set is not the power they are raised to but its effect: the effective number
-of samples, as in Kish, *Survey Sampling* (1965).
+Images of a rare kind have distant neighbors, because few images are similar; this needs no labels. The spread of the
+distances depends on the data, so the setting is not the power of the distance but its effect: the effective number of
+samples, as in Kish, *Survey Sampling* (1965).
 """
 
 import math
 from typing import Final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sdclr.method.rebalancing.config import MAX_POWER, DensityConfig, check_weights
-from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer
+from sdclr.method.rebalancing.rebalancer import Outputs
+from sdclr.method.rebalancing.weights import SampleWeights
 
 _RANGE: Final = 1e3
 """By what factor a distance may differ from the median, so that its powers stay finite."""
@@ -21,45 +21,29 @@ _RANGE: Final = 1e3
 _HALVINGS: Final = 50
 
 
-class Density(Rebalancer):
-    """Weights that rise with the distance to an image's neighbours, made anew every few epochs.
-
-    Whoever trains asks `due` when an epoch begins, and then gives `update` the distances.
+class Density(SampleWeights):
+    """Weights that increase with the distance to an image's neighbors, recomputed every few epochs.
 
     Args:
         samples: Images in the set, N.
         epochs: Epochs of the run.
-        config: How strongly, how often, from when on.
+        config: Strength, interval and start.
     """
 
-    weights: Tensor
-    """`(N,)` float64, of mean 1."""
-
     def __init__(self, samples: int, *, epochs: int, config: DensityConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or DensityConfig()
-        self.epochs = epochs
-        self.epoch = 0
-        self.register_buffer("weights", torch.ones(samples, dtype=torch.float64))
-
-    def enter_epoch(self, epoch: int) -> None:
-        """Remember the epoch."""
-        self.epoch = epoch
-
-    def due(self, epoch: int) -> bool:
-        """Whether weights are to be made anew before the first step of this epoch."""
-        since = epoch - self._first
-        return since >= 0 and since % self.config.every == 0
+        config = config or DensityConfig()
+        super().__init__(samples, epochs=epochs, start=config.start, every=config.every)
+        self.config = config
 
     @torch.no_grad()
     def update(self, distances: Tensor) -> None:
-        """Make the weights anew. All processes call this together, with the same distances.
+        """Recompute the weights. All processes call this together, with the same distances.
 
         Args:
-            distances: `(N,)`, 0 or more: how far each image's neighbours are. Their scale does not matter.
+            distances: `(N,)`, 0 or more: the distance of each image to its neighbors. The scale does not matter.
 
         Raises:
-            ValueError: If they are not of this set, or not finite numbers of 0 or more.
+            ValueError: If they have another length than the set, or are not finite numbers of 0 or more.
         """
         if distances.shape != self.weights.shape:
             raise ValueError(f"{tuple(distances.shape)} distances for {len(self.weights)} images: give one for each")
@@ -67,39 +51,23 @@ class Density(Rebalancer):
         power = None if config.power is None else strength * config.power
         effective = None if config.effective is None else 1 - strength * (1 - config.effective)
         weights = density_weights(distances.cpu(), power=power, effective=effective, cap=config.cap, floor=config.floor)
-        if config.control == "shuffled":
-            # The same images each time, as rare ones stay rare.
-            dealt = torch.randperm(len(weights), generator=torch.Generator().manual_seed(config.seed))
-            weights = weights[dealt]
-        self.weights.copy_(weights)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(self.weights, src=0)  # processors may differ in the last bit, and then in what is drawn
+        self._adopt(weights, shuffled_by=config.seed if config.control == "shuffled" else None)
 
     @property
     def sampling(self) -> Tensor | None:
-        """How often each image is to come; None if losses are weighed, and until there are weights.
-
-        So a run is the same as one without this, up to the first weights.
-        """
-        if self.config.weigh == "loss" or bool((self.weights == 1).all()):
-            return None
-        return self.weights
+        """Sampling weight of each image; None if losses are weighted, and before the first weights."""
+        return None if self.config.weigh == "loss" else super().sampling
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # the base's
-        """Losses times the weights, whose mean over the set is 1, if those are to be weighed."""
+        """Losses times the weights, whose mean over the set is 1, if losses are weighted."""
         return losses * self.weights[samples].to(losses.dtype) if self.config.weigh == "loss" else losses
-
-    @property
-    def _first(self) -> int:
-        """The epoch of the first look."""
-        return math.ceil(self.config.start * self.epochs)
 
     def _strength(self) -> float:
         """Of the weights made in the epoch entered, in (0, 1]."""
         if self.config.full is None:
             return 1.0
         every = self.config.every
-        return min(1.0, (self.epoch - self._first + every) / (self.config.full * self.epochs - self._first + every))
+        return min(1.0, (self.epoch - self.first + every) / (self.config.full * self.epochs - self.first + every))
 
 
 def density_weights(
@@ -112,14 +80,13 @@ def density_weights(
 ) -> Tensor:
     """`w = clip(c d^α, floor, cap)` with c such that the mean is 1.
 
-    α is `power`, or the one, up to `MAX_POWER`, that makes the effective number a share `effective` of all. That number
-    falls as α rises: for two powers, the weights of the higher are the smaller up to some distance and the larger from
-    there on, and the means are equal. Where no α brings it so low, since bounds or ties stand against it, the highest
-    does what it can.
+    α is `power`, or the value, up to `MAX_POWER`, for which the effective number is a share `effective` of all. This
+    number falls as α rises: compared with a lower power, a higher one gives smaller weights up to some distance and
+    larger ones beyond it, with equal means. If bounds or ties prevent this share, the highest power is used.
 
     Args:
-        distances: `(N,)`, 0 or more, up to a factor. What is a thousandth of the median or less counts as that, and
-            what is a thousandfold or more likewise.
+        distances: `(N,)`, 0 or more, up to a factor. They are clipped to between a thousandth of the median and a
+            thousand times the median.
         power: α, 0 or more.
         effective: Share in (0, 1]. Exactly one of the two is given.
         cap: Largest weight, above 1.
@@ -129,7 +96,7 @@ def density_weights(
         `(N,)` float64 on the same device.
 
     Raises:
-        ValueError: If numbers make no sense, or both or neither of power and share are given.
+        ValueError: If a number is invalid, or both or neither of power and share are given.
     """
     check_weights(power=power, effective=effective, cap=cap, floor=floor)
     if distances.ndim != 1 or not len(distances) or not bool((distances.isfinite() & (distances >= 0)).all()):

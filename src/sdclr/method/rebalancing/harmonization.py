@@ -1,4 +1,4 @@
-"""Geometric harmonisation (Zhou et al., *Combating Representation Learning Disparity with …*, NeurIPS 2023)."""
+"""Geometric harmonization (Zhou et al., *Combating Representation Learning Disparity with …*, NeurIPS 2023)."""
 
 import math
 
@@ -15,11 +15,11 @@ from sdclr.method.rebalancing.sinkhorn import sinkhorn
 class Harmonization(Rebalancer):
     """Adds `CE(q1, softmax(t2 / γ)) + CE(q2, softmax(t1 / γ))` to the losses, from the middle of the run on.
 
-    `t = normalize(z Wᵀ)` are the outputs' products with K fixed directions W. The targets q share the batch of all
-    processes out to clusters of sizes π (`sinkhorn`), where π says how many images of the set lie nearest to each
-    direction by a running mean of their t of view 1. A cluster that no image is nearest to gets none.
+    `t = normalize(z Wᵀ)` are the outputs' products with K fixed directions W. The targets q assign the batch of all
+    processes to clusters of sizes π (`sinkhorn`). π counts the images of the set nearest to each direction, by a
+    running mean of their t of view 1. A cluster without nearest images gets none.
 
-    It keeps K numbers of each image in float32: in half precision, steps of a mean with momentum 0.999 would vanish.
+    It stores K numbers per image in float32: in half precision, the steps of a mean with momentum 0.999 would vanish.
 
     Args:
         samples: Images in the set.
@@ -59,7 +59,7 @@ class Harmonization(Rebalancer):
 
     @torch.no_grad()
     def begin_epoch(self, epoch: int) -> None:
-        """Take the clusters' sizes anew, if it is time."""
+        """Update the clusters' sizes, if it is time."""
         since = epoch - self.begins
         if since >= 0 and since % self.every == 0:
             seen = self.logits.any(1).to(self.prior.dtype)
@@ -67,7 +67,7 @@ class Harmonization(Rebalancer):
             self.prior.copy_(torch.where(seen.any(), sizes / seen.sum(), self.prior))
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:
-        """Losses `(n,)` with the term, of outputs `(n, D)`; during the warm-up as they are."""
+        """Losses `(n,)` with the term, of outputs `(n, D)`; unchanged during the warm-up."""
         # Autocast would run the products below in half precision, whatever the type of their inputs.
         with torch.autocast(losses.device.type, enabled=False):
             logits1 = self._logits(outputs[0])

@@ -12,15 +12,15 @@ from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sam
 
 
 class IndividualTemperature(Rebalancer):
-    """Replaces SimCLR's losses by `F_i = τ_i log E exp(h / τ_i) + τ_i ρ` and descends on each image's τ_i, too.
+    """Replaces SimCLR's losses by `F_i = τ_i log E exp(h / τ_i) + τ_i ρ` and also optimizes each image's τ_i.
 
     `h = cos(v, v⁻) - cos(v, v⁺)` over the 2N - 2 negatives of an anchor: the outputs of both branches for all other
-    images of all processes. The mean over negatives is a running one, `s ← (1 - γ) s + γ E exp(h / τ)`: gradients are
-    those of the mean over the whole set, estimated, and not those of a batch. Both anchors of an image share τ and s.
+    images of all processes. The mean over negatives is a running mean, `s ← (1 - γ) s + γ E exp(h / τ)`, so gradients
+    estimate those of the mean over the whole set, not over a batch. Both anchors of an image share τ and s.
 
-    A sample's loss is the mean over its two anchors, divided by the initial temperature τ₀. So with γ = 1 and all
-    temperatures at τ₀ its gradient is that of the decoupled NT-Xent, and learning rates carry over. The published
-    losses are sums over both anchors, not divided.
+    A sample's loss is the mean over its two anchors, divided by the initial temperature τ₀. With γ = 1 and all
+    temperatures at τ₀ its gradient equals that of the decoupled NT-Xent, so the same learning rates apply. The
+    published losses are sums over both anchors, not divided.
 
     Args:
         samples: Images in the set.

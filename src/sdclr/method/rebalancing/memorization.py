@@ -1,4 +1,4 @@
-"""Stronger views for what is hard to memorise.
+"""Stronger augmentation for images that are hard to memorize.
 
 BCL: Zhou et al., *Contrastive Learning with Boosted Memorization*, ICML 2022.
 """
@@ -11,11 +11,11 @@ from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sam
 
 
 class Memorization(Rebalancer):
-    """Strength `w = z / (2 max|z|) + 1/2` with z the standardised moving average of each sample's loss.
+    """Strength `w = z / (2 max|z|) + 1/2` with z the standardized moving average of each sample's loss.
 
-    A sample's average starts with the first loss that is seen of it and then moves as `m' = β m + (1 - β) loss`. What
-    samples get is settled at the start of each epoch. In the first, as in the published code, all get 0. Later, those
-    not seen yet, which a last part of a batch may leave over, get 1/2, and so do all if their losses are the same.
+    A sample's average starts with its first loss and then moves as `m' = β m + (1 - β) loss`. Strengths are computed at
+    the start of each epoch. In the first epoch all are 0, as in the published code. Later, samples not seen yet (such
+    as those of a dropped incomplete batch) get 1/2, and so do all samples if their losses are equal.
 
     Args:
         samples: Samples in the set.
@@ -38,7 +38,7 @@ class Memorization(Rebalancer):
 
     @torch.no_grad()
     def begin_epoch(self, epoch: int) -> None:
-        """Settle the strengths from the second epoch on."""
+        """Compute the strengths, from the second epoch on."""
         if epoch == 0:
             return
         if self.config.constant is not None:
@@ -64,6 +64,6 @@ class Memorization(Rebalancer):
         self.seen[which] = True
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # losses are enough
-        """Take note of the losses, and leave them as they are. See `Rebalancer.forward`."""
+        """Record the losses and return them unchanged. See `Rebalancer.forward`."""
         self._learn(losses, samples)
         return losses

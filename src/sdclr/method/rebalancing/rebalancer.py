@@ -1,4 +1,4 @@
-"""What every label-free rebalancer is: something that a framework does not know of and that turns it to rare images."""
+"""The base class of label-free rebalancers, which are independent of the framework."""
 
 import torch
 import torch.distributed as dist
@@ -8,40 +8,40 @@ Outputs = tuple[Tensor, Tensor]
 
 
 class Rebalancer(nn.Module):
-    """Takes part in a run in the ways that it overrides; by default it does nothing.
+    """Base class of rebalancers; override the methods that a rebalancer needs. By default it changes nothing.
 
-    What it knows of each sample lies in buffers `(N, …)` over the whole set, alike on all processes: they are saved
-    with the weights, and a run may go on with another number of processes.
+    State per sample is in buffers `(N, …)` over the whole set, equal on all processes. Checkpoints store them, and a
+    run can resume with another number of processes.
     """
 
     def enter_epoch(self, epoch: int) -> None:
-        """Called whenever training enters an epoch (from 0), also one that it goes on with in the middle."""
+        """Called whenever training enters an epoch (from 0), also when it resumes in the middle of one."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch alone, after `enter_epoch`: the time to settle what holds in it."""
+        """Called only before the first step of an epoch, after `enter_epoch`, to prepare the epoch."""
 
     @property
     def temperature(self) -> float | None:
-        """The contrast's temperature from now on; None to leave it."""
+        """The temperature of the contrast from now on; None for no change."""
         return None
 
     @property
     def strength(self) -> Tensor | None:
-        """How strongly each sample's views are changed beyond the usual, `(N,)` in [0, 1]; None for not at all."""
+        """Strength of additional augmentation of each sample, `(N,)` in [0, 1]; None for none."""
         return None
 
     @property
     def sampling(self) -> Tensor | None:
-        """How often each sample is to come, `(N,)` up to a factor; None for all alike."""
+        """Sampling weight of each sample, `(N,)` up to a factor; None for uniform sampling."""
         return None
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # for others
-        """The losses to train on, seeing what both branches gave.
+        """The losses to train on.
 
         Args:
             losses: `(n,)` of this process's samples, from the framework and the rebalancers before.
             outputs: `(n, D)` of the dense branch for view 1, and of the other branch for view 2.
-            samples: `(n,)` int64, which samples of the set these are. One may come twice.
+            samples: `(n,)` int64, positions of the samples in the set. A sample may occur twice.
 
         Returns:
             `(n,)` losses.
@@ -62,9 +62,9 @@ def of_all(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_by_sample(samples: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples in order, `(n,)`, and the mean of each one's values, `(n, …)`: one that comes twice has it twice.
+    """The samples in order, `(n,)`, and the mean of each one's values, `(n, …)`, repeated for repeated samples.
 
-    So `state[samples] = …` writes the same whichever is written last, and nothing waits for a device.
+    `state[samples] = …` is then deterministic, without synchronization with a device.
     """
     ordered, order = samples.sort(stable=True)
     group = (ordered != ordered.roll(1)).cumsum(0).clamp_min(1) - 1  # samples that are all one make one group

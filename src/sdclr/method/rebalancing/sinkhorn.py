@@ -12,7 +12,7 @@ _LARGEST_BARE_SCORE = 20.0
 
 
 def sinkhorn(scores: Tensor, prior: Tensor, *, epsilon: float = 0.05, iterations: int = 300) -> Tensor:
-    """Share samples out to clusters of given sizes, so that each goes where its score is high.
+    """Assign samples to clusters of given sizes, so that the scores are high.
 
     Maximises `Σ Q s + ε H(Q)` over Q >= 0 with `Σ_k Q_ik = 1/N` and `Σ_i Q_ik = π_k` (Cuturi, NeurIPS 2013). The
     sums of samples are exact; those of clusters are as near to π as the iterations bring them.
@@ -20,7 +20,7 @@ def sinkhorn(scores: Tensor, prior: Tensor, *, epsilon: float = 0.05, iterations
     Args:
         scores: `(…, N, K)` in [-1, 1], such as cosines.
         prior: π, `(K,)`, a distribution. A cluster of size 0 stays empty.
-        epsilon: ε > 0: the lower, the nearer to one cluster a sample.
+        epsilon: ε > 0; for small values each sample is assigned to nearly one cluster.
         iterations: Updates of both scalings, 1 or more.
 
     Returns:

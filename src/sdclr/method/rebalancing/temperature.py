@@ -1,4 +1,4 @@
-"""A temperature that swings over the run (Kukleva et al., *Temperature Schedules for …*, ICLR 2023)."""
+"""A temperature that oscillates over the run (Kukleva et al., *Temperature Schedules for …*, ICLR 2023)."""
 
 import math
 

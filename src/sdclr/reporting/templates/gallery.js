@@ -1,6 +1,6 @@
 // The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
-const UNFILTERED = { text: "", kind: null, label: null, low: null, high: null, area: null, like: null };
+const UNFILTERED = { text: "", kind: null, label: null, since: null, low: null, high: null, area: null, like: null };
 const state = { sort: 0, up: false, ...UNFILTERED, active: null };
 const selected = new Uint8Array(rows.count);
 const tiles = new Map(); // tiles on the page, by their place in `shown`
@@ -80,19 +80,20 @@ function newTile() {
   tile.setAttribute("role", "option");
   const caption = make("div", "caption");
   caption.append(make("b"), make("span"));
-  tile.append(make("div", "box"), make("span", "mark"), caption);
+  tile.append(make("div", "box"), make("span", "mark"), make("span", "badge new", "new"), caption);
   return tile;
 }
 
 function fill(tile, place) {
   const row = shown[place];
-  const [box, , caption] = tile.children;
+  const [box, , fresh, caption] = tile.children;
+  fresh.hidden = !isNew(row);
   tile.id = `tile-${place}`;
   tile.style.transform = `translate(${GAP + (place % across) * (side + GAP)}px, ${GAP + Math.floor(place / across) * (side + GAP + CAPTION)}px)`;
   tile.style.width = box.style.width = box.style.height = `${side}px`;
   paint(box, row, side);
   tile.title = visible(rows.ids[row]);
-  tile.setAttribute("aria-label", `${visible(rows.ids[row])}, rank ${rows.rank[row]}`);
+  tile.setAttribute("aria-label", `${visible(rows.ids[row])}, rank ${rows.rank[row]}${isNew(row) ? ", new" : ""}`);
   tile.setAttribute("aria-setsize", shown.length);
   tile.setAttribute("aria-posinset", place + 1);
   caption.firstChild.textContent = `#${rows.rank[row].toLocaleString("en")}`;
@@ -193,10 +194,11 @@ function update() {
   $("direction").title = state.up ? "Lowest first" : "Highest first";
   $("direction").setAttribute("aria-label", `${$("direction").title}; change`);
   $("about").textContent = score.about;
-  $("reset").hidden = !(state.text || [state.kind, state.label, state.low, state.high, state.area, state.like].some((value) => value !== null));
+  $("reset").hidden = !(state.text || [state.kind, state.label, state.since, state.low, state.high, state.area, state.like].some((value) => value !== null));
   $("shown-title").textContent = titleOfShown();
   $("kind").value = state.kind === null ? "" : String(state.kind);
   $("label").value = state.label === null ? "" : String(state.label);
+  $("since").value = state.since === null ? "" : String(state.since);
   if ($("search").value !== state.text) $("search").value = state.text;
   drawRange();
   drawLike();
@@ -288,7 +290,7 @@ function writeAddress() {
   if (state.sort) kept.set("sort", meta.scores[state.sort].name);
   if (state.up) kept.set("up", "1");
   if (state.text) kept.set("find", state.text);
-  for (const name of ["kind", "label", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
+  for (const name of ["kind", "label", "since", "low", "high"]) if (state[name] !== null) kept.set(name, state[name]);
   if (state.like && state.like.row !== null) kept.set("like", rows.rank[state.like.row]);
   if (!$("detail").hidden) kept.set("image", rows.rank[state.active]);
   history.replaceState(null, "", `#${kept}`);
@@ -299,7 +301,7 @@ function recall() {
   const number = (name) => (kept.has(name) && Number.isFinite(Number(kept.get(name))) ? Number(kept.get(name)) : null);
   const sort = meta.scores.findIndex(({ name }) => name === kept.get("sort"));
   Object.assign(state, { sort: Math.max(0, sort), up: kept.get("up") === "1", text: kept.get("find") ?? "" });
-  for (const name of ["kind", "label", "low", "high"]) state[name] = number(name);
+  for (const name of ["kind", "label", "since", "low", "high"]) state[name] = number(name);
   const like = rows.rank.indexOf(number("like") ?? 0);
   if (like < 0) state.like = null;
   else if (index.known && state.like?.row !== like) askRow(like);

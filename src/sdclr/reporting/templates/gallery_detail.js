@@ -56,9 +56,30 @@ function point(row = state.active) {
   }
   marking.append(button(marks.label(row) ? `Label: ${visible(marks.label(row))}` : "Label …", () => askLabel([row])));
   marking.lastChild.setAttribute("aria-pressed", Boolean(marks.label(row)));
-  detail.replaceChildren(close, box, make("p", "id", visible(rows.ids[row])), marking, actions, make("p", "why", visible(whyPicked(row))), scoreTable(row), factsOf(row));
+  detail.replaceChildren(close, box, make("p", "id", visible(rows.ids[row])), marking, actions, make("p", "why", visible(whyPicked(row))), ...oldOnes(row), scoreTable(row), factsOf(row));
   paint(box, row, box.clientWidth || 280);
   showFile(box, row);
+  showWhole(box, row);
+}
+
+// The images of the earlier collection that are nearest. Those that a browser cannot show have their name alone.
+function oldOnes(row) {
+  const list = make("div", "old");
+  for (const { id, file, distance } of rows.old[row] ?? []) {
+    const [figure, address, name] = [make("figure"), addressOfFile(file ?? undefined), visible(id)];
+    const shape = make(address ? "a" : "span", "frame", name);
+    if (address) {
+      Object.assign(shape, { href: address, target: "_blank", title: `Open ${name}` });
+      const image = new Image();
+      image.alt = name;
+      image.addEventListener("load", () => shape.replaceChildren(image));
+      image.src = address;
+    }
+    figure.append(shape, make("figcaption", "", inDigits(distance)));
+    figure.title = name;
+    list.append(figure);
+  }
+  return list.childElementCount ? [make("h3", "", "Nearest old images"), list] : [];
 }
 
 // The image itself, where its file is at hand and the browser can read it; until then, and else, the thumbnail.
@@ -73,8 +94,26 @@ function showFile(box, row) {
   image.src = address;
 }
 
-function addressOf(row) {
-  const file = rows.files[row];
+// The image that a box is a part of, with a frame around the box.
+function showWhole(box, row) {
+  const whole = rows.wholes[row];
+  const address = whole && addressOfFile(whole.file);
+  if (!address) return;
+  const [left, top, right, bottom] = whole.edges;
+  const [figure, frame, image] = [make("figure", "whole"), make("i"), new Image()];
+  const percent = (share) => `${100 * Math.min(1, Math.max(0, share))}%`;
+  Object.assign(frame.style, { left: percent(left), top: percent(top), right: percent(1 - right), bottom: percent(1 - bottom) });
+  image.alt = "The whole image, with a frame around this box";
+  image.title = "Open the file";
+  image.addEventListener("click", () => open(address));
+  image.addEventListener("load", () => { if (box.isConnected) box.after(figure); });
+  figure.append(image, frame);
+  image.src = address;
+}
+
+const addressOf = (row) => addressOfFile(rows.files[row]);
+
+function addressOfFile(file) {
   if (file === undefined || location.protocol !== "file:") return "";
   try {
     return file.split("/").map(encodeURIComponent).join("/");
@@ -101,6 +140,7 @@ function factsOf(row) {
     const group = meta.duplicates[copy.number];
     fact("Near-duplicates", button(`group ${copy.number + 1} (${inWords(group.length)})`, () => { showKind(COPIES); go(shown.indexOf(row)); }));
   }
+  if (rows.since[row]) fact("New since", moment(rows.since[row]));
   if (rows.label[row] >= 0) fact("Class", visible(labelName(rows.label[row])));
   return facts;
 }

@@ -121,6 +121,7 @@ function listen() {
   on("direction", "click", () => put({ up: !state.up, like: null }));
   on("low", "input", readRange);
   on("high", "input", readRange);
+  on("since", "change", () => put({ since: $("since").value === "" ? null : Number($("since").value) }));
   on("label", "change", () => put({ label: $("label").value === "" ? null : Number($("label").value) }));
   on("kind", "change", () => put({ kind: $("kind").value === "" ? null : Number($("kind").value) }));
   on("reset", "click", () => put(UNFILTERED));

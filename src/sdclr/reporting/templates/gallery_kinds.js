@@ -42,7 +42,7 @@ function kindItem({ kind, size, separation, rare, examples }) {
   all.setAttribute("aria-label", `Show all ${inWords(size)} of kind ${kind} in the list`);
   const dot = make("i", "dot"); // its color on the map
   dot.style.background = colorOfKind(kind);
-  name.append(...(meta.map ? [dot] : []), all, ...(rare ? [" ", make("span", "badge", "rare")] : []));
+  name.append(...(meta.map ? [dot] : []), all, ...(rare ? [" ", make("span", "badge", meta.against ? "new kind" : "rare")] : []));
   links.append(`Kind ${kind} · ${inPercent(part).replace("under ", "<")} · separation ${inPercent(100 * separation)}`);
   links.title = `${inPercent(part)} of all images. Each image is linked to its nearest neighbors. Of the links of this kind, ${inPercent(100 * separation)} stay inside it. At 100%, no image of the kind is near an image of another kind.`;
   bar.append(make("i"));

@@ -142,7 +142,7 @@ function fromCsv(text) {
   const separator = /^[^,\r\n]*;/.test(text) ? ";" : ",";
   const cells = new RegExp(`(?:"((?:[^"]|"")*)"|([^${separator}\r\n]*))(${separator}|\r\n|\n|\r|$)`, "gy");
   for (let found = cells.exec(text); found; found = cells.exec(text)) {
-    lines.at(-1).push(found[1]?.replaceAll('""', '"') ?? found[2]);
+    lines.at(-1).push(unguarded(found[1]?.replaceAll('""', '"') ?? found[2]));
     if (cells.lastIndex >= text.length && found[3] !== separator) break;
     if (found[3] !== separator) lines.push([]);
   }

@@ -14,6 +14,9 @@ const rows = {
   sizes: new Uint16Array(2 * meta.rows),
   map: new Uint16Array(2 * meta.rows).fill(65535), // from 0 to 65534; 65535 has no place
   files: new Array(meta.rows), // paths as seen from this page
+  since: new Int32Array(meta.rows), // when an image came or changed, in seconds; 0 for those of the first call
+  old: new Array(meta.rows), // the nearest images of the earlier collection: id, file and distance of each
+  wholes: new Array(meta.rows), // of a box: the path of its image, and its edges as shares of the image's sides
   scores: meta.scores.map(() => new Float32Array(meta.rows)),
 };
 
@@ -38,6 +41,23 @@ function sdclrRows(chunk) {
   if (chunk.map) rows.map.set(numbers(chunk.map, Uint16Array), 2 * first);
   if (chunk.files) chunk.files.forEach((file, place) => { rows.files[first + place] = file; });
   if (chunk.root !== undefined) chunk.ids.forEach((id, place) => { rows.files[first + place] = chunk.root + id; });
+  if (chunk.since) rows.since.set(numbers(chunk.since, Int32Array), first);
+  if (chunk.old) {
+    const [which, far] = [numbers(chunk.old.which, Int32Array), numbers(chunk.old.far, Float32Array)];
+    chunk.ids.forEach((id, place) => {
+      rows.old[first + place] = Array.from({ length: chunk.old.each }, (_, number) => {
+        const at = place * chunk.old.each + number;
+        return { id: chunk.old.ids[which[at]], file: chunk.old.files[which[at]], distance: far[at] };
+      });
+    });
+  }
+  if (chunk.wholes) {
+    const edges = numbers(chunk.wholes.edges, Float32Array);
+    const which = numbers(chunk.wholes.which, Int32Array);
+    which.forEach((file, place) => {
+      rows.wholes[first + place] = { file: chunk.wholes.files[file], edges: edges.subarray(4 * place, 4 * place + 4) };
+    });
+  }
   chunk.scores.forEach((text, column) => rows.scores[column].set(numbers(text, Float32Array), first));
   if (chunk.why) {
     rows.why ??= new Array(meta.rows);
@@ -110,16 +130,22 @@ function shownRows(state) {
   const values = rows.scores[state.sort];
   const text = state.text.toLowerCase();
   const ids = text ? lowerIds("") : null;
-  const { label, low, high, area } = state;
-  if (!listed && kind === null && label === null && low === null && high === null && !area && !text) return order;
+  const { label, low, high, area, since } = state;
+  if (!listed && kind === null && label === null && since === null && low === null && high === null && !area && !text) return order;
   return order.filter((row) => (kind === null || rows.kind[row] === kind)
     && (!listed || listed.has(row))
     && (label === null || rows.label[row] === label)
+    && (since === null || rows.since[row] >= since)
     && (low === null || values[row] >= low)
     && (high === null || values[row] <= high)
     && (!area || area[row])
     && (!text || ids[row].includes(text)));
 }
+
+// When images came, the last time first. Those of the first call are not new.
+const arrivals = remembered(() => [...new Set(rows.since)].filter(Boolean).sort((a, b) => b - a));
+const isNew = (row) => rows.since[row] > 0 && rows.since[row] === arrivals("")[0];
+const moment = (seconds) => new Date(1000 * seconds).toLocaleString("sv").slice(0, 16);
 
 // The kinds from the rarest on; `examples` are rows, the most typical image first. None where there is only one kind.
 const kinds = meta.kinds.map(([kind, size, separation, rare, examples]) => ({ kind, size, separation, rare, examples }));
@@ -179,15 +205,21 @@ function record(row) {
   const found = { id: rows.ids[row], rank: rows.rank[row], percentile: known(rows.percentile[row]) };
   found.kind = rows.kind[row] < 0 ? null : rows.kind[row];
   found.odd = odd.has(row);
+  if (arrivals("").length) found.new = rows.since[row] ? moment(rows.since[row]) : null;
+  if (meta.against) found.nearest_old = rows.old[row][0].id;
   if (meta.labelled) found.class = labelName(rows.label[row]) || null;
   Object.assign(found, { mark: MARKS[marks.of(row)] || null, label: marks.label(row) || null });
   meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
   return found;
 }
 
+// A text that a spreadsheet would take for a formula begins with an apostrophe, as in the files that sdclr writes.
+const guarded = (text) => (/^'*[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
+const unguarded = (text) => (/^'+[=+\-@\t\r]/.test(text) ? text.slice(1) : text);
+
 function asCsv(records, names) {
   const cell = (value) => {
-    const text = value === null ? "" : String(value);
+    const text = value === null ? "" : guarded(String(value));
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return [names, ...records.map((one) => names.map((name) => one[name]))].map((line) => `${line.map(cell).join(",")}\r\n`).join("");

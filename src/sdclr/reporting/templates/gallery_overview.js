@@ -76,6 +76,11 @@ function listOverview() {
     if (kind === MARKED) option(name, kind);
     else if (listed().length) option(`${name} (${listed().length.toLocaleString("en")})`, kind);
   }
+  $("since-field").hidden = arrivals("").length === 0;
+  $("since").append(new Option("Any time", ""), ...arrivals("").map((seconds) => {
+    const count = rows.since.reduce((sum, one) => sum + Number(one >= seconds), 0);
+    return new Option(`${moment(seconds)} (${inWords(count)})`, seconds);
+  }));
   for (const { kind, size } of kinds) option(`Kind ${kind} (${inWords(size)})`, kind);
   $("chart").addEventListener("click", (event) => { if (kindAt(event)) showKind(kindAt(event).kind); });
   $("chart").addEventListener("mousemove", (event) => {

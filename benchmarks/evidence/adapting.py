@@ -1,0 +1,220 @@
+"""Does adapting a pretrained encoder to one's own long-tailed images help, and does self-damage add to it?
+
+    python benchmarks/evidence/adapting.py run --data DIR --runs runs/adapting --part 0/1
+    python benchmarks/evidence/adapting.py table
+
+DIR holds `cifar10` (Parquet) and `clothing` (folders train and test). `run` finishes the cells (collection, arm, seed)
+that docs/results/adapting.jsonl lacks, the most valuable first; an interrupted cell resumes. `table` writes
+docs/results/adapting_tables.md from the records, without training. The protocol, and what would count as a yes, are in
+docs/results/adapting.md; they were written before the runs.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from budget import Collection, collection
+from judge import append, features_of, few_shot, linear, rare, records, spread
+from sdclr.data.sources import Source
+from sdclr.encoders import DEFAULT, load_encoder
+from sdclr.mining.kinds import find_kinds
+from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.defaults import default_config
+from sdclr.training.pretrain import pretrain
+
+RECORDS: Final = Path("docs/results/adapting.jsonl")
+TABLES: Final = Path("docs/results/adapting_tables.md")
+SIZE: Final = 64
+EPOCHS: Final = {"cifar": 4, "clothing": 4}
+FEW_LABELS: Final = (1, 5, 50)
+CAP: Final = 10.0
+"""Most that an image is drawn, as a multiple of the mean: as in density-guided sampling."""
+
+Change = Callable[[PretrainConfig], PretrainConfig]
+
+
+def damaged(ratio: float | str) -> Change:
+    """Prune so much of the twin."""
+    return lambda config: replace(config, damage=replace(config.damage, kind="prune", ratio=ratio))
+
+
+def plain(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR."""
+    return replace(config, damage=replace(config.damage, kind="none"))
+
+
+def dense(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR with density-guided sampling, from the first epoch on and anew in each."""
+    return replace(plain(config), rebalance=("density",), density=replace(config.density, start=0.0, every=1))
+
+
+def at_rate(rate: float, change: Change = plain) -> Change:
+    """Another learning rate."""
+    return lambda config: replace(change(config), optim=replace(config.optim, lr=rate))
+
+
+def training_only(part: Literal["last-stage", "norms"], change: Change = plain) -> Change:
+    """Train a part of the encoder."""
+    return lambda config: replace(change(config), trainable=part)
+
+
+ARMS: Final[dict[str, Change | None]] = {
+    "frozen": None,
+    "SimCLR": plain,
+    "SimCLR, another seed": lambda config: replace(plain(config), seed=config.seed + 100),
+    "SDCLR 0.3": damaged(0.3),
+    "SDCLR 0.5": damaged(0.5),
+    "SDCLR 0.9": damaged(0.9),
+    "SDCLR adaptive": damaged("adaptive"),
+    "SimCLR + density": dense,
+    "SimCLR + kinds": plain,
+    "SimCLR + kinds, permuted weights": plain,
+    "SimCLR, rate 0.002": at_rate(0.002),
+    "SDCLR 0.3, rate 0.002": at_rate(0.002, damaged(0.3)),
+    "SDCLR 0.5, rate 0.002": at_rate(0.002, damaged(0.5)),
+    "SimCLR, last stage": training_only("last-stage"),
+    "SimCLR, norms": training_only("norms"),
+    "SDCLR 0.3, norms": training_only("norms", damaged(0.3)),
+    "SimCLR, last stage, rate 0.002": at_rate(0.002, training_only("last-stage")),
+}
+FIRST: Final = (
+    "frozen",
+    "SimCLR",
+    "SimCLR, another seed",
+    "SDCLR 0.3",
+    "SDCLR 0.5",
+    "SimCLR + density",
+    "SimCLR + kinds",
+)
+SECOND: Final = ("SDCLR 0.9", "SimCLR, norms", "SimCLR, last stage", "SimCLR, rate 0.002", "SDCLR 0.3, rate 0.002")
+CELLS: Final = [
+    *(("cifar", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
+    *(("clothing", arm, seed) for seed in (1, 2) for arm in FIRST),
+    *(("cifar", arm, 1) for arm in SECOND),
+    *(("clothing", arm, 1) for arm in SECOND),
+    *((name, arm, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing") for arm in ARMS),
+]
+"""Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
+
+
+def settings(change: Change, source: Source, name: str, seed: int) -> PretrainConfig:
+    """The automatic settings of `--start` at this size, with what the arm changes."""
+    config = default_config(source, gpu=False, start=DEFAULT)
+    config = replace(config, views=replace(config.views, image_size=SIZE), seed=seed, epochs=EPOCHS[name])
+    return change(config)
+
+
+def kind_weights(source: Source, seed: int, *, permuted: bool) -> NDArray[np.float64]:
+    """Each kind of the frozen features alike, up to a cap; as a control, the same weights randomly permuted."""
+    features = torch.from_numpy(features_of(load_encoder(image_size=SIZE), source, SIZE)[0])
+    kinds = find_kinds(features)
+    weights = 1 / kinds.sizes[kinds.labels].astype(np.float64)
+    for _ in range(50):
+        weights = np.minimum(weights / weights.mean(), CAP)
+    return np.random.default_rng(seed).permutation(weights) if permuted else weights
+
+
+def scores_of(encoder: nn.Module, images: Collection, other: Collection) -> dict[str, float]:
+    """Accuracies in percent, AUROC of the rare classes, and the accuracy on the other collection."""
+    train, held, test = (
+        features_of(encoder, source, SIZE) for source in (images.probe, images.probe_validation, images.test)
+    )
+    scores = linear(train, held, test, images.counts)
+    scores["validation"] = scores.pop("held")
+    scale = StandardScaler().fit(train[0])
+    x, judged = scale.transform(train[0]), scale.transform(test[0])
+    for labels in FEW_LABELS:
+        scores[f"{labels} labels"] = few_shot((x, train[1]), (judged, test[1]), labels)
+    scores |= rare(*features_of(encoder, images.train, SIZE), images.counts)
+    there = [features_of(encoder, source, SIZE) for source in (other.probe, other.probe_validation, other.test)]
+    scores["other set"] = linear(*there, other.counts)["All"]
+    return {name: round(value, 4 if "AUROC" in name else 2) for name, value in scores.items()}
+
+
+def run(data: Path, runs: Path, part: int, parts: int) -> None:
+    """Finish this part's cells."""
+    for name, arm, seed in list(dict.fromkeys(CELLS))[part::parts]:
+        if any((one["collection"], one["arm"], one["seed"]) == (name, arm, seed) for one in records(RECORDS)):
+            continue
+        images = collection(name, data, seed, max_count=1000, judged=3000)
+        other = collection("clothing" if name == "cifar" else "cifar", data, 1, max_count=1000, judged=3000)
+        begin, change = time.process_time(), ARMS[arm]
+        if change is None:
+            encoder: nn.Module = load_encoder(image_size=SIZE)
+        else:
+            config = settings(change, images.train, name, seed)
+            folder = runs / f"{name}-{arm}-{seed}".replace(", ", "-").replace(" ", "-")
+            how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=1, threads=1)
+            weights = kind_weights(images.train, seed, permuted="permuted" in arm) if "kinds" in arm else None
+            encoder = pretrain(images.train, config, run=folder, runtime=how, weights=weights).encoder()
+        spent = round(time.process_time() - begin)
+        cell = {"collection": name, "arm": arm, "seed": seed, "cpu_seconds": spent}
+        append(RECORDS, cell | scores_of(encoder, images, other))
+
+
+COLUMNS: Final = (
+    "All", "Many", "Medium", "Few", "Std", *(f"{n} labels" for n in FEW_LABELS), "AUROC distance", "AUROC mine",
+    "other set",
+)  # fmt: skip
+
+
+def tables() -> Iterator[str]:
+    """A table for each collection: each arm, and its paired difference to the frozen encoder."""
+    found = records(RECORDS)
+    for name in ("cifar", "clothing"):
+        cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
+        if not cells:
+            continue
+        yield f"### {'CIFAR-10-LT' if name == 'cifar' else 'Clothing'}\n"
+        yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
+        yield f"|---|---|{'---|' * len(COLUMNS)}"
+        for arm in ARMS:
+            seeds = sorted(seed for one, seed in cells if one == arm)
+            if not seeds:
+                continue
+            row = [spread([cells[arm, seed][column] for seed in seeds], column) for column in COLUMNS]
+            yield f"| {arm} | {len(seeds)} | {' | '.join(row)} |"
+        yield "\nDifference to the frozen encoder of the same seed:\n"
+        yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
+        yield f"|---|---|{'---|' * len(COLUMNS)}"
+        for arm in list(ARMS)[1:]:
+            seeds = sorted(seed for one, seed in cells if one == arm and ("frozen", seed) in cells)
+            if not seeds:
+                continue
+            gains = {
+                column: [cells[arm, seed][column] - cells["frozen", seed][column] for seed in seeds]
+                for column in COLUMNS
+            }
+            yield f"| {arm} | {len(seeds)} | {' | '.join(spread(gains[c], c, signed=True) for c in COLUMNS)} |"
+        yield ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/adapting"))
+    parser.add_argument("--part", default="0/1", help="0/2 and 1/2 share the cells between two processes")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what == "table":
+        TABLES.write_text("\n".join(tables()) + "\n")
+        return
+    part, parts = map(int, given.part.split("/"))
+    run(given.data, given.runs, part, parts)
+
+
+if __name__ == "__main__":
+    main()

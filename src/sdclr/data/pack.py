@@ -1,0 +1,342 @@
+"""Write images as tar shards in the WebDataset layout, with a manifest of ids, counts and checksums."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sdclr.data.decode import BadImage, decode_image, read_header
+from sdclr.data.formats import ENDINGS
+from sdclr.data.hugging_face import Stream, open_stream
+from sdclr.data.intensities import intensities_of
+from sdclr.data.scan import write_bad_images
+from sdclr.data.shards import FORMAT, MANIFEST
+from sdclr.data.sources import ImageSource, Source, fingerprint, image_bytes, image_file, open_source
+from sdclr.data.torch_dataset import as_label, as_pixels
+from sdclr.errors import BadImageError, InputError
+from sdclr.files import (
+    append_json,
+    read_json,
+    read_json_lines,
+    remove,
+    streamed,
+    with_checksum,
+    write_atomically,
+    write_json,
+)
+from sdclr.files.alone import only_process
+from sdclr.progress import stage, tell
+
+_DONE: Final = ".packed.jsonl"
+"""The settings, then the contents of each finished shard. A stopped call resumes from it."""
+_LOCK: Final = ".packing"
+_BAD: Final = "bad_images.csv"
+_KEYS: Final = {"shard": str, "images": int, "bytes": int, "sha256": str, "first": int, "ids": list, "bad": list}
+_OURS: Final = (_DONE, _LOCK, _BAD, MANIFEST)
+_SHARD: Final = re.compile(r"shard-\d{6,}\.tar")
+_QUALITY: Final = 95
+"""Of JPEGs that are encoded again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What `pack` has written."""
+
+    folder: Path
+    shards: int
+    images: int
+    bytes: int
+    """Size of all shards."""
+    bad: int
+    """Images that are not in them; `bad_images.csv` lists them with reasons."""
+
+
+class _Item(NamedTuple):
+    """An image on its way into a shard."""
+
+    id: str
+    data: bytes
+    ending: str
+    label: tuple[str, bytes] | None
+    """Ending and bytes of the member that holds it."""
+
+
+class _Raw(NamedTuple):
+    """An image as it is given."""
+
+    id: str
+    label: Any
+    stored: Callable[[], bytes | Path | None]
+    decode: Callable[[int | None], NDArray[np.uint8]]
+    """Of the shorter side that is enough."""
+
+
+def pack(
+    images: ImageSource,
+    out: Path | str,
+    *,
+    shard_images: int = 10_000,
+    shard_gb: float = 1.0,
+    shuffle: bool = False,
+    shorter_side: int | None = None,
+) -> Packed:
+    """Write images as tar shards in the WebDataset layout, which `open_source("wds:OUT")` and WebDataset read.
+
+    Bytes are copied as they are; images that are pixels in memory become PNGs. A shard holds `KEY.jpg` (or `.png`, …)
+    and, where the label is known, `KEY.cls` with the number of the class. `manifest.json` has ids, class names, counts
+    and the SHA-256 of each shard, so that the images keep their ids. A stopped call resumes when it is repeated, and
+    the result is the same. What is no image by its header is left out and listed. Attributes are not written.
+
+    Args:
+        images: A folder, a manifest, or whatever else `open_source` takes; a stream is read once.
+        out: A new or empty folder, or one that such a call has begun.
+        shard_images: Images in a shard, at most.
+        shard_gb: Size of a shard in GB of 10^9 bytes, at most; a larger image gets a shard of its own.
+        shuffle: Put images in a random order, the same each time, which a shuffle buffer needs where neighbors are
+            alike, as in folders of classes. Otherwise they keep their order.
+        shorter_side: Shrink larger images to this shorter side in pixels, as JPEGs of quality 95.
+
+    Returns:
+        Counts.
+
+    Raises:
+        InputError: The folder holds something else, a number is too small, or no image can be packed.
+        StorageError: The disk is full, or the like. Finished shards stay, and a repeated call resumes after them.
+
+    Example:
+        >>> pack("photos", "shards").shards  # doctest: +SKIP
+        12
+    """
+    out, stream = Path(out), images if isinstance(images, Stream) else open_stream(images)
+    given = open_source(images) if stream is None else stream
+    if shard_images < 1 or shard_gb <= 0 or (shorter_side is not None and shorter_side < 1):
+        raise InputError("shard_images and shorter_side are 1 or more, and shard_gb is more than 0")
+    if isinstance(given, Stream) and shuffle:
+        raise InputError(f"{given.name}: a stream cannot be shuffled by pack: shuffle it first, and leave out shuffle")
+    if not isinstance(given, Stream) and (chosen := intensities_of(given))[1]:
+        tell(f"shards hold the images as they are, without your range: give it again ({chosen[0].sentence})")
+    settings = {
+        "format": FORMAT,
+        "source": given.name,
+        "fingerprint": None if isinstance(given, Stream) else fingerprint(given),
+        "classes": list(given.classes),
+        "shard_images": shard_images,
+        "shard_gb": shard_gb,
+        "shuffle": shuffle,
+        "shorter_side": shorter_side,
+    }
+    with only_process(out, _LOCK, "packs into", "name another folder"):
+        shards = _begun(out, settings)
+        if not (out / MANIFEST).exists():
+            done = sum(entry["images"] + len(entry["bad"]) for entry in shards)
+            raw = _of_stream(given) if isinstance(given, Stream) else _of_source(given, shuffle=shuffle)
+            with stage("packing", None if isinstance(given, Stream) else len(given), done=done) as update:
+                items = _items(islice(raw, done, None), shorter_side)
+                item = next(items, None)
+                while item is not None:
+                    entry, item = _write(out, shards, item, items, (shard_images, round(shard_gb * 1e9)))
+                    append_json(out / _DONE, entry)
+                    shards.append(entry)
+                    done += entry["images"] + len(entry["bad"])
+                    update(done)
+            _finish(out, settings, shards, getattr(given, "skipped", ()))
+        remove(out / _DONE)
+        told = read_json(out / MANIFEST)
+    counts = {name: told[name] for name in ("images", "bytes")}
+    return Packed(folder=out, shards=len(told["shards"]), bad=told["bad_images"], **counts)
+
+
+def _begun(out: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shards that an earlier call has finished.
+
+    Raises:
+        InputError: The folder holds something else, or shards of other images or settings.
+    """
+    other = InputError(f"{out}: holds shards of other images or settings; name a new folder")
+    if (out / MANIFEST).exists():
+        told = read_json(out / MANIFEST, "remove the folder, and pack the images again")
+        if {name: told.get(name) for name in settings} != settings:
+            raise other
+        return []
+    lines = read_json_lines(out / _DONE) if (out / _DONE).exists() else []
+    for file in sorted(out.iterdir()):
+        name = file.name[1:].removesuffix(".tmp") if file.name.endswith(".tmp") else file.name
+        if name not in _OURS and not (lines and _SHARD.fullmatch(name)):
+            raise InputError(f"{out}: is not empty, it holds {file.name!r}; name a new or empty folder")
+    if lines and lines[0] != settings:
+        raise other
+    whole = []
+    for entry in lines[1:]:
+        file = out / str(entry.get("shard"))
+        if not entry.keys() >= _KEYS.keys() or not file.is_file() or file.stat().st_size != entry["bytes"]:
+            break
+        whole.append(entry)
+    write_atomically(out / _DONE, b"".join(f"{json.dumps(line)}\n".encode() for line in (settings, *whole)))
+    return whole
+
+
+def _of_source(source: Source, *, shuffle: bool) -> Iterator[_Raw]:
+    order = np.random.default_rng(0).permutation(len(source)) if shuffle else np.arange(len(source))
+    for index in order.tolist():
+        label = -1 if source.labels is None else int(source.labels[index])
+        yield _Raw(source.ids[index], label, partial(_stored, source, index), partial(_image, source, index))
+
+
+def _stored(source: Source, index: int) -> bytes | Path | None:
+    return image_file(source, index) or image_bytes(source, index)
+
+
+def _image(source: Source, index: int, side: int | None) -> NDArray[np.uint8]:
+    return source.image(index, min_side=side)
+
+
+def _of_stream(stream: Stream) -> Iterator[_Raw]:
+    rows = iter(stream)
+    for number in count():
+        image_id = f"{stream.name}/{number:09d}"
+        try:
+            value, label = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(
+                f"{image_id}: the data set raises {type(error).__name__}: {error}; fix it and call again"
+            ) from error
+        stored = value if isinstance(value, (bytes, Path)) else None
+        yield _Raw(image_id, as_label(label), partial(_given, stored), partial(_decoded, value, image_id))
+
+
+def _given(stored: bytes | Path | None) -> bytes | Path | None:
+    return stored
+
+
+def _decoded(value: Any, image_id: str, side: int | None) -> NDArray[np.uint8]:
+    if isinstance(value, (bytes, Path)):
+        return decode_image(value, image_id=image_id, min_side=side)
+    return as_pixels(value, image_id)
+
+
+def _items(images: Iterable[_Raw], shorter_side: int | None) -> Iterator[_Item | BadImage]:
+    for image in images:
+        try:
+            yield _Item(image.id, *_encoded(image, shorter_side), _label(image.label))
+        except BadImageError as error:
+            yield BadImage(error.image_id, error.reason, counted=True)
+
+
+def _label(label: Any) -> tuple[str, bytes] | None:
+    """The member that holds a label: WebDataset takes `.cls` for a number."""
+    if isinstance(label, str):
+        return ".json", json.dumps({"label": label}).encode()
+    return None if label is None or label < 0 else (".cls", str(int(label)).encode())
+
+
+def _encoded(image: _Raw, shorter_side: int | None) -> tuple[bytes, str]:
+    """The bytes of an image, and the ending that goes with them.
+
+    Raises:
+        BadImageError: It is no image by its header, or cannot be decoded where that is needed.
+    """
+    stored = image.stored()
+    if stored is None:
+        return _as_file(image.decode(None), "PNG"), ".png"
+    header = read_header(stored, image_id=image.id)
+    if shorter_side is not None and min(header.width, header.height) > shorter_side:
+        pixels = image.decode(shorter_side)
+        scale = shorter_side / min(pixels.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        return _as_file(np.asarray(small), "JPEG", quality=_QUALITY, subsampling=0), ".jpg"
+    try:
+        return stored if isinstance(stored, bytes) else stored.read_bytes(), ENDINGS[header.format][0]
+    except OSError as error:
+        raise BadImageError(image.id, error.strerror or str(error)) from error
+
+
+def _as_file(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _write(
+    out: Path,
+    before: list[dict[str, Any]],
+    item: _Item | BadImage | None,
+    items: Iterator[_Item | BadImage],
+    most: tuple[int, int],
+) -> tuple[dict[str, Any], _Item | BadImage | None]:
+    """Write the next shard, of so many images and bytes at most.
+
+    Returns:
+        What is in it, and the item that did not fit.
+    """
+    name, first = f"shard-{len(before):06d}.tar", sum(entry["images"] for entry in before)
+    ids: list[str] = []
+    bad: list[BadImage] = []
+    digest, size, end = hashlib.sha256(), 0, bytes(2 * tarfile.BLOCKSIZE)
+    with streamed(out / name) as file:
+        while item is not None:
+            if isinstance(item, BadImage):
+                bad.append(item)
+            else:
+                data = _members(f"{first + len(ids):09d}", item)
+                if ids and (len(ids) >= most[0] or size + len(data) + len(end) > most[1]):
+                    break
+                file.write(data)
+                digest.update(data)
+                size += len(data)
+                ids.append(item.id)
+            item = next(items, None)
+        file.write(end)
+        digest.update(end)
+    told = {"images": len(ids), "bytes": size + len(end), "sha256": digest.hexdigest(), "first": first, "ids": ids}
+    return {"shard": name, **told, "bad": [(image.id, image.reason) for image in bad]}, item
+
+
+def _members(key: str, item: _Item) -> bytes:
+    """What a tar holds of an image and its label. Nothing in it depends on the time or the user."""
+    parts = []
+    for ending, data in ((item.ending, item.data), *([item.label] if item.label else [])):
+        info = tarfile.TarInfo(key + ending)
+        info.size = len(data)
+        parts += [info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+    return b"".join(parts)
+
+
+def _finish(out: Path, settings: Mapping[str, Any], shards: list[dict[str, Any]], skipped: Iterable[BadImage]) -> None:
+    """Write the manifest, and the list of what is not in the shards.
+
+    Raises:
+        InputError: There is no image in them.
+    """
+    bad = [
+        *skipped,
+        *(BadImage(image_id, reason, counted=True) for entry in shards for image_id, reason in entry["bad"]),
+    ]
+    write_bad_images(out / _BAD, bad)
+    images = sum(entry["images"] for entry in shards)
+    if not images:
+        raise InputError(f"{settings['source']}: none of its images can be packed; {out / _BAD} has the reasons")
+    told = {
+        **settings,
+        "images": images,
+        "bytes": sum(entry["bytes"] for entry in shards),
+        "bad_images": len(bad),
+        "shards": {
+            entry["shard"]: {name: entry[name] for name in ("images", "bytes", "sha256", "first", "ids")}
+            for entry in shards
+        },
+    }
+    write_json(out / MANIFEST, with_checksum(told))

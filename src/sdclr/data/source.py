@@ -1,0 +1,145 @@
+"""What a collection of images is: one small protocol, and what a collection may offer besides.
+
+Labels that a source carries serve evaluation and reports alone; nothing here hands them to training.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sdclr.data.attributes import Attributes
+from sdclr.data.decode import Header
+from sdclr.data.shrink import shrink
+from sdclr.data.stored import Stored
+from sdclr.errors import InputError
+
+
+class Edges(NamedTuple):
+    """A rectangle as shares of the sides of its image: 0 is the left or upper edge of the image, 1 the other one."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class WholeImage(NamedTuple):
+    """Where a part of an image lies."""
+
+    file: Path
+    edges: Edges
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Anything that names images and can give each of them."""
+
+    name: str
+    """Short, for reports: "digits-train", the folder's name."""
+    ids: Sequence[str]
+    """One stable and unique id for each image: a relative path, "train/00012"."""
+    labels: NDArray[np.int64] | None
+    """Class ids `(N,)`, -1 where unknown; None where the source has none."""
+    classes: tuple[str, ...]
+    """Class names, () where there are none."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
+        """Decode one image.
+
+        Args:
+            index: Its position.
+            min_side: A JPEG or a very large image may come at reduced scale as long as its shorter side keeps this many
+                pixels.
+
+        Returns:
+            RGB, `(H, W, 3)`.
+
+        Raises:
+            BadImageError: The image cannot be decoded.
+        """
+        ...
+
+
+def image_file(source: Source, index: int) -> Path | None:
+    """The file of one image, or None where images are no files of their own: in memory, or rows of a table."""
+    file: Callable[[int], Path | None] | None = getattr(source, "file", None)
+    return None if file is None else file(index)
+
+
+def image_bytes(source: Source, index: int) -> bytes | None:
+    """The encoded bytes of an image that is a row of a table; None where a source stores no such bytes."""
+    encoded: Callable[[int], bytes | None] | None = getattr(source, "encoded", None)
+    return None if encoded is None else encoded(index)
+
+
+def image_header(source: Source, index: int) -> Header | None:
+    """The header of an image file; None where the source does not read headers."""
+    header: Callable[[int], Header] | None = getattr(source, "header", None)
+    return None if header is None else header(index)
+
+
+def stored_image(source: Source, index: int) -> Stored | None:
+    """Where the encoded image lies whose pixels `Source.image` gives; None where there is no such file.
+
+    A source that offers this by a method `stored` promises that its images depend on nothing else: what is decoded once
+    is then kept until the file changes.
+    """
+    stored: Callable[[int], Stored | None] | None = getattr(source, "stored", None)
+    return None if stored is None else stored(index)
+
+
+def held_image(source: Source, index: int) -> NDArray[np.uint8] | None:
+    """The pixels of an image that lies in memory, not to be written to; None where it has to be decoded."""
+    held: Callable[[int], NDArray[np.uint8] | None] | None = getattr(source, "held", None)
+    return None if held is None else held(index)
+
+
+def image_blocks(source: Source) -> NDArray[np.int64] | None:
+    """`(N,)` the number of the shard or row group of each image; None where each image is a file."""
+    blocks: Callable[[], NDArray[np.int64] | None] | None = getattr(source, "blocks", None)
+    return None if blocks is None else blocks()
+
+
+def shrunk_image(source: Source, index: int, side: int) -> NDArray[np.uint8]:
+    """One image, shrunk as by `shrink`: decoded now, or by a `CachedSource` before. Not to be written to.
+
+    Raises:
+        BadImageError: The image cannot be decoded.
+    """
+    shrunk: Callable[[int, int], NDArray[np.uint8]] | None = getattr(source, "shrunk", None)
+    return shrink(source.image(index, min_side=side), side) if shrunk is None else shrunk(index, side)
+
+
+def attributes_of(source: Source) -> Attributes | None:
+    """Several labels an image, or None where a source has none.
+
+    A source carries them as `attributes` `(N, A)`, booleans or 1 (shown), 0 (not shown) and -1 (unknown), and
+    `attribute_names`; without names they are numbered.
+
+    Raises:
+        InputError: They do not fit the images or each other.
+    """
+    values: ArrayLike | None = getattr(source, "attributes", None)
+    if values is None:
+        return None
+    array = np.asarray(values)
+    names: Sequence[str] | None = getattr(source, "attribute_names", None)
+    if not names:
+        names = [str(number) for number in range(array.shape[1] if array.ndim == 2 else 0)]
+    if len(array) != len(source):
+        raise InputError(f"{source.name}: has attributes of {len(array)} images, but {len(source)} images; give all")
+    try:
+        return Attributes(values=array, names=tuple(names))
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
+
+
+def whole_image(source: Source, index: int) -> WholeImage | None:
+    """The image in which an item lies, and where, if the item is a part of an image: an annotated box."""
+    whole: Callable[[int], WholeImage | None] | None = getattr(source, "whole", None)
+    return None if whole is None else whole(index)

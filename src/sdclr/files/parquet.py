@@ -1,0 +1,113 @@
+"""Parquet files: pages and the description have checksums, which are compared where a file is read."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sdclr.files.reading import COPY, damaged, parsing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CHECKED: Final[dict[str, Any]] = {"write_page_checksum": True}
+"""Options of whatever writes a Parquet file of ours."""
+_SEAL: Final = b"sdclr-checksum"
+_ARROW: Final = b"ARROW:schema"
+
+
+def sealed(schema: "pa.Schema") -> "pa.Schema":
+    """A schema with a checksum of its columns and metadata, which Parquet's checksums of pages do not cover."""
+    metadata = schema.metadata or {}
+    return schema.with_metadata({**metadata, _SEAL: _checksum(schema, metadata)})
+
+
+def parquet_bytes(table: "pa.Table", **options: Any) -> memoryview:
+    """The bytes of a Parquet file with checksums.
+
+    Args:
+        table: What it holds, with its metadata.
+        options: Of `pyarrow.parquet.write_table`.
+    """
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(sealed(table.schema).metadata), buffer, **CHECKED, **options)
+    return buffer.getbuffer()
+
+
+def open_table(
+    path: Path, remedy: str = COPY, *, memory_map: bool = False, dictionaries: Sequence[str] = ()
+) -> "pq.ParquetFile":
+    """Open a Parquet file. Read from it inside `parsing`, which names the file if a page of it is damaged.
+
+    Args:
+        path: The file.
+        remedy: How to make it again.
+        memory_map: Map the file into memory.
+        dictionaries: Columns of texts or bytes of which equal values shall be held once.
+
+    Raises:
+        InputError: It is missing, or there is no permission.
+        DamagedFileError: It is no Parquet file, it is cut short, or its description is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with parsing(path, remedy):
+        file = pq.ParquetFile(
+            path, memory_map=memory_map, page_checksum_verification=True, read_dictionary=list(dictionaries)
+        )
+        groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
+            raise damaged(path, f"it claims {file.metadata.num_rows:,} rows, and its parts {sum(groups):,}", remedy)
+        # The file holds its metadata twice: as they are, and in Arrow's schema.
+        for metadata in (file.metadata.metadata or {}, file.schema_arrow.metadata or {}):
+            told = metadata.get(_SEAL)
+            if told is not None and told != _checksum(file.schema_arrow, metadata):
+                raise damaged(path, "its description was changed: it has another checksum", remedy)
+        return file
+
+
+def read_table(
+    path: Path, remedy: str = COPY, *, columns: Sequence[str] | None = None, memory_map: bool = False
+) -> "pa.Table":
+    """The table of a Parquet file.
+
+    Args:
+        path: The file.
+        remedy: How to make it again.
+        columns: Which columns; by default all.
+        memory_map: Map the file into memory.
+
+    Raises:
+        InputError: It is missing, or there is no permission.
+        DamagedFileError: It is no Parquet file, it is damaged or lacks one of the columns.
+    """
+    with parsing(path, remedy), open_table(path, remedy, memory_map=memory_map) as file:
+        lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+        if lacking:
+            raise damaged(path, f"it has no column {lacking[0]!r}", remedy)
+        return file.read(columns=None if columns is None else list(columns), use_threads=False)
+
+
+def _checksum(schema: "pa.Schema", metadata: Mapping[bytes, bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for field in schema:
+        digest.update(f"{field.name!r} {_kind(field.type)}\n".encode())
+    for key, value in sorted(metadata.items()):
+        if key not in {_SEAL, _ARROW}:
+            digest.update(key + b"\0" + value + b"\0")
+    return digest.hexdigest().encode()
+
+
+def _kind(kind: "pa.DataType") -> str:
+    """A type, without the names of what lists hold, which Parquet changes, and however equal values are held."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if not kind.num_fields:
+        return str(kind)
+    return f"{kind.id} {getattr(kind, 'list_size', '')} {[_kind(kind.field(at).type) for at in range(kind.num_fields)]}"

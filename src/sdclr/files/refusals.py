@@ -1,0 +1,135 @@
+"""What keeps a file from being written, in one line: a full disk, a quota, a limit, a missing permission."""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from sdclr.errors import InputError, StorageError
+
+_ELSEWHERE: Final = "or choose another folder"
+_NO_PERMISSION: Final = f"no permission to write there: allow it, {_ELSEWHERE}"
+_REFUSED: Final = {
+    errno.EROFS: f"the file system is read-only: make it writable, {_ELSEWHERE}",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EIO: f"the disk reports an input/output error: check the disk, {_ELSEWHERE}",
+    errno.EMFILE: "this process has too many open files: raise the limit with `ulimit -n`, or use fewer --workers",
+    errno.ENFILE: "the system has too many open files: close other programs, or raise fs.file-max",
+    errno.EBUSY: "the system uses it: choose another folder",
+    errno.ESTALE: f"the network file system has lost it: mount it again, {_ELSEWHERE}",
+    errno.ENOENT: f"its folder is gone: put it back, {_ELSEWHERE}",
+}
+"""What further errors of the file system mean, and what to do."""
+_WRONG_PATH: Final = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Check that so many bytes can be written to a folder before the work that they result from.
+
+    Raises:
+        StorageError: The disk has less free space, or is read-only.
+    """
+    if is_read_only(folder):
+        raise StorageError(f"{folder} cannot be written: {_REFUSED[errno.EROFS]}")
+    disk = _disk(folder)
+    if disk is not None and disk.f_blocks and disk.f_bavail * disk.f_frsize < size:
+        raise _full(folder, size)
+
+
+@contextmanager
+def storing(path: Path | str, *, size: int | None = None) -> Iterator[None]:
+    """Turn what the file system refuses inside into one line.
+
+    Args:
+        path: What is written.
+        size: Bytes that it will have, where they are known.
+
+    Raises:
+        InputError: The path itself is wrong: it lies in a file, or its name is too long.
+        StorageError: The disk is full, a limit or a quota is reached, there is no permission, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_about(error, path):
+            raise
+        told = refused(path, error, size)
+        if told is None:
+            raise
+        raise told from error
+
+
+def refused(path: Path | str, error: OSError, size: int | None = None) -> InputError | None:
+    """The error of one line that goes with what the file system has refused; None for what it did not refuse.
+
+    Args:
+        path: What is written.
+        error: The file system's.
+        size: Bytes that the file will have, where they are known.
+    """
+    code, begin = error.errno, f"{path} cannot be written:"
+    if code == errno.ENAMETOOLONG:
+        return InputError(f"{begin} the name is too long for this disk; choose a shorter one")
+    if code in _WRONG_PATH:
+        return InputError(f"{begin} {error.filename2 or error.filename or path} is a file; name another place")
+    if code == errno.ENOSPC:
+        return _full(path, size)
+    if code == errno.EDQUOT:
+        needs = "" if size is None else f", it needs {_bytes(size)}"
+        return StorageError(f"{begin} your disk quota is used up{needs}: remove files, {_ELSEWHERE}")
+    if code == errno.EFBIG:
+        needs = "" if size is None else f"it needs {_bytes(size)}, "
+        return StorageError(f"{begin} {needs}{_largest()}, {_ELSEWHERE}")
+    return StorageError(f"{begin} {_REFUSED[code]}") if code in _REFUSED else None
+
+
+def _full(path: Path | str, size: int | None) -> StorageError:
+    disk = _disk(path)
+    if disk is not None and disk.f_files and not disk.f_favail:
+        return StorageError(f"{path} cannot be written: the disk can hold no more files: remove some, {_ELSEWHERE}")
+    needs = "" if size is None else f", it needs {_bytes(size)}"
+    free = "" if disk is None else f", {_bytes(disk.f_bavail * disk.f_frsize)} are free"
+    return StorageError(f"{path} cannot be written: the disk is full{needs}{free}: free some space, {_ELSEWHERE}")
+
+
+def _largest() -> str:
+    """What limits the size of a file, and how to raise it."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return "more than the file system allows for a file: choose another disk"
+    return f"and a file may have {_bytes(limit)} at most: raise this limit with `ulimit -f`"
+
+
+def _disk(path: Path | str) -> os.statvfs_result | None:
+    """What is known of the disk of a path, which need not be there yet."""
+    place = Path(path).absolute()
+    for folder in (place, *place.parents):
+        with suppress(OSError):
+            return os.statvfs(folder)
+    return None
+
+
+def is_read_only(path: Path | str) -> bool:
+    """Whether a path, which need not be there yet, lies on a disk that nobody can write to."""
+    disk = _disk(path)
+    return disk is not None and bool(disk.f_flag & os.ST_RDONLY)
+
+
+def _bytes(size: int) -> str:
+    """A size for people."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def _is_about(error: OSError, path: Path | str) -> bool:
+    """Whether an error is of the path, or of what lies above, beside or below it, rather than of an input."""
+    if not isinstance(error.filename, str | bytes):
+        return True
+    named, place = Path(os.fsdecode(error.filename)).absolute(), Path(path).absolute()
+    return named == place or named in place.parents or place.parent in named.parents
