@@ -1,1 +1,1 @@
-"""Where images come from, how a long tail is drawn, how two views are made and loaded."""
+"""Image sources, long-tailed subsets, augmented views and data loading."""
