@@ -157,7 +157,7 @@ def _named(text: str) -> object:
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[_Member]:
-    """The regular files of a tar, and a fault for each other member. If the tar ends early, the last item is a fault."""
+    """The regular files of a tar, and a fault for each other member. If the tar ends early, a fault is the last item."""
     at = 0
     extended: dict[str, str] = {}
     while True:
