@@ -201,15 +201,15 @@ def test_full_sets_by_lists(small):
 
 def test_a_copy_in_another_order_does_not_fit_the_lists(small, tmp_path):
     copy = write_parquet(tmp_path / "sorted", np.sort(SMALL_LABELS), np.repeat(np.arange(10), 2))
-    message = r"split1_D_i.npy: counts in the original order of the images, and sorted-train has another: there its "
+    message = r"split1_D_i.npy: refers to the original order of the images, and sorted-train has another order: its "
     with pytest.raises(InputError, match=message):
         paper_split("cifar10_lt", copy, lists=small[1], published=SMALL)
-    with pytest.raises(InputError, match=r"split1_S_b.npy: .*published are 2, 2, 2"):
+    with pytest.raises(InputError, match=r"split1_S_b.npy: .* not 2, 2, 2"):
         paper_split("cifar10", copy, lists=small[1], published=replace(SMALL, imbalance=1))
 
 
 def test_real_parquet_copy_is_refused_with_the_published_lists(shared_data, cifar10_dir):
-    with pytest.raises(InputError, match=r"cifar10-train has another: .*published are 4500, 2697, 1617, …"):
+    with pytest.raises(InputError, match=r"cifar10-train has another order: .* not 4500, 2697, 1617, … as published"):
         paper_split("cifar10_lt", cifar10_dir, lists=shared_data / "splits")
 
 

@@ -303,7 +303,7 @@ def _category(values: Sequence[float], categories: Sequence[str]) -> str:
 def _voc_image(file: Path, pictures: Path) -> AnnotatedImage:
     data = read_regular(file, limit=_LIMIT)
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise InputError("it declares XML entities, which annotations need not")
+        raise InputError("it declares XML entities, which annotations do not need")
     tree = ET.fromstring(data)  # noqa: S314  # without entities, XML cannot expand
     name = (tree.findtext("filename") or "").strip()
     if Path(name).suffix.lower() not in SUFFIXES:

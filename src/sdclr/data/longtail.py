@@ -88,7 +88,7 @@ def long_tail_counts(
             f"has {max_count}; lower imbalance to at most {max_count} or raise max_count"
         )
     if total is not None and profile != "pareto":
-        raise InputError(f"total is {total}, but the {profile} profile has the total it has; leave it out")
+        raise InputError(f"total is {total}, but the total of the {profile} profile is fixed; leave it out")
     if profile == "exponential":
         counts = [_exponential_count(rank, num_classes, max_count, imbalance) for rank in range(num_classes)]
     elif profile == "pareto":

@@ -199,7 +199,7 @@ def paper_split(
     facts = published or PUBLISHED[name]
     own = max_count is not None or imbalance is not None
     if own and lists is not None:
-        raise InputError(f"{lists}: published lists are what they are; leave out max_count and imbalance, or the lists")
+        raise InputError(f"{lists}: published lists have fixed sizes; leave out max_count and imbalance, or the lists")
     if imbalance not in {None, 1} and facts.imbalance == 1:
         raise InputError(f"{name}: is the full balanced set; leave out imbalance, or choose {name}_lt")
     root, listed = Path(data).expanduser(), None if lists is None else Path(lists).expanduser()
@@ -296,9 +296,9 @@ def _cifar_by_lists(name: str, facts: Published, train: Source, lists: Path, spl
         counts = np.sort(np.bincount(labels[parts[part]], minlength=facts.classes))[::-1]
         if (counts != profile).any():
             raise InputError(
-                f"{path}: counts in the original order of the images, and {train.name} has another: there its classes "
-                f"have {some_of(counts.astype(str))} images, published are {some_of(profile.astype(str))}; give "
-                "torchvision's copy, or draw the split without lists"
+                f"{path}: refers to the original order of the images, and {train.name} has another order: its classes "
+                f"would have {some_of(counts.astype(str))} images, not {some_of(profile.astype(str))} as published; "
+                "give torchvision's copy, or draw the split without lists"
             )
     listed = np.unique(np.concatenate(list(parts.values())))
     parts["full"], parts["validation"] = _cifar_validation(dataset, facts, labels, lists, listed)

@@ -157,7 +157,7 @@ def _named(text: str) -> object:
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[_Member]:
-    """The regular files of a tar, and a fault for each other member. If the tar ends early, a fault is the last item."""
+    """The regular files of a tar, and a fault for each other member. A tar that ends early ends with a fault."""
     at = 0
     extended: dict[str, str] = {}
     while True:

@@ -120,7 +120,7 @@ class WorkerBatches(Generic[T]):
 
 
 def _tell_alone(error: OSError) -> None:
-    tell(f"no process can be started to decode images ({error.strerror or error}): this one decodes them")
+    tell(f"no process can be started to decode images ({error.strerror or error}): this process decodes them")
 
 
 @cache

@@ -23,7 +23,7 @@ from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
-"""Number of images up to which all are compared with all. Fewer queries are compared with more images, at equal work."""
+"""Number of images up to which all are compared with all. Fewer queries are compared with more, at equal work."""
 
 PROBES: Final = 64
 """Number of centers whose vectors are compared with a query."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RESAMPLINGS: Final = 10
-"""Number of times that the points nearest to the centers are clustered again, as published for levels above the first."""
+"""Number of times that points nearest to the centers are clustered again, as published for levels above the first."""
 
 _BLOCK: Final = 16_384
 
