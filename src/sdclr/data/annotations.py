@@ -67,7 +67,7 @@ def check_unique(ids: Sequence[str], where: str, mend: str) -> None:
     """Check that no id repeats.
 
     Raises:
-        InputError: An id repeats; names the first one.
+        InputError: An id repeats. The message names the first one.
     """
     seen: set[str] = set()
     for image_id in ids:

@@ -88,7 +88,7 @@ def digits(split: str = "train") -> ArraySource:
     Raises:
         InputError: The split does not exist.
     """
-    from sklearn.datasets import load_digits  # slow to import, and seldom needed
+    from sklearn.datasets import load_digits  # slow to import, and rarely needed
 
     data = load_digits()
     train, test = train_validation_split(data.target, validation=500, seed=0)
@@ -125,7 +125,7 @@ def cifar(
     Raises:
         InputError: The split or data set does not exist, or is not on disk.
     """
-    from torchvision import datasets  # slow to import, and seldom needed
+    from torchvision import datasets  # slow to import, and rarely needed
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if dataset not in kinds:

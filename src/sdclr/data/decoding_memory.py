@@ -48,7 +48,7 @@ _making: Final = threading.Lock()
 
 
 def use_shares(shares: Shares) -> None:
-    """Use these shares, which other processes use, too, from now on."""
+    """From now on, use these shares, which other processes use, too."""
     _used[:] = [shares]
 
 

@@ -45,7 +45,7 @@ class SeenByRange:
     @cached_property
     def intensities(self) -> Intensities:
         """The range, measured on first access."""
-        return measured(self)  # type: ignore[arg-type]  # what inherits from this is a source
+        return measured(self)  # type: ignore[arg-type]  # subclasses are sources
 
     def __getstate__(self) -> dict[str, Any]:
         _ = self.intensities  # measured once, not in each process

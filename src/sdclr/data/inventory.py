@@ -177,7 +177,7 @@ def take_inventory(
 
 
 def about_files(source: Source) -> list[str]:
-    """Notes on the files of a collection for use before a command, one per line; empty for most collections."""
+    """Notes on a collection's files for the user, one per line; empty for most collections."""
     skipped: Sequence[BadImage] = getattr(source, "skipped", ())
     spaced = _spaced(len(source), _PEEKED)
     animated = 0

@@ -124,7 +124,7 @@ class Loader(Protocol):
 
 
 class ResidentLoader:
-    """Batches from a set in memory, one tensor; views are drawn on its device.
+    """Batches from a set held in memory as one tensor; views are drawn on its device.
 
     On a GPU the host only draws the parameters of a batch, starts their copy and queues the kernels. It does not wait,
     and is ahead of the device as long as this takes less time than a step on the device.

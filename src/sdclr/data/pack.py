@@ -79,7 +79,7 @@ class _Raw(NamedTuple):
     label: Any
     stored: Callable[[], bytes | Path | None]
     decode: Callable[[int | None], NDArray[np.uint8]]
-    """Takes the shorter side in pixels that is sufficient."""
+    """Its argument is the sufficient shorter side in pixels, or None for full size."""
 
 
 def pack(

@@ -26,7 +26,7 @@ from sdclr.progress import tell
 
 T = TypeVar("T")
 
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where Linux keeps it
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # the path on Linux
 _AHEAD: Final = 2
 """Batches that a worker prepares ahead by default, as in torch."""
 _SPARE: Final = 2

@@ -52,7 +52,7 @@ def looking_at(what: object) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path, name: str = ".lock", *, reads: bool = False) -> Iterator[bool]:
-    """Lock a folder during the context; yields whether this succeeded, because no other process has the lock.
+    """Lock a folder during the context. Yields False if another process has the lock.
 
     The kernel releases the lock when its holder ends in any way, so it is never stale. The file holds the process
     number of the holder. Workers of a killed process also hold its lock, until they notice its end after some seconds:
