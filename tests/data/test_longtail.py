@@ -137,7 +137,7 @@ def test_pareto_profile_is_near_the_published_list(shared_data: Path):
         ("pareto", 1299, "total is 1299; a Pareto tail of 21 classes from 1000 down to 15 images has between 1300 and"),
         ("pareto", 10_700, "total is 10700; .* between 1300 and 10657"),
         ("exponential", 5000, "the total of the exponential profile is fixed; leave it out"),
-        ("step", 5000, "the step profile has the total"),
+        ("step", 5000, "the total of the step profile is fixed"),
     ],
 )
 def test_totals_out_of_reach_are_refused(profile, total, message):

@@ -157,7 +157,7 @@ def read_json(path: Path, remedy: str = COPY, *, keys: Keys | None = None) -> di
 
     Raises:
         InputError: The file is missing, or there is no permission.
-        DamagedFileError: The file is not a JSON object, lacks a key, has a value of the wrong type, or a wrong checksum.
+        DamagedFileError: It is not a JSON object, lacks a key, has a value of the wrong type, or a wrong checksum.
     """
     text = read_text(path, remedy)
     with parsing(path, remedy):
