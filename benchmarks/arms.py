@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.choices import Amp
-from sdclr.data.longtail import class_groups, long_tail_split
-from sdclr.data.published import paper_split
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.demo import DRAWS, IMBALANCE, MAX_COUNT, SHOTS
 from sdclr.evaluation.config import EvaluateConfig
 from sdclr.evaluation.evaluate import Result, evaluate
+from sdclr.longtail.published import paper_split
+from sdclr.longtail.splits import class_groups, long_tail_split
 from sdclr.paper.experiments import Setting, pretraining
 from sdclr.recipes import digits_demo
 from sdclr.training.checkpoint import load_checkpoint

@@ -28,12 +28,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sdclr.data.longtail import class_groups, long_tail_split, train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.encoders import DEFAULT, Preprocessing, load_encoder
 from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import extract_features
+from sdclr.longtail.splits import class_groups, long_tail_split
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.defaults import default_config
 from sdclr.training.distributed import processes

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data import shrink as module
-from sdclr.data.decode import decode_image
-from sdclr.data.render_cv import render_cv
 from sdclr.data.sources import Source, open_source, shrunk_image
-from sdclr.data.views import ViewConfig, draw_views
+from sdclr.decoding import shrink as module
+from sdclr.decoding.decode import decode_image
+from sdclr.views.parameters import ViewConfig, draw_views
+from sdclr.views.render_cv import render_cv
 from speed_harness import Table, number
 
 SIZES = (16, 28, 40, 64, 80)

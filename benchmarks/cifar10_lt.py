@@ -22,19 +22,20 @@ from typing import Literal, get_args
 
 import torch
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.longtail import LongTailSplit, long_tail_split, train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.config import EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import read_json
+from sdclr.longtail.splits import LongTailSplit, long_tail_split
 from sdclr.reporting.figures import group_bars, save_figure
 from sdclr.reporting.tables import balance_table, balances
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.config import ViewConfig
 
 Precision = Literal["none", "bf16"]
 SPLITS = (1, 2, 3)

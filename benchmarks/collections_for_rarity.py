@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from junk_and_copies import junk_images, near_duplicates
-from sdclr.data.longtail import class_groups, long_tail_counts, long_tail_split
 from sdclr.data.sources import ArraySource, Source, digits, open_source
+from sdclr.longtail.splits import class_groups, long_tail_counts, long_tail_split
 
 Image = NDArray[np.uint8]
 

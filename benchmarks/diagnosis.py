@@ -24,8 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from cifar10_lt import commit
 from rarity_runs import matrix, subset_of
-from sdclr.data.config import ViewConfig
-from sdclr.data.longtail import train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.evaluation.encoded import Encoded, encode
@@ -34,6 +33,7 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.diagnose import measure
 from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
+from sdclr.views.config import ViewConfig
 
 IMBALANCES = (1, 10, 50, 100)
 ORDERS = (1, 2, 3, 4, 5)

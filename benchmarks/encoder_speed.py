@@ -24,8 +24,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch.utils.data import DataLoader, Dataset
 
-from sdclr.data.decode import decode_image
 from sdclr.data.sources import SubsetSource, open_source
+from sdclr.decoding.decode import decode_image
 from sdclr.encoders import DEFAULT, Encoder, load_encoder
 from sdclr.features.extract import encode_images, extract_features
 from sdclr.features.inference import for_inference

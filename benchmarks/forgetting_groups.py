@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from rarity_runs import Trained, config_of, split_of, subset_of
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import open_source
 from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS
 from sdclr.features.extract import encode_images, load_views
+from sdclr.longtail.splits import class_groups
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
 from sdclr.reporting.figures import save_figure

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.mosaics import MosaicSource, mosaics
 from sdclr.data.sources import open_source
 from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.attributes import AttributeResult, evaluate_attributes
 from sdclr.evaluation.config import AttributeConfig
+from sdclr.longtail.mosaics import MosaicSource, mosaics
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.config import ViewConfig
 
 SIMCLR = PretrainConfig(
     encoder=EncoderConfig(name="resnet18", stem="small", width=16),

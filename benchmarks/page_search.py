@@ -24,8 +24,8 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 from torch.nn import functional as F
 
-from sdclr.data.decode import decode_image
 from sdclr.data.sources import ArraySource, open_source
+from sdclr.decoding.decode import decode_image
 from sdclr.encoders import load_encoder
 from sdclr.features.nearest import nearest
 from sdclr.features.view import evaluation_view

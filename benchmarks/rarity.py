@@ -31,11 +31,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import cifar10_lt
 from rarity_runs import matrix, split_of, subset_of
-from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE, MAX_COUNT
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.nearest import nearest
+from sdclr.longtail.splits import class_groups, long_tail_split
 from sdclr.mining.config import MineConfig
 from sdclr.mining.mine import mine
 from sdclr.training.run import Run

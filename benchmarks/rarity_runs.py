@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import torch
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.longtail import LongTailSplit, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.encoders import EncoderConfig
+from sdclr.longtail.splits import LongTailSplit, long_tail_split
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.config import ViewConfig
 
 MAX_COUNT = 1500
 ORDERS = (1, 2, 3, 4, 5)

@@ -42,7 +42,6 @@ from numpy.typing import NDArray
 
 import cifar10_lt
 import rarity_runs
-from sdclr.data.longtail import class_groups, long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.demo import IMBALANCE as DIGITS_IMBALANCE
 from sdclr.demo import MAX_COUNT
@@ -54,6 +53,7 @@ from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import encode_images, load_views
 from sdclr.features.nearest import nearest
 from sdclr.files import read_json, write_atomically
+from sdclr.longtail.splits import class_groups, long_tail_split
 from sdclr.mining.selection import select_samples
 from sdclr.reporting.tables import Table
 from sdclr.training.run import Run

@@ -64,12 +64,12 @@ from torch.nn import functional as F
 
 import cifar10_lt
 from probcover_radius import PSEUDO_CLASSES, pure_threshold
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import open_source
 from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.clusters import Clusters, find_clusters
 from sdclr.features.nearest import nearest
 from sdclr.files import read_json, write_atomically
+from sdclr.longtail.splits import class_groups
 from sdclr.mining import selection as selection_module
 from sdclr.mining.coverage import greedy_cover
 from sdclr.mining.kinds import find_kinds, kind_rarity

@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 import sdclr
-from sdclr.data.loading import Batch
 from sdclr.data.sources import Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.loading.batches import Batch
+from sdclr.loading.streaming import StreamLoader
 from speed_harness import Candidate, Comparison, Effort, compare
 
 VIEWS: Final = sdclr.ViewConfig(image_size=32)

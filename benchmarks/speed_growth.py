@@ -29,13 +29,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import ResidentLoader
 from sdclr.encoders import EncoderConfig, create_encoder
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import encode_images
+from sdclr.loading.batches import ResidentLoader
 from sdclr.method.pruning import magnitude_masks
 from sdclr.reporting.figures import INK, PALETTE, save_figure
+from sdclr.views.config import ViewConfig
 from speed_harness import Findings, Table, Target, number
 
 EACH_POINT = "Growth, each point"

@@ -25,15 +25,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from sdclr.data.cache import cached
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import prepare_worker
-from sdclr.data.loading import ResidentLoader
-from sdclr.data.render_cv import render_cv_views
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import ArraySource, FolderSource, Source, open_source, shrunk_image
-from sdclr.data.streaming import Floats, StreamLoader
-from sdclr.data.views import ViewParameters, draw_views
+from sdclr.decoding.decode import prepare_worker
+from sdclr.decoding.shrink import short_side
+from sdclr.loading.batches import ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import Floats, StreamLoader
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import ViewParameters, draw_views
+from sdclr.views.render_cv import render_cv_views
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_harness import number as shown
 from speed_views import (

@@ -12,7 +12,7 @@ from torch.autograd.profiler import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdclr.data.loading import Batch, ResidentLoader
+from sdclr.loading.batches import Batch, ResidentLoader
 from sdclr.method import Objective, nt_xent
 from speed_harness import Findings, Table, Target, number
 from speed_steps import NAMES, TEMPERATURE, Precision, StepSize, Training, loader_of

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdclr import pretrain
-from sdclr.data.config import ViewConfig
 from sdclr.data.sources import ParquetSource
 from sdclr.training.config import Runtime
+from sdclr.views.config import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_lightly import LightlyTraining
 from speed_steps import NAMES, Precision, StepSize, configure

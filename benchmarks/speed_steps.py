@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import prune
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import ResidentLoader
 from sdclr.encoders import EncoderConfig
 from sdclr.fastest import threads
+from sdclr.loading.batches import ResidentLoader
 from sdclr.method import Objective, SelfCompetitor, nt_xent
 from sdclr.method.pruning import pruned_count
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import create_optimizer
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import create_objective
+from sdclr.views.config import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, Table, compare, markdown, spread
 
 Method = Literal["sdclr", "simclr"]

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import Batch, Loader, ResidentLoader
+from sdclr.loading.batches import Batch, Loader, ResidentLoader
+from sdclr.views.config import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, compare
 
 TORCH, OPENCV = "sdclr, torch renderer", "sdclr, OpenCV renderer"

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.scan import load_images
 from sdclr.data.sources import digits
 from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing, create_network
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import extract_features
+from sdclr.loading.batches import ResidentLoader
 from sdclr.method import Objective, SelfCompetitor
 from sdclr.recipes import digits_demo
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdclr.config import differences, digest, from_json, to_json
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError, SettingError
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
+from sdclr.views.parameters import ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdclr.cli.labels import labelled_ids, write_choice
-from sdclr.data.decode import BadImage
 from sdclr.data.scan import read_bad_images, write_bad_images
 from sdclr.data.sources import open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.evaluation.neighbors import Found, Row
 from sdclr.files.tables import guarded, read_csv, unguarded, write_csv
 from sdclr.marks.table import read_marks

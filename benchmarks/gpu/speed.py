@@ -34,9 +34,9 @@ import gpu_sections as sections
 import sdclr
 from gpu_runs import Job, release
 from gpu_sections import Bench, Plan
-from sdclr.data.config import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.files import write_atomically
+from sdclr.views.config import ViewConfig
 from speed_harness import Effort, Findings, markdown
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Literal
 
 from sdclr import encoders
-from sdclr.data.config import ViewConfig
 from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig
 from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config, SimSiamConfig
 from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
+from sdclr.views.config import ViewConfig
 
 Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
 """What is compared in the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
+from sdclr.views.parameters import ViewConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
+from sdclr.views.parameters import ViewConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")

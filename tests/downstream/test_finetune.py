@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from sdclr.cli.actions import finetune as action
 from sdclr.cli.commands.finetune import Finetune
 from sdclr.config import from_json, to_json
-from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import ArraySource, SubsetSource, digits, open_source
 from sdclr.downstream import loop
 from sdclr.downstream.config import FinetuneConfig
@@ -26,6 +25,7 @@ from sdclr.downstream.methods import create_model
 from sdclr.downstream.scoring import Look, choose_tau
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.splits import long_tail_split
 from sdclr.training.checkpoint import load_checkpoint
 
 EVERYTHING = ["ce", "ldam_drw", "balanced_softmax", "crt", "tau_norm", "ride"]

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdclr.data import loading, streaming
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.sources import ArraySource, FolderSource
-from sdclr.data.streaming import StreamLoader
-from sdclr.data.views import ViewConfig, draw_views
 from sdclr.downstream.images import Batches, LabelledImages, class_balanced, labelled_images
 from sdclr.errors import InputError
+from sdclr.loading.batches import ResidentLoader
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.parameters import ViewConfig, draw_views
 
 CPU = torch.device("cpu")
 AS_THEY_ARE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0, "jitter": 0, "grey": 0, "blur": 0}

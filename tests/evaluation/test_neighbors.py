@@ -11,7 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from sdclr.config import to_json
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
@@ -20,6 +19,7 @@ from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 
 def make_run(folder, seed=0):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
@@ -19,6 +18,7 @@ from sdclr.reporting.figures import PALETTE
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.parameters import ViewConfig
 
 GROUPS = {"many": [0, 1, 2, 3], "medium": [4, 5, 6], "few": [7, 8, 9]}
 TINY = PretrainConfig(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
@@ -24,6 +23,7 @@ from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "a&b", *"23456789"]

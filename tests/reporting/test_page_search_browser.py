@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sdclr.data.decode import decode_image
 from sdclr.data.sources import ArraySource
+from sdclr.decoding.decode import decode_image
 from sdclr.encoders import Preprocessing, load_encoder, wrap_encoder
 from sdclr.features.extract import extract_features
 from sdclr.features.view import evaluation_view

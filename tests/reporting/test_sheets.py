@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.sources import ArraySource
-from sdclr.data.views import ViewConfig
 from sdclr.errors import BadImageError, InputError
+from sdclr.loading.batches import ResidentLoader
 from sdclr.reporting.sheets import class_sheet, contact_sheet, example_sheet, view_sheet
+from sdclr.views.parameters import ViewConfig
 
 
 def flat(values: Sequence[int], side: int = 8) -> NDArray[np.uint8]:

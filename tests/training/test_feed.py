@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sdclr.data.decode import BadImage
-from sdclr.data.loading import ResidentLoader, epoch_batches
 from sdclr.data.sources import ArraySource, FolderSource, Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import write_json
+from sdclr.loading.batches import ResidentLoader, epoch_batches
+from sdclr.loading.streaming import StreamLoader
 from sdclr.training import feed as feed_module
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes

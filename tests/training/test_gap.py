@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from sdclr.data.sources import ArraySource
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig, create_network
 from sdclr.training.gap import generalisation_gap
+from sdclr.views.parameters import ViewConfig
 
 VIEWS = ViewConfig(image_size=8, crop_scale=(0.3, 1.0))
 HOW = {"views": VIEWS, "temperature": 0.2, "seed": 0}

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.data.sources import ArraySource, SubsetSource
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Network, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
@@ -28,6 +27,7 @@ from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 Train = Callable[..., Run]
 AfterStep = Callable[[int, Callable[[Trainer], object]], None]

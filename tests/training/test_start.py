@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import (
     EncoderConfig,
     HeadConfig,
@@ -34,6 +33,7 @@ from sdclr.training.known_weights import known_weights
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import Run
 from sdclr.training.start import Start, load_start
+from sdclr.views.parameters import ViewConfig
 
 SMALL: dict[str, tuple[EncoderConfig, int]] = {
     "resnet": (EncoderConfig(width=4), 8),

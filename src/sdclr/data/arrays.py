@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.annotations import NumberedIds, check_unique, encode_labels
-from sdclr.data.longtail import train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.source import attributes_of
 from sdclr.errors import InputError
 

@@ -17,4 +17,4 @@ class Stored(NamedTuple):
     decoder: str
     """Name of the class that makes pixels of it, and by which range of intensities: others may make others."""
     at: int = 0
-    """The place of the page, where the file is a TIFF of several; see `sdclr.data.pages`."""
+    """The place of the page, where the file is a TIFF of several; see `sdclr.decoding.pages`."""

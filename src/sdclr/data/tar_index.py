@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 
 from sdclr.data.annotations import LABEL_COLUMNS
-from sdclr.data.formats import SUFFIXES
+from sdclr.decoding.formats import SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import parquet_bytes, read_table, user_cache_folder, write_atomically
 from sdclr.limits import ROWS, TEXT

@@ -15,7 +15,6 @@ import torch
 from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
@@ -43,6 +42,7 @@ from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 LARGE_SIZE = 224
 """Side of the views of large images from scratch, in pixels."""

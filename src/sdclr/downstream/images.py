@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdclr.data.cache import cached
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.stored import CACHE_GB
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.config import ViewConfig
 
 _BALANCED = 0xBA1  # keeps the draw of balanced epochs apart from all others of the same seed
 
@@ -115,7 +115,7 @@ class Batches:
         batch_size: Images in a batch.
         device: Where the views go.
         workers: Processes that decode large images.
-        cache_gb: Disk space for large images once they are decoded; see `sdclr.data.cache.cached`.
+        cache_gb: Disk space for large images once they are decoded; see `sdclr.loading.cache.cached`.
     """
 
     def __init__(  # noqa: PLR0917  the parts of a loader
@@ -180,7 +180,7 @@ class _Chosen:
 
     @property
     def trouble(self) -> str | None:
-        """Why images are not kept, if they were to be and cannot; see `sdclr.data.cache.CachedSource`."""
+        """Why images are not kept, if they were to be and cannot; see `sdclr.loading.cache.CachedSource`."""
         trouble: str | None = getattr(self._source, "trouble", None)
         return trouble
 

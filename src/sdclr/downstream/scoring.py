@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.downstream.experts import Classifier, route
 from sdclr.downstream.images import LabelledImages
@@ -19,6 +18,7 @@ from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
+from sdclr.longtail.splits import class_groups
 from sdclr.progress import stage
 
 TAUS = tuple(tenth / 10 for tenth in range(11))

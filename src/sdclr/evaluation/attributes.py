@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import to_json
 from sdclr.data.attributes import Attributes
-from sdclr.data.config import GroupRule
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
@@ -30,6 +28,8 @@ from sdclr.evaluation.config import AttributeConfig
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
+from sdclr.longtail.config import GroupRule
+from sdclr.longtail.splits import class_groups
 from sdclr.training.resolve import EncoderLike, resolve_encoder
 from sdclr.training.run import Run
 from sdclr.version import __version__

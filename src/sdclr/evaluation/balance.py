@@ -1,7 +1,7 @@
 """How evenly an encoder serves frequent and rare classes.
 
 The groups Many, Medium and Few come from the class sizes of the *training* collection
-(`sdclr.data.longtail.class_groups`); accuracies come from a balanced test set. Figures keep the unit they come in:
+(`sdclr.longtail.splits.class_groups`); accuracies come from a balanced test set. Figures keep the unit they come in:
 fractions give fractions, percentages give percentages.
 """
 

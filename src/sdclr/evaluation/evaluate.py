@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sdclr.choices import Amp
 from sdclr.config import to_json
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
@@ -23,6 +22,7 @@ from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
 from sdclr.features.extract import Features, extract_features, load_views, settled_amp
 from sdclr.files import require_space, write_json
+from sdclr.longtail.splits import class_groups
 from sdclr.precision import autocast_dtype
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__

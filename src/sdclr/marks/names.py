@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sdclr.data.formats import SUFFIXES
 from sdclr.data.sources import SPLIT_NAMES
+from sdclr.decoding.formats import SUFFIXES
 
 _LONGEST: Final = 200
 """Bytes of one part of a path; file systems end at 255, and a mark that tells names apart must still fit."""

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from PIL import Image
 
-from sdclr.data.formats import ENDINGS, SUFFIXES, formats
 from sdclr.data.sources import Source, image_bytes
+from sdclr.decoding.formats import ENDINGS, SUFFIXES, formats
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import (
     NO_LINKS,

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
@@ -27,6 +26,7 @@ from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
 """The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""

@@ -12,9 +12,9 @@ from itertools import product
 from typing import Any, Final, get_args
 
 from sdclr.config import from_json, to_json
-from sdclr.data.config import DatasetName
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.config import Ratio
 from sdclr.paper.experiments import Setting, as_task, pretraining
 from sdclr.paper.numbers import Subset

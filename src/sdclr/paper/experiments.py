@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from sdclr.data.config import DatasetName, ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.numbers import FOCAL_BESIDE, Measure, Probe, Reported, Subset, reported
 from sdclr.paper.tasks import Branch, Job, Scale, Task, Tuning, merged
 from sdclr.recipes import HeadKind, Method, cifar_lt, imagenet100_lt, imagenet_lt
 from sdclr.training.config import FocalConfig, PretrainConfig
+from sdclr.views.config import ViewConfig
 
 TableName = Literal["table1", "table2", "table3", "table4", "table5", "table6", "ablations", "ride"]
 FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]

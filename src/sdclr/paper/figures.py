@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdclr.data.longtail import class_groups
 from sdclr.errors import InputError
+from sdclr.longtail.splits import class_groups
 from sdclr.paper.cams import Cams, draw_cams, rarest_first, tail_cams
 from sdclr.paper.forgotten import draw_forgotten, forgotten_shares
 from sdclr.paper.panels import MARKERS, Row, Spread, legend, number, panels, spread_line, spread_of, write_rows

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import DatasetName
 from sdclr.data.parquet import parquet_files
-from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import DamagedFileError, InputError, StorageError
 from sdclr.evaluation.config import LINEAR, EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import claimed, open_table, parsing, read_text, remove, write_atomically, write_json
+from sdclr.longtail.config import DatasetName
+from sdclr.longtail.published import PaperSplit, paper_split
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
 from sdclr.progress import stage, tell

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Final, Literal, TypeAlias, get_args
 
 from sdclr.config import digest
-from sdclr.data.config import DatasetName
 from sdclr.downstream.config import FinetuneConfig
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.numbers import Subset
 from sdclr.training.config import PretrainConfig
 

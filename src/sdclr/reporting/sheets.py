@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render import render
 
 SIDE = 64
 """Side of a picture on a sheet, in pixels."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import make_folder, write_atomically
 from sdclr.progress import stage

@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 from sdclr.choices import Amp
 from sdclr.config import check_numbers
-from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
@@ -29,6 +28,7 @@ from sdclr.method.rebalancing import (
 )
 from sdclr.method.schedule import Schedule
 from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
+from sdclr.views.config import RandAugmentConfig, ViewConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {

@@ -13,18 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sdclr.config import to_json
-from sdclr.data.cache import cached
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.decode import BadImage
 from sdclr.data.intensities import intensities_of
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, read_bad_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
 from sdclr.files import write_json
 from sdclr.intensities import Intensities
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.choices import Amp
-from sdclr.data.loading import Batch
-from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
+from sdclr.loading.batches import Batch
 from sdclr.method import AdaptiveRatio, Objective
 from sdclr.method.rebalancing import Curation, Density
 from sdclr.precision import autocast_dtype
@@ -22,6 +21,7 @@ from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.gap import generalisation_gap
 from sdclr.training.sample import sampled_views
+from sdclr.views.randaugment import randaugment
 
 MOST_DRAWS = 4
 """Pairs of views of one image that a measurement of the gap averages over, at most."""

@@ -19,13 +19,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import to_json
-from sdclr.data.loading import Batch
-from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.fastest import name_of
 from sdclr.files import parsing, write_json
+from sdclr.loading.batches import Batch
 from sdclr.method import Objective
 from sdclr.out_of_memory import IN_TRAINING, enough_memory
 from sdclr.progress import bar_by_default
@@ -51,6 +50,7 @@ from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
 from sdclr.training.sessions import note_session
 from sdclr.training.wrapping import wrapped
+from sdclr.views.render import to_device
 
 
 def pretrain(

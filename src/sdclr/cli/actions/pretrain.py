@@ -9,7 +9,7 @@ from sdclr.cli.plan import tell_pretraining
 from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.config import to_json
 from sdclr.data.sources import open_source
-from sdclr.data.subset import select
+from sdclr.longtail.subset import select
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report

@@ -9,8 +9,8 @@ import tyro
 
 from sdclr.cli.options import Images
 from sdclr.cli.parsing import read
-from sdclr.data.config import SubsetConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import SubsetConfig
 from sdclr.settings import read_settings_file
 from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
