@@ -33,7 +33,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)  ## speed and memory against the usual libraries, into runs/bench/; ARGS="--quick --data DIR" and more
-	$(BIN)/python benchmarks/speed.py --out runs/bench/speed.md $(ARGS)
+	$(BIN)/python benchmarks/speed/speed.py --out runs/bench/speed.md $(ARGS)
 
 site: $(READY)  ## the documentation as a site, into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

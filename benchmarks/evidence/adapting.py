@@ -10,7 +10,6 @@ docs/results/adapting.md; they were written before the runs.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,8 +21,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from budget import Collection, collection
 from judge import append, features_of, few_shot, linear, rare, records, spread

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def load():
     """Imports scripts, which import each other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(BENCHMARKS), str(BENCHMARKS / "gpu"), *sys.path])
+        patch.setattr(sys, "path", [str(BENCHMARKS / "speed"), str(BENCHMARKS / "gpu"), *sys.path])
         yield importlib.import_module
 
 

@@ -10,7 +10,7 @@ DETAIL: Final = 2
 
 Views of crops of 0.08 to 1.0 of the area then differ from those cut from the original photo by 0.9 to 2.7 of 255 steps
 in the mean, depending on how large the photo is; bilinear instead of bicubic resizing changes 1.4 to 2.4. At a ratio of
-1.5 it is 1.8 to 5.4, at 1.15 (256 px for views of 224) 3.4 to 6.6. Measured by `benchmarks/cache_error.py` on the
+1.5 it is 1.8 to 5.4, at 1.15 (256 px for views of 224) 3.4 to 6.6. Measured by `benchmarks/speed/cache_error.py` on the
 clothing photos. At 2, photos for views of 224 px take about 0.8 MB each.
 """
 

@@ -1,7 +1,7 @@
 """What features alone say about a collection and its encoder: no function here looks at a label.
 
 Each index is a plain function of features, cluster sizes or neighbors. Which of them follow the imbalance of a
-collection is measured by `benchmarks/diagnosis.py`; by itself none of them is a proof.
+collection is measured by `benchmarks/evidence/diagnosis.py`; by itself none of them is a proof.
 """
 
 import math
