@@ -1,4 +1,4 @@
-"""`sdclr attributes`: its options."""
+"""`sdclr evaluate-attributes`: its options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from sdclr.evaluation.config import AttributeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attributes:
+class EvaluateAttributes:
     """Measure how well, and how evenly, an encoder predicts attributes: several labels per image.
 
     Trains a linear layer on the frozen features for each attribute and reports average precision: for attributes of
@@ -19,7 +19,7 @@ class Attributes:
     `attributes` (`red;striped`) of a manifest or Parquet file, or in columns `attr:NAME` of 0 and 1.
 
     For example:
-        sdclr attributes --encoder runs/a --train labeled.csv --test test.csv
+        sdclr evaluate-attributes --encoder runs/a --train labeled.csv --test test.csv
     """
 
     encoder: EncoderName = None

@@ -1,8 +1,8 @@
-"""`sdclr attributes`: how evenly an encoder serves frequent and rare attributes."""
+"""`sdclr evaluate-attributes`: how evenly an encoder serves frequent and rare attributes."""
 
 from rich.console import Console
 
-from sdclr.cli.commands.attributes import Attributes
+from sdclr.cli.commands.evaluate_attributes import EvaluateAttributes
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_images, tell_plan
 from sdclr.cli.talk import finish, note, spelled
@@ -12,7 +12,7 @@ from sdclr.reporting.tables import balance_table
 from sdclr.training.resolve import resolve_encoder
 
 
-def run(command: Attributes, console: Console) -> None:
+def run(command: EvaluateAttributes, console: Console) -> None:
     """Measure, and tell the figures."""
     train = open_source(command.train)
     used = resolve_encoder(command.encoder, train)
