@@ -98,7 +98,7 @@ def _direction(gradient: Tensor, steps: Memory) -> Tensor:
 def _line_search(
     objective: Objective, point: Tensor, direction: Tensor, value: float, slope: float
 ) -> tuple[Tensor, float, Tensor] | None:
-    """A point along a descent direction that satisfies both conditions, or the best one found; None if there is none."""
+    """A point along a descent direction that meets both conditions, or the best one found; None if there is none."""
     low, high, length = 0.0, float("inf"), 1.0
     best: tuple[Tensor, float, Tensor] | None = None
     for _ in range(_TRIES):
