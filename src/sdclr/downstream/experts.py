@@ -173,7 +173,7 @@ def copies(encoder: Encoder, number: int) -> list[Encoder]:
 
 
 def running_mean(logits: Tensor) -> Tensor:
-    """Mean logits (E, N, K) of the first expert, the first two, …"""
+    """Mean logits (E, N, K) of the first 1, 2, … experts."""
     asked = torch.arange(1, len(logits) + 1, device=logits.device, dtype=logits.dtype)
     return logits.cumsum(dim=0) / asked[:, None, None]
 

@@ -1,4 +1,4 @@
-"""`sdclr attributes`: its options."""
+"""Options of `sdclr attributes`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
