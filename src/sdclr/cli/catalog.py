@@ -7,7 +7,7 @@ class Entry(NamedTuple):
     """A command.
 
     Attributes:
-        name: What people type. The modules `commands.NAME` and `actions.NAME` go with it, with `_` for `-`.
+        name: The command's name. Its modules are `commands.NAME` and `actions.NAME`, with `_` for `-`.
         group: The heading under which `sdclr --help` lists it.
         summary: One line for that list.
         resumes: Whether a stopped command resumes when it is run again.

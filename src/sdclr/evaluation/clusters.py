@@ -14,7 +14,7 @@ from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 
 _FITTED: Final = 50_000
-"""Rows that the centers are fitted to; the rest are only assigned to them."""
+"""Maximum number of rows for fitting the centers; the others are only assigned to them."""
 
 _BLOCK: Final = 16_384
 
@@ -23,8 +23,8 @@ class Clusters(NamedTuple):
     """A partition of images.
 
     Attributes:
-        labels: (N,) int64, the cluster of each image, the largest cluster first: cluster 0 has the most images.
-        sizes: (K,) int64, images of each cluster, falling; none is empty.
+        labels: (N,) int64, the cluster of each image; cluster 0 has the most images.
+        sizes: (K,) int64, number of images in each cluster, in descending order; none is empty.
         centres: (K, D) float32, means of the features on the unit sphere.
     """
 
@@ -34,20 +34,20 @@ class Clusters(NamedTuple):
 
 
 def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clusters:
-    """k-means of features scaled to length 1 (scikit-learn's, from k-means++ starts).
+    """k-means of features scaled to length 1 (scikit-learn's, with k-means++ initialization).
 
-    Centers are fitted to 50,000 rows at the most, drawn at random; every row is then assigned to the nearest.
+    Centers are fitted to at most 50,000 rows, drawn at random. Every row is then assigned to the nearest center.
 
     Args:
         features: (N, D).
-        k: Clusters sought.
-        seed: Decides the start.
+        k: Number of clusters.
+        seed: Seed of the initialization.
 
     Returns:
-        The clusters, largest first; fewer than k where some would be empty.
+        The clusters, largest first; fewer than k if some would be empty.
 
     Raises:
-        InputError: Features that cannot be used, or k outside [1, N].
+        InputError: If the features are not a finite (N, D) array, or k is outside [1, N].
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -45,7 +45,7 @@ class ProbeConfig:
 
     @classmethod
     def few_shot(cls) -> "ProbeConfig":
-        """The paper's protocol on a labeled set of about one percent: longer, with later milestones."""
+        """The paper's protocol for about one percent of the labels: more epochs, later milestones."""
         return cls(epochs=100, milestones=(40, 60))
 
 

@@ -1,4 +1,4 @@
-"""Evaluate an encoder: probes on its frozen features, per class and by group, and the spread between the groups."""
+"""Evaluation of an encoder: probes on its frozen features, accuracy per class and group, and the spread of groups."""
 
 import math
 from collections.abc import Callable
@@ -30,25 +30,25 @@ from sdclr.version import __version__
 
 @dataclass(frozen=True)
 class Score:
-    """One classifier's accuracy on the test images; all figures in percent."""
+    """One classifier's accuracy on the test images, in percent."""
 
     balance: Balance
-    """By group; without class counts, only `all` is known."""
+    """Accuracy by group; without class counts, only `all` is known."""
     per_class: list[float]
-    """`(K,)`, nan where a class has no test image."""
+    """`(K,)` accuracy of each class; nan without test images."""
     details: dict[str, Any]
-    """Learning rate and epoch of a probe, neighbors of kNN."""
+    """Learning rate and epoch of a probe, or neighbors of kNN."""
 
     @property
     def std_classes(self) -> float:
-        """Population standard deviation over the classes that have test images: the paper's Std of balanced sets."""
+        """Population standard deviation over the classes with test images: the paper's Std for balanced sets."""
         known = np.array([accuracy for accuracy in self.per_class if not math.isnan(accuracy)])
         return float(known.std()) if known.size else math.nan
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that an evaluation found, and what it takes to repeat it."""
+    """Results of an evaluation, and a description that allows to repeat it."""
 
     linear: Score
     few_shot: Score
@@ -56,7 +56,7 @@ class Result:
     description: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what is unknown is null."""
+        """As plain JSON, with null for unknown values."""
         scores = {
             name: {
                 "balance": score.balance._asdict(),
@@ -86,32 +86,32 @@ def evaluate(
 ) -> Result:
     """Probe a frozen encoder (Jiang et al., ICML 2021, §4.2) and write `BRANCH.json` into the results of its run.
 
-    Linear separability on all labeled images, few-shot on about one percent of them, and a kNN vote. Probes choose
-    learning rate and epoch on images held out of `train`; accuracies are those on `test`.
+    The classifiers are a linear probe on all labeled images, a few-shot probe on about one percent of them, and kNN.
+    Probes choose learning rate and epoch on images held out from `train`. Accuracies are measured on `test`.
 
     Args:
-        train: Labeled images, balanced in the paper's protocol; none is shown to the encoder's training.
+        train: Labeled images, balanced in the paper's protocol.
         test: Labeled images of the same classes.
         config: The protocol; `EvaluateConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives.
+            default the pretrained encoder of `load_encoder()`.
         out: Folder for `BRANCH.json`; by default `results` in the encoder's run. Without a run and without `out`
             nothing is written.
-        class_counts: Training images of the encoder per class, which define Many, Medium and Few; by default those that
-            the run recorded. Without them, only the mean over classes is reported.
-        validation: Labeled images that choose learning rate and epoch; by default some are held out of `train`.
+        class_counts: Training images of the encoder per class, which define Many, Medium and Few; by default the counts
+            that the run recorded. Without them, only the mean over classes is reported.
+        validation: Labeled images for the choice of learning rate and epoch; by default some are held out from `train`.
         few_shot: The labeled images of the few-shot probe; by default drawn from `train`.
         device: Device of the encoder.
-        workers: Processes that decode images.
-        amp: Precision of the encoder's passes; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU). With
-            `augment` it holds for the test images, and probes are trained on features of float32.
+        workers: Number of processes that decode images.
+        amp: Precision of the encoder; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU). With `augment`
+            it applies to the test images only, and probes are trained on float32 features.
 
     Returns:
         The scores.
 
     Raises:
-        InputError: If a source has no labels, classes do not match, the run has no such branch, or few-shot sets are
-            both given and to be drawn.
+        InputError: If a source has no labels, classes do not match, the run has no such branch, or a few-shot set is
+            given together with `shots` or `draws`.
         StorageError: If the folder cannot be written.
     """
     config = config or EvaluateConfig()
@@ -179,7 +179,7 @@ def evaluate(
 
 
 def branch_encoder(resolved: ResolvedEncoder, branch: Literal["dense", "sparse"]) -> nn.Module:
-    """The encoder, or the same encoder of a run as its self-competitor sees it.
+    """The encoder (dense), or the encoder of the run's self-competitor (sparse).
 
     Raises:
         InputError: If there is no such branch.
@@ -194,7 +194,7 @@ def branch_encoder(resolved: ResolvedEncoder, branch: Literal["dense", "sparse"]
 
 
 def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.int64]:
-    """Positions of `shots` images of each class, or of all that a smaller class has."""
+    """Positions of `shots` random images of each class, or of all images of a smaller class."""
     generator = np.random.default_rng(seed)
     chosen = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen))
@@ -202,7 +202,7 @@ def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.i
 
 @dataclass(frozen=True)
 class _Labelled:
-    """The images of a source that have both features `x` `(N, D)` and a label `y` `(N,)`, by position in the source."""
+    """Images of a source with features `x` `(N, D)`, labels `y` `(N,)` and positions in the source."""
 
     source: Source
     x: NDArray[np.float32]
@@ -236,7 +236,7 @@ def _check_sources(train: Source, *others: Source) -> None:
 
 
 def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tuple[_Labelled, _Labelled]:
-    """What trains the probes, and what chooses their learning rate and epoch."""
+    """Training set of the probes, and validation set for the choice of learning rate and epoch."""
     fit = seen["train"]
     if "validation" in seen:
         return fit, seen["validation"]
@@ -247,7 +247,7 @@ def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tupl
 def _few_shot_sets(
     seen: dict[str, _Labelled], taught: _Labelled, config: EvaluateConfig, classes: int
 ) -> tuple[int, list[_Labelled]]:
-    """Labeled images a class at the most, and the sets."""
+    """Maximum number of labeled images per class, and the few-shot sets."""
     if "few_shot_set" in seen:
         return int(np.bincount(seen["few_shot_set"].y).max()), [seen["few_shot_set"]]
     shots = config.shots or max(1, round(0.01 * len(taught.y) / classes))
@@ -255,7 +255,7 @@ def _few_shot_sets(
 
 
 _Prober = Callable[[_Labelled, ProbeConfig], Probe]
-"""Trains a probe on some labeled images, validated on those that are held out."""
+"""Trains a probe on labeled images, with the held-out images for validation."""
 
 
 def _cached(held: _Labelled, classes: int) -> _Prober:
@@ -283,7 +283,7 @@ def _augmented(
 
 def _groups(counts: list[int] | None, classes: int, config: EvaluateConfig) -> dict[str, NDArray[np.int64]] | None:
     if counts is None or len(set(counts)) < 2:
-        return None  # nothing tells frequent classes from rare ones
+        return None  # no frequent and rare classes
     if len(counts) != classes:
         raise InputError(f"there are {len(counts)} class counts but {classes} classes: give one count for each class")
     return class_groups(counts, rule=config.groups)
@@ -315,7 +315,7 @@ def _described(used: _Labelled) -> dict[str, Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """Plain JSON with null where a number is unknown."""
+    """Plain JSON with null instead of nan."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

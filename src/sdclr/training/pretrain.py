@@ -101,10 +101,10 @@ def pretrain(
             with trainer.settled.threads_in_force(), enough_memory(config.batch_size, remedy=IN_TRAINING):
                 if limit and not begun:
                     config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
-                    del trainer  # its memory is needed
+                    del trainer  # frees its memory
                     trainer = make(config=config, feed=feed, settled=settled)
                 if place.first and not begun:
-                    write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+                    write_json(opened.config_file, to_json(config))  # last: this file marks the run as begun
                 with listening() as interrupts:
                     trainer.train(interrupts)
     return opened
@@ -121,9 +121,9 @@ def _trainer(
     feed: Feed | None = None,
     settled: Settled | None = None,
 ) -> "Trainer":
-    """A run at its start, or where its newest checkpoint has it. All processes call this together."""
+    """A trainer at the start of the run, or at its newest checkpoint. All processes call this together."""
     seed(config.seed, place.device)
-    # What is wrong with the settings comes out before images are looked at.
+    # Errors in the settings are raised before images are read.
     objective = create_objective(config, first_network(run, config, place))
     feed = feed or create_feed(images, run, config, runtime, place, weights=weights)
     settled = settled or settle(objective, config, runtime, place, run)
@@ -166,26 +166,26 @@ class Trainer:
         self.epochs = config.epochs if config.steps is None else self.total / self.steps_per_epoch
         objective = objective.to(place.device)
         if place.world > 1 and place.device.type == "cuda":
-            # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
-            # timm's converter, in place: torch's own would drop the activations that timm fuses into normalization.
+            # Batch statistics over all processes, so that their number does not change the run. torch has no CPU
+            # version. timm's converter works in place. torch's would drop activations that timm fuses into the layers.
             convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         if config.fixes_statistics:
             fix_statistics(objective)
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         if runtime.checkpoint_activations:
-            if config.damage.kind == "dropout":  # the twin's layers drop nothing in the second pass
+            if config.damage.kind == "dropout":  # dropout is off when the blocks are recomputed
                 raise InputError("--checkpoint-activations cannot repeat what dropout drops: leave it out")
             checkpoint_activations(objective.network)
         self.objective = objective
-        # A compiled pass would break at its hook.
+        # The watch's hook would break a compiled pass.
         self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
         self.last_batch = np.empty(0, dtype=np.int64)
-        self.logged_losses: list[float] = []  # of this logging interval, already checked
+        self.logged_losses: list[float] = []  # checked losses of this logging interval
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
         self.guidance = Guidance(objective, feed, config, place=place, amp=name_of(self.dtype))
@@ -217,7 +217,7 @@ class Trainer:
                     self._keep_snapshot()
                     if not self._compare_notes():
                         continue
-                    # All processes save at the same step, though their clocks and signals differ.
+                    # All processes save at the same step, although their clocks and signals differ.
                     overdue = self.step < self.total and time.monotonic() - saved >= period
                     signum, due = divmod(self.place.any(2 * interrupts.signum + overdue), 2)
                     if signum or due:
@@ -236,7 +236,7 @@ class Trainer:
         self.place.barrier()
 
     def rehearse(self, epoch: int) -> Iterator[float]:
-        """Measure an epoch: take its steps, yielding what each saved (`take_saved`). The state is of no use then."""
+        """Take the steps of an epoch to measure them, and yield `take_saved` after each. Discard the trainer then."""
         self.step = epoch * self.steps_per_epoch
         self.objective.train()
         self.guidance.enter_epoch(epoch, begins=True, rehearsing=True)
@@ -246,7 +246,7 @@ class Trainer:
             yield self.guidance.take_saved()
 
     def _take_step(self, batch: Batch) -> None:
-        """Refresh the masks if it is time, then one optimizer step."""
+        """Refresh the masks if due, then take one optimizer step."""
         self._refresh_masks()
         drawn = self.guidance.views(batch)
         seed(self._step_seed(self.place.rank), self.place.device)
@@ -272,27 +272,27 @@ class Trainer:
         self.step += 1
 
     def _refresh_masks(self) -> None:
-        """Choose the competitor's masks anew if it is time."""
+        """Update the competitor's masks if due."""
         damage, competitor = self.config.damage, self.objective.competitor
         if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
             return
-        seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
+        seed(self._step_seed(0), self.place.device)  # equal on all processes: masks may be drawn at random
         refresh_masks(self.objective, damage, self.step / self.total, self.place)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
                 settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
             for statistic in settled:
-                statistic.copy_(self.place.mean(statistic))  # to the bit, if processes round differently
+                statistic.copy_(self.place.mean(statistic))  # makes them identical if processes round differently
 
     def _compare_notes(self) -> bool:
-        """Whether processes ask each other after this step if one is to stop: on GPUs that makes the host wait."""
+        """Whether processes exchange stop and save requests after this step; on GPUs the host waits for that."""
         often = self.place.device.type == "cpu" or self.place.world == 1 or not self.runtime.checkpoint_minutes
         return often or self.step % self.runtime.log_steps == 0
 
     def _log(self, log: Log, epoch: int) -> None:
-        """Check the losses and write their mean when it is time.
+        """Check the losses, and write their mean if due.
 
-        Reading a loss makes the host wait for the device: on a GPU that happens at logging only.
+        Reading a loss makes the host wait for the device, so on a GPU it happens only when losses are logged.
         """
         due = not self.step % self.runtime.log_steps or not self.step % self.steps_per_epoch or self.step == self.total
         if not due and self.place.device.type != "cpu":
@@ -311,7 +311,7 @@ class Trainer:
             log.advance(self.step)
 
     def _check_losses(self) -> None:
-        """Move the window's losses to the host, averaged over processes; a loss that is not finite ends the run."""
+        """Move the window's losses to the host, averaged over processes. A loss that is not finite ends the run."""
         if not self.window:
             return
         losses = self.place.mean(torch.stack([loss for _, loss, _ in self.window])).tolist()
@@ -323,7 +323,7 @@ class Trainer:
         self.window.clear()
 
     def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> NoReturn:
-        """End the run at a number that is not finite. All processes call this together."""
+        """Raise an error for a number that is not finite. All processes call this together."""
         shares = self.place.gather([self.feed.name(index) for index in indices.tolist()])
         names = [name for share in shares for name in share]
         listed = self.run.path / f"nonfinite-step-{step}.json"
@@ -337,7 +337,7 @@ class Trainer:
         raise FloatingPointError(f"{what} (images {some}, …, all in {listed}); {good}: {remedy}")
 
     def save(self) -> None:
-        """Write a checkpoint of the whole state, unless it is there. All processes call this together."""
+        """Write a checkpoint of the whole state, unless it exists. All processes call this together."""
         self._check_losses()  # a state after a loss that is not finite is never saved
         if self.saved_step == self.step:
             return
@@ -348,10 +348,10 @@ class Trainer:
         if self.place.first:
             self._write_checkpoint()
         self.saved_step = self.step
-        self.place.barrier()  # a process that ends while the first still writes would make torchrun end that too
+        self.place.barrier()  # if a process ended while the first still writes, torchrun would end that one too
 
     def _keep_snapshot(self) -> None:
-        """After every so many whole epochs, if asked."""
+        """Write a snapshot if one is due after this epoch."""
         every = self.runtime.snapshot_epochs
         epochs, begun = divmod(self.step, self.steps_per_epoch)
         if every and not begun and not epochs % every and self.place.first:
@@ -381,12 +381,12 @@ class Trainer:
         self.logged_losses = list(state["logged_losses"])
 
     def _step_seed(self, rank: int) -> int:
-        """Decides what a step draws beyond the views, such as dropout; each process draws its own."""
+        """Seed of a step's random numbers other than views, such as dropout; differs between processes."""
         key = f"{self.config.seed} {self.step} {rank}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
 
     def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Exchange gradients between processes once a step, with the last part of the batch."""
+        """Exchange gradients between processes once per step, with the last part of the batch."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
@@ -395,6 +395,6 @@ class Trainer:
         return torch.autocast(self.place.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _laid_out(self, view: Tensor) -> Tensor:
-        """The view as the weights lie in memory; as a rule the loader has drawn it so."""
+        """The view in the memory layout of the weights; usually the loader has already used it."""
         layout = torch.channels_last if self.runtime.channels_last else torch.contiguous_format
         return view.contiguous(memory_format=layout)

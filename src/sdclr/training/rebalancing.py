@@ -18,14 +18,14 @@ from sdclr.training.config import PretrainConfig, RebalancerName
 
 
 def create_rebalancers(config: PretrainConfig, samples: int) -> list[Rebalancer]:
-    """What is added to the framework, in the order in which it sees the losses; an adaptive ratio is among it.
+    """The rebalancers, in the order in which they get the losses, and the adaptive ratio if there is one.
 
     Args:
-        config: Names them.
-        samples: Images in the set.
+        config: Settings of the run.
+        samples: Number of images.
 
     Raises:
-        InputError: If a number in their configuration makes no sense.
+        InputError: If a number in their configuration is invalid.
     """
     makers: dict[RebalancerName, Callable[[], Rebalancer]] = {
         "individual_temperature": lambda: IndividualTemperature(samples, config=config.individual_temperature),

@@ -1,4 +1,4 @@
-"""`sdclr evaluate-attributes`: how evenly an encoder serves frequent and rare attributes."""
+"""Action of `sdclr evaluate-attributes`."""
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from sdclr.training.resolve import resolve_encoder
 
 
 def run(command: EvaluateAttributes, console: Console) -> None:
-    """Measure, and tell the figures."""
+    """Evaluate, and print the table."""
     train = open_source(command.train)
     used = resolve_encoder(command.encoder, train)
     device, workers = machine(command.device, command.workers)

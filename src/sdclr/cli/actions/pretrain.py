@@ -1,4 +1,4 @@
-"""`sdclr pretrain`: what it does."""
+"""Action of `sdclr pretrain`."""
 
 from typing import get_args
 
@@ -46,14 +46,14 @@ def run(command: Pretrain, console: Console) -> None:
 
 
 def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainConfig:
-    """The settings that options change: of a recipe, or what suits the images; and over them those of a file.
+    """The defaults of the options: from a recipe or automatic, replaced by the values of a settings file.
 
     Args:
-        command: The command as read with permissive defaults, which the file's values have replaced.
+        command: The command, parsed with permissive defaults and the values of the file.
         file: A settings file.
 
     Raises:
-        InputError: There are no such images, or a value of the file does not go with the recipe.
+        InputError: If there are no such images, or a value of the file contradicts the recipe.
     """
     if file is not None and _is_whole(file):
         return file.config(PretrainConfig, apart=APART)
@@ -76,14 +76,14 @@ def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainCon
 
 
 def _start(asked: PretrainConfig) -> str | None:
-    """Where the weights start as far as it was asked: options of an encoder ask for one of random weights."""
+    """The requested initial weights; None if not requested. Options of an encoder mean random weights."""
     if asked.start != PERMISSIVE.start:
         return asked.start or SCRATCH
     return None if asked.encoder == PERMISSIVE.encoder else SCRATCH
 
 
 def _is_whole(file: SettingsFile) -> bool:
-    """Whether a file says everything: that of a run, to which a later version may have added settings, or its like."""
+    """Whether a file has all settings, or is a run's config.json, which may lack settings of later versions."""
     every = to_json(PretrainConfig())
     whole = all(
         key in file.values and (not isinstance(value, dict) or value.keys() <= file.values[key].keys())

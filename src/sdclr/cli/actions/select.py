@@ -1,4 +1,4 @@
-"""`sdclr select`: what it does."""
+"""Action of `sdclr select`."""
 
 import shlex
 from typing import Any
@@ -63,7 +63,7 @@ def run(command: Select, console: Console) -> None:
 
 
 def _again(command: Select, left: int, **same: Any) -> str | None:
-    """The command that chooses as many once more; none without images for it."""
+    """The command that chooses the next images; None if there are none left."""
     if command.out is None or command.budget == "all" or left < 1:
         return None
     again = command.out.with_name(f"{command.out.stem}-2{command.out.suffix}")

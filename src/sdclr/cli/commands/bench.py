@@ -1,4 +1,4 @@
-"""`sdclr bench`: its options."""
+"""Options of `sdclr bench`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr evaluate-attributes`: its options."""
+"""Options of `sdclr evaluate-attributes`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr finetune`: its options."""
+"""Options of `sdclr finetune`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

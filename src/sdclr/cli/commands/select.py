@@ -1,4 +1,4 @@
-"""`sdclr select`: its options."""
+"""Options of `sdclr select`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 MAX_POWER: Final = 64.0
-"""Largest power: distances that differ so little that they need a higher one are noise."""
+"""Largest power. Distances that would need a higher one differ only by noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,10 @@ class DensityConfig:
 
 
 def check_weights(*, power: float | None, effective: float | None, cap: float, floor: float) -> None:
-    """Check the settings that density weights are made by.
+    """Check the settings of density weights.
 
     Raises:
-        ValueError: A setting is outside its range.
+        ValueError: If a setting is outside its range.
     """
     if (power is None) == (effective is None):
         raise ValueError(f"give either the power or the effective number, not {power} and {effective}")
