@@ -15,14 +15,14 @@ def check_indices(values: ArrayLike, size: int | None, name: str) -> NDArray[np.
 
     Args:
         values: The positions, `(M,)`.
-        size: Images in the set; None allows any position from 0.
-        name: What the list is called in errors.
+        size: Number of images in the set; None allows any position from 0.
+        name: Name of the list in error messages.
 
     Returns:
         The positions as int64.
 
     Raises:
-        InputError: Not a vector of whole numbers, out of range, or a position is repeated.
+        InputError: The list is not a vector of integers, or a position is repeated or out of range.
     """
     indices = np.asarray(values)
     if indices.size == 0 and indices.ndim == 1:
@@ -46,15 +46,15 @@ def check_indices(values: ArrayLike, size: int | None, name: str) -> NDArray[np.
 def train_validation_split(
     labels: ArrayLike, *, validation: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Part a labeled set, stratified by class.
+    """Split a labeled set into training and validation, stratified by class.
 
-    Every class gives equally many validation images (they differ by one where K does not divide `validation`). Where
-    that would take the last image of a class, each class gives in proportion to its size instead.
+    Every class gives equally many validation images (numbers differ by one if K does not divide `validation`). If that
+    would take the last image of a class, each class gives a number proportional to its size instead.
 
     Args:
         labels: Class ids, `(N,)`, none unknown.
         validation: Size of the validation part, less than N.
-        seed: Decides which images are drawn.
+        seed: Determines which images are drawn.
 
     Returns:
         Sorted training and validation indices.
@@ -78,7 +78,7 @@ def train_validation_split(
     if (taken >= sizes).any():
         exact = validation * sizes / len(known)
         taken = np.floor(exact).astype(np.int64)
-        # Largest remainders first, but a class gives its last image only when no other is left to give.
+        # Largest remainders first, but a class gives its last image only if no other image is left.
         by_need = np.lexsort((taken - exact, taken + 1 >= sizes))
         taken[by_need[: validation - taken.sum()]] += 1
     held_out = []
@@ -99,7 +99,7 @@ def class_ids(labels: ArrayLike) -> NDArray[np.int64]:
 def by_class(
     indices: NDArray[np.int64], labels: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """The indices of each class in turn, in their own order; one sort, where a thousand masks would take long."""
+    """The indices of each class, in their given order; one sort is faster than a thousand masks."""
     return np.split(indices[np.argsort(labels, kind="stable")], np.cumsum(sizes)[:-1])
 
 

@@ -1,10 +1,10 @@
-"""Decode one image file to RGB, refusing what is unsafe before any pixel is decoded.
+"""Decodes one image file to RGB, and rejects unsafe files before any pixel is decoded.
 
 Only common formats are tried, the header is checked against a pixel limit first, and every failure becomes a
-`BadImageError` with a short reason: one bad file in a million must neither end a run nor fill the memory.
+`BadImageError` with a short reason, so that one bad file in a million does not end a run or fill the memory.
 
-Pillow reads every header and is the judge of what is damaged. In worker processes OpenCV decodes plain JPEGs, in less
-time: both are libjpeg-turbo inside, and the pixels are the same.
+Pillow reads every header and decides what is damaged. In worker processes OpenCV decodes plain JPEGs, in less time:
+both use libjpeg-turbo, and the pixels are the same.
 """
 
 import io
@@ -36,22 +36,22 @@ from sdclr.limits import DECODING, PIXELS
 from sdclr.visible import visible
 
 _LARGE: Final = 2**24
-"""Pixels above which an image is converted and reduced some rows at a time."""
+"""Number of pixels above which an image is converted and reduced in strips of rows."""
 
 _PIXEL_BYTES: Final = 8
-"""Bytes that a pixel takes while it is decoded: 4 in Pillow, 3 as RGB."""
+"""Bytes per pixel while an image is decoded: 4 in Pillow, 3 as RGB."""
 
 _COEFFICIENT_BYTES: Final = 6
-"""Bytes that a pixel of a progressive JPEG takes, all of which is decoded before the first pixel is there."""
+"""Bytes per pixel of a progressive JPEG, which is decoded completely before its first pixel is available."""
 
 _WHOLE_FILE: Final = 64 * 2**20
-"""Bytes up to which a file is read at once; of a larger one Pillow reads what it needs."""
+"""Size in bytes up to which a file is read at once; of a larger file Pillow reads what it needs."""
 
 _standard_error: tuple[int, int] | None = None
-"""Where standard error goes, and nowhere: two file descriptors, in processes that `prepare_worker` has prepared."""
+"""File descriptors of standard error and of the null device, in processes that `prepare_worker` has prepared."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
-"""What does not occur in the coded pixels of a JPEG: a marker other than those from which decoding may restart."""
+"""A marker other than a restart marker. None occurs in the coded pixels of a JPEG."""
 
 _END: Final = b"\xff\xd9"
 
@@ -64,40 +64,40 @@ _IMREAD: Final = {
 
 
 class BadImage(NamedTuple):
-    """One file that is left out, and why."""
+    """One file that is left out, with the reason."""
 
     id: str
     """The image's id in its source."""
     reason: str
-    """Why, in a few words."""
+    """The reason, in a few words."""
     counted: bool
-    """Whether it counts against the limit on bad images; files that merely lack an image suffix do not."""
+    """Whether it counts toward the limit on bad images; files without an image suffix do not."""
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file tell."""
+    """Contents of an image header."""
 
     format: str
-    """Pillow's name of it; see `sdclr.decoding.formats`."""
+    """Pillow's name of the format; see `sdclr.decoding.formats`."""
     mode: str
-    """Pillow's name of the pixels' kind: RGB, L (gray), RGBA, P (palette), CMYK, I;16 (16-bit gray), …."""
+    """Pillow's name of the pixel mode: RGB, L (gray), RGBA, P (palette), CMYK, I;16 (16-bit gray), …."""
     width: int
     """In pixels, upright: after the EXIF orientation is applied."""
     height: int
     animated: bool = False
-    """Whether the file has further frames, which are not looked at."""
+    """Whether the file has further frames, which are ignored."""
 
 
 def read_header(data: bytes | Path, *, image_id: str, at: int = 0) -> Header:
-    """Read the header of an image and decode no pixel. Damage behind the header goes unnoticed.
+    """Read the header of an image without decoding pixels. Damage behind the header is not detected.
 
     Args:
         data: The encoded bytes, or the file that holds them.
-        image_id: Names the image in errors.
-        at: The place of a page in its TIFF file; see `sdclr.decoding.pages`. 0 is the first image of any file.
+        image_id: Id of the image in error messages.
+        at: Byte offset of a page in its TIFF file; see `sdclr.decoding.pages`. 0 is the first image of any file.
 
     Raises:
-        BadImageError: The file is missing, empty, no image of a known format, or too large.
+        BadImageError: The file is missing, empty, too large, or not an image of a known format.
     """
     with _quiet_pillow():
         try:
@@ -121,7 +121,7 @@ def _header(file: BinaryIO, image_id: str) -> Header:
         if width * height > PIXELS.value:
             raise BadImageError(image_id, _too_large(f"{width}x{height}"))
         turn = None
-        if image.format in {"JPEG", "AVIF"}:  # formats that can be turned and whose EXIF data stand in the header
+        if image.format in {"JPEG", "AVIF"}:  # formats that can be rotated and have EXIF data in the header
             with suppress(Exception):  # broken EXIF data raise nearly anything
                 turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         if turn is not None and turn[0]:
@@ -130,8 +130,8 @@ def _header(file: BinaryIO, image_id: str) -> Header:
 
 
 def _is_animated(image: Image.Image) -> bool:
-    """Whether an image has further frames. Damage behind the first frame does no harm."""
-    with suppress(Exception):  # Pillow looks for frames to know, and raises nearly anything on the way
+    """Whether an image has further frames. Damage behind the first frame is ignored."""
+    with suppress(Exception):  # Pillow searches for frames, and can raise nearly anything
         return image.format != "TIFF" and bool(getattr(image, "is_animated", False))
     return False
 
@@ -142,10 +142,10 @@ def _opened(path: Path, at: int) -> BinaryIO:
 
 @contextmanager
 def opened_image(data: bytes | Path, at: int, image_id: str) -> Iterator[Image.Image]:
-    """An image with its header read, not yet decoded; arguments as for `read_header`.
+    """Open an image and read its header without decoding; arguments as for `read_header`.
 
     Raises:
-        Exception: Whatever Pillow raises.
+        Exception: Any error that Pillow raises.
     """
     with _quiet_pillow():
         if isinstance(data, Path):
@@ -164,26 +164,26 @@ def decode_image(
 ) -> NDArray[np.uint8]:
     """Decode an image to 8-bit RGB, upright.
 
-    The first frame of an animation is taken, the EXIF orientation applied, transparency laid over white, CMYK
-    converted. Deep gray images are scaled to 8 bits by `intensities`, and clipped there. A kind without a range is
-    scaled and not clipped: 16-bit values by 255/65535; 32-bit integers likewise, and floats by the smallest of the
-    ranges [0, 1], [0, 255] and [0, 65535] that holds them; what no range holds is stretched from its own minimum to its
-    own maximum.
+    The first frame of an animation is used, the EXIF orientation is applied, transparency is blended over white, and
+    CMYK is converted. Deep gray images are scaled to 8 bits by `intensities`, and clipped. A kind without a range is
+    scaled and not clipped: 16-bit and 32-bit integers by 255/65535, and floats by the smallest of the ranges [0, 1],
+    [0, 255] and [0, 65535] that holds them. Images with values outside of these ranges are stretched from their minimum
+    to their maximum.
 
     Args:
         data: The encoded bytes, or the file that holds them.
-        image_id: Names the image in errors.
-        min_side: A JPEG, and any image of more than 16 million pixels, may come at 1/2, 1/4 or 1/8 scale as long as
-            its shorter side keeps at least this many pixels, which takes less time and memory. None decodes at full
+        image_id: Id of the image in error messages.
+        min_side: A JPEG, and any image of more than 16 million pixels, may be decoded at 1/2, 1/4 or 1/8 scale, as long
+            as its shorter side has at least this many pixels. This takes less time and memory. None decodes at full
             size.
-        intensities: Which intensities become black and white.
-        at: The place of a page in its TIFF file; see `sdclr.decoding.pages`. 0 is the first image of any file.
+        intensities: The intensities that become black and white.
+        at: Byte offset of a page in its TIFF file; see `sdclr.decoding.pages`. 0 is the first image of any file.
 
     Returns:
         The image, `(H, W, 3)`, writable.
 
     Raises:
-        BadImageError: The file is missing, empty, no image of a known format, too large, truncated or corrupt.
+        BadImageError: The file is missing, empty, not an image of a known format, too large, truncated or corrupt.
     """
     with _quiet_pillow():
         try:
@@ -201,11 +201,11 @@ def decode_image(
 
 
 def worker_preparation(workers: int, method: str | None = None) -> Callable[[int], None]:
-    """The `worker_init_fn` of a DataLoader with so many workers: `prepare_worker`, with memory that they share.
+    """The `worker_init_fn` of a DataLoader: `prepare_worker`, with a memory limit that the workers share.
 
     Args:
-        workers: Their number.
-        method: How they are started, by `multiprocessing`'s name.
+        workers: Number of workers.
+        method: Start method, by `multiprocessing`'s name.
     """
     if not workers:
         return prepare_worker
@@ -215,27 +215,27 @@ def worker_preparation(workers: int, method: str | None = None) -> Callable[[int
 def prepare_worker(_worker: int = 0, *, shares: Shares | None = None) -> None:
     """Prepare a process that only decodes images, in one thread.
 
-    From here on OpenCV decodes plain JPEGs in this process. Elsewhere it does not: its libjpeg writes a line without a
-    file's name to standard error for each damaged file, and to close that for a moment, as is done here, would
-    swallow what other threads write.
+    From now on OpenCV decodes plain JPEGs in this process. It does not do so in other processes: its libjpeg writes a
+    line without a file name to standard error for each damaged file. Closing standard error for a moment, as is done
+    here, would lose the output of other threads.
     """
     if shares is not None:
         use_shares(shares)
     if multiprocessing.parent_process() is not None:
         _leave_signals_to_parent()
-    global _standard_error  # noqa: PLW0603  # standard error is the process's too
-    # No threads at all, so that OpenCV, as torch does with itself, does not use every core in every worker. 1 would
-    # mean to stop those that it has started, and to wait for threads that a forked process does not have.
+    global _standard_error  # noqa: PLW0603  # standard error belongs to the process, too
+    # 0 disables threads, so that OpenCV does not use every core in every worker (torch does the same for itself). 1
+    # would stop its running threads, and wait for threads that a forked process does not have.
     cv2.setNumThreads(0)
-    with suppress(OSError):  # a process without standard error keeps Pillow
+    with suppress(OSError):  # a process without standard error uses only Pillow
         _standard_error = (os.dup(2), os.open(os.devnull, os.O_WRONLY))
 
 
 def _leave_signals_to_parent() -> None:
     """End this process by SIGTERM only if its parent sends it.
 
-    `timeout` and batch systems send signals to all processes of a group. The parent then saves its state, for which its
-    workers must not die before it.
+    `timeout` and batch systems send signals to all processes of a group. The parent then saves its state, and its
+    workers must not end before that.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS lacks it
@@ -252,7 +252,7 @@ def _end_by_parent() -> None:
 def _decode(
     file: BinaryIO, data: bytes, image_id: str, min_side: int | None, intensities: Intensities | None
 ) -> NDArray[np.uint8]:
-    """Decode `file`; `data` are all its bytes, if they are at hand."""
+    """Decode `file`; `data` are all its bytes, if they have been read."""
     if not file.read(1):
         raise BadImageError(image_id, "zero bytes")
     file.seek(0)
@@ -273,7 +273,7 @@ def _decode(
 
 
 def _memory(image: Image.Image, reduction: int) -> int:
-    """Bytes that an image takes while it is decoded, about."""
+    """Approximate number of bytes that an image takes while it is decoded."""
     pixels = image.width * image.height
     if image.format != "JPEG":
         return pixels * _PIXEL_BYTES
@@ -282,19 +282,19 @@ def _memory(image: Image.Image, reduction: int) -> int:
 
 
 def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction: int) -> NDArray[np.uint8] | None:
-    """Decode a JPEG with OpenCV, if nothing can be wrong with it that OpenCV would pass over and Pillow would not.
+    """Decode a JPEG with OpenCV, if it cannot have a fault that OpenCV would ignore and Pillow would report.
 
-    That is so where nothing but coded pixels and the end follows the header. What is truncated has no end; markers in
-    between say that the file is damaged, or progressive.
+    This holds if only coded pixels and the end marker follow the header. A truncated file has no end marker; other
+    markers mean that the file is damaged or progressive.
 
     Args:
-        image: The same, opened by Pillow.
-        data: The whole file, or nothing.
+        image: The same image, opened by Pillow.
+        data: All bytes of the file, or none.
         position: Where Pillow stopped reading: after the header, or before its end.
         reduction: 1, 2, 4 or 8.
 
     Returns:
-        The image, or None if Pillow shall judge.
+        The image, or None if Pillow must decode it.
     """
     if _standard_error is None or image.format != "JPEG" or image.mode not in {"RGB", "L"}:
         return None
@@ -309,7 +309,7 @@ def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction
         return None
     if pixels is None or pixels.shape != (-(-image.height // reduction), -(-image.width // reduction), 3):
         return None
-    if reduction > 1:  # for which OpenCV knows BGR alone
+    if reduction > 1:  # OpenCV decodes these only as BGR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
     found = np.asarray(pixels, dtype=np.uint8)
     return found if turn is None else turned(found, turn)
@@ -317,7 +317,7 @@ def _decode_plain_jpeg(image: Image.Image, data: bytes, position: int, reduction
 
 @contextmanager
 def _closed(standard_error: int, nowhere: int) -> Iterator[None]:
-    """Let what libraries write to standard error go nowhere for a while."""
+    """Discard what libraries write to standard error."""
     os.dup2(nowhere, 2)
     try:
         yield
@@ -326,13 +326,13 @@ def _closed(standard_error: int, nowhere: int) -> Iterator[None]:
 
 
 def _reduction(size: tuple[int, int], min_side: int | None) -> int:
-    """The scale that Pillow's `draft` chooses, as 1 over it."""
+    """The factor by which Pillow's `draft` reduces an image."""
     room = 1 if min_side is None else min(size) // min_side
     return max(scale for scale in _IMREAD if scale <= max(room, 1))
 
 
 def _checked_size(path: Path, image_id: str) -> int:
-    """The size of a file in bytes. Opening a named pipe would block for ever."""
+    """The size of a regular file in bytes. Opening a named pipe would block forever."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImageError(image_id, "not a regular file")
@@ -358,7 +358,7 @@ def _reason(error: Exception) -> str:
     known = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
     if known is not None:
         return known
-    message = visible(" ".join(str(error).split()))  # Pillow quotes from the file
+    message = visible(" ".join(str(error).split()))  # Pillow's messages quote from the file
     if "truncated" in message.lower():
         return "truncated"
     return f"corrupt: {message or type(error).__name__}"[:120]
@@ -373,13 +373,13 @@ _quiet_filters = warnings.catch_warnings()
 def _quiet_pillow() -> Iterator[None]:
     """Silence warnings while images are decoded, in any number of threads.
 
-    `warnings.catch_warnings` swaps one process-wide list, so nested use from several threads would restore it in the
-    wrong order; here the first thread in swaps it and the last one out restores it.
+    `warnings.catch_warnings` replaces a process-wide list, so nested use from several threads would restore it in the
+    wrong order. Here the first thread replaces it, and the last thread restores it.
     """
     global _quiet_users, _quiet_filters  # noqa: PLW0603  # the list of filters is process-wide too
     with _quiet_lock:
         if Image.MAX_IMAGE_PIXELS is not None and PIXELS.value > 2 * Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = -(-PIXELS.value // 2)  # Pillow refuses what has twice as many
+            Image.MAX_IMAGE_PIXELS = -(-PIXELS.value // 2)  # Pillow raises an error above twice this number
         if _quiet_users == 0:
             _quiet_filters = warnings.catch_warnings()
             _quiet_filters.__enter__()

@@ -1,4 +1,4 @@
-"""Which files are read as images, and what is said of files that are images to people and are not read."""
+"""Supported image formats, and messages about unsupported ones."""
 
 import importlib
 import importlib.util
@@ -22,12 +22,12 @@ ENDINGS: Final = {
     "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""File name endings, in lower case, of the formats that are tried, by Pillow's names. The first one is written."""
+"""File extensions of the supported formats, in lower case, by Pillow's names. The first one is used for writing."""
 
 SUFFIXES: Final = frozenset(ending for endings in ENDINGS.values() for ending in endings)
 
 MOVING: Final = frozenset(ending for name in ("PNG", "GIF", "WEBP", "AVIF", "HEIF") for ending in ENDINGS[name])
-"""Endings of formats that may hold several frames, of which the first is taken."""
+"""File extensions of formats that may hold several frames, of which the first is used."""
 
 HEIC_HINT: Final = "HEIC image: pip install 'sdclr[heic]'"
 
@@ -64,7 +64,7 @@ _HEIC_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"m
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that are tried, by Pillow's names: HEIF only where its package is installed."""
+    """The supported formats, by Pillow's names: HEIF only if its package is installed."""
     if importlib.util.find_spec("pillow_heif") is None:
         return tuple(name for name in ENDINGS if name != "HEIF")
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -72,15 +72,15 @@ def formats() -> tuple[str, ...]:
 
 
 class UnreadError(Exception):
-    """The file is an image to people, of a kind that is not read. The text says which, and what to do."""
+    """The file is in an unsupported image format. The message has the format and a remedy."""
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """An image with its header read.
+    """Open an image and read its header.
 
     Raises:
-        UnreadError: The file is of a kind that is known and not read.
-        Exception: Whatever Pillow raises.
+        UnreadError: The file is in a known but unsupported format.
+        Exception: Any error that Pillow raises.
     """
     try:
         return Image.open(file, formats=formats())
@@ -93,7 +93,7 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 
 def unread(name: str) -> str | None:
-    """Why a file with such an ending is not read, and what to do; None for anything that is no image to people."""
+    """Reason why files with this extension are not read, with a remedy; None for supported and unknown formats."""
     ending = Path(name).suffix.lower()
     if ending in ENDINGS["HEIF"] and "HEIF" not in formats():
         return HEIC_HINT
@@ -101,7 +101,7 @@ def unread(name: str) -> str | None:
 
 
 def _unread_content(beginning: bytes) -> str | None:
-    """The same by the first bytes of a file."""
+    """The same as `unread`, from the first bytes of a file."""
     if beginning[4:8] == b"ftyp":
         if beginning[8:12] in _HEIC_BRANDS:
             return HEIC_HINT if "HEIF" not in formats() else None
@@ -111,7 +111,7 @@ def _unread_content(beginning: bytes) -> str | None:
 
 
 def unread_line(reasons: Iterable[str]) -> str | None:
-    """One line for all files that are images to people and were passed over; None where there are none."""
+    """One line about all skipped files in unsupported image formats; None if there are none."""
     known = {HEIC_HINT, *_UNREAD_BY_ENDING.values()}
     counts = Counter(reason for reason in reasons if reason in known)
     parts = (f"{count:,} x {reason.replace(', not read', '')}" for reason, count in counts.most_common())

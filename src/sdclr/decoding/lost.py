@@ -1,4 +1,4 @@
-"""What is said when a worker process is lost. Without torch, because the command line asks, too."""
+"""Error messages for lost worker processes. Does not import torch, because the command line uses it, too."""
 
 import re
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ _REASONS: Final = {
     f"--workers or a smaller --batch-size; {_RESUME}",
     "exited unexpectedly": f"a process that decodes images ended while it started or worked: {_GUARD}",
 }
-"""What the texts of torch's errors mean."""
+"""Message for each pattern in the texts of torch's errors."""
 
 
 def as_lost(error: BaseException) -> ProcessLostError | None:
-    """What torch raises where a worker process ended, in one line with a remedy; None for other errors.
+    """Convert torch's error about a lost worker process to one line with a remedy; None for other errors.
 
-    torch notices the end of a worker by a signal, so that its error can come up anywhere in the main thread.
+    A signal tells torch that a worker ended, so torch can raise the error anywhere in the main thread.
     """
     if not isinstance(error, RuntimeError):
         return None
@@ -41,17 +41,17 @@ def as_lost(error: BaseException) -> ProcessLostError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[str]:
-    """The texts of an error and of those that it came from: one may say "ended", and its cause the signal."""
+    """Texts of an error and its causes. The error may say only "ended" while its cause names the signal."""
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
 
 
 def unguarded(what: str) -> ProcessLostError:
-    """The error of a process that is started while it still imports the script that started it."""
+    """Error for a child process that starts processes while it still imports the main script."""
     return ProcessLostError(f"{what} is called while Python imports the script in a process of its own: {_GUARD}")
 
 
 def not_started() -> ProcessLostError:
-    """The error of a process that ended before it could do anything."""
+    """Error for a process that ended before it did any work."""
     return ProcessLostError(_REASONS["exited unexpectedly"])

@@ -1,7 +1,7 @@
-"""How much memory the pixels of large images take while they are decoded, in all worker processes together.
+"""A memory limit for decoding large images, shared by all worker processes.
 
-An image of 12,000 x 12,000 pixels takes a gigabyte until it is shrunk. Eight workers that each decode one would take
-eight. So a large image waits until enough of a common amount is free; small images never wait.
+An image of 12,000 x 12,000 pixels takes a gigabyte until it is shrunk, and eight workers that each decode one would
+take eight. So a large image waits until enough of a shared amount is free; small images never wait.
 """
 
 import threading
@@ -13,15 +13,15 @@ from typing import Any, Final
 from sdclr.limits import DECODING
 
 _UNIT: Final = 64 * 2**20
-"""Bytes of a share. What takes less than one does not wait."""
+"""Bytes per share. Images that take less than one share do not wait."""
 
 
 class Shares:
-    """A number of bytes that some processes or threads share.
+    """An amount of memory that processes or threads share.
 
     Args:
-        total: Bytes. What asks for more gets them all.
-        context: Share with the processes that this context starts and that get this object; else with threads alone.
+        total: Size in bytes. A larger request takes all of it.
+        context: Share with the processes that this context starts and that get this object; None: only with threads.
     """
 
     def __init__(self, total: int, context: BaseContext | None = None) -> None:
@@ -32,28 +32,28 @@ class Shares:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Wait until so many bytes are free, and hold them."""
+        """Wait until `size` bytes are free, and hold them."""
         with ExitStack() as stack:
             units = min(self._units, size // _UNIT)
             if units:
-                with self._turn:  # one at a time collects shares, so that no two wait for each other
+                with self._turn:  # only one at a time collects shares, to avoid a deadlock
                     for _ in range(units):
                         stack.enter_context(self._free)
             yield
 
 
 _used: Final[list[Shares]] = []
-"""Those of this process, made when the first image is decoded."""
+"""The shares of this process, created when the first image is decoded."""
 _making: Final = threading.Lock()
 
 
 def use_shares(shares: Shares) -> None:
-    """Share with other processes from here on."""
+    """Use these shares, which other processes use, too, from now on."""
     _used[:] = [shares]
 
 
 def decoding(size: int) -> AbstractContextManager[None]:
-    """Hold so many bytes for pixels; waits while others hold too much."""
+    """Hold `size` bytes for pixels; waits while others hold too much."""
     with _making:
         if not _used:
             use_shares(Shares(DECODING.value))

@@ -1,4 +1,4 @@
-"""Pages of TIFF files. Each is an item of its own, `stack.tif#3`, counted from 1."""
+"""Pages of multi-page TIFF files. Each page is a separate item, `stack.tif#3`, counted from 1."""
 
 import io
 import re
@@ -14,27 +14,27 @@ from sdclr.limits import PAGES
 
 _PAGE: Final = re.compile(r"(.+\.tiff?)#([1-9]\d{0,9})", flags=re.ASCII | re.IGNORECASE | re.DOTALL)
 _KIND: Final = 254
-"""The tag NewSubfileType: its lowest bit marks a smaller copy of another page, the third one a mask."""
+"""The tag NewSubfileType: bit 0 marks a smaller copy of another page, bit 2 a mask."""
 _NO_PAGE: Final = 0b101
 
 
 def split_page(name: str) -> tuple[str, int] | None:
-    """The file and the number of the page that a name such as "stack.tif#3" means; None for other names."""
+    """Split a page name such as "stack.tif#3" into file name and page number; None for other names."""
     found = _PAGE.fullmatch(name)
     return (found[1], int(found[2])) if found else None
 
 
 def tiff_pages(path: Path) -> dict[int, int]:
-    """The pages of a TIFF file that has several: their places in the file in bytes, by their numbers.
+    """Find the pages of a multi-page TIFF file: byte offsets by page number.
 
-    Thumbnails, the smaller copies of a pyramid, and masks are no pages. Where the chain of pages breaks off, the page
-    after the last whole one is listed, too, so that its decoding tells.
+    Thumbnails, smaller copies in a pyramid, and masks are not pages. If the chain of pages breaks off, the page after
+    the last whole one is listed, too, so that decoding it reports the error.
 
     Returns:
-        {} for a file of one page, and for what is missing or no TIFF.
+        {} for a single-page file, a missing file, or a file that is not a TIFF.
 
     Raises:
-        BadImageError: There are more pages than the limit.
+        BadImageError: The file has more pages than the limit.
     """
     if path.suffix.lower() not in ENDINGS["TIFF"] or not path.is_file():
         return {}
@@ -66,7 +66,7 @@ def _walk(file: Any, path: Path) -> dict[int, int]:
             (entries,) = struct.unpack(count, file.read(struct.calcsize(count)))
             data = file.read(entry * min(entries, 2**16) + struct.calcsize(place))
             (after,) = struct.unpack_from(place, data, entry * entries)
-        except (OSError, OverflowError, struct.error):  # the chain leads out of the file
+        except (OSError, OverflowError, struct.error):  # the chain points outside the file
             pages[number] = at
             break
         if not _subfile(data, entries, entry, order, big=big) & _NO_PAGE:
@@ -85,7 +85,7 @@ def _subfile(data: bytes, entries: int, entry: int, order: str, *, big: bool) ->
 
 
 class PageFile(io.FileIO):
-    """A TIFF file whose header names another page as the first: readers find that page without walking to it."""
+    """A TIFF file whose header points to one page, so that readers find it without walking through the others."""
 
     def __init__(self, path: Path, at: int) -> None:
         super().__init__(path)
@@ -97,7 +97,7 @@ class PageFile(io.FileIO):
         self.seek(0)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as from the file, but for the header."""
+        """Read from the file, with the header replaced."""
         begin = self.tell()
         data = super().read(-1 if size is None else size) or b""
         if begin >= len(self._head):
@@ -106,10 +106,10 @@ class PageFile(io.FileIO):
 
 
 def page_alone(path: Path, at: int, image_id: str) -> bytes:
-    """One page as a TIFF file of its own, with its pixels as they are.
+    """Encode one page as a single-page TIFF file with unchanged pixels.
 
     Raises:
-        BadImageError: It cannot be read.
+        BadImageError: The page cannot be read.
     """
     try:
         with PageFile(path, at) as file, open_image(cast("BinaryIO", file)) as image:
@@ -121,6 +121,6 @@ def page_alone(path: Path, at: int, image_id: str) -> bytes:
 
 
 def _stated(image: Image.Image) -> dict[int, Any]:
-    """What the page says of its intensities."""
+    """Tags of the page that state its intensity range."""
     tags = getattr(image, "tag_v2", {})
     return {tag: tags[tag] for tag in (280, 281, 340, 341) if tag in tags}

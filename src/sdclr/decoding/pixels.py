@@ -1,4 +1,4 @@
-"""Pixels of any kind as 8-bit RGB, upright."""
+"""Converts pixels of any kind to upright 8-bit RGB."""
 
 import math
 from contextlib import suppress
@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from sdclr.intensities import Intensities, Range
 
 _STRIP: Final = 2**20
-"""Pixels of such rows, about."""
+"""Approximate number of pixels in a strip of rows."""
 
 TURNS: Final = {
     2: (False, 1),
@@ -23,25 +23,25 @@ TURNS: Final = {
     7: (True, -1),
     8: (True, 0),
 }
-"""For each EXIF orientation whether rows become columns, and OpenCV's code of the flip that follows."""
+"""For each EXIF orientation, whether rows become columns, and OpenCV's code of the flip that follows."""
 
 
 _CONTAINER: Final = {"deep": 65535.0, "integer": 2.0**31 - 1, "real": math.inf}
-"""The largest number that each kind of pixel holds: a file that states it says nothing."""
+"""The largest number of each kind of pixel. A file that states only this number states no range."""
 
 
 def kind_of(image: Image.Image) -> str | None:
-    """The name of the range of `Intensities` that an image is seen by; None for images of 8 bits."""
+    """The name of the range in `Intensities` for an image; None for images of 8 bits."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return "deep"
     return {"I": "integer", "F": "real"}.get(image.mode)
 
 
 def stated_range(image: Image.Image) -> tuple[float, float] | None:
-    """The intensities that a file of more than 8 bits says it uses, if they are less than it could hold.
+    """The range of intensities that a file of more than 8 bits states, if it is smaller than that of its pixel type.
 
-    TIFF states bits per sample, or a least and a largest sample value; PNG the significant bits (sBIT); PGM the largest
-    value, by which Pillow has scaled the pixels to 16 bits.
+    TIFF states bits per sample, or a smallest and a largest sample value. PNG states the significant bits (sBIT). PGM
+    states the largest value, by which Pillow has scaled the pixels to 16 bits.
     """
     kind = kind_of(image)
     if kind is None:
@@ -53,7 +53,7 @@ def stated_range(image: Image.Image) -> tuple[float, float] | None:
         bits = _significant_bits(image)
         high = 2.0**bits - 1 if bits else math.inf
     elif image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFF images alone
+        tags = image.tag_v2  # type: ignore[attr-defined]  # only TIFF images have it
         for least, most in ((280, 281), (340, 341)):
             high = min(high, *map(float, _values(tags, most)), math.inf)
             low = max(low, *map(float, _values(tags, least)), 0.0)
@@ -68,7 +68,7 @@ def _values(tags: Any, tag: int) -> tuple[Any, ...]:
 
 
 def _significant_bits(image: Image.Image) -> int:
-    """Of the chunk sBIT, which Pillow passes over; 0 without one."""
+    """The number in the chunk sBIT, which Pillow ignores; 0 without one."""
     file = getattr(image, "fp", None)
     if file is None:
         return 0
@@ -89,7 +89,7 @@ def _significant_bits(image: Image.Image) -> int:
 
 
 def in_strips(image: Image.Image, reduction: int, intensities: Intensities | None = None) -> NDArray[np.uint8]:
-    """A large image as RGB, upright and reduced by averaging, some rows at a time: only the decoder holds it whole."""
+    """Convert a large image to upright RGB, reduced by averaging, in strips: only the decoder holds the whole image."""
     image.load()
     width, height = image.size
     rows = max(1, _STRIP // (width * reduction)) * reduction
@@ -110,14 +110,14 @@ def in_strips(image: Image.Image, reduction: int, intensities: Intensities | Non
 
 
 def turned(pixels: NDArray[np.uint8], turn: tuple[bool, int | None]) -> NDArray[np.uint8]:
-    """An image after one of `TURNS`."""
+    """Apply one of `TURNS` to an image."""
     transposed, flip = turn
     pixels = np.asarray(cv2.transpose(pixels) if transposed else pixels, dtype=np.uint8)
     return pixels if flip is None else np.asarray(cv2.flip(pixels, flip), dtype=np.uint8)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image after its EXIF orientation is applied, in place."""
+    """Apply the EXIF orientation to an image, in place."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # noqa: BLE001  # broken EXIF data raise nearly anything, and the picture is fine without them
@@ -126,18 +126,18 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, intensities: Intensities | None = None) -> Image.Image:
-    """An image as RGB; `intensities` say what is black and white where it has more than 8 bits."""
+    """Convert an image to RGB; `intensities` set black and white for images with more than 8 bits."""
     return _to_rgb(image, range_of(image, intensities), None)
 
 
 def range_of(image: Image.Image, intensities: Intensities | None) -> Range | None:
-    """The range that an image is seen by, if one is known."""
+    """The range of intensities for an image, if one is known."""
     kind = kind_of(image)
     return None if kind is None else getattr(intensities, kind, None)
 
 
 def _to_rgb(image: Image.Image, chosen: Range | None, span: Range | None) -> Image.Image:
-    """An image as RGB; `span` are the extremes of the whole image that it is a part of."""
+    """Convert an image to RGB; `span` has the minimum and maximum of the whole image that it is a part of."""
     if image.mode == "RGB":
         return image
     if chosen is not None:
@@ -156,7 +156,7 @@ def _to_rgb(image: Image.Image, chosen: Range | None, span: Range | None) -> Ima
 
 
 def numbers(image: Image.Image) -> NDArray[np.float64]:
-    """The intensities of an image of one channel; what is no finite number is 0."""
+    """The intensities of a single-channel image; values that are not finite become 0."""
     return np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 

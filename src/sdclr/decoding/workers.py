@@ -1,7 +1,7 @@
-"""Worker processes that decode images: how they start, and how their batches travel.
+"""Worker processes that decode images: how they start, and how they send their batches.
 
-All data loaders are made here, so that small machines are met in one place: containers with 64 MB of shared memory, a
-low limit of open files, scripts without a guard.
+All data loaders are created here, so that one place handles the limits of small machines: containers with 64 MB of
+shared memory, a low limit of open files, scripts without a main guard.
 """
 
 import math
@@ -28,31 +28,31 @@ T = TypeVar("T")
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where Linux keeps it
 _AHEAD: Final = 2
-"""Batches that a worker prepares ahead, unless told otherwise: torch's default."""
+"""Batches that a worker prepares ahead by default, as in torch."""
 _SPARE: Final = 2
-"""How many times the space that batches on their way take must be free: others want some of it."""
+"""Required free space, as a multiple of the space of the batches in transit: other processes need some."""
 _LITTLE: Final = 4 * 2**20
-"""Bytes of shared memory that must be free beside that."""
+"""Additional bytes of shared memory that must be free."""
 _FILES_OF_A_WORKER: Final = 6
-"""Open files that a worker takes in the process that starts it: two queues and what tells of its end."""
+"""Open files per worker in the process that starts it: two queues and a sentinel."""
 _FILES_OF_ITS_OWN: Final = 80
-"""Open files that a process needs to decode: images that the cache has mapped, and what Python itself holds."""
+"""Open files that a decoding process needs: images that the cache has mapped, and Python's own files."""
 
 
 class WorkerBatches(Generic[T]):
     """The batches of a dataset, made by worker processes.
 
-    Workers are forked on Linux, whatever start method the program has chosen: they then need no guard in the script
-    that calls, and start in no time. Batches come through shared memory if there is enough of it, else through pipes,
-    which takes longer. Where no process can be started, this one decodes.
+    Workers are forked on Linux, regardless of the program's start method: they then start fast, and the script needs
+    no main guard. Batches use shared memory if there is enough of it, and otherwise pipes, which are slower. If no
+    process can be started, this process decodes.
 
     Args:
-        dataset: What makes the batches.
-        workers: Processes; 0 makes batches in this one.
+        dataset: Provides the items.
+        workers: Number of processes; 0 makes batches in this process.
         collate_fn: Makes a batch of items.
-        batch_bytes: Size of the tensors of a batch, which go through shared memory; 0 if there are none.
+        batch_bytes: Size of the tensors of a batch, which use shared memory; 0 if there are none.
         prefetch_factor: Batches that each worker prepares ahead.
-        persistent: Keep the workers from one pass to the next.
+        persistent: Keep the workers between passes.
         options: Further arguments of torch's `DataLoader`.
     """
 
@@ -72,7 +72,7 @@ class WorkerBatches(Generic[T]):
         self.packed = usable > 0 and batch_bytes > 0 and is_scarce(usable * (ahead + 1) * batch_bytes)
         try:
             prepare = worker_preparation(usable, start_method())
-        except OSError as error:  # not even a lock can be made
+        except OSError as error:  # even a lock cannot be created
             _tell_alone(error)
             usable, self.packed = 0, False
             prepare = worker_preparation(0, start_method())
@@ -106,7 +106,7 @@ class WorkerBatches(Generic[T]):
             raise lost from error
 
     def _begun(self) -> Iterator[Any]:
-        """Start the workers; where the system refuses, this process decodes."""
+        """Start the workers. If the system does not allow it, this process decodes."""
         try:
             if self._loader.num_workers and (start_method() or multiprocessing.get_start_method()) != "fork":
                 _check_script()
@@ -125,9 +125,10 @@ def _tell_alone(error: OSError) -> None:
 
 @cache
 def _check_script() -> None:
-    """Start a process that does nothing, where processes import the script that has started them.
+    """Start a process that does nothing, to check that processes can import the main script.
 
-    A script without a guard fails there. A worker would fail, too, but Python would wait forever to send it a dataset.
+    A script without a main guard fails here. A worker would fail, too, but Python would wait forever to send it the
+    dataset.
 
     Raises:
         ProcessLostError: The process failed.
@@ -140,23 +141,23 @@ def _check_script() -> None:
 
 
 def _do_nothing() -> None:
-    """What a process does that is only to start."""
+    """Target of a process that only starts."""
 
 
 def _pack(collate: Callable[[Any], Any], items: Any) -> bytes:
-    """A batch as bytes, which take the pipe where tensors would take shared memory."""
+    """Make a batch as bytes, which are sent through the pipe; tensors would use shared memory."""
     return pickle.dumps(collate(items), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def start_method() -> str | None:
-    """How workers start: forked on Linux; elsewhere as the system has it, since macOS crashes what was forked."""
+    """Start method of workers: fork on Linux, elsewhere the system's default, since forked processes crash on macOS."""
     return "fork" if sys.platform == "linux" else None
 
 
 def shared_space(*shape: int) -> Tensor:
-    """Space for uint8 that this process shares with the workers that it starts.
+    """Allocate uint8 memory that this process shares with the workers that it starts.
 
-    Forked workers have it in common without a file, so that no limit of /dev/shm holds for it.
+    Forked workers share it without a file, so the limit of /dev/shm does not apply.
     """
     if start_method() == "fork":
         return torch.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=torch.uint8)[: math.prod(shape)].view(
@@ -166,22 +167,22 @@ def shared_space(*shape: int) -> Tensor:
 
 
 def worker_space(*shape: int) -> Tensor:
-    """Space for uint8 that a worker can send without a copy, as torch makes it for batches that it puts together."""
+    """Allocate uint8 memory that a worker can send without a copy, as torch does for the batches that it collates."""
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]  # noqa: SLF001
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def is_scarce(needed: int) -> bool:
-    """Whether so many bytes had better not go through shared memory."""
+    """Whether shared memory has too little free space for this number of bytes."""
     if not SHARED_MEMORY.is_dir():
         return sys.platform == "linux"
     space = os.statvfs(SHARED_MEMORY)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that torchrun has started here want as much
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # other torchrun processes here need as much
     return space.f_bavail * space.f_frsize < _LITTLE + _SPARE * needed * beside
 
 
 def _allowed(workers: int, ahead: int) -> int:
-    """How many workers the limit of open files allows; the limit is raised where the system lets us."""
+    """Number of workers that the limit of open files allows. Raises the limit if the system permits."""
     each = _FILES_OF_A_WORKER + ahead
     left = _files_left(_FILES_OF_ITS_OWN + workers * each)
     usable = max(0, min(workers, (left - _FILES_OF_ITS_OWN) // each))
@@ -194,7 +195,7 @@ def _allowed(workers: int, ahead: int) -> int:
 
 
 def _files_left(wanted: int) -> int:
-    """How many files this process may still open."""
+    """Number of files that this process can still open."""
     try:
         import resource  # noqa: PLC0415  # Windows lacks it
 

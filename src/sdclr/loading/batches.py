@@ -1,7 +1,7 @@
-"""Batches of view pairs: which samples, in which order, and their two views.
+"""Batches of view pairs: the order of the samples, and their two views.
 
-The order is a pure function of (seed, epoch) and a view one of (seed, epoch, sample index, view), so that a run resumed
-in the middle of an epoch, on another number of workers, sees what an uninterrupted run sees.
+The order is a pure function of (seed, epoch), and a view is a pure function of (seed, epoch, sample index, view). So a
+run resumed in the middle of an epoch, with another number of workers, has the same batches as an uninterrupted run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ class Batch(NamedTuple):
     view1: Tensor
     """(N, 3, S, S) float32 in [0, 1]."""
     view2: Tensor
-    """(N, 3, S, S) float32 in [0, 1]; the same tensor as `view1` where one view is drawn."""
+    """(N, 3, S, S) float32 in [0, 1]; the same tensor as `view1` if only one view is drawn."""
     keys: NDArray[np.int64]
-    """(N,) what views were drawn by: copy j (from 0) of a sample in an epoch has its index + j times their number."""
+    """(N,) keys of the random views: copy j (from 0) of a sample in an epoch has its index + j times the set's size."""
 
 
 def epoch_batches(
@@ -47,28 +47,28 @@ def epoch_batches(
 ) -> NDArray[np.int64]:
     """One rank's share of the batches of an epoch: a permutation of the samples, cut into batches.
 
-    With weights, samples come more or less often; see `weighted_order`. With a shuffle buffer, blocks come in a random
-    order, and samples are shuffled among as many blocks as fill the buffer: a slow disk then reads each block once.
-    What is left over after the last whole batch is
-    dropped. All ranks cut the same order, and each takes its slice of every batch.
+    With weights, samples occur more or less often; see `weighted_order`. With a shuffle buffer, blocks are in random
+    order, and samples are shuffled among as many blocks as fill the buffer, so a slow disk reads each block once.
+    Samples after the last whole batch are dropped. All ranks cut the same order, and each takes its slice of every
+    batch.
 
     Args:
-        n: Samples in the set.
+        n: Number of samples in the set.
         batch_size: Samples in a batch, over all ranks.
         seed: The run's seed, 0 or more.
         epoch: The epoch, 0 or more.
-        rank: This process among `world`.
-        world: Processes that share each batch.
-        weights: (n,) how often each sample is to come, up to a factor; by default all once.
-        blocks: (n,) the block of each sample, from 0; see `image_blocks`.
-        shuffle_buffer: Samples that are shuffled together, at least; 0 shuffles all.
+        rank: Rank of this process among `world` processes.
+        world: Number of processes that share each batch.
+        weights: (n,) relative frequency of each sample; by default each occurs once.
+        blocks: (n,) number of the block of each sample, from 0; see `image_blocks`.
+        shuffle_buffer: Minimum number of samples that are shuffled together; 0 shuffles all.
 
     Returns:
         (steps, batch_size // world) keys, steps = n // batch_size: sample indices, and `index + j n` for copy j of a
-        sample that comes more than once.
+        sample that occurs more than once.
 
     Raises:
-        InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
+        InputError: If the set is smaller than a batch, or a batch cannot be divided equally.
     """
     check_batch_size(n, batch_size, world)
     key = np.array([seed, epoch], dtype=np.uint64)
@@ -82,7 +82,7 @@ def epoch_batches(
 
 
 def _buffer_of(blocks: NDArray[np.int64], least: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """(n,) which filling of the buffer each sample belongs to, when blocks come in a random order."""
+    """(n,) number of the buffer filling of each sample, with blocks in random order."""
     sizes = np.bincount(blocks)
     order = random.permutation(len(sizes))
     fillings = np.empty_like(order)
@@ -91,10 +91,10 @@ def _buffer_of(blocks: NDArray[np.int64], least: int, random: np.random.Generato
 
 
 def check_batch_size(n: int, batch_size: int, world: int) -> None:
-    """Refuses batches that cannot be cut from a set, or not be shared by `world` processes.
+    """Checks that a set has at least one batch, and that `world` processes can share a batch.
 
     Raises:
-        InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
+        InputError: If the set is smaller than a batch, or a batch cannot be divided equally.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(f"batch size {batch_size} cannot be shared by {world} processes: give a multiple of {world}")
@@ -103,10 +103,10 @@ def check_batch_size(n: int, batch_size: int, world: int) -> None:
 
 
 class Loader(Protocol):
-    """What training needs of a loader."""
+    """The interface of a loader for training."""
 
     weights: NDArray[np.float64] | None
-    """How often each sample is to come, up to a factor; None for all once. A change holds from the next epoch on."""
+    """Relative frequency of each sample; with None each occurs once. A change takes effect in the next epoch."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,33 +115,33 @@ class Loader(Protocol):
 
     @property
     def bad(self) -> Sequence[BadImage]:
-        """Images that could not be decoded in the batches given so far, each once."""
+        """Unreadable images in the batches so far, each listed once."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from step `start` on: the same as an uninterrupted epoch gives from there."""
+        """The batches of one epoch, from step `start` on: the same as in an uninterrupted epoch."""
         ...
 
 
 class ResidentLoader:
-    """Batches from a set that lies in memory as one tensor; views are drawn on its device.
+    """Batches from a set in memory, one tensor; views are drawn on its device.
 
-    On a GPU the host only draws the parameters of a batch, starts copying them and queues the kernels: it waits for
-    nothing, and is ahead of the device as long as it takes less time for that than the device for a step.
+    On a GPU the host only draws the parameters of a batch, starts their copy and queues the kernels. It does not wait,
+    and is ahead of the device as long as this takes less time than a step on the device.
 
     Args:
-        images: (N, 3, H, W) uint8, on the device that trains.
-        config: What the views are like.
+        images: (N, 3, H, W) uint8, on the training device.
+        config: Settings of the views.
         seed: The run's seed.
         batch_size: Samples in a batch, over all ranks.
-        rank: This process among `world`.
-        world: Processes that share each batch.
-        views: 2 for pairs of views; 1 draws the first alone, and `Batch.view2` is the same tensor.
-        channels_last: Give the views torch's memory layout of that name.
-        compile: Draw the views by `torch.compile`. See `sdclr.views.render.render`.
+        rank: Rank of this process among `world` processes.
+        world: Number of processes that share each batch.
+        views: 2 for pairs of views; 1 draws only the first view, and `Batch.view2` is the same tensor.
+        channels_last: Use torch's memory layout of that name for the views.
+        compile: Draw the views with `torch.compile`. See `sdclr.views.render.render`.
 
     Raises:
-        InputError: If the set is smaller than a batch, or a batch cannot be shared equally.
+        InputError: If the set is smaller than a batch, or a batch cannot be divided equally.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class ResidentLoader:
             weights=self.weights,
         )
         batches = keys % len(self._images)
-        chosen = to_device(batches, self._images.device)  # one copy an epoch instead of one a step
+        chosen = to_device(batches, self._images.device)  # one copy per epoch instead of one per step
         for step in range(start, len(batches)):
             draw = partial(draw_views, self._config, seed=self._seed, epoch=epoch, indices=keys[step])
             drawn = [draw(view=view, height=size[0], width=size[1]) for view in range(self._views)]

@@ -1,13 +1,13 @@
-"""Images that are decoded once: a cache on disk of shrunk images, from which later epochs draw their views.
+"""A disk cache of decoded and shrunk images, from which later epochs draw their views.
 
-An entry is one file: a header and the pixels as they lie in memory, which are mapped and not read. Its name is made of
-the image's place (its file, or its row in a Parquet file) and of what decides its pixels (the size, the versions of the
-libraries that decode). The header holds size and modification time of the file and checksums. An entry is written aside
-and renamed, so that processes need no locks and a half-written entry is never read. Whatever is missing, stale or
-damaged is decoded and written again: the cache saves time and changes no result.
+An entry is one file: a header and the raw pixels, which are memory-mapped and not read. Its name is a hash of the
+image's location (its file, or its row in a Parquet file) and of everything that determines its pixels (the size, the
+versions of the decoding libraries). The header holds size and modification time of the file and checksums. An entry is
+written to a temporary file and renamed, so processes need no locks and never read a half-written entry. Missing, stale
+and damaged entries are decoded and written again: the cache saves time and changes no result.
 
-The cache lies in `$XDG_CACHE_HOME/sdclr/images`, by default `~/.cache/sdclr/images`. All runs of a user share it. It
-may be deleted at any time, also while a run goes on.
+The cache is in `$XDG_CACHE_HOME/sdclr/images`, by default `~/.cache/sdclr/images`. All runs of a user share it. It may
+be deleted at any time, even during a run.
 """
 
 import mmap
@@ -38,31 +38,31 @@ from sdclr.files import user_cache_folder
 _FORMAT: Final = "1"
 _MAGIC: Final = b"sdclrpix"
 _HEAD: Final = struct.Struct("<8sQqIIQI")
-"""Magic, size and modification time of the image's file, height, width, checksums of the pixels and of all this."""
+"""Magic, size and modification time of the image's file, height, width, checksums of the pixels and of the header."""
 _PIXELS_AT: Final = 64
 _SAMPLED: Final = 4
-"""Images that are decoded to find out how much space all take."""
+"""Number of images that are decoded to estimate the space of all images."""
 _ABANDONED: Final = 3600.0
-"""Seconds after which a file that was written aside belongs to a process that has ended."""
+"""Seconds after which a temporary file belongs to a process that has ended."""
 _FREE_SHARE: Final = 0.5
-"""Share of the free space of the disk that the cache may take."""
+"""Fraction of the free disk space that the cache may take."""
 
 
 def cached(source: Source, side: int, *, limit_gb: float = CACHE_GB, writers: int = 1, tell: bool = True) -> Source:
     """A source whose images are decoded once, if they come from files and there is room for them.
 
-    Entries that were not used for longest, of any set, make room for new ones. Where there is too little room for all
-    images, some are kept, and the others are decoded each time.
+    The least recently used entries, of any set, are removed to make room for new ones. If there is too little room for
+    all images, some are kept, and the others are decoded each time.
 
     Args:
         source: The images.
         side: The short side to which they are shrunk; see `sdclr.decoding.shrink`.
-        limit_gb: The largest size of the whole cache in GB; 0 switches it off.
-        writers: Processes that share the room for new entries.
-        tell: Warn in one line where the cache cannot be written or holds a part of the images only.
+        limit_gb: Maximum size of the whole cache in GB; 0 disables it.
+        writers: Number of processes that share the room for new entries.
+        tell: Warn in one line if the cache cannot be written or holds only a part of the images.
 
     Returns:
-        A `CachedSource`, for `shrunk_image`; `source` itself where nothing can be kept.
+        A `CachedSource`, for `shrunk_image`; `source` itself if nothing can be kept.
 
     Example:
         >>> images = cached(open_source("photos"), short_side(224))  # doctest: +SKIP
@@ -103,7 +103,7 @@ class CachedSource:
     Args:
         source: The images.
         side: The short side to which they are shrunk.
-        store: Where they are kept.
+        store: The folder of the cache.
     """
 
     def __init__(self, source: Source, side: int, store: "_Store") -> None:
@@ -112,10 +112,10 @@ class CachedSource:
         self.attributes: NDArray[np.generic] | None = getattr(source, "attributes", None)
         self.attribute_names: Sequence[str] = getattr(source, "attribute_names", ())
         self.trouble: str | None = None
-        """Why this process has stopped to write, if it has."""
+        """Reason why this process has stopped writing, if it has."""
         self._side, self._store = side, store
         self._left = 0
-        # Which entries this run has written or checked, for all processes that decode for it.
+        # Entries that this run has written or checked, shared by all its decoding processes.
         self._known = torch.zeros(len(source), dtype=torch.uint8)
         self._known.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -131,15 +131,15 @@ class CachedSource:
         return image_bytes(self.source, index)
 
     def stored(self, index: int) -> Stored | None:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         return stored_image(self.source, index)
 
     def blocks(self) -> NDArray[np.int64] | None:
-        """In what images are stored; see `image_blocks`."""
+        """The shard or row group of each image; see `image_blocks`."""
         return image_blocks(self.source)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`, past the cache."""
+        """Decode one image to RGB, `(H, W, 3)`, without the cache."""
         return self.source.image(index, min_side=min_side)
 
     def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
@@ -158,11 +158,11 @@ class CachedSource:
         if not known:
             self._known[index] = 1
             with suppress(OSError):
-                os.utime(path)  # what was used last is removed last
+                os.utime(path)  # the least recently used entries are removed first
         return pixels
 
     def expected_bytes(self) -> int:
-        """Space that all images will take, going by a few of them; 0 where those cannot be decoded."""
+        """Estimated space of all images in bytes, from a few of them; 0 if those cannot be decoded."""
         sizes = []
         for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)).tolist():
             with suppress(BadImageError):
@@ -170,22 +170,22 @@ class CachedSource:
         return round(len(self) * sum(sizes) / len(sizes)) if sizes else 0
 
     def entries(self) -> set[str]:
-        """Names of the entries of all images, whether they are there or not."""
+        """Names of the entries of all images, whether they exist or not."""
         places = (stored_image(self.source, index) for index in range(len(self)))
         return {self._store.name(stored) for stored in places if stored is not None}
 
     def share_room(self, writers: int) -> None:
-        """Let each of so many processes write its share of the room that was made."""
+        """Let each of `writers` processes write its share of the available room."""
         self._left = self._store.room // max(1, writers)
 
     def _keep(self, path: Path, state: "_State", pixels: NDArray[np.uint8]) -> bool:
-        """Write an entry if there is room; whether it was written."""
+        """Write an entry if there is room; return whether it was written."""
         size = _PIXELS_AT + pixels.nbytes
         if size > self._left:
             return False
         try:
             _write(path, state, pixels)
-        except OSError as error:  # a full disk, as a rule
+        except OSError as error:  # usually a full disk
             self._left = 0
             self.trouble = (
                 f"{self._store.folder}: {error.strerror or error}, so that images that are not yet kept are decoded "
@@ -197,14 +197,14 @@ class CachedSource:
 
 
 class _State(NamedTuple):
-    """By what a change of a file is noticed."""
+    """Size and modification time of a file, to detect changes."""
 
     size: int
     changed: int
 
 
 def _state(file: Path) -> _State | None:
-    """The state of a file; None where it cannot be had, of which decoding will tell."""
+    """The state of a file; None if it cannot be read, which decoding will report."""
     try:
         status = file.stat()
     except OSError:
@@ -224,7 +224,7 @@ class _Store:
     def path(self, stored: Stored) -> Path:
         """The file of an entry."""
         name = self.name(stored)
-        return self.folder / name[0] / name  # few folders: ext4 puts each elsewhere on the disk, which takes time
+        return self.folder / name[0] / name  # few folders: ext4 spreads them over the disk, which takes time
 
     def name(self, stored: Stored) -> str:
         """The name of the file of an entry."""
@@ -234,10 +234,10 @@ class _Store:
         return blake2b(place + what, digest_size=16).hexdigest()
 
     def check(self) -> None:
-        """Make the folder, and write to it.
+        """Create the folder, and check that it is writable.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: It is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         probe = self.folder / f".{secrets.token_hex(8)}"
@@ -245,15 +245,15 @@ class _Store:
         probe.unlink()
 
     def make_room(self, need: int, images: CachedSource, limit: int) -> int:
-        """Remove what was not used for longest until the entries of all images fit, or nothing else is left.
+        """Remove the least recently used entries until the entries of all images fit, or no others are left.
 
         Args:
-            need: Bytes of all the entries.
-            images: Whose entries these are.
-            limit: The largest size of the cache in bytes.
+            need: Bytes of all entries of the images.
+            images: The images.
+            limit: Maximum size of the cache in bytes.
 
         Returns:
-            Bytes that entries of these images may take, those that are there included.
+            Bytes that entries of these images may take, including existing entries.
         """
         found = self._found()
         total = sum(size for size, _ in found.values())
@@ -274,7 +274,7 @@ class _Store:
         return had + self.room
 
     def _found(self) -> dict[Path, tuple[int, float]]:
-        """Size and time of last use of every entry; what was left half-written is removed."""
+        """Size and time of last use of every entry; removes abandoned temporary files."""
         found = {}
         for folder in self.folder.iterdir():
             with suppress(OSError), os.scandir(folder) as entries:
@@ -288,12 +288,12 @@ class _Store:
 
 
 def _read(path: Path, state: _State, *, check: bool) -> NDArray[np.uint8] | None:
-    """The pixels of an entry, mapped; None if it is missing, stale or damaged.
+    """The pixels of an entry, memory-mapped; None if it is missing, stale or damaged.
 
     Args:
         path: The entry.
-        state: The present state of the image's file.
-        check: Compare the checksum of the pixels, too.
+        state: The current state of the image's file.
+        check: Check the checksum of the pixels, too.
     """
     try:
         file = os.open(path, os.O_RDONLY)
@@ -314,12 +314,12 @@ def _read(path: Path, state: _State, *, check: bool) -> NDArray[np.uint8] | None
 
 
 def _write(path: Path, state: _State, pixels: NDArray[np.uint8]) -> None:
-    """Write an entry whole or not at all.
+    """Write an entry completely or not at all.
 
-    It need not be on disk when this returns: what a power cut leaves of it has another checksum.
+    It need not be on disk when this returns: after a power failure, a partial entry has a wrong checksum.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The entry cannot be written.
     """
     pixels = np.ascontiguousarray(pixels)
     head = _HEAD.pack(_MAGIC, *state, *pixels.shape[:2], _sum(pixels), 0)[:-4]
@@ -339,9 +339,9 @@ def _write(path: Path, state: _State, pixels: NDArray[np.uint8]) -> None:
 
 
 def _sum(pixels: NDArray[np.uint8]) -> int:
-    """A checksum: the sum of all 64-bit words, in a tenth of the time of a CRC.
+    """A checksum: the sum of all 64-bit words, which takes a tenth of the time of a CRC.
 
-    Lost pages and single bits change it.
+    It detects lost pages and single wrong bits.
     """
     flat = pixels.reshape(-1)
     words = flat[: len(flat) // 8 * 8].view(np.uint64)

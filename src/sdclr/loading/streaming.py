@@ -25,43 +25,43 @@ from sdclr.views.parameters import draw_views
 from sdclr.views.render_cv import render_cv_views
 
 _TOGETHER: Final = 32
-"""Images whose views are drawn at once: decoded, they wait in memory."""
+"""Number of images whose views are drawn at once; they stay decoded in memory until then."""
 
 _FLOATS: Final = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 256)
-"""What the values of a pixel are as floats."""
+"""Float value of each uint8 pixel value."""
 
 _AHEAD: Final = 2
-"""Batches that a worker prepares ahead: one on its way while the next is made; more would only take memory."""
+"""Batches that a worker prepares ahead: one in transit while the next is made; more would only use memory."""
 
 
 class StreamLoader:
     """Batches from a set too large for memory: worker processes decode its images and draw their views.
 
-    An image that cannot be decoded is replaced by the next one that can, and listed in `bad`. Its views are then drawn
-    with the random numbers of the image it stands in for, so that it differs from itself elsewhere in the batch.
+    An unreadable image is listed in `bad` and replaced by the next readable one. The replacement's views use the random
+    numbers of the unreadable image, so they differ from its own views elsewhere in the batch.
 
-    Batches do not depend on the number of workers. One epoch is read at a time: starting another ends it.
+    Batches do not depend on the number of workers. Only one epoch can be read at a time: starting another one ends it.
 
-    Views come in the memory layout in which they were drawn, torch's `channels_last`.
+    Views have torch's memory layout `channels_last`, in which they are drawn.
 
-    Crops are drawn on images shrunk to twice the side of a view; see `sdclr.decoding.shrink`. With a source of
-    `sdclr.loading.cache.cached`, an image is decoded and shrunk once, and the views are the same.
+    Crops are taken from images shrunk to twice the side of a view; see `sdclr.decoding.shrink`. With a source from
+    `sdclr.loading.cache.cached`, each image is decoded and shrunk once, and the views are the same.
 
     Args:
         source: The images.
-        config: What the views are like.
+        config: Settings of the views.
         seed: The run's seed.
         batch_size: Samples in a batch, over all ranks.
-        workers: Processes that decode; 0 decodes in this one.
-        views: 2 for pairs of views; 1 draws the first alone, and `Batch.view2` is the same tensor.
-        device: Where the batches go.
-        rank: This process among `world`.
-        world: Processes that share each batch.
-        shuffle_buffer: Images that are shuffled together, at least; 0 shuffles all. See `epoch_batches`.
+        workers: Processes that decode; 0 decodes in this process.
+        views: 2 for pairs of views; 1 draws only the first view, and `Batch.view2` is the same tensor.
+        device: Device of the batches.
+        rank: Rank of this process among `world` processes.
+        world: Number of processes that share each batch.
+        shuffle_buffer: Minimum number of images that are shuffled together; 0 shuffles all. See `epoch_batches`.
 
     Raises:
-        InputError: If the set is smaller than a batch, a batch cannot be shared equally, or a shuffle buffer is
-            asked for and images are not stored in shards or row groups.
+        InputError: If the set is smaller than a batch, a batch cannot be divided equally, or a shuffle buffer is
+            requested for images that are not stored in shards or row groups.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StreamLoader:
         self._to_floats = Floats(torch.device(device))
         self._slots = None
         if torch.device(device).type == "cpu":
-            # One more than are on their way: that which is turned into floats.
+            # One more slot than batches in transit: for the batch that is converted to floats.
             shape = (1 + _AHEAD * workers, views, batch_size // world, config.image_size, config.image_size, 3)
             self._slots = shared_space(*shape) if workers else torch.empty(shape, dtype=torch.uint8)
         slots = 1 if self._slots is None else len(self._slots)
@@ -111,7 +111,7 @@ class StreamLoader:
             batch_bytes=0 if self._slots is not None else views * batch_size // world * 3 * config.image_size**2,
             prefetch_factor=_AHEAD,
             persistent=True,
-            batch_sampler=self._schedule,  # what it gives goes to `__getitems__` as it is
+            batch_sampler=self._schedule,  # passes its items to `__getitems__` unchanged
             pin_memory=torch.device(device).type == "cuda",
         )
         drawn.sends_shared = not self._loader.packed
@@ -120,7 +120,7 @@ class StreamLoader:
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
-        """How often each sample is to come. See `Loader.weights`."""
+        """Sampling weight of each sample. See `Loader.weights`."""
         return self._schedule.weights
 
     @weights.setter
@@ -134,7 +134,7 @@ class StreamLoader:
 
     @property
     def bad(self) -> Sequence[BadImage]:
-        """Images that could not be decoded in the batches given so far, each once."""
+        """Unreadable images in the batches so far, each listed once."""
         return tuple(self._bad.values())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -152,16 +152,15 @@ class StreamLoader:
                 self._troubled = True
                 warnings.warn(decoded.trouble, stacklevel=2)
             pixels = decoded.views if self._slots is None else self._slots[decoded.slot]
-            assert pixels is not None  # noqa: S101  # for mypy: without slots they come along
+            assert pixels is not None  # noqa: S101  # for mypy: without slots, the batch has the views
             views = self._to_floats(pixels).permute(0, 1, 4, 2, 3)
             yield Batch(decoded.indices, views[0], views[-1], decoded.keys)
 
 
 class Floats:
-    """Turns views from 0 to 255 as uint8 on the host into 0 to 1 as float32 on the device.
+    """Converts uint8 views (0 to 255) on the host to float32 views (0 to 1) on the device.
 
-    On a CPU the memory of a batch that nobody holds any more is used again: new memory takes longer to come by than to
-    fill.
+    On a CPU the memory of a batch that is no longer in use is reused: allocating memory takes longer than filling it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -175,10 +174,10 @@ class Floats:
         space = self._spare.pop() if self._spare else np.empty(0, dtype=np.float32)
         if space.shape != tuple(views.shape):
             space = np.empty(views.shape, dtype=np.float32)
-        # A table, which takes two thirds of the time of a division.
+        # A lookup table takes two thirds of the time of a division.
         rows = math.prod(views.shape[:2])
         cv2.LUT(views.numpy().reshape(rows, -1), _FLOATS, dst=space.reshape(rows, -1))
-        lent = space.view()  # which lives as long as the tensor and all that is made of it without a copy
+        lent = space.view()  # lives as long as the tensor and all tensors that share its memory
         weakref.finalize(lent, self._take_back, space).atexit = False
         return torch.from_numpy(lent)
 
@@ -187,13 +186,13 @@ class Floats:
 
 
 class _Task(NamedTuple):
-    """A batch, as all that a worker needs to know."""
+    """The description of a batch for a worker."""
 
     epoch: int
     keys: NDArray[np.int64]
     """(N,) keys of the samples."""
     slot: int
-    """Where its views go. A batch is asked for when as many as there are slots are done but one, so that it is free."""
+    """Slot for the views. When a batch is requested, the previous batch in its slot has already been used."""
 
 
 class _Schedule:
@@ -217,28 +216,28 @@ class _Schedule:
 
 
 class _Decoded(NamedTuple):
-    """A batch on its way from a worker."""
+    """A decoded batch, as sent by a worker."""
 
     indices: NDArray[np.int64]
     keys: NDArray[np.int64]
     views: Tensor | None
-    """(V, N, S, S, 3) uint8; None if they lie in a slot."""
+    """(V, N, S, S, 3) uint8; None if they are in a slot."""
     slot: int
     bad: list[BadImage]
     trouble: str | None
-    """Why images are not kept, if that could not be known before."""
+    """Reason why images are not cached, if it was not known at the start."""
 
 
 class _Views(Dataset[_Decoded]):
-    """One or two views of each of the samples that a batch names.
+    """One or two views of each sample in a batch.
 
     Args:
         source: The images.
-        config: What the views are like.
+        config: Settings of the views.
         seed: The run's seed.
         views: 1 or 2.
-        slots: (slots, V, N, S, S, 3) uint8, shared by all processes, for the views; by default each batch gets memory
-            of its own.
+        slots: (slots, V, N, S, S, 3) uint8 memory for the views, shared by all processes; None allocates memory for
+            each batch.
     """
 
     def __init__(self, source: Source, config: ViewConfig, seed: int, views: int, slots: Tensor | None) -> None:
@@ -249,10 +248,10 @@ class _Views(Dataset[_Decoded]):
         self._slots = slots
         self._side = short_side(config.image_size)
         self.sends_shared = True
-        """Draw views into shared memory where a worker sends them."""
+        """Whether workers draw views into shared memory, from which they are sent."""
 
     def __getitems__(self, task: _Task) -> _Decoded:
-        """The batch; without samples if no image of the set can be decoded."""
+        """Return the batch; it has no samples if no image of the set can be decoded."""
         count = len(task.keys)
         views = self._space(count) if self._slots is None else self._slots[task.slot]
         indices = np.empty(count, dtype=np.int64)
@@ -271,7 +270,7 @@ class _Views(Dataset[_Decoded]):
         return _Decoded(indices, task.keys, views if self._slots is None else None, task.slot, bad, trouble)
 
     def _space(self, count: int) -> Tensor:
-        """Space for the views of a batch: in a worker that which it can send without a copy."""
+        """Allocate memory for the views of a batch; a worker can send its memory without a copy."""
         shape = (self._views, count, self._config.image_size, self._config.image_size, 3)
         sends = self.sends_shared and get_worker_info() is not None
         return worker_space(*shape) if sends else torch.empty(shape, dtype=torch.uint8)
@@ -279,14 +278,14 @@ class _Views(Dataset[_Decoded]):
     def _draw(
         self, epoch: int, keys: NDArray[np.int64], images: list[NDArray[np.uint8]], out: NDArray[np.uint8]
     ) -> None:
-        """The views of the samples into `out`: a sample's are the same, whichever are drawn beside it."""
+        """Draw the views of the samples into `out`. A sample's views do not depend on the other samples."""
         heights, widths = np.array([image.shape[:2] for image in images]).T
         draw = partial(draw_views, self._config, seed=self._seed, epoch=epoch, indices=keys)
         views = [draw(view=view, height=heights, width=widths) for view in range(self._views)]
         render_cv_views(images, views, out)
 
     def _first_good(self, index: int, bad: list[BadImage]) -> tuple[int, NDArray[np.uint8]] | None:
-        """The first image from `index` on that can be decoded, and its position; what cannot is added to `bad`."""
+        """Return the first readable image from `index` on, and its position; unreadable ones are added to `bad`."""
         for step in range(len(self._source)):
             position = (index + step) % len(self._source)
             try:
@@ -297,5 +296,5 @@ class _Views(Dataset[_Decoded]):
 
 
 def _as_it_is(decoded: Any) -> Any:
-    """Collates what `_Views` has collated already."""
+    """Return the batch unchanged, because `_Views` has already collated it."""
     return decoded

@@ -1,4 +1,4 @@
-"""Orders in which some samples come more often than others."""
+"""Orders in which some samples occur more often than others."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,18 +7,18 @@ from sdclr.errors import InputError
 
 
 def weighted_order(weights: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:
-    """As many draws as there are samples, sample i about `N w_i / Σ w` times: rounded down or up, no further off.
+    """Draw N of N samples: sample i occurs `N w_i / Σ w` times, rounded down or up.
 
-    Systematic resampling: it varies less than independent draws, and equal weights give a permutation. The copies of a
-    sample are spread over the order evenly, so that few batches hold two of them, which would be each other's
-    negatives.
+    This is systematic resampling: it varies less than independent draws, and equal weights give a permutation. The
+    copies of a sample are spread evenly over the order, so that few batches contain two of them, which would be
+    negatives of each other.
 
     Args:
         weights: `(N,)`, finite and not negative, not all zero.
-        random: Decides the order.
+        random: Determines the order.
 
     Returns:
-        `(N,)` keys: copy j (from 0) of sample i is `i + j N`, so that each copy has views of its own.
+        `(N,)` keys: copy j (from 0) of sample i is `i + j N`, so that each copy has different views.
 
     Raises:
         InputError: A weight is negative or not finite, or all are zero.
@@ -26,9 +26,9 @@ def weighted_order(weights: NDArray[np.float64], random: np.random.Generator) ->
     n = len(weights)
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise InputError("sampling weights must be finite, not negative and not all zero")
-    shuffled = random.permutation(n)  # or neighbors in the collection would share the luck of rounding
+    shuffled = random.permutation(n)  # otherwise rounding would be alike for neighbors in the collection
     ends = np.cumsum(weights[shuffled]) * (n / weights.sum())
-    ends[-1] = n  # whatever rounding has made of it
+    ends[-1] = n  # without the rounding error
     reached = np.floor(ends + random.random()).astype(np.int64)
     counts = np.diff(reached, prepend=0)
     counts[-1] += n - reached[-1]

@@ -9,7 +9,7 @@ from sdclr.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetConfig:
-    """A part of the images. Labels are used only to draw it, never for training."""
+    """A subset of the images. Labels are used only to draw the subset, never for training."""
 
     kind: Literal["all", "long-tail", "balanced", "few-shot"] = "all"
     """All images; an exponential long tail; a balanced subset of the same size; or 1 % of the images, balanced."""
@@ -23,7 +23,7 @@ class SubsetConfig:
     """Labeled images kept out of every subset for validation, the same number per class (5000 for CIFAR-10)."""
     indices: str | None = None
     """A .npy file of positions in the source. Published CIFAR splits refer to the original order, which cifar10:FOLDER
-    has; a set in another order, as in some Parquet copies, gives other images."""
+    uses; a copy in another order, such as some Parquet files, gives other images."""
 
     def __post_init__(self) -> None:
         check_numbers(self, max_count=1, imbalance=1, seed=0, holdout=0)

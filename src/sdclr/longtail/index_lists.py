@@ -1,4 +1,4 @@
-"""Published lists: `.npy` vectors of positions in a set, and text files with `path label` a line."""
+"""Published lists: `.npy` vectors of positions in a set, and text files with one `path label` per line."""
 
 import os
 import re
@@ -21,27 +21,27 @@ PathList: TypeAlias = tuple[Sequence[str], NDArray[np.int64]]
 
 
 def load_index_list(path: Path | str, *, size: int | None = None) -> NDArray[np.int64]:
-    """Read a published index list: a `.npy` vector of positions in a set, kept in its own order.
+    """Read a published index list: a `.npy` vector of positions in a set. The order is kept.
 
-    The published CIFAR lists count in the order of the original batches (the order of torchvision's data sets). Another
-    copy of the same images, such as a parquet file, may be ordered differently, and then they do not fit it.
+    The published CIFAR lists refer to the order of the original batches (the order of torchvision's data sets). They do
+    not fit a copy of the same images in another order, such as some Parquet files.
 
     Args:
         path: The `.npy` file.
-        size: Images in the set; by default only negative indices are refused.
+        size: Number of images in the set; by default only negative indices raise an error.
 
     Returns:
         The indices, `(M,)`.
 
     Raises:
-        InputError: The file is missing, not a vector of whole numbers, repeats an index or leaves the range.
+        InputError: The file is missing or not a vector of integers, or an index is repeated or out of range.
     """
     values = read_array(Path(path), "save the index vector alone with numpy.save, or fetch it again")
     return check_indices(values, size, str(path))
 
 
 class ListedSource(ImageFiles):
-    """Labeled image files below one folder, in the order given.
+    """Labeled image files below one folder, in the given order.
 
     Args:
         root: The folder.
@@ -61,13 +61,13 @@ class ListedSource(ImageFiles):
 
 
 def read_path_list(path: Path) -> PathList:
-    """Read a published text list, `path label` a line, in its own order.
+    """Read a published text list, one `path label` per line. The order is kept.
 
     Args:
         path: The `.txt` file.
 
     Returns:
-        The paths as they stand there, and the class numbers `(N,)`.
+        The paths as written in the file, and the class numbers `(N,)`.
 
     Raises:
         InputError: The file is missing or empty, names an image twice, or lines have no class number.
@@ -83,13 +83,13 @@ def read_path_list(path: Path) -> PathList:
 
 
 def find_list(lists: Path, folder: str, file: str) -> Path | None:
-    """A published list: below the folder of all lists, in the folder given, or in one beside it."""
+    """Find a published list in `lists/folder`, in `lists`, or in `folder` next to `lists`."""
     places = (lists / folder / file, lists / file, lists.absolute().parent / folder / file)
     return next((place for place in places if place.is_file()), None)
 
 
 def find_lists(lists: Path, folder: str, files: Mapping[str, str]) -> dict[str, Path]:
-    """Several lists that belong together, by what they are called here; see `find_list`.
+    """Find several lists that belong together, by the names of their parts; see `find_list`.
 
     Raises:
         InputError: Some are missing.
@@ -104,7 +104,7 @@ def find_lists(lists: Path, folder: str, files: Mapping[str, str]) -> dict[str, 
 
 
 def check_list_size(path: Path, found: int, expected: int, slack: int = 0) -> None:
-    """Refuse a list of another size than the published one.
+    """Check that a list has the published size.
 
     Raises:
         InputError: The sizes differ by more than `slack`.
@@ -115,11 +115,11 @@ def check_list_size(path: Path, found: int, expected: int, slack: int = 0) -> No
 
 
 def agreed_classes(lists: Mapping[Path, PathList], num_classes: int) -> list[str]:
-    """The class folder of each class number, on which all lists must agree.
+    """Return the class folder of each class number, and check that all lists agree.
 
     Args:
-        lists: What each file lists; the first is the one that the others are compared with.
-        num_classes: How many classes there must be.
+        lists: The contents of each file; the other lists are compared with the first.
+        num_classes: Expected number of classes.
 
     Returns:
         Folder names by number.
@@ -151,7 +151,7 @@ def agreed_classes(lists: Mapping[Path, PathList], num_classes: int) -> list[str
 
 
 def some_of(names: Sequence[str] | NDArray[np.str_]) -> str:
-    """The first three of many, for an error."""
+    """The first three names, for an error message."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
@@ -160,7 +160,7 @@ def _class_folder(image_id: str) -> str:
 
 
 def list_class_folders(root: Path, part: str, classes: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """The images of each class folder of `root/part`, found by listing the folders.
+    """List the images of each class folder of `root/part`.
 
     Args:
         root: The folder of the data set.
@@ -168,10 +168,10 @@ def list_class_folders(root: Path, part: str, classes: Iterable[str] | None = No
         classes: Which class folders; by default all.
 
     Returns:
-        For each class the sorted paths relative to `root`; empty where the class has no folder.
+        For each class the sorted paths relative to `root`; empty if the class has no folder.
 
     Raises:
-        InputError: `root/part` is no folder.
+        InputError: `root/part` is not a folder.
     """
     place = root / part
     if not place.is_dir():
@@ -185,7 +185,7 @@ def list_class_folders(root: Path, part: str, classes: Iterable[str] | None = No
 
 
 def missing_files(root: Path, ids: Iterable[str]) -> list[str]:
-    """Which of the listed files are not there, found by listing each folder once."""
+    """Return the listed files that do not exist. Each folder is listed once."""
     folders: dict[str, list[str]] = {}
     for image_id in dict.fromkeys(ids):
         folders.setdefault(image_id.rpartition("/")[0], []).append(image_id)
@@ -197,9 +197,9 @@ def missing_files(root: Path, ids: Iterable[str]) -> list[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The names in a folder, sorted, without hidden ones; none where there is no such folder."""
+    """The sorted names in a folder, without hidden files; empty if the folder does not exist."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208  # a million names: no Path for each
+        names = os.listdir(folder)  # noqa: PTH208  # up to a million names: avoid a Path for each
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name for name in names if name[0] != ".")

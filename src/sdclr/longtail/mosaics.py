@@ -1,4 +1,4 @@
-"""Mosaics of labeled images: a set of several labels an image whose attributes are as long-tailed as asked for."""
+"""Mosaics of labeled images: a multi-label set whose attributes have a chosen long tail."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _BISECTIONS = 60  # to the last bit of a float64
 
 
 class MosaicSource:
-    """Square mosaics of another source's images; an attribute says whether a class is among the tiles.
+    """Square mosaics of another source's images; each attribute states whether a class is among the tiles.
 
     Args:
         source: Labeled images, all of one size.
@@ -22,7 +22,7 @@ class MosaicSource:
         name: Short name, for reports.
 
     Raises:
-        InputError: The source has no labels, or a tile is of unknown class.
+        InputError: The source has no labels, or the class of a tile is unknown.
     """
 
     def __init__(self, source: Source, tiles: NDArray[np.int64], name: str) -> None:
@@ -55,26 +55,26 @@ class MosaicSource:
 def mosaics(
     source: Source, count: int, *, grid: int = 2, imbalance: float = 50.0, seed: int = 0, name: str | None = None
 ) -> MosaicSource:
-    """Draw mosaics among which the classes are long-tailed.
+    """Draw mosaics with a long-tailed class distribution.
 
-    Each tile is drawn by itself: first its class, then one of the class's images. The classes' shares are those with
-    which the expected number of mosaics that show the class of rank k falls as `imbalance ** (-k / (K - 1))`, over a
-    random class order. Classes that `source` does not hold are never shown.
+    Each tile is drawn independently: first its class, then one of the class's images. The class probabilities are such
+    that the expected number of mosaics that show the class of rank k falls as `imbalance ** (-k / (K - 1))`, in a
+    random class order. Classes without images in `source` are never shown.
 
     Args:
         source: Labeled images, all of one size.
         count: Number of mosaics.
-        grid: Tiles a side.
-        imbalance: Mosaics that show the most frequent class over those that show the rarest; 1 is balanced.
-        seed: Decides the class order and every tile. Equal seeds give equal class orders for sources of the same
+        grid: Tiles per side.
+        imbalance: Number of mosaics with the most frequent class divided by that with the rarest; 1 is balanced.
+        seed: Determines the class order and every tile. Equal seeds give equal class orders for sources with the same
             classes, so that a test set can be drawn like the training set.
         name: By default the source's name and "-mosaics".
 
     Returns:
-        The mosaics, composed when asked for.
+        The mosaics, composed on access.
 
     Raises:
-        InputError: The source has no labels, or a number makes no sense.
+        InputError: The source has no labels, or a number is out of range.
     """
     labels = _labels(source)
     classes = np.unique(labels[labels >= 0])
@@ -98,16 +98,16 @@ def mosaics(
 
 
 def tile_shares(num_classes: int, imbalance: float, *, tiles: int) -> NDArray[np.float64]:
-    """Probability of each rank of class for one tile.
+    """Probability of each class rank for one tile.
 
-    A class of share p is shown by a mosaic with probability `1 - (1 - p) ** tiles`. These probabilities shall fall
-    exponentially from rank to rank, and the shares sum to 1, which leaves one number to find.
+    A mosaic shows a class of share p with probability `1 - (1 - p) ** tiles`. These probabilities fall exponentially
+    from rank to rank, and the shares sum to 1. Bisection finds the one remaining unknown.
 
     Returns:
-        `(num_classes,)`, falling.
+        `(num_classes,)`, in descending order.
 
     Raises:
-        InputError: A number makes no sense.
+        InputError: A number is out of range.
     """
     long_tail_counts(num_classes, 2**62, imbalance)  # checks both
     profile = imbalance ** (-np.arange(num_classes) / max(num_classes - 1, 1))

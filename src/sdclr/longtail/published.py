@@ -1,4 +1,4 @@
-"""The data sets of the paper: the published sub-samplings from their lists, or drawn by the same profiles.
+"""The data sets of the paper: sub-samplings from the published lists, or drawn with the same class profiles.
 
 *Self-Damaging Contrastive Learning* (Jiang et al., ICML 2021), section 4.1 and the lists published with it.
 """
@@ -33,25 +33,25 @@ from sdclr.longtail.index_lists import (
 from sdclr.longtail.splits import Profile, long_tail_counts, long_tail_split
 
 FEW_SHOT_SEED = 1000
-"""Added to the split, it seeds the ImageNet few-shot sets, which are drawn apart from the long tail."""
+"""Offset: this plus the split is the seed of the ImageNet few-shot sets, which are drawn apart from the long tail."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSplit:
-    """One sub-sampling of a data set of the paper, and what it is judged with."""
+    """One sub-sampling of a data set of the paper, with its evaluation sets."""
 
     name: DatasetName
     split: int
     long_tail: Source
-    """D_i: what is trained on. For the full sets the whole training part, as for the next."""
+    """D_i: the training images. For the full sets the whole training part, as for `balanced`."""
     balanced: Source
-    """D_b: as many images, equally many of each class."""
+    """D_b: the same number of images, equally many of each class."""
     few_shot: Source
     """S_b: 1 % of the full set, equally many of each class, labeled."""
     full: Source
     """The labeled full training part, without validation images, for linear separability."""
     validation: Source
-    """Labeled images of the official training set that are in none of the above."""
+    """Labeled images of the official training set that are in none of the sets above."""
     test: Source
     """The official test images (CIFAR) or validation images (ImageNet)."""
     counts: NDArray[np.int64]
@@ -62,7 +62,7 @@ class PaperSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What the paper and its lists say of a data set; lists that say otherwise are refused."""
+    """Sizes of a data set in the paper and its lists; lists with other sizes raise an error."""
 
     classes: int
     max_count: int
@@ -77,7 +77,7 @@ class Published:
     test: int
     profile: Profile = "exponential"
     slack: int = 0
-    """By how much the sizes of D_i and D_b may differ: of ImageNet-LT-exp the paper says no more than 229.7K."""
+    """Allowed difference in the sizes of D_i and D_b: for ImageNet-LT-exp the paper states only 229.7K."""
 
 
 _CIFAR10 = Published(
@@ -122,7 +122,7 @@ PUBLISHED: Mapping[DatasetName, Published] = MappingProxyType(
         ),
     }
 )
-"""Sizes of the paper's data sets. CIFAR as its published lists have it: 5,000 validation images."""
+"""Sizes of the paper's data sets. CIFAR follows its published lists, with 5,000 validation images."""
 
 _IMAGENET_LT_LISTS = {
     "long_tail": "ImageNet_LT_train.txt",
@@ -162,36 +162,36 @@ def paper_split(
     imbalance: float | None = None,
     published: Published | None = None,
 ) -> PaperSplit:
-    """Open one sub-sampling of a data set of the paper, from the published lists or drawn by the same profile.
+    """Open one sub-sampling of a data set of the paper, from the published lists or drawn with the same class profile.
 
-    With `lists`, index lists count in the original order of CIFAR, which torchvision's copy has; a copy in another
-    order is refused. No training and validation lists are published for CIFAR-100: there the validation images are
-    drawn, by a fixed seed and equally many of each class, among those that no list of the split names. The ImageNet
-    lists hold one sub-sampling; whatever else lies in their classes' `train/` folders belongs to the full training set.
+    With `lists`, CIFAR index lists refer to the original order, which torchvision's copy has; a copy in another order
+    raises an error. No training and validation lists are published for CIFAR-100: its validation images are drawn with
+    a fixed seed, equally many of each class, from the images that no list of the split contains. The ImageNet lists
+    hold one sub-sampling; all other images in their classes' `train/` folders belong to the full training set.
 
-    Without lists, the validation images are drawn first (equally many of each class, the same for every split), then
-    the long tail and its control from the rest, by the seed `split`. The exponential profile over 1,000 classes has
-    229,853 images, where the paper says 229.7K; all other sizes are the published ones. Classes of ImageNet that are
-    too small for their rank give it to the next of the random order. CIFAR's few-shot set lies inside D_i, as
-    published; where the rarest class has fewer images than it needs, it has as many of every class as the rarest has.
-    ImageNet's is drawn from the whole training part, as published.
+    Without lists, the validation images are drawn first (equally many of each class, the same for every split). The
+    long tail and its control are drawn from the rest, with the seed `split`. The exponential profile over 1,000 classes
+    has 229,853 images, and the paper says 229.7K; all other sizes are the published ones. An ImageNet class that is too
+    small for its rank passes the rank to the next class in the random order. CIFAR's few-shot set is inside D_i, as
+    published. If the rarest class has too few images for it, it takes as many images of every class as the rarest class
+    has. ImageNet's few-shot set is drawn from the whole training part, as published.
 
     Args:
-        name: Which data set; "cifar10" and "cifar100" are the full balanced sets (Table 6).
-        data: For CIFAR a folder of torchvision's copy or of parquet files with the splits train and test. For ImageNet
-            a folder with `train/` and `val/`, each with one folder a class.
-        split: Which sub-sampling; the paper's are 1 to 5 for CIFAR, 1 for ImageNet.
-        lists: The folder of published lists, or one that holds it under the name it was published by.
-        max_count: Another number of images of the most frequent class (of every class of the full sets) than the
-            paper's, for a smaller set. Drawn sets only; the Pareto profile then has the total that its shape gives.
-        imbalance: Another ratio of the most frequent class to the rarest. Drawn sets only.
-        published: What sizes to expect, for a set of one's own with lists of that form.
+        name: The data set; "cifar10" and "cifar100" are the full balanced sets (Table 6).
+        data: For CIFAR a folder of torchvision's copy or of Parquet files with the splits train and test. For ImageNet
+            a folder with `train/` and `val/`, each with one folder per class.
+        split: Number of the sub-sampling; the paper's are 1 to 5 for CIFAR, 1 for ImageNet.
+        lists: The folder of published lists, or a folder that contains it under its published name.
+        max_count: Number of images of the most frequent class (of every class for the full sets), for a smaller set
+            than the paper's. Drawn sets only; the total of the Pareto profile then follows from its shape.
+        imbalance: Ratio of the most frequent to the rarest class, instead of the paper's. Drawn sets only.
+        published: Expected sizes, for other data with lists of the same form.
 
     Returns:
         The sub-sampling.
 
     Raises:
-        InputError: No such data set or split, files are missing, or data and lists are not what was published.
+        InputError: The data set or split is unknown, files are missing, or data and lists differ from the published.
     """
     if name not in get_args(DatasetName):
         raise InputError(f"{name}: is no data set of the paper; choose from {', '.join(get_args(DatasetName))}")
@@ -270,7 +270,7 @@ def _draw(
 
 
 def _equal(labels: NDArray[np.int64], pool: NDArray[np.int64], each: int, seed: int) -> NDArray[np.int64]:
-    """So many images of every class, sorted."""
+    """Draw `each` images of every class, sorted."""
     return long_tail_split(labels, max_count=each, imbalance=1, seed=seed, pool=pool, few_shot_fraction=0).long_tail
 
 
@@ -309,7 +309,7 @@ def _cifar_by_lists(name: str, facts: Published, train: Source, lists: Path, spl
 def _cifar_validation(
     dataset: str, facts: Published, labels: NDArray[np.int64], lists: Path, listed: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The full training part and the validation part, as published or drawn from what no list names."""
+    """The full training part and the validation part, as published or drawn from the images that no list contains."""
     everything = np.arange(len(labels))
     paths = [find_list(lists, dataset, file) for file in ("trainIdxList.npy", "valIdxList.npy")]
     if paths[0] is None or paths[1] is None:

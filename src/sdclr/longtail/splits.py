@@ -1,8 +1,8 @@
-"""Long-tailed profiles, the subsets drawn by them, and the Many / Medium / Few class groups.
+"""Long-tailed class profiles, subsets drawn with them, and the Many / Medium / Few class groups.
 
 The definitions are those of *Self-Damaging Contrastive Learning* (Jiang et al., ICML 2021, sections 4.1 and 4.2). Every
-draw is a function of its seed alone: it ranks the raw 64-bit words of a PCG64 generator, whose stream NumPy keeps fixed
-across releases (unlike the streams of `Generator.permutation` and `choice`).
+draw depends only on its seed: it ranks the raw 64-bit words of a PCG64 generator, whose stream NumPy keeps fixed across
+releases (unlike the streams of `Generator.permutation` and `choice`).
 """
 
 import math
@@ -24,8 +24,8 @@ PAPER_SEEDS = (1, 2, 3, 4, 5)
 """The seeds of the five sub-samplings over which the paper's CIFAR numbers are averaged."""
 
 PARETO_CUT = 1 / 1261
-"""Survival at which the Pareto profile is cut where no total is given: the one that gives 1,000 classes from 1280 to 5
-images the 115,846 of ImageNet-LT. The published ImageNet-100-LT, solved on its own, gives 1 / 1317."""
+"""Survival at which the Pareto profile is cut if no total is given. With it, 1,000 classes from 1280 to 5 images have
+the 115,846 images of ImageNet-LT. The published ImageNet-100-LT, solved separately, gives 1 / 1317."""
 
 
 def long_tail_counts(
@@ -38,31 +38,30 @@ def long_tail_counts(
 ) -> NDArray[np.int64]:
     """Numbers of images from the most to the least frequent class.
 
-    "exponential" gives `floor(max_count * imbalance ** (-k / (num_classes - 1)))` for rank k, decided in exact
-    arithmetic so that a whole number never falls to the one below by rounding (Cui et al., CVPR 2019). "step" gives the
-    first half of the classes, rounded up, `max_count` images and the others `floor(max_count / imbalance)` (Buda et
-    al., 2018).
+    "exponential" gives `floor(max_count * imbalance ** (-k / (num_classes - 1)))` for rank k, in exact arithmetic, so
+    that rounding never reduces a whole number by one (Cui et al., CVPR 2019). "step" gives the first half of the
+    classes, rounded up, `max_count` images and the others `floor(max_count / imbalance)` (Buda et al., 2018).
 
     "pareto" is the shape of ImageNet-LT (Liu et al., CVPR 2019): quantiles of a Pareto distribution with exponent 6,
 
         n_k = n_min + (max_count - n_min) * (s_k^(-1/6) - 1) / (s_0^(-1/6) - 1),   s_k = s_0 + (1 - s_0) * k / (K - 1),
 
-    with `n_min = round(max_count / imbalance)`. The survival s_0 at which the distribution is cut decides how heavy the
-    tail is; it is solved for the `total`. What rounding down leaves over goes to the largest remainders, so that both
-    ends and the total are exact.
+    with `n_min = round(max_count / imbalance)`. The survival s_0, at which the distribution is cut, determines how
+    heavy the tail is; it is solved for the `total`. Images lost by rounding down go to the largest remainders, so that
+    both ends and the total are exact.
 
     Args:
         num_classes: K, at least 1.
         max_count: Images of the most frequent class.
-        imbalance: Most frequent over least frequent, at least 1.
+        imbalance: Ratio of the most to the least frequent class, at least 1.
         profile: The shape of the tail.
-        total: Images of all classes, for the Pareto profile alone; by default what a cut at `PARETO_CUT` gives.
+        total: Images of all classes, only for the Pareto profile; by default the total of a cut at `PARETO_CUT`.
 
     Returns:
         Counts by rank, `(K,)`, never increasing.
 
     Raises:
-        InputError: A value makes no sense, or the rarest class would have no image.
+        InputError: A value is out of range, or the rarest class would have no image.
     """
     if num_classes < 1:
         raise InputError(f"num_classes is {num_classes}; give at least 1")
@@ -127,7 +126,7 @@ def _pareto_quantiles(num_classes: int, most: int, least: int, cut: float) -> ND
 
 
 def _pareto_cut(num_classes: int, most: int, least: int, total: int) -> float:
-    """The cut that gives this total: the later the cut, the flatter the profile and the larger the total."""
+    """The cut that gives this total: a later cut gives a flatter profile and a larger total."""
     low, high = -300.0, math.log10(1 - 1e-6)
     for _ in range(100):
         middle = (low + high) / 2
@@ -141,20 +140,20 @@ def _pareto_cut(num_classes: int, most: int, least: int, total: int) -> float:
 class LongTailSplit:
     """One sub-sampling of a labeled set: the long tail and its controls, as sorted index arrays into the labels.
 
-    As in the published lists, each class is shuffled once and every subset takes the first images of that order, so the
-    few-shot set lies inside the other two and the long tail and its balanced control share as much as they can.
+    As in the published lists, each class is shuffled once, and every subset takes the first images of that order. So
+    the few-shot set is inside the other two, and the long tail and its balanced control share as many as possible.
     """
 
     long_tail: NDArray[np.int64]
     """D_i: the imbalanced set."""
     balanced: NDArray[np.int64]
-    """D_b: as many images as D_i (less what K does not divide), equally many of every class."""
+    """D_b: as many images as D_i, rounded down to a multiple of K, equally many of every class."""
     few_shot: NDArray[np.int64]
     """S_b: a small balanced set inside D_i, for few-shot probes."""
     class_order: NDArray[np.int64]
     """Class ids from the most to the least frequent in D_i, `(K,)`."""
     counts: NDArray[np.int64]
-    """Images of each class id in D_i; 0 for an id that the pool does not hold."""
+    """Images of each class id in D_i; 0 for an id without images in the pool."""
 
 
 def long_tail_split(
@@ -174,20 +173,20 @@ def long_tail_split(
     Args:
         labels: Class ids of the whole set, `(N,)`; -1 where unknown.
         max_count: Images of the most frequent class.
-        imbalance: Most frequent over least frequent class.
-        seed: Decides the class order and which images are drawn.
-        pool: Indices that may be drawn (say, the training part); by default all with a known label.
+        imbalance: Ratio of the most to the least frequent class.
+        seed: Determines the class order and which images are drawn.
+        pool: Indices that may be drawn (for example the training part); by default all with a known label.
         few_shot_fraction: Size of the few-shot set as a fraction of the pool.
         profile: See `long_tail_counts`.
         total: See `long_tail_counts`.
-        fit_order: Where a class is too small for its rank, let the next of the random order that is large enough have
-            the rank, instead of raising. Small classes then tend towards the tail.
+        fit_order: If a class is too small for its rank, give the rank to the next class of the random order that is
+            large enough, instead of raising an error. Small classes then tend toward the tail.
 
     Returns:
         The three subsets, the class order, and the counts per class.
 
     Raises:
-        InputError: The pool holds too few images of some class, or a value makes no sense.
+        InputError: The pool has too few images of some class, or a value is out of range.
     """
     known = class_ids(labels)
     drawable = np.arange(len(known)) if pool is None else np.sort(check_indices(pool, len(known), "pool"))
@@ -206,7 +205,7 @@ def long_tail_split(
     counts = np.zeros(int(classes.max()) + 1, dtype=np.int64)
     counts[order] = by_rank
     equal_share = int(by_rank.sum()) // len(classes)
-    # The addend lifts 0.29 * 100 == 28.999999999999996 and its like to the number that is meant.
+    # The addend corrects rounding errors such as 0.29 * 100 == 28.999999999999996.
     shots = math.floor(few_shot_fraction * len(drawable) / len(classes) + 1e-9)
     if shots > by_rank[-1]:
         has = f"the rarest class has {by_rank[-1]}; lower few_shot_fraction or imbalance"
@@ -227,11 +226,11 @@ def long_tail_split(
 def _fitting_order(
     order: NDArray[np.int64], by_rank: NDArray[np.int64], available: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The order, less what must change for every class to hold the images of its rank."""
+    """The order, changed as little as needed for every class to have the images of its rank."""
     waiting = order.tolist()
     fitting = []
     for rank, count in enumerate(by_rank.tolist()):
-        # A later rank asks for no more than this one, so whoever is large enough may take it: none is left stranded.
+        # Later ranks need no more images than this one, so any class that is large enough can take it.
         place = next((place for place, class_id in enumerate(waiting) if available[class_id] >= count), None)
         if place is None:
             raise InputError(
@@ -258,13 +257,13 @@ def _first(members: Mapping[int, NDArray[np.int64]], counts: NDArray[np.int64]) 
 def class_groups(train_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict[str, NDArray[np.int64]]:
     """Group classes into Many, Medium and Few by their number of training images.
 
-    "thirds" ranks classes by size and cuts the ranks in three, the remainder going to Many: 10 classes give 4/3/3, 100
-    give 34/33/33; equal sizes are ranked by class id. "shots" takes more than 100, 20 to 100 and fewer than 20 images
-    (Liu et al., CVPR 2019).
+    "thirds" ranks classes by size and divides the ranks into three parts, with the remainder in Many: 10 classes give
+    4/3/3, 100 give 34/33/33; classes of equal size are ranked by id. "shots" groups classes with more than 100, 20 to
+    100 and fewer than 20 images (Liu et al., CVPR 2019).
 
     Args:
         train_counts: Training images of each class id, `(K,)`.
-        rule: How to group.
+        rule: Name of the rule.
 
     Returns:
         Sorted class ids under "many", "medium" and "few"; a group may be empty.

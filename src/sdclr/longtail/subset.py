@@ -1,4 +1,4 @@
-"""Which images of a labeled set are used: a drawn long tail, its controls, or a published list."""
+"""Selects images of a labeled set: a drawn long tail, its controls, or a published list."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from sdclr.longtail.splits import long_tail_split
 
 
 def select(source: Source, config: SubsetConfig) -> Source:
-    """The part of a source that a configuration names.
+    """Select the subset of a source that a configuration defines.
 
     Raises:
-        InputError: If labels are needed and absent, or there are too few images of some class.
+        InputError: If labels are needed and missing, or a class has too few images.
     """
     if config.indices is not None:
         return SubsetSource(source, load_index_list(config.indices, size=len(source)))

@@ -12,7 +12,7 @@ class ViewConfig:
     """Augmentation of the two views of an image.
 
     Raises:
-        InputError: If a probability, a range or a strength lies outside its domain.
+        InputError: If a probability, a range or a strength is out of range.
     """
 
     image_size: int = 32
@@ -24,15 +24,15 @@ class ViewConfig:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     brightness: float = 0.4
-    """Brightness is multiplied by a factor within 1 - this and 1 + this."""
+    """Brightness is multiplied by a factor between 1 - this value and 1 + this value."""
     contrast: float = 0.4
-    """Contrast is multiplied by a factor within 1 - this and 1 + this."""
+    """Contrast is multiplied by a factor between 1 - this value and 1 + this value."""
     saturation: float = 0.4
-    """Saturation is multiplied by a factor within 1 - this and 1 + this."""
+    """Saturation is multiplied by a factor between 1 - this value and 1 + this value."""
     hue: float = 0.1
     """Hue is rotated by at most this fraction of a full turn, in either direction (0 to 0.5)."""
     jitter: float = 0.8
-    """Probability that brightness, contrast, saturation and hue are changed at all."""
+    """Probability of color jitter (brightness, contrast, saturation and hue)."""
     grey: float = 0.2
     """Probability of grayscale."""
     blur: float = 0.0
@@ -58,17 +58,17 @@ class ViewConfig:
 
 
 SCALE: Final = 30.0
-"""The magnitude at which a value reaches the end of its range."""
+"""The largest magnitude of RandAugment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugmentConfig:
-    """RandAugment of a view by the strength w of its sample, 0 to 1.
+    """RandAugment of a view, with the strength w of its sample, 0 to 1.
 
-    The defaults are those of BCL-I. BCL-D (on self-damaging) has `operations=2, low=5, scatter=True`.
+    The defaults are those of BCL-I. BCL-D (based on SDCLR) uses `operations=2, low=5, scatter=True`.
 
     Raises:
-        InputError: If a number lies outside its domain.
+        InputError: If a number is out of range.
     """
 
     operations: int = 1
@@ -78,7 +78,7 @@ class RandAugmentConfig:
     high: float = 30.0
     """Magnitude at strength 1, on the same scale."""
     scatter: bool = False
-    """Whether w is multiplied by a uniform random number from 0 to 1 for the magnitude, one for both views."""
+    """Multiply w by a uniform random number from 0 to 1 for the magnitude; both views share this number."""
 
     def __post_init__(self) -> None:
         if self.operations < 1:

@@ -1,8 +1,8 @@
-"""What a view looks like, drawn apart from the rendering of it.
+"""Draws the parameters of views, separately from rendering.
 
-A view is a handful of numbers: a crop box, a flip, a chain of color operations, a blur. They are drawn here, for a
-whole batch at once, by a pure function of (seed, epoch, sample index, view). A sample's view therefore depends neither
-on the batch the sample is in nor on the process that draws it, and an interrupted run draws the same views again.
+A view is a few numbers: a crop box, a flip, a chain of color operations, a blur. This module draws them for a whole
+batch at once, by a pure function of (seed, epoch, sample index, view). A sample's view therefore does not depend on its
+batch or on the process that draws it, and a resumed run draws the same views again.
 
 The recipe is SimCLR's (Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, ICML 2020,
 appendix A) with the strengths that *Self-Damaging Contrastive Learning* (ICML 2021) uses on CIFAR.
@@ -31,7 +31,7 @@ HUE: Final = 3
 _ORDERS: Final = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _CROP_ATTEMPTS: Final = 10
 
-# Which draw of a sample's stream decides what. The numbers are part of the reproducibility of runs: never renumber.
+# The use of each draw in a sample's random stream. Reproducibility depends on the numbers: never renumber.
 _FLIP, _JITTER, _GREY, _BLUR, _SIGMA, _FACTORS, _ORDER, _TOP, _LEFT, _CROP = 0, 1, 2, 3, 4, 5, 9, 10, 11, 12
 
 
@@ -54,9 +54,9 @@ class ViewParameters:
     order: Ints
     """(N, 4) the order in which these four are applied: a permutation of `BRIGHTNESS`, …, `HUE`."""
     grey: Bools
-    """(N,) whether the view is made grey, after the four."""
+    """(N,) whether the view is made gray, after the four."""
     sigma: Floats
-    """(N,) standard deviation of the blur that comes last, in pixels of the view; 0 = no blur."""
+    """(N,) standard deviation of the blur, the last step, in pixels of the view; 0 = no blur."""
 
     def __len__(self) -> int:
         return len(self.top)
@@ -112,7 +112,7 @@ def draw_views(
 
 
 def _draw_jitter(config: ViewConfig, first: Floats) -> tuple[Floats, Ints]:
-    """The (N, 4) factors and orders of torchvision's ColorJitter, and the identity for samples it passes by."""
+    """The (N, 4) factors and orders of torchvision's ColorJitter, or the identity for samples without jitter."""
     strengths = np.array([config.brightness, config.contrast, config.saturation])
     low = np.append(np.maximum(1 - strengths, 0), -config.hue)
     high = np.append(1 + strengths, config.hue)
@@ -125,7 +125,7 @@ def _draw_jitter(config: ViewConfig, first: Floats) -> tuple[Floats, Ints]:
 def _draw_crops(
     config: ViewConfig, stream: _Words, first: Floats, height: ArrayLike, width: ArrayLike
 ) -> tuple[Ints, Ints, Ints, Ints]:
-    """Boxes by the rule of torchvision's RandomResizedCrop: ten attempts, then the largest central box."""
+    """Boxes as in torchvision's RandomResizedCrop: ten attempts, then the largest central box."""
     rows = np.broadcast_to(np.asarray(height, dtype=np.int64), stream.shape)
     columns = np.broadcast_to(np.asarray(width, dtype=np.int64), stream.shape)
     box_rows, box_columns, fits = _attempt(config, rows, columns, first[:, _CROP], first[:, _CROP + 1])
@@ -149,7 +149,7 @@ def _draw_crops(
 
 
 def _attempt(config: ViewConfig, rows: Ints, columns: Ints, scale: Floats, ratio: Floats) -> tuple[Ints, Ints, Bools]:
-    """One attempt at a box (rows, columns) from two uniforms, and whether it fits into the image."""
+    """One random box (rows, columns) from two uniform numbers, and whether it fits into the image."""
     low, high = config.crop_scale
     area = rows * columns * (low + scale * (high - low))
     log_low, log_high = np.log(config.crop_ratio)
@@ -165,14 +165,14 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(words: _Words) -> _Words:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): a bijection of 64-bit words that avalanches."""
+    """The finalizer of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), a bijection of 64-bit words."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 def _streams(seed: int, epoch: int, view: int, indices: Ints) -> _Words:
-    """(N,) the seed of each sample's own SplitMix64 stream."""
+    """(N,) the seed of each sample's SplitMix64 stream."""
     state = np.zeros(1, dtype=np.uint64)
     for word in (seed, epoch, view):
         state = _mix((state + _GOLDEN) ^ np.uint64(word))

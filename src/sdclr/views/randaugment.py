@@ -1,12 +1,12 @@
-"""RandAugment on views that are already drawn, with one strength per sample.
+"""RandAugment on rendered views, with a strength for each sample.
 
-As in `sdclr.views.parameters`, the parameters are drawn first, by a pure function of (seed, epoch, key, view). Each
-kind of operation is then applied to all views of a batch that drew it.
+As in `sdclr.views.parameters`, operations are drawn separately from their application, by a pure function of (seed,
+epoch, key, view). They are applied to a whole batch at once: each kind of operation to all the views that drew it.
 
 The operations are those of RandAugment (Cubuk et al., *RandAugment: Practical Automated Data Augmentation with a
-Reduced Search Space*, 2020) with the ranges that the published code of *Contrastive Learning with Boosted Memorization*
-(Zhou et al., ICML 2022, "BCL") gives them. There they follow the whole of the usual view and take the place of none of
-it. As there, geometry takes the nearest pixel and fills with black, and shears leave the top left corner in place.
+Reduced Search Space*, 2020) with the ranges in the published code of *Contrastive Learning with Boosted Memorization*
+(Zhou et al., ICML 2022, "BCL"). As in that code, they follow all the usual augmentations and replace none of them,
+geometric operations take the nearest pixel and fill with black, and shears leave the top left corner in place.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from sdclr.views.render import LUMA, to_device
 
 
 class Operation(IntEnum):
-    """What can happen to a view. The numbers are part of the reproducibility of runs: never renumber."""
+    """An operation on a view. The reproducibility of runs depends on the numbers: never renumber."""
 
     SHEAR_X = 0
     SHEAR_Y = 1
@@ -46,12 +46,12 @@ class Operation(IntEnum):
 
 
 NONE: Final = -1
-"""Stands for no operation."""
+"""The number for no operation."""
 
 
 RANGES: Final[dict[Operation, tuple[float, float]]] = {
-    Operation.SHEAR_X: (0.0, 0.6),  # columns a row
-    Operation.SHEAR_Y: (0.0, 0.6),  # rows a column
+    Operation.SHEAR_X: (0.0, 0.6),  # columns per row
+    Operation.SHEAR_Y: (0.0, 0.6),  # rows per column
     Operation.TRANSLATE_X: (0.0, 0.66),  # of the side
     Operation.TRANSLATE_Y: (0.0, 0.66),  # of the side
     Operation.ROTATE: (0.0, 60.0),  # degrees
@@ -59,7 +59,7 @@ RANGES: Final[dict[Operation, tuple[float, float]]] = {
     Operation.INVERT: (0.0, 1.0),
     Operation.EQUALIZE: (0.0, 1.0),
     Operation.SOLARIZE: (0.0, 110.0),  # the 8-bit level from which values are inverted
-    Operation.POSTERIZE: (4.0, 8.0),  # bits that stay
+    Operation.POSTERIZE: (4.0, 8.0),  # number of bits kept
     Operation.CONTRAST: (0.1, 1.9),  # factor
     Operation.COLOUR: (0.1, 1.9),  # factor
     Operation.BRIGHTNESS: (0.1, 1.9),  # factor
@@ -73,27 +73,27 @@ _CUTOUT_COLOUR: Final = (125 / 255, 123 / 255, 114 / 255)
 _CACHE_BYTES: Final = 2**20
 _GEOMETRY: Final = slice(Operation.SHEAR_X, Operation.ROTATE + 1)
 
-# The streams of RandAugment are those of views with numbers that no view has, and of one more for what an image's views
-# share. Of each turn's draws, which decides what. The numbers are part of the reproducibility of runs: never renumber.
+# The random streams of RandAugment have view numbers that no view has, and one more for what the views of an image
+# share. The second line is the use of each draw in a turn. Reproducibility depends on the numbers: never renumber.
 _VIEWS, _SHARED = 2**32, 2**33
 _GATE, _KIND, _SIGN, _X, _Y, _DRAWS = 0, 1, 2, 3, 4, 5
 
-# Where what stands in the numbers of a view, which are all that applying an operation needs to know.
+# Layout of the numbers of a view, which contain all that applying an operation needs.
 _VALUE, _LEFT, _TOP, _MATRIX = 0, 1, 2, slice(3, 9)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operations:
-    """What happens to each of N views, in up to K turns, as numbers."""
+    """The operations on each of N views, in up to K turns, as numbers."""
 
     kind: Ints
     """(N, K) an `Operation`, or `NONE`."""
     value: Floats
-    """(N, K) its value, in the unit of its range; negative for the other direction of geometry."""
+    """(N, K) its value, in the unit of its range; negative for the opposite direction of a geometric operation."""
     x: Floats
-    """(N, K) center of what is cut out, across, from 0 to 1."""
+    """(N, K) horizontal center of the cutout, from 0 to 1."""
     y: Floats
-    """(N, K) and down."""
+    """(N, K) vertical center of the cutout, from 0 to 1."""
 
 
 def randaugment(
@@ -106,22 +106,22 @@ def randaugment(
     epoch: int,
     view: int,
 ) -> Tensor:
-    """Changes views beyond the usual, each as strongly as its sample asks for.
+    """Applies RandAugment to views, each with the strength of its sample.
 
     Args:
-        views: (N, 3, S, S) float in [0, 1], in any memory layout. They stay as they are.
-        keys: (N,) what the views were drawn by, 0 or more.
-        strength: (N,) w in [0, 1]. An array, or a tensor on the CPU, spares the host waiting for the device.
-        config: What strengths mean; BCL-I by default.
+        views: (N, 3, S, S) float in [0, 1], in any memory layout. They are not modified.
+        keys: (N,) keys with which the views were drawn, 0 or more.
+        strength: (N,) w in [0, 1]. With an array, or a tensor on the CPU, the host need not wait for the device.
+        config: Settings; BCL-I by default.
         seed: The run's seed, 0 or more.
         epoch: The epoch, 0 or more.
         view: Which view of the samples: 0 or 1.
 
     Returns:
-        (N, 3, S, S) in [0, 1] in the same layout; `views` themselves if nothing happens to any.
+        (N, 3, S, S) in [0, 1] in the same layout; `views` themselves if no operation is drawn.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not match.
     """
     weights = np.asarray(strength.detach().cpu() if isinstance(strength, Tensor) else strength, dtype=np.float64)
     if views.ndim != 4 or views.shape[1] != 3 or not len(views) == len(keys) == len(weights):
@@ -136,7 +136,7 @@ def randaugment(
 def draw_operations(
     config: RandAugmentConfig, keys: Ints, strength: Floats, *, seed: int, epoch: int, view: int
 ) -> Operations:
-    """What happens to one view of each sample, as a pure function of (seed, epoch, key, view) and the strength.
+    """Draws operations on one view of each sample, as a pure function of (seed, epoch, key, view) and the strength.
 
     See `randaugment` for the arguments.
     """
@@ -157,9 +157,9 @@ def draw_operations(
 
 @torch.no_grad()
 def apply_operations(views: Tensor, drawn: Operations) -> Tensor:
-    """Does to (N, 3, S, S) views what was drawn for them, turn by turn. See `randaugment`."""
+    """Applies drawn operations to (N, 3, S, S) views, turn by turn. See `randaugment`."""
     out = views
-    # On a CPU, so many at once that each step's input and output stay in its cache.
+    # On a CPU, the chunk size keeps each step's input and output in its cache.
     chunk = max(1, len(views) if views.device.type != "cpu" else _CACHE_BYTES // (12 * views.shape[3] ** 2))
     with torch.autocast(views.device.type, enabled=False):
         for turn in range(drawn.kind.shape[1]):
@@ -181,7 +181,7 @@ def apply_operations(views: Tensor, drawn: Operations) -> Tensor:
 
 
 def _packed(drawn: Operations, rows: Ints, turn: int, side: int) -> NDArray[np.float32]:
-    """(M, 9) float32: all numbers of some views, to go to the device in one piece."""
+    """(M, 9) float32: all numbers of some views, for a single copy to the device."""
     kind, value = drawn.kind[rows, turn], drawn.value[rows, turn]
     numbers = np.zeros((len(rows), 9), dtype=np.float32)
     bits = np.floor(value).clip(1, 8)
@@ -193,7 +193,7 @@ def _packed(drawn: Operations, rows: Ints, turn: int, side: int) -> NDArray[np.f
 
 
 def _matrices(kind: Ints, value: Floats) -> Floats:
-    """(M, 2, 3) maps from places in a view to those that they are taken from, both within -1 and 1."""
+    """(M, 2, 3) maps from positions in the new view to positions in the old one, both within -1 and 1."""
     matrices = np.tile(np.eye(2, 3), (len(kind), 1, 1))
     angle = np.deg2rad(np.where(kind == Operation.ROTATE, value, 0.0))
     matrices[:, 0, 0] = matrices[:, 1, 1] = np.cos(angle)
@@ -256,7 +256,7 @@ def _brightened(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _sharpened(pixels: Tensor, numbers: Tensor) -> Tensor:
-    """Away from (or towards) the view smoothed by Pillow's kernel, which has 5 in its middle and 1 around it."""
+    """Moves away from (or toward) the view smoothed by Pillow's kernel, which has 5 in its center and 1 around it."""
     if pixels.shape[3] < 3:
         return pixels
     inner = (..., slice(1, -1), slice(1, -1))
@@ -267,7 +267,7 @@ def _sharpened(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _cut_out(pixels: Tensor, numbers: Tensor) -> Tensor:
-    """A square of one color, of which both end pixels are part."""
+    """Fills a square with one color, including the pixels at both ends."""
     side = pixels.shape[3]
     place = torch.arange(side, device=pixels.device)
     left, top, extent = numbers[:, _LEFT, None], numbers[:, _TOP, None], numbers[:, _VALUE, None] * side
@@ -280,7 +280,7 @@ def _cut_out(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _levels(pixels: Tensor) -> Tensor:
-    """The 8-bit levels that operations with thresholds are defined on."""
+    """The 8-bit levels, on which operations with thresholds are defined."""
     return (pixels * 255).round_()
 
 
@@ -291,7 +291,7 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _blended(pixels: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
-    """`other` at value 0, the pixels at 1, and beyond."""
+    """Interpolates from `other` at value 0 to the pixels at value 1, and extrapolates beyond."""
     return (other + _column(numbers, _VALUE) * (pixels - other)).clamp_(0, 1)
 
 
@@ -319,5 +319,5 @@ _CHANGES: Final[tuple[tuple[slice, _Change], ...]] = (
     (_only(Operation.SHARPNESS), _sharpened),
     (_only(Operation.CUTOUT), _cut_out),
 )
-"""What is done to the views that drew one of a range of operations: a function of a copy of their pixels (M, 3, S, S),
-which it may overwrite, and of their numbers (M, 9)."""
+"""The function for each range of operations. Its arguments are a copy of the pixels (M, 3, S, S) of the views that drew
+one of them, which it may overwrite, and their numbers (M, 9)."""

@@ -1,11 +1,11 @@
 """Draws views as batches of tensors, on the CPU or a GPU.
 
-Every step of a view is linear, which leaves little to compute. Crop, antialiased resize and flip are separable: two
-matrix products with weights that depend on the box alone. The whole color chain is one affine map of RGB. A blur is
-two more products. Values are clamped to their range after the resize and at the end, not after each color operation
-nor rounded to 8 bits in between: on CIFAR-10, with the default strengths but no hue shift, views differ from those that
-torchvision draws step by step on 8-bit values by 1.6/255 in the mean and 11/255 at the 99th percentile. Where nothing
-clamps, they are the same.
+Every step of a view is linear, so rendering needs little computation. Crop, antialiased resize and flip are separable:
+two matrix products with weights that depend only on the box. The whole color chain is one affine map of RGB. A blur is
+two more products. Values are clamped to their range after the resize and at the end. They are not clamped after each
+color operation, and not rounded to 8 bits in between. On CIFAR-10, with the default strengths but no hue shift, views
+differ from torchvision's step-by-step views of 8-bit values by 1.6/255 on average and 11/255 at the 99th percentile.
+Where no value is clamped, they are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ from sdclr.views.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewPa
 Floats: TypeAlias = NDArray[np.float64]
 
 LUMA: Final = np.array([0.2989, 0.587, 0.114])
-"""Weights of the grey value (ITU-R BT.601, with the digits that torchvision uses)."""
+"""Weights of the gray value (ITU-R BT.601, with the digits that torchvision uses)."""
 
-# Where what stands in the numbers of a view, which are all that rendering needs to know about it. The two places are
-# those of its box in the tables of weights.
+# Layout of the numbers of a view, which contain all that rendering needs. _PLACE_DOWN and _PLACE_ACROSS are indices of
+# the view's box in the weight tables.
 _LEFT, _WIDTH, _TOP, _HEIGHT, _FLIP, _SIGMA, _PLACE_DOWN, _PLACE_ACROSS = range(8)
 _PIXEL_MAP, _MEAN_MAP = slice(8, 17), slice(17, 26)
 _NUMBERS: Final = 26
@@ -45,21 +45,21 @@ def render(
 ) -> Tensor:
     """Draws one view of each image.
 
-    On a GPU the host waits for nothing: it packs the parameters, starts copying them and queues the kernels.
+    On a GPU the host does not wait: it packs the parameters, starts their copy and queues the kernels.
 
     Args:
         images: (N, 3, H, W) uint8.
         params: The N views, with boxes inside H x W.
         image_size: Side S of the views.
-        channels_last: Give the views torch's memory layout of that name, which costs nothing here.
-        compile: Draw by `torch.compile`: fewer kernels, after a while of compiling for each new shape. For GPUs; on a
-            CPU it takes longer to compile than it ever saves.
+        channels_last: Use torch's memory layout of that name for the views, at no cost here.
+        compile: Use `torch.compile`: fewer kernels, after a compilation for each new shape. For GPUs; on a CPU the
+            compilation takes longer than it saves.
 
     Returns:
         (N, 3, S, S) float32 in [0, 1], on the device of `images`.
 
     Raises:
-        ValueError: If `images` has another type or shape, or the number of views is not N.
+        ValueError: If `images` has the wrong type or shape, or the number of views is not N.
     """
     return _render_all(images, [params], image_size, channels_last=channels_last, compiled=compile)[0]
 
@@ -72,26 +72,26 @@ def render_views(
     channels_last: bool = False,
     compile: bool = False,  # noqa: A002  # torch's word
 ) -> Tensor:
-    """Draws V views of each image, which share the reading of it. See `render`.
+    """Draws V views of each image, and reads each image only once. See `render`.
 
     Args:
         images: (N, 3, H, W) uint8.
-        views: For each of V views the parameters of all N.
+        views: The parameters of V views, each for all N images.
         image_size: Side S of the views.
-        channels_last: Give each view torch's memory layout of that name.
-        compile: Draw by `torch.compile`.
+        channels_last: Use torch's memory layout of that name for each view.
+        compile: Use `torch.compile`.
 
     Returns:
         (V, N, 3, S, S) float32 in [0, 1], on the device of `images`.
 
     Raises:
-        ValueError: If `images` has another type or shape, or the number of views is not N.
+        ValueError: If `images` has the wrong type or shape, or the number of views is not N.
     """
     return _render_all(images, views, image_size, channels_last=channels_last, compiled=compile)
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """An array as a tensor on a device, without waiting for the copy: to a GPU it goes from pinned memory."""
+    """Copy an array to a tensor on a device without waiting. A copy to a GPU uses pinned memory."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -118,21 +118,21 @@ def _render_all(
         for begin in range(0, count, chunk):
             part = slice(begin, begin + chunk)
             if blurred is not None and device.type == "cpu" and not compiled:
-                # Here it pays to leave out what is not blurred, and shapes may change from chunk to chunk.
+                # On a CPU, skipping unblurred views saves time, and shapes may differ between chunks.
                 blurred = torch.from_numpy(np.flatnonzero(packed[part, :, _SIGMA]))
             (_compiled() if compiled else draw)(images[part], numbers[part], tables, out[:, part], blurred=blurred)
     return out
 
 
 def _empty(views: int, count: int, size: int, *, channels_last: bool, device: torch.device) -> Tensor:
-    """Room for (V, N, 3, S, S) floats, of which each view (N, 3, S, S) lies in memory as asked."""
+    """Allocate (V, N, 3, S, S) floats; each view (N, 3, S, S) has the requested memory layout."""
     if channels_last:
         return torch.empty(views, count, size, size, 3, device=device).permute(0, 1, 4, 2, 3)
     return torch.empty(views, count, 3, size, size, device=device)
 
 
 def _chunk(images: Tensor, views: int, image_size: int) -> int:
-    """Images to render at once: on a CPU, so many that each step's input and output stay in its cache."""
+    """Number of images to render at once. On a CPU, the input and output of each step fit into its cache."""
     if images.device.type != "cpu":
         return max(1, len(images))
     floats = 3 * max(images.shape[2] * images.shape[3], image_size**2)
@@ -140,7 +140,7 @@ def _chunk(images: Tensor, views: int, image_size: int) -> int:
 
 
 def _packed(views: Sequence[ViewParameters], rows: int, columns: int) -> NDArray[np.float32]:
-    """(N, V, 26) float32: all numbers of all views, to go to the device in one piece."""
+    """(N, V, 26) float32: all numbers of all views, for a single copy to the device."""
     numbers = np.empty((len(views[0]), len(views), _NUMBERS), dtype=np.float32)
     for number, params in enumerate(views):
         view = numbers[:, number]
@@ -151,13 +151,13 @@ def _packed(views: Sequence[ViewParameters], rows: int, columns: int) -> NDArray
         view[:, _PLACE_ACROSS] = _place(params.left, params.width, columns) + _boxes(columns) * params.flip
         pixel_map, mean_map = colour_maps(params)
         view[:, _PIXEL_MAP], view[:, _MEAN_MAP] = pixel_map.reshape(-1, 9), mean_map.reshape(-1, 9)
-    numbers[..., _PIXEL_MAP.start :] /= 255  # for pixels within 0 and 255 that become 0 to 1
+    numbers[..., _PIXEL_MAP.start :] /= 255  # input pixels range from 0 to 255, output from 0 to 1
     return numbers
 
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., None]:
-    """`draw` as torch compiles it, anew for each shape."""
+    """`draw`, compiled by torch for each shape."""
     compiled: Callable[..., None] = torch.compile(draw, dynamic=False)
     return compiled
 
@@ -170,16 +170,16 @@ def draw(
     *,
     blurred: Tensor | slice | None,
 ) -> None:
-    """Draws V views of each image: the whole of rendering that happens on the device, as one graph of fixed shapes.
+    """Draws V views of each image. This is the device part of rendering, as one graph of fixed shapes.
 
     No operation in it makes the host wait for the device.
 
     Args:
         images: (N, 3, H, W) uint8.
         numbers: (N, V, 26) float32, the packed parameters.
-        tables: Resize weights of all boxes, down and across; None where they must be computed.
-        out: (V, N, 3, S, S) float32 that gets the views, in any memory layout.
-        blurred: Which of the N * V views are blurred, or `slice(None)` for all, those with a sigma of 0 too.
+        tables: Resize weights of all boxes, down and across; None if they must be computed.
+        out: (V, N, 3, S, S) float32 that receives the views, in any memory layout.
+        blurred: Indices of the N * V views to blur, or `slice(None)` for all, including those with sigma 0.
     """
     count, _, rows, columns = images.shape
     views, size = numbers.shape[1], out.shape[3]
@@ -187,7 +187,7 @@ def draw(
     flat = numbers.view(total, _NUMBERS)
     down = _down_weights(flat, rows, size, tables[0])
     across = _across_weights(flat, columns, size, tables[1])
-    # With the channels between rows and columns, each of the two products is one for all of them and all views.
+    # With the channels between rows and columns, each of the two products handles all channels and all views.
     lines = images.float().transpose(1, 2).reshape(count, rows, 3 * columns)
     lines = torch.bmm(down.view(count, views * size, rows), lines).view(total, size * 3, columns)
     lines = torch.bmm(lines, across).clamp_(0, 255).view(total, size, 3, size)
@@ -200,11 +200,11 @@ def draw(
 
 
 def _mapped(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Maps (N, 9), row by row, applied to (N, 3, P) colors."""
+    """Apply maps (N, 9), stored row by row, to (N, 3, P) colors."""
     maps = maps.reshape(-1, 3, 3)
     if not torch.compiler.is_compiling():
         return torch.bmm(maps, pixels)
-    # A sum of three belongs into the kernel that does what comes before and after it.
+    # torch.compile fuses this sum of three terms with the operations before and after it.
     return (maps[..., None] * pixels[:, None]).sum(2)
 
 
@@ -218,14 +218,14 @@ def _blurred(views: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _down_weights(numbers: Tensor, in_size: int, out_size: int, table: Tensor | None) -> Tensor:
-    """(N, out_size, in_size) weights by which the rows of images make up those of views."""
+    """(N, out_size, in_size) weights that resize image rows to view rows."""
     if table is not None:
         return table.index_select(0, numbers[:, _PLACE_DOWN].long())
     return resize_weights(numbers[:, _TOP], numbers[:, _HEIGHT], in_size, out_size)
 
 
 def _across_weights(numbers: Tensor, in_size: int, out_size: int, table: Tensor | None) -> Tensor:
-    """(N, in_size, out_size) weights by which the columns of images make up those of views, reversed if flipped."""
+    """(N, in_size, out_size) weights that resize image columns to view columns, reversed if flipped."""
     if table is not None:
         return table.index_select(0, numbers[:, _PLACE_ACROSS].long())
     weights = resize_weights(numbers[:, _LEFT], numbers[:, _WIDTH], in_size, out_size)
@@ -233,23 +233,23 @@ def _across_weights(numbers: Tensor, in_size: int, out_size: int, table: Tensor 
 
 
 def _boxes(in_size: int) -> int:
-    """How many boxes fit along an axis."""
+    """Number of boxes that fit along an axis."""
     return in_size * (in_size + 1) // 2
 
 
 def _place(start: NDArray[np.int64], size: NDArray[np.int64], in_size: int) -> NDArray[np.int64]:
-    """Places of boxes in order of their size, n of size 1, n - 1 of size 2, …, then of their start."""
+    """Table indices of boxes, ordered by size (n of size 1, n - 1 of size 2, …), then by start."""
     return (size - 1) * (in_size + 1) - (size - 1) * size // 2 + start
 
 
 def _tables(rows: int, columns: int, size: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """The tables of `draw`."""
+    """The weight tables for `draw`."""
     return _down_table(rows, size, device), _across_table(columns, size, device)
 
 
 @lru_cache(maxsize=8)
 def _down_table(in_size: int, out_size: int, device: torch.device) -> Tensor | None:
-    """(boxes, out_size, in_size) weights of every box that fits along an axis; None if that would be too many."""
+    """(boxes, out_size, in_size) weights of every box that fits along an axis; None if there are too many."""
     if in_size > _TABLE_SIDE or 2 * _boxes(in_size) * out_size * in_size * 4 > _TABLE_BYTES:
         return None
     start, size = np.array([(start, size) for size in range(1, in_size + 1) for start in range(in_size - size + 1)]).T
@@ -258,16 +258,16 @@ def _down_table(in_size: int, out_size: int, device: torch.device) -> Tensor | N
 
 @lru_cache(maxsize=8)
 def _across_table(in_size: int, out_size: int, device: torch.device) -> Tensor | None:
-    """(2 * boxes, in_size, out_size) weights of the same, and after them those of flipped views."""
+    """(2 * boxes, in_size, out_size) weights of the same boxes, followed by those of flipped views."""
     weights = _down_table(in_size, out_size, device)
     return None if weights is None else torch.cat([weights, weights.flip(1)]).transpose(1, 2).contiguous()
 
 
 def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> Tensor:
-    """Weights with which pixels of a box make up the pixels of its antialiased bicubic resize, along one axis.
+    """Weights of the antialiased bicubic resize of boxes, along one axis.
 
-    The cubic kernel (Keys, *Cubic convolution interpolation*, 1981, a = -0.5) is stretched by size / out_size where
-    the box shrinks, cut at the border of the box and normalized to sum 1, as by Pillow and torch's `antialias=True`.
+    The cubic kernel (Keys, *Cubic convolution interpolation*, 1981, a = -0.5) is stretched by size / out_size if the
+    box shrinks, cut at the border of the box and normalized to sum 1, as in Pillow and torch's `antialias=True`.
 
     Args:
         start: (N,) first pixel of each box, as whole numbers of any type.
@@ -292,9 +292,9 @@ def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> 
 
 
 def blur_weights(sigma: Tensor, size: int) -> Tensor:
-    """A Gaussian blur along one axis as a matrix, with borders that reflect (the edge pixel is not repeated).
+    """A Gaussian blur along one axis as a matrix, with reflected borders (the edge pixel is not repeated).
 
-    The kernel reaches `blur_radius` pixels to either side.
+    The kernel extends `blur_radius` pixels to each side.
 
     Args:
         sigma: (N,) standard deviations in pixels; 0 = no blur.
@@ -307,7 +307,7 @@ def blur_weights(sigma: Tensor, size: int) -> Tensor:
     kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2).float()
     kernel.masked_fill_(distance > blur_radius(sigma, size)[:, None], 0)
     kernel /= 2 * kernel.sum(1, keepdim=True) - kernel[:, :1]
-    # A pixel is seen directly, mirrored at the first pixel (unless it is that one), and mirrored at the last.
+    # A pixel contributes directly, mirrored at the first pixel (except that pixel itself), and mirrored at the last.
     weights = torch.cat([kernel[:, 1:size].flip(1), kernel[:, :size]], dim=1).unfold(1, size, 1).flip(1)
     mirrored = kernel.unfold(1, size, 1)[:, :size]
     weights[:, :, 1:] += mirrored[:, :, 1:]
@@ -316,7 +316,7 @@ def blur_weights(sigma: Tensor, size: int) -> Tensor:
 
 
 def blur_radius(sigma: Tensor, size: int) -> Tensor:
-    """Pixels that a blur reaches to either side: ceil(3 sigma), at least 1, at most what a border can reflect."""
+    """Radius of a blur in pixels: ceil(3 sigma), at least 1, at most size - 1, which a border can reflect."""
     return torch.ceil(3 * sigma).clamp(min=1).clamp(max=size - 1)
 
 
@@ -324,8 +324,8 @@ def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
     """The whole color chain of each view as one affine map: a pixel x becomes `pixel_map @ x + mean_map @ mean`.
 
     `mean` is the mean RGB of the view before the chain. Brightness, contrast, saturation and grayscale are those of
-    torchvision (contrast blends with the mean grey of the view at that point of the chain, which is linear in `mean`).
-    Hue is a rotation about the grey axis, see `hue_rotations`.
+    torchvision (contrast blends with the mean gray of the view at that point of the chain, which is linear in `mean`).
+    Hue is a rotation about the gray axis, see `hue_rotations`.
 
     Args:
         params: N views.
@@ -336,7 +336,7 @@ def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
     count = len(params)
     grey_of = np.broadcast_to(LUMA, (3, 3))
     brightness, contrast, saturation, hue = params.factors.T[:, :, None, None]
-    # Each operation as a pair: what it does to a pixel, and what it does to the mean of the view.
+    # Each operation is a pair of matrices: its effect on a pixel and its effect on the mean of the view.
     steps = np.empty((count, 4, 2, 3, 3))
     steps[:, BRIGHTNESS] = (brightness * np.eye(3))[:, None]
     steps[:, CONTRAST, 0] = contrast * np.eye(3)
@@ -352,12 +352,12 @@ def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
 
 
 def hue_rotations(turns: Floats) -> Floats:
-    """Hue shifts as (N, 3, 3) matrices: rotations of RGB about the grey axis.
+    """Hue shifts as (N, 3, 3) matrices: rotations of RGB about the gray axis.
 
-    Grey stays grey, and each pixel keeps its mean and its distance from grey. A third of a turn takes red to green as
-    that of HSV hue does; between thirds HSV moves along a hexagon, so that the two differ. On CIFAR-10 and for shifts
-    within 0.1 turns they differ by 2.8/255 in the mean and 20/255 at the 99th percentile (an image from its shifted
-    self: 3.4 and 42). The rotation that keeps the luma instead is farther from HSV: 4.6 and 33.
+    Gray stays gray, and each pixel keeps its mean and its distance from gray. A third of a turn maps red to green, as
+    with HSV hue. Between thirds HSV moves along a hexagon, so the two differ. On CIFAR-10, for shifts within 0.1 turns,
+    they differ by 2.8/255 on average and 20/255 at the 99th percentile; an image and its shifted copy differ by 3.4
+    and 42. A rotation that keeps the luma instead is farther from HSV: 4.6 and 33.
     """
     grey = np.full((3, 3), 1 / 3)
     turned = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3)

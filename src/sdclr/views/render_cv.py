@@ -1,7 +1,7 @@
-"""Draws views of large images, on 8-bit values: for the workers that decode images on the CPU.
+"""Draws views of large images with 8-bit values, in the workers that decode images on the CPU.
 
-The same picture as `sdclr.views.render` draws, within rounding: this renderer keeps 8-bit values between its steps, as
-image libraries do, and takes less time for it on a CPU (docs/results/speed.md).
+The views equal those of `sdclr.views.render` up to rounding. This renderer keeps 8-bit values between its steps, as
+image libraries do, and is therefore faster on a CPU (docs/results/speed.md).
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def render_cv(image: Image, params: ViewParameters, image_size: int) -> Image:
         (S, S, 3) uint8, RGB.
 
     Raises:
-        ValueError: If `image` has another type or shape, or there is not exactly one view.
+        ValueError: If `image` has the wrong type or shape, or there is not exactly one view.
     """
     view: Image = np.empty((image_size, image_size, 3), dtype=np.uint8)
     render_cv_batch([image], params, view[None])
@@ -42,29 +42,29 @@ def render_cv(image: Image, params: ViewParameters, image_size: int) -> Image:
 
 
 def render_cv_batch(images: Sequence[Image], params: ViewParameters, out: Image) -> None:
-    """Draws one view of each image, into memory that is there.
+    """Draws one view of each image, into existing memory.
 
     Args:
-        images: N of (H, W, 3) uint8, RGB, each of its own size.
+        images: N images of (H, W, 3) uint8, RGB, of any sizes.
         params: N views, each with its box inside its image.
-        out: (N, S, S, 3) uint8: gets the views, RGB. Each lies in one piece.
+        out: (N, S, S, 3) uint8 that receives the views, RGB. Each view is contiguous.
 
     Raises:
-        ValueError: If an image or `out` has another type or shape, or there is not one view for each image.
+        ValueError: If an image or `out` has the wrong type or shape, or there is not one view for each image.
     """
     render_cv_views(images, [params], out[None])
 
 
 def render_cv_views(images: Sequence[Image], views: Sequence[ViewParameters], out: Image) -> None:
-    """Draws V views of each image, into memory that is there: all of one image while it is in the processor's cache.
+    """Draws V views of each image, into existing memory: all views of one image while it is in the processor's cache.
 
     Args:
-        images: N of (H, W, 3) uint8, RGB, each of its own size.
-        views: For each of V views the parameters of all N, each with its box inside its image.
-        out: (V, N, S, S, 3) uint8: gets the views, RGB. Each lies in one piece.
+        images: N images of (H, W, 3) uint8, RGB, of any sizes.
+        views: The parameters of V views, each for all N images, with each box inside its image.
+        out: (V, N, S, S, 3) uint8 that receives the views, RGB. Each view is contiguous.
 
     Raises:
-        ValueError: If an image or `out` has another type or shape, or there is not one view for each image.
+        ValueError: If an image or `out` has the wrong type or shape, or there is not one view for each image.
     """
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -84,17 +84,17 @@ def render_cv_views(images: Sequence[Image], views: Sequence[ViewParameters], ou
 
 
 class _Plan(NamedTuple):
-    """Views of N images, as what the steps of drawing take."""
+    """Views of N images, in the form that the drawing steps use."""
 
     boxes: list[list[int]]
     flips: list[bool]
     changes: list[bool]
     """Whether colors change."""
     affine: NDArray[np.float64]
-    """(N, 3, 4), of which the last column depends on the mean of the view."""
+    """(N, 3, 4); the last column depends on the mean of the view."""
     mean_maps: NDArray[np.float64]
     kernels: list[MatLike | None]
-    """One axis of each blur; None without."""
+    """The kernel of each blur along one axis; None without blur."""
 
 
 def _plan(params: ViewParameters, size: int) -> _Plan:
@@ -114,7 +114,7 @@ def _plan(params: ViewParameters, size: int) -> _Plan:
 
 
 class _Room:
-    """What the steps of drawing write to: new memory takes as long to come by as a step to compute."""
+    """Buffers for the drawing steps: allocating memory takes as long as computing a step."""
 
     def __init__(self, pixels: int, size: int) -> None:
         self.crop = np.empty(3 * pixels, dtype=np.uint8)
@@ -122,7 +122,7 @@ class _Room:
 
 
 def _draw(image: Image, plan: _Plan, number: int, room: _Room, out: Image) -> None:
-    """Draws one view. The last of its steps writes to `out`."""
+    """Draws one view. The last step writes to `out`."""
     top, left, height, width = plan.boxes[number]
     flips, changes, kernel = plan.flips[number], plan.changes[number], plan.kernels[number]
     crop = room.crop[: 3 * height * width].reshape(height, width, 3)
@@ -137,21 +137,21 @@ def _draw(image: Image, plan: _Plan, number: int, room: _Room, out: Image) -> No
         affine[:, 3] = plan.mean_maps[number] @ cv2.mean(view)[:3]
         view = cv2.transform(view, affine, dst=room.coloured if kernel is not None else out)
     if kernel is not None:
-        # On 8 bits, `GaussianBlur` takes twice the time and rounds less well.
+        # With 8 bits, `GaussianBlur` takes twice the time and rounds less accurately.
         cv2.sepFilter2D(view, -1, kernel, kernel, dst=out, borderType=cv2.BORDER_REFLECT_101)
 
 
 def _resize(crop: Image, out: Image) -> None:
-    """Antialiased bicubic resize: torch's, which is Pillow's to a rounding.
+    """Antialiased bicubic resize of torch, which equals Pillow's up to rounding.
 
-    OpenCV's bicubic leaves out pixels where an image shrinks. Its area mean takes more time than this, and is blurred.
+    OpenCV's bicubic resize skips pixels if an image shrinks. Its area mean takes more time than this, and is blurred.
 
     Args:
-        crop: (H, W, 3), in one piece.
-        out: (S, S, 3), in one piece: gets the view.
+        crop: (H, W, 3), contiguous.
+        out: (S, S, 3), contiguous, that receives the view.
     """
-    # What `interpolate(antialias=True)` calls, which has no `out`. The added axis comes first in memory too: else torch
-    # does not see `channels_last` and transposes.
+    # `interpolate(antialias=True)` calls this function but has no `out`. The added axis is first in memory, too.
+    # Otherwise torch does not detect `channels_last` and transposes.
     torch.ops.aten._upsample_bicubic2d_aa.out(  # noqa: SLF001
         torch.from_numpy(crop)[None].permute(0, 3, 1, 2),
         list(out.shape[:2]),
