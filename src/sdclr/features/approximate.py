@@ -23,7 +23,7 @@ from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
-"""Up to this number of images, all are compared with all. Fewer queries are compared with more images, at equal work."""
+"""Up to this number, all images are compared with all. Fewer queries are compared with more images, at equal work."""
 
 PROBES: Final = 64
 """Number of centers whose vectors are compared with a query."""
