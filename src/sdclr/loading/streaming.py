@@ -58,6 +58,7 @@ class StreamLoader:
         rank: This process among `world`.
         world: Processes that share each batch.
         shuffle_buffer: Images that are shuffled together, at least; 0 shuffles all. See `epoch_batches`.
+        draws: Samples of an epoch; by default as many as there are.
 
     Raises:
         InputError: If the set is smaller than a batch, a batch cannot be shared equally, or a shuffle buffer is
@@ -77,8 +78,10 @@ class StreamLoader:
         rank: int = 0,
         world: int = 1,
         shuffle_buffer: int = 0,
+        draws: int | None = None,
     ) -> None:
-        check_batch_size(len(source), batch_size, world)
+        draws = len(source) if draws is None else draws
+        check_batch_size(draws, batch_size, world)
         blocks = image_blocks(source) if shuffle_buffer else None
         if shuffle_buffer and blocks is None:
             raise InputError(
@@ -101,8 +104,9 @@ class StreamLoader:
             world=world,
             blocks=blocks,
             shuffle_buffer=shuffle_buffer,
+            draws=draws,
         )
-        self._schedule = _Schedule(batches, len(source) // batch_size, slots)
+        self._schedule = _Schedule(batches, draws // batch_size, slots)
         drawn = _Views(source, config, seed, views, self._slots)
         self._loader: WorkerBatches[_Decoded] = WorkerBatches(
             drawn,
