@@ -92,8 +92,8 @@ def test_autocast_does_not_lower_the_precision():
 def test_descending_on_the_term_separates_the_kinds():
     rows = torch.randn(10, 4).requires_grad_()
     kinds = torch.tensor([False] * 3 + [True] * 2)
-    optimizer = torch.optim.SGD([rows], lr=0.5)
-    for _ in range(200):
+    optimizer = torch.optim.SGD([rows], lr=2.0)
+    for _ in range(400):
         optimizer.zero_grad()
         unit = F.normalize(rows, dim=1)
         kind_contrast(log_probabilities(unit, unit, 0, 0.5), kinds.repeat(2), kinds.repeat(2), 0).mean().backward()
