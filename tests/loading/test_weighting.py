@@ -29,6 +29,16 @@ def test_equal_weights_give_a_permutation(n, seed):
     assert sorted(weighted_order(np.full(n, 0.3), np.random.default_rng(seed))) == list(range(n))
 
 
+@pytest.mark.parametrize("draws", [1, 6, 7, 20])
+def test_another_number_of_draws_keeps_the_shares(draws):
+    weights = np.array([0, 1, 1, 2, 0, 2, 1, 0])
+    keys = weighted_order(weights, np.random.default_rng(draws), draws)
+    assert len(set(keys.tolist())) == draws
+    counts, wanted = np.bincount(keys % 8, minlength=8), draws * weights / 7
+    assert (np.abs(counts - wanted) < 1 + 1e-9).all()
+    assert not counts[weights == 0].any()
+
+
 def test_shares_are_those_of_the_weights_over_many_epochs():
     weights = np.array([0.2, 0.7, 1.1, 3.0])
     counts = np.zeros(4)

@@ -44,6 +44,7 @@ def epoch_batches(
     weights: NDArray[np.float64] | None = None,
     blocks: NDArray[np.int64] | None = None,
     shuffle_buffer: int = 0,
+    draws: int | None = None,
 ) -> NDArray[np.int64]:
     """One rank's share of the batches of an epoch: a permutation of the samples, cut into batches.
 
@@ -62,21 +63,23 @@ def epoch_batches(
         weights: (n,) relative frequency of each sample; by default each occurs once.
         blocks: (n,) number of the block of each sample, from 0; see `image_blocks`.
         shuffle_buffer: Minimum number of samples that are shuffled together; 0 shuffles all.
+        draws: Number of samples of an epoch; by default n.
 
     Returns:
-        (steps, batch_size // world) keys, steps = n // batch_size: sample indices, and `index + j n` for copy j of a
-        sample that occurs more than once.
+        (steps, batch_size // world) keys, steps = draws // batch_size: sample indices, and `index + j n` for copy j of
+        a sample that occurs more than once.
 
     Raises:
         InputError: If the set is smaller than a batch, or a batch cannot be divided equally.
     """
-    check_batch_size(n, batch_size, world)
+    draws = n if draws is None else draws
+    check_batch_size(draws, batch_size, world)
     key = np.array([seed, epoch], dtype=np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
-    order = random.permutation(n) if weights is None else weighted_order(weights, random)
+    order = random.permutation(n)[:draws] if weights is None else weighted_order(weights, random, draws)
     if blocks is not None and shuffle_buffer:
         order = order[np.argsort(_buffer_of(blocks, shuffle_buffer, random)[order % n], kind="stable")]
-    steps = n // batch_size
+    steps = draws // batch_size
     shares = order[: steps * batch_size].reshape(steps, world, batch_size // world)
     return shares[:, rank].astype(np.int64)
 
@@ -139,6 +142,7 @@ class ResidentLoader:
         views: 2 for pairs of views; 1 draws only the first view, and `Batch.view2` is the same tensor.
         channels_last: Use torch's memory layout of that name for the views.
         compile: Draw the views with `torch.compile`. See `sdclr.views.render.render`.
+        draws: Number of samples of an epoch; by default the number of images.
 
     Raises:
         InputError: If the set is smaller than a batch, or a batch cannot be divided equally.
@@ -156,8 +160,10 @@ class ResidentLoader:
         views: Literal[1, 2] = 2,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002  # torch's word
+        draws: int | None = None,
     ) -> None:
-        check_batch_size(len(images), batch_size, world)
+        self._draws = len(images) if draws is None else draws
+        check_batch_size(self._draws, batch_size, world)
         self._images = images
         self._config = config
         self._seed = seed
@@ -172,7 +178,7 @@ class ResidentLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch."""
-        return len(self._images) // self._batch_size
+        return self._draws // self._batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from step `start` on. See `Loader.epoch`."""
@@ -185,6 +191,7 @@ class ResidentLoader:
             rank=self._rank,
             world=self._world,
             weights=self.weights,
+            draws=self._draws,
         )
         batches = keys % len(self._images)
         chosen = to_device(batches, self._images.device)  # one copy per epoch instead of one per step

@@ -58,6 +58,7 @@ class StreamLoader:
         rank: Rank of this process among `world` processes.
         world: Number of processes that share each batch.
         shuffle_buffer: Minimum number of images that are shuffled together; 0 shuffles all. See `epoch_batches`.
+        draws: Number of samples of an epoch; by default the number of images.
 
     Raises:
         InputError: If the set is smaller than a batch, a batch cannot be divided equally, or a shuffle buffer is
@@ -77,8 +78,10 @@ class StreamLoader:
         rank: int = 0,
         world: int = 1,
         shuffle_buffer: int = 0,
+        draws: int | None = None,
     ) -> None:
-        check_batch_size(len(source), batch_size, world)
+        draws = len(source) if draws is None else draws
+        check_batch_size(draws, batch_size, world)
         blocks = image_blocks(source) if shuffle_buffer else None
         if shuffle_buffer and blocks is None:
             raise InputError(
@@ -101,8 +104,9 @@ class StreamLoader:
             world=world,
             blocks=blocks,
             shuffle_buffer=shuffle_buffer,
+            draws=draws,
         )
-        self._schedule = _Schedule(batches, len(source) // batch_size, slots)
+        self._schedule = _Schedule(batches, draws // batch_size, slots)
         drawn = _Views(source, config, seed, views, self._slots)
         self._loader: WorkerBatches[_Decoded] = WorkerBatches(
             drawn,

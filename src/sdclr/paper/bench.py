@@ -111,7 +111,8 @@ def parse_cell(text: str) -> Cell:
     framework, *parts = head.split("+")
     if not parts:
         raise InputError(f"{text!r} names no damage: {_FORM}")
-    names, known = get_args(RebalancerName), (*get_args(RebalancerName), _ORACLE)
+    names = tuple(name for name in get_args(RebalancerName) if name != "outside")  # a bench has no outside images
+    known = (*names, _ORACLE)
     added = [_named(text, part, known, "rebalancer") for part in parts[1:]]
     return Cell(
         framework=_named(text, framework, get_args(FrameworkName), "framework"),

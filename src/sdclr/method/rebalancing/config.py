@@ -206,6 +206,52 @@ class MemorizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutsideConfig:
+    """Outside images near the rare clusters of own images. Defaults as published for CIFAR-100-LT."""
+
+    budget: float = 1.0
+    """Outside images trained on at a time, as a multiple of the own images: published 10,000 for about 11,000."""
+    top: float = 0.02
+    """Number of nearest negatives that tailness scores sum over, as a share of the batch: published 10 of 512."""
+    momentum: float = 0.97
+    """Momentum of the moving average of each image's tailness score."""
+    clusters: int = 10
+    """Clusters of the own images."""
+    temperature: float = 1.0
+    """Temperature of the budgets: below 1, rare clusters get more of the outside images."""
+    alpha: float = 0.2
+    """Weight of the term that separates own images from outside ones, relative to the framework's loss."""
+    start: float = 0.05
+    """Share of the run with own images alone at the start: published 100 of 2000 epochs."""
+    every: int = 25
+    """Epochs between two choices of outside images."""
+    control: Literal["none", "random"] = "none"
+    """As a control, the same number of outside images chosen at random."""
+    seed: int = 0
+    """Seed of the clusters and of the control's choices."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < math.inf:
+            raise ValueError(f"the budget of outside images is a positive multiple of own images, not {self.budget}")
+        if not 0 < self.top <= 1:
+            raise ValueError(f"tailness scores sum over a share of a batch in (0, 1], not {self.top}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"the momentum of a tailness score lies in [0, 1), not {self.momentum}")
+        if not 0 < self.temperature < math.inf or not 0 <= self.alpha < math.inf:
+            raise ValueError(
+                f"the temperature of the budgets is positive and alpha 0 or more, not {self.temperature} and "
+                f"{self.alpha}"
+            )
+        if not 0 <= self.start < 1:
+            raise ValueError(f"outside images start at a share of the run in [0, 1), not at {self.start}")
+        if min(self.clusters, self.every) < 1 or self.seed < 0:
+            raise ValueError(
+                f"clusters and every are 1 or more and the seed 0 or more, not {self.clusters}, {self.every} and "
+                f"{self.seed}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TemperatureConfig:
     """A temperature that oscillates between separating groups (high) and separating images (low)."""
 
