@@ -147,7 +147,7 @@ def test_runs_stand_side_by_side_and_of_a_method_the_first_that_was_mined(tmp_pa
     runs = {"first": [fake_run(tmp_path / "never"), mined_run(tmp_path / "a")], "second": [other]}
     rarest, forgotten = mined_sheets(runs, None, Elements())
     assert list(rarest.answers) == ["first", "second"]
-    assert rarest.note == "2 of the images shown stand in both rankings."
+    assert rarest.note == "2 of the images shown are in both rankings."
     assert list(forgotten.answers) == ["first"]
     assert forgotten.note == ""
 
