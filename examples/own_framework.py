@@ -42,7 +42,7 @@ def uniformity(z: Tensor) -> Tensor:
 
 
 def accuracy(encoder: nn.Module) -> float:
-    """Percent of test digits that their five nearest neighbours name."""
+    """Percent of test digits that their five nearest neighbors name."""
     train, test = digits("train"), digits("test")
     known, asked = (
         extract_features(encoder, source, preprocessing=Preprocessing(image_size=8)).values for source in (train, test)

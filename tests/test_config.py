@@ -77,6 +77,12 @@ def test_a_configuration_survives_json(config: Any) -> None:
     assert digest(config) == digest(back)
 
 
+def test_settings_of_earlier_versions_are_read() -> None:
+    old = {"views": {"grey": 0.5}, "density": {"neighbours": 7}}
+    config = from_json(PretrainConfig, old)
+    assert (config.views.gray, config.density.neighbors) == (0.5, 7)
+
+
 @given(outers, outers)
 def test_differences_and_digest_tell_configurations_apart(old: Outer, new: Outer) -> None:
     assert (differences(old, new) == []) == (old == new)

@@ -8,11 +8,11 @@ Sets and pairs are those of `arms.py`. Each arm is SimCLR or its self-damaging f
 
 - `simclr`, and `simclr-again`, the same with another seed: what two equal runs differ by; `simclr-held`, never shown a
   tenth of the images, as adaptive is not;
-- a number: that pruning ratio with normalisation of its own, the paper's form. `0` prunes nothing, so that what it
-  costs is the price of the second normalisation alone;
+- a number: that pruning ratio with normalization of its own, the paper's form. `0` prunes nothing, so that what it
+  costs is the price of the second normalization alone;
 - `-statistics`: with statistics of its own and weight and bias shared;
 - `ramp-0.8`, `cyclic-0.8`: schedules;
-- `adaptive`: by the generalisation gap, at gain 2, with statistics of its own.
+- `adaptive`: by the generalization gap, at gain 2, with statistics of its own.
 
 What it should show, written before it ran: adaptive is at least SimCLR - 0.3 points on linear All at every width and
 length, since it prunes nothing where there is no gap; fixed heavy ratios lose in narrow and short runs; where there is

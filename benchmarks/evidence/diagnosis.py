@@ -6,7 +6,7 @@ on each, under encoders that were trained at imbalance 100 and never change. Als
 where the encoder errs.
 
 What it should show, written before it ran: sizes of k-means clusters follow the imbalance weakly, since k-means cuts
-dense regions into more clusters; how unequal the distances to neighbours are follows it better.
+dense regions into more clusters; how unequal the distances to neighbors are follows it better.
 
     python benchmarks/evidence/diagnosis.py --data $SDCLR_DATA/data/cifar10 \
         --encoders runs/simclr-split1 runs/sdclr-0.5-split1 …
@@ -135,7 +135,7 @@ def own_imbalance(train: Source, runs: Path, cache: Path, *, total: int = TOTAL)
 
 
 def where_it_errs(seen: Encoded, labels: Ints, *, total: int = TOTAL) -> Iterator[dict[str, float]]:
-    """How well each quantity finds the images that a vote of 20 neighbours in the whole pool gets wrong (AUROC)."""
+    """How well each quantity finds the images that a vote of 20 neighbors in the whole pool gets wrong (AUROC)."""
     for order in ORDERS:
         rows = draw(labels, counts_of_total(IMBALANCES[-1], total), order)
         dense = seen.dense[rows]

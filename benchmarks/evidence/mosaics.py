@@ -34,7 +34,7 @@ SIMCLR = PretrainConfig(
     epochs=10,
 )
 ARMS = {
-    # One epoch at no learning rate worth the name: random weights, and normalisation statistics of the images.
+    # One epoch at no learning rate worth the name: random weights, and normalization statistics of the images.
     "untrained": replace(SIMCLR, epochs=1, optim=OptimConfig(lr=1e-12, final_lr=0.0, warmup_epochs=0)),
     "simclr": SIMCLR,
     "sdclr-0.3": replace(SIMCLR, damage=DamageConfig(ratio=0.3)),
@@ -45,12 +45,12 @@ def evaluated(
     arm: str, runs: Path, sets: tuple[MosaicSource, MosaicSource, MosaicSource], *, epochs: int, size: int, seed: int
 ) -> AttributeResult:
     """Pre-train on long-tailed mosaics; probe on balanced ones, test on balanced ones of the test images."""
-    train, labelled, test = sets
+    train, labeled, test = sets
     views = replace(SIMCLR.views, image_size=size)
     config = replace(ARMS[arm], views=views, seed=seed, epochs=1 if arm == "untrained" else epochs)
     run = pretrain(train, config, run=runs / f"{arm}-{seed}", runtime=Runtime(progress=False, amp="none"))
     counts = dict(zip(train.attribute_names, train.attributes.sum(axis=0, dtype=int).tolist(), strict=True))
-    return evaluate_attributes(labelled, test, AttributeConfig(draws=3), encoder=run, attribute_counts=counts)
+    return evaluate_attributes(labeled, test, AttributeConfig(draws=3), encoder=run, attribute_counts=counts)
 
 
 def main() -> None:
@@ -67,12 +67,12 @@ def main() -> None:
     torch.set_num_threads(1)
     images, unseen = open_source(options.data, split="train"), open_source(options.data, split="test")
     train = mosaics(images, options.count, imbalance=options.imbalance, seed=options.seed, name="train")
-    labelled = mosaics(images, options.count, imbalance=1, seed=options.seed + 1000, name="labelled")
+    labeled = mosaics(images, options.count, imbalance=1, seed=options.seed + 1000, name="labeled")
     test = mosaics(unseen, options.count, imbalance=1, seed=options.seed + 2000, name="test")
     print("positives", dict(zip(train.attribute_names, train.attributes.sum(axis=0, dtype=int).tolist(), strict=True)))
     for arm in options.arms:
         result = evaluated(
-            arm, options.runs, (train, labelled, test), epochs=options.epochs, size=options.size, seed=options.seed
+            arm, options.runs, (train, labeled, test), epochs=options.epochs, size=options.size, seed=options.seed
         )
         print(f"{arm}: base rate {result.base_rate.all:.1f}")
         for kind, score in (("linear", result.linear), ("few-shot", result.few_shot)):

@@ -1,7 +1,7 @@
 """Which score finds the rare images? A contest of all scores of `sdclr mine` and combinations, against the truth.
 
 What it should show, written before it ran: first measurements on one class order said that the distance to the
-nearest neighbours finds images of rare classes, that forgetting does not, and that the contrastive loss is lower in the
+nearest neighbors finds images of rare classes, that forgetting does not, and that the contrastive loss is lower in the
 tail. If so, distance has an AUROC clearly above 0.5 in every setting, forgetting stays near 0.5 and loss below it.
 Controls: several class orders, so that rare does not mean easy, and a score drawn at random.
 

@@ -16,8 +16,8 @@ from sklearn.ensemble import IsolationForest
 from sklearn.preprocessing import normalize
 
 from sdclr.evaluation.clusters import find_clusters
-from sdclr.features.nearest import Neighbours, nearest
-from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
+from sdclr.features.nearest import Neighbors, nearest
+from sdclr.mining.neighbors import local_outlier_factor, neighbor_distance
 
 Score = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def baseline_scores(features: NDArray[np.float32], *, seed: int = 0) -> dict[str
     """
     rows = normalize(features)
     around = nearest(torch.from_numpy(features), LOF_K)
-    distance = neighbour_distance(around, DISTANCE_K).double().numpy()
+    distance = neighbor_distance(around, DISTANCE_K).double().numpy()
     return {
         "distance": distance,
         "lof": local_outlier_factor(around, LOF_K).double().numpy(),
@@ -98,7 +98,7 @@ def kmeans_score(features: NDArray[np.float32], clusters: int, distance: Score, 
     return _lexicographic(-found.sizes[found.labels], distance)
 
 
-def walk_score(around: Neighbours, k: int, steps: int, *, block: int = 512) -> Score:
+def walk_score(around: Neighbors, k: int, steps: int, *, block: int = 512) -> Score:
     """-1/Σp²: how few images a random walk on the symmetric neighbor graph reaches in effect.
 
     An edge joins two images if either is among the k nearest neighbors of the other; every image has an edge to itself.

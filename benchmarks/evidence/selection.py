@@ -13,7 +13,7 @@ of the classes:
 - classes: how many of the ten are among the chosen;
 - All, Few, Std: accuracy on the balanced test set of a logistic regression on the chosen images' labels alone, over all
   classes, over those of Few, and its deviation over Many, Medium and Few. This is what the labels are for;
-- kNN: accuracy of the vote of 5 neighbours, likewise.
+- kNN: accuracy of the vote of 5 neighbors, likewise.
 
 What it should show, written before it ran. Random has recall at the base rate, or the measurement is wrong. Rarity has
 the largest recall at small budgets but picks many of one kind, so that some classes are missing. Farthest-first finds
@@ -64,7 +64,7 @@ MEASURES = ("recall", "lift", "classes", "all", "few", "std", "knn")
 PENALTY = 0.03
 """Of the logistic regression on standardised features; one for all, since a few labels leave none to choose it by."""
 TOLERANCE = 1e-3
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Case(NamedTuple):
     """(N,) the subset, as positions in the training set."""
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Features (N, D) and classes (N,)."""
 
     x: NDArray[np.float32]
@@ -150,19 +150,19 @@ class Features:
     def folder(self, run: Run) -> Path:
         return self.cache / run.path.name if self.cache else run.path
 
-    def of(self, case: Case) -> tuple[Labelled, Labelled]:
+    def of(self, case: Case) -> tuple[Labeled, Labeled]:
         """Features of the subset and of the test images."""
         file = self.folder(case.run) / "selection_features.npz"
         if file.exists():
             with np.load(file) as stored:
                 if np.array_equal(stored["indices"], case.indices):
-                    return Labelled(stored["x"], stored["y"]), Labelled(stored["test_x"], stored["test_y"])
+                    return Labeled(stored["x"], stored["y"]), Labeled(stored["test_x"], stored["test_y"])
         encoder, size = case.run.encoder(), case.run.config.views.image_size
         train, test = self.sources[case.data]
         if (case.data, size) not in self._tests:  # the same for many runs
             self._tests[case.data, size] = _views(test, size)
         seen = _views(SubsetSource(train, case.indices), size), self._tests[case.data, size]
-        pool, judge = (Labelled(encode_images(encoder, views, batch_size=512).numpy(), y) for views, y in seen)
+        pool, judge = (Labeled(encode_images(encoder, views, batch_size=512).numpy(), y) for views, y in seen)
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_suffix(".tmp.npz")
         np.savez(aside, indices=case.indices, x=pool.x, y=pool.y, test_x=judge.x, test_y=judge.y)
@@ -177,7 +177,7 @@ def _views(source: Source, size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
 
 
 def measure(
-    chosen: NDArray[np.int64], pool: Labelled, test: Labelled, groups: Mapping[str, NDArray[np.int64]]
+    chosen: NDArray[np.int64], pool: Labeled, test: Labeled, groups: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, float]:
     """What a choice is worth; shares in percent."""
     tail = np.isin(pool.y, groups["few"])
@@ -198,10 +198,10 @@ def measure(
     }
 
 
-def choose_all(pool: Labelled, test: Labelled, known: dict[str, Any]) -> dict[str, Any]:
+def choose_all(pool: Labeled, test: Labeled, known: dict[str, Any]) -> dict[str, Any]:
     """Every way at every budget, mean over its draws: way -> budget -> measure -> figure. Adds to what is known."""
     groups = class_groups(np.bincount(pool.y))
-    rarity = nearest(pool.x, NEIGHBOURS).distances.mean(dim=1).numpy()
+    rarity = nearest(pool.x, NEIGHBORS).distances.mean(dim=1).numpy()
     for name, way in WAYS.items():
         if known.get(name, {}).get("way") == (described := {**way.options, "draws": way.draws}):
             continue

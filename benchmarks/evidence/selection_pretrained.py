@@ -142,7 +142,7 @@ def _kinds_first(seen: Seen, budget: int, seed: int, *, then: str) -> Positions:
     first = one_of_each(unit, seen.kinds, np.empty(0, dtype=np.int64))[:budget]
     if len(first) == budget:
         return first
-    rest = select_samples(seen.x, seen.rarity, budget - len(first), method=then, labelled=first, seed=seed)
+    rest = select_samples(seen.x, seen.rarity, budget - len(first), method=then, labeled=first, seed=seed)
     return np.concatenate([first, rest])
 
 

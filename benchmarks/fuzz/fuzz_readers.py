@@ -15,7 +15,7 @@ import numpy as np
 
 import fuzz_seeds as seeds
 from fuzz_mutate import CSV
-from sdclr.cli.labels import labelled_ids
+from sdclr.cli.labels import labeled_ids
 from sdclr.data.folder import FolderSource
 from sdclr.data.shards import ShardSource
 from sdclr.data.sources import attributes_of, image_file, open_source
@@ -158,8 +158,8 @@ def try_moved(path: Path) -> None:
     undo_moves(away)
 
 
-def try_labelled(path: Path) -> None:
-    found = labelled_ids([path])
+def try_labeled(path: Path) -> None:
+    found = labeled_ids([path])
     assert len(found) == len(set(found))
 
 

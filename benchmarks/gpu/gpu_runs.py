@@ -112,7 +112,7 @@ class Steps:
         synchronize(self.device)
 
     def step(self) -> None:
-        """Views, forward, backward and optimiser, as far as the host has to do with them."""
+        """Views, forward, backward and optimizer, as far as the host has to do with them."""
         view1, view2 = next(self.pairs)
         self.optimizer.zero_grad(set_to_none=True)
         self.differentiate(view1, view2)

@@ -58,7 +58,7 @@ def yardsticks(source: Source, indices: Sequence[int], size: int) -> tuple[float
 
 def _drawn(source: Source, indices: Sequence[int], size: int, side: int) -> Iterator[tuple[Any, ...]]:
     """The shrunk image, the view that is drawn of it, the photo, and the view's box in the photo."""
-    config = ViewConfig(image_size=size, crop_scale=(0.08, 1.0), flip=0, jitter=0, grey=0, blur=0)
+    config = ViewConfig(image_size=size, crop_scale=(0.08, 1.0), flip=0, jitter=0, gray=0, blur=0)
     for index in indices:
         shrunk = shrunk_image(source, index, side)
         height, width = shrunk.shape[:2]

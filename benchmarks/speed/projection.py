@@ -26,19 +26,19 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from sdclr.features import projection
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 
 K = 15
 
 
-def by_sdclr(options: argparse.Namespace, _features: NDArray[np.float32], near: Neighbours) -> NDArray[np.float32]:
+def by_sdclr(options: argparse.Namespace, _features: NDArray[np.float32], near: Neighbors) -> NDArray[np.float32]:
     projection._GATHERING, projection._SPREADING = options.steps  # noqa: SLF001
     if options.two_levels:
         projection.PLACED_AT_ONCE = 0
     return projection.project(near)
 
 
-def by_umap(_options: argparse.Namespace, features: NDArray[np.float32], near: Neighbours) -> NDArray[np.float32]:
+def by_umap(_options: argparse.Namespace, features: NDArray[np.float32], near: Neighbors) -> NDArray[np.float32]:
     import umap  # noqa: PLC0415  # a peer, found through --peers
 
     # Its lists begin with the image itself.
@@ -50,14 +50,14 @@ def by_umap(_options: argparse.Namespace, features: NDArray[np.float32], near: N
     return np.asarray(found.fit_transform(features))
 
 
-def by_pacmap(_options: argparse.Namespace, features: NDArray[np.float32], _near: Neighbours) -> NDArray[np.float32]:
+def by_pacmap(_options: argparse.Namespace, features: NDArray[np.float32], _near: Neighbors) -> NDArray[np.float32]:
     import pacmap  # noqa: PLC0415  # a peer, found through --peers
 
     rows = features / np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(pacmap.PaCMAP(random_state=0).fit_transform(rows))
 
 
-METHODS: dict[str, Callable[[argparse.Namespace, NDArray[np.float32], Neighbours], NDArray[np.float32]]] = {
+METHODS: dict[str, Callable[[argparse.Namespace, NDArray[np.float32], Neighbors], NDArray[np.float32]]] = {
     "sdclr": by_sdclr,
     "umap": by_umap,
     "pacmap": by_pacmap,

@@ -2,9 +2,9 @@
 
     python benchmarks/speed/speed_density.py [--images 4096] [--width 16] [--every 10] [--device auto] [--quick]
 
-A look is what `sdclr.training.density.refresh` does: the features of all images, their nearest neighbours, the weights.
+A look is what `sdclr.training.density.refresh` does: the features of all images, their nearest neighbors, the weights.
 An epoch is one of SimCLR on the same images, views included. Beside the whole look its two parts stand alone, since
-they grow differently: features with the number of images, neighbours with its square.
+they grow differently: features with the number of images, neighbors with its square.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from sdclr.features.extract import encode_images
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.config import DensityConfig
 from sdclr.method.rebalancing.density import density_weights
-from sdclr.training.density import Reading, neighbour_distances
+from sdclr.training.density import Reading, neighbor_distances
 from sdclr.training.distributed import Processes, resolve_device
 from speed_harness import Candidate, Comparison, Effort, Findings, Quartiles, Table, Target, compare, spread
 from speed_steps import StepSize, Training, loader_of
@@ -27,11 +27,11 @@ from speed_steps import StepSize, Training, loader_of
 LIMIT = 0.02
 """What all looks of a run may take of its time."""
 
-LOOK, EPOCH, FEATURES, NEIGHBOURS, WEIGHTS = (
+LOOK, EPOCH, FEATURES, NEIGHBORS, WEIGHTS = (
     "one look",
     "one epoch of SimCLR",
     "features alone",
-    "neighbours alone",
+    "neighbors alone",
     "weights alone",
 )
 
@@ -63,16 +63,16 @@ def compare_look(size: Size, effort: Effort, device: torch.device) -> Comparison
             training.step(batch.view1, batch.view2)
 
     def look() -> Tensor:
-        distances = neighbour_distances(encoder, images, place=place, reading=reading, k=config.neighbours)
+        distances = neighbor_distances(encoder, images, place=place, reading=reading, k=config.neighbors)
         return density_weights(distances, effective=config.effective)
 
     features = encode_images(encoder, images)
-    distances = nearest(features, config.neighbours).distances.mean(dim=1).cpu()
+    distances = nearest(features, config.neighbors).distances.mean(dim=1).cpu()
     parts: dict[str, Callable[[], object]] = {
         LOOK: look,
         EPOCH: epoch,
         FEATURES: lambda: encode_images(encoder, images),
-        NEIGHBOURS: lambda: nearest(features, config.neighbours + 1, queries=features),
+        NEIGHBORS: lambda: nearest(features, config.neighbors + 1, queries=features),
         WEIGHTS: lambda: density_weights(distances, effective=config.effective),
     }
     candidates = [Candidate(name, _finished(call, device)) for name, call in parts.items()]

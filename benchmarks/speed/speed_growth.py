@@ -166,13 +166,13 @@ class Growth:
         panels = figure.subplots(1, 2)
         for axes, name, what in zip(panels, ("Seconds", "Peak memory / MiB"), ("time", "memory"), strict=True):
             _prepare(axes, name)
-            for curve, colour in zip(self.curves, PALETTE, strict=False):
+            for curve, color in zip(self.curves, PALETTE, strict=False):
                 ns = np.array([point.n for point in curve.points], dtype=np.float64)
                 costs = [point.seconds if what == "time" else point.peak / MIB for point in curve.points]
-                axes.plot(ns, costs, ".-", color=colour, linewidth=1.6, label=curve.expected.title)
+                axes.plot(ns, costs, ".-", color=color, linewidth=1.6, label=curve.expected.title)
                 # Through the last point: there, costs that do not grow weigh least.
                 ideal = costs[-1] * (ns / ns[-1]) ** getattr(curve.expected, what)
-                axes.plot(ns, ideal, "--", color=colour, linewidth=0.8)
+                axes.plot(ns, ideal, "--", color=color, linewidth=0.8)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
         return figure

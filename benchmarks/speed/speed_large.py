@@ -2,7 +2,7 @@
 
     python benchmarks/speed/speed_large.py --folder /tmp/jpegs [--data DIR] [--count 2000] [--workers N]
 
-The folder is filled with JPEGs if it holds none: crops of scikit-learn's two photographs in changed colours, and, where
+The folder is filled with JPEGs if it holds none: crops of scikit-learn's two photographs in changed colors, and, where
 `--data` names CIFAR-10 as parquet files, mosaics of its images.
 """
 
@@ -123,7 +123,7 @@ def make_jpegs(folder: Path, count: int = 2000, data: Path | None = None) -> Pat
 
 
 def _crop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A part of a photograph, perhaps flipped, in changed colours."""
+    """A part of a photograph, perhaps flipped, in changed colors."""
     width, height = JPEG_SIZE
     scale = rng.uniform(0.4, 1) * min(photo.width / width, photo.height / height)
     left = rng.uniform(0, photo.width - scale * width)

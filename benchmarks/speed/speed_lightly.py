@@ -19,7 +19,7 @@ LIGHTLY, LIGHTLY_BF16 = "lightly's SimCLR", "lightly's SimCLR, bf16"
 class LightlyTraining:
     """SimCLR as lightly's documentation builds it: its head, its loss, one forward pass a view, SGD of torch.
 
-    The encoder, the optimiser's settings and the temperature are ours. As there, the views come normalised, so that
+    The encoder, the optimizer's settings and the temperature are ours. As there, the views come normalized, so that
     the network does not do it, and weights and images lie in torch's default order.
     """
 
@@ -33,7 +33,7 @@ class LightlyTraining:
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
     def step(self, view1: Tensor, view2: Tensor) -> None:
-        """Forward, backward and optimiser."""
+        """Forward, backward and optimizer."""
         with autocast(view1, self.amp):
             loss = self.criterion(self.network(view1), self.network(view2))
         self.optimizer.zero_grad()

@@ -78,7 +78,7 @@ def least_bytes(kind: Kind, size: LossSize) -> int:
     """What a way holds at once, inputs apart: no more than it was seen to take, to tell what cannot fit."""
     rows = 2 * size.batch
     if kind == "tiled":
-        return 4 * 4 * rows * size.dim  # the rows, normalised and scaled, and their gradients
+        return 4 * 4 * rows * size.dim  # the rows, normalized and scaled, and their gradients
     if kind == "pytorch-metric-learning":
         return 4 * 4 * rows * rows * (rows - 2)  # each positive pair meets the negative pairs of every anchor
     return (4 if kind == "lightly" else 3) * 4 * rows * rows

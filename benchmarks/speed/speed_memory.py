@@ -34,7 +34,7 @@ class Usage:
     between: int
     """Tensors alive between steps, when gradients are gone: weights, momentum, masks, statistics."""
     unexplained: int
-    """Those of them that are no parameter, buffer or optimiser state."""
+    """Those of them that are no parameter, buffer or optimizer state."""
     weights: int
     """The network's parameters, for comparison."""
 

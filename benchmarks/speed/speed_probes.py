@@ -37,7 +37,7 @@ ONE, SKLEARN_ONE = "sdclr, L-BFGS, one penalty", "scikit-learn LogisticRegressio
 KNN, SKLEARN_KNN = "sdclr knn_predict", "scikit-learn KNeighborsClassifier"
 
 PATCH, STRIDE, POOL = 6, 2, 7
-NEIGHBOURS, TEMPERATURE = 200, 0.1
+NEIGHBORS, TEMPERATURE = 200, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,13 +256,13 @@ def _sklearn(features: Features, penalty: float) -> _Layer:
 
 
 def compare_knn(size: ProbeSize, features: Features, effort: Effort, *, peers: bool = True) -> tuple[Comparison, float]:
-    """Seconds to classify all test images by their neighbours, and ours's accuracy.
+    """Seconds to classify all test images by their neighbors, and ours's accuracy.
 
     Raises:
         ValueError: If scikit-learn names another class for more than one image in a thousand.
     """
     (train_x, train_y), (test_x, test_y) = features.train, features.test
-    k = min(NEIGHBOURS, len(train_x))
+    k = min(NEIGHBORS, len(train_x))
     found: dict[str, NDArray[np.int64]] = {}
 
     def ours() -> None:

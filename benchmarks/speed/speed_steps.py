@@ -91,7 +91,7 @@ class Training:
         self.optimizer = create_optimizer(self.objective, config.optim)
 
     def step(self, view1: Tensor, view2: Tensor) -> None:
-        """Forward, backward and optimiser."""
+        """Forward, backward and optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(view1, self.amp):
             loss = self.objective(view1, view2).mean()

@@ -110,7 +110,7 @@ def torchvision_view(config: ViewConfig) -> Callable[[object], Tensor]:
         ),
         v2.RandomHorizontalFlip(config.flip),
         v2.RandomApply([jitter], config.jitter),
-        v2.RandomGrayscale(config.grey),
+        v2.RandomGrayscale(config.gray),
         v2.ToDtype(torch.float32, scale=True),
     ]
     return v2.Compose(steps)
@@ -131,7 +131,7 @@ def lightly_transform(config: ViewConfig, *, normalize: bool = False) -> SimCLRT
         cj_sat=config.saturation,
         cj_hue=config.hue,
         min_scale=config.crop_scale[0],
-        random_gray_scale=config.grey,
+        random_gray_scale=config.gray,
         gaussian_blur=config.blur,
         sigmas=config.blur_sigma,
         hf_prob=config.flip,
@@ -149,7 +149,7 @@ def kornia_views(config: ViewConfig) -> nn.Module:
         ),
         kornia.RandomHorizontalFlip(p=config.flip),
         kornia.ColorJitter(*jitter, p=config.jitter),
-        kornia.RandomGrayscale(p=config.grey),
+        kornia.RandomGrayscale(p=config.gray),
     ]
     if config.blur:
         # One size for all: three of the largest sigma to each side.

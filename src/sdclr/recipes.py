@@ -75,7 +75,7 @@ def digits_demo() -> PretrainConfig:
     """Handwritten digits of 8 px with a quarter-width ResNet-18: seconds on a CPU core. Digits are not mirrored."""
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
-        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, grey=0.0),
+        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, gray=0.0),
         damage=DamageConfig(ratio=0.5),
         optim=OptimConfig(lr=0.25),
         temperature=0.2,

@@ -60,7 +60,7 @@ def test_lossy_formats_come_back_nearly():
 
 
 def test_first_frame_of_an_animation():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "TIFF", "PNG"):
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
         assert decode_image(data, image_id="x")[4, 4].tolist() == pytest.approx([255, 0, 0], abs=3), kind
@@ -101,9 +101,9 @@ def test_transparency_is_laid_over_white():
     decoded = decode_image(encode(layer, "PNG"), image_id="x")
     assert decoded[:, 0].tolist() == [[200, 0, 0], [200, 0, 0], [255, 255, 255], [204, 204, 204]]
 
-    grey = Image.fromarray(layer[..., 0]).convert("LA")
-    grey.putalpha(Image.fromarray(layer[..., 3]))
-    assert decode_image(encode(grey, "PNG"), image_id="x")[2, 0].tolist() == [255, 255, 255]
+    gray = Image.fromarray(layer[..., 0]).convert("LA")
+    gray.putalpha(Image.fromarray(layer[..., 3]))
+    assert decode_image(encode(gray, "PNG"), image_id="x")[2, 0].tolist() == [255, 255, 255]
 
 
 def test_palettes():
@@ -120,17 +120,17 @@ def test_palettes():
     assert decoded[-1, -1].tolist() == expected[-1, -1].tolist()
 
 
-def test_black_and_white_grey_and_cmyk():
+def test_black_and_white_gray_and_cmyk():
     assert np.unique(decode_image(encode(Image.fromarray(RAMP).convert("1"), "PNG"), image_id="x")).tolist() == [0, 255]
-    grey = decode_image(encode(RAMP[..., 0], "PNG"), image_id="x")
-    np.testing.assert_array_equal(grey, RAMP[..., :1].repeat(3, axis=-1))
+    gray = decode_image(encode(RAMP[..., 0], "PNG"), image_id="x")
+    np.testing.assert_array_equal(gray, RAMP[..., :1].repeat(3, axis=-1))
     for kind in ("TIFF", "JPEG"):
         cmyk = decode_image(encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), kind), image_id="x")
         assert cmyk[8, 8].tolist() == pytest.approx([254, 0, 0], abs=3), kind
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bit_grey_is_scaled(kind):
+def test_sixteen_bit_gray_is_scaled(kind):
     deep = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
     decoded = decode_image(encode(deep, kind), image_id="x")
     np.testing.assert_array_equal(decoded[..., 1], np.arange(256).reshape(16, 16))
@@ -311,14 +311,14 @@ def same(one, two):
 
 
 def structured(height, width, seed):
-    """Edges and noise, in colours that subsampling blurs."""
+    """Edges and noise, in colors that subsampling blurs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (-(-height // 7), -(-width // 5), 3), dtype=np.uint8)
     image = np.kron(coarse, np.ones((7, 5, 1), dtype=np.uint8))[:height, :width].astype(int)
     return np.clip(image + rng.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 @settings(max_examples=80, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -330,14 +330,14 @@ def structured(height, width, seed):
     min_side=st.none() | st.integers(1, 60),
 )
 def test_workers_see_pillows_pixels(
-    decode_both, *, grey, size, subsampling, quality, progressive, restart, orientation, min_side
+    decode_both, *, gray, size, subsampling, quality, progressive, restart, orientation, min_side
 ):
     image = structured(*size, seed=sum(size))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {} if grey else {"subsampling": subsampling}
+    options = {} if gray else {"subsampling": subsampling}
     data = encode(
-        image[..., 0] if grey else image,
+        image[..., 0] if gray else image,
         "JPEG",
         quality=quality,
         progressive=progressive,
@@ -418,7 +418,7 @@ def test_workers_refuse_what_pillow_refuses(decode_both, *, kind, how, places, n
 
 
 def test_a_marker_among_the_pixels_is_refused_though_opencv_takes_it(decode_both):
-    # A second header where pixels should be: libjpeg fills the picture up with grey, and complains at its end.
+    # A second header where pixels should be: libjpeg fills the picture up with gray, and complains at its end.
     data = encode(structured(64, 64, seed=2), "JPEG")
     at = len(data) // 2
     damaged = data[:at] + b"\xff\xc0\x00\x11" + data[at:]

@@ -39,7 +39,7 @@ def test_the_short_side_comes_to_what_is_asked_for(height, width):
 def test_views_of_shrunk_photos_are_those_of_the_photos(shared_data: Path, size: int):
     """Pillow resizes the same box of the whole photo, by bicubic and, as a yardstick, by bilinear interpolation."""
     source = open_source(shared_data / "data" / "clothing" / "train")
-    config = ViewConfig(image_size=size, crop_scale=(0.08, 1.0), flip=0, jitter=0, grey=0, blur=0)
+    config = ViewConfig(image_size=size, crop_scale=(0.08, 1.0), flip=0, jitter=0, gray=0, blur=0)
     errors, yardstick, misplaced = [], [], []
     for index in range(0, len(source), len(source) // 40):
         shrunk = shrunk_image(source, index, short_side(size))

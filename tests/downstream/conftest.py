@@ -49,7 +49,7 @@ def small() -> FinetuneConfig:
 
 @pytest.fixture(scope="session")
 def pretrained(few_digits: SubsetSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of one epoch, with a normalisation of its own."""
+    """A run of one epoch, with a normalization of its own."""
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet18", width=4, mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4)),
         head=HeadConfig(dim=8),

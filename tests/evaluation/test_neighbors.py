@@ -89,7 +89,7 @@ def test_a_file_from_elsewhere(run, source, embeddings, picture):
         assert second[2:] == pytest.approx(inside[0][2:], abs=1e-5)  # of which the image itself is not one
 
 
-def test_copies_of_an_image_are_neighbours_and_the_image_is_not(run):
+def test_copies_of_an_image_are_neighbors_and_the_image_is_not(run):
     copies = SubsetSource(digits(), [5])
     copies.indices = np.array([5, 5, 5, 5])
     copies.ids = ["a", "b", "c", "d"]

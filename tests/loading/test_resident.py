@@ -58,24 +58,24 @@ GOES_ON = {
 
 
 @pytest.mark.parametrize("what", WAITS)
-def test_what_waits_is_found(what, no_synchronisation):
+def test_what_waits_is_found(what, no_synchronization):
     x = torch.arange(6.0)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         WAITS[what](x)
     assert watched.found
     assert "test_resident.py:" in watched.found[0]
 
 
 @pytest.mark.parametrize("what", GOES_ON)
-def test_what_does_not_wait_is_let_through(what, no_synchronisation):
+def test_what_does_not_wait_is_let_through(what, no_synchronization):
     x = torch.arange(6.0)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         GOES_ON[what](x)
     assert not watched.found
 
 
-def test_a_copy_between_devices_that_waits_is_found(no_synchronisation):
-    with FakeTensorMode(), no_synchronisation() as watched:
+def test_a_copy_between_devices_that_waits_is_found(no_synchronization):
+    with FakeTensorMode(), no_synchronization() as watched:
         x = torch.ones(3).to("cuda", non_blocking=True)
         x.copy_(torch.ones(3), non_blocking=True)
         assert not watched.found
@@ -88,9 +88,9 @@ def test_a_copy_between_devices_that_waits_is_found(no_synchronisation):
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.5])
-def test_no_step_on_the_cpu_does_what_would_wait_on_a_gpu(blur, no_synchronisation):
+def test_no_step_on_the_cpu_does_what_would_wait_on_a_gpu(blur, no_synchronization):
     loader = resident(pictures(), blur)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         assert len(list(loader.epoch(0))) == 6
     assert not watched.found
 
@@ -116,10 +116,10 @@ def fake_gpu(monkeypatch):
 @pytest.mark.parametrize("side", [20, 100])
 @pytest.mark.parametrize("blur", [0.0, 0.5])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_no_step_on_a_gpu_waits(side, blur, channels_last, fake_gpu, no_synchronisation):
+def test_no_step_on_a_gpu_waits(side, blur, channels_last, fake_gpu, no_synchronization):
     loader = resident(pictures(side=side, device="cuda"), blur, channels_last=channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         for batch in loader.epoch(0):
             for view in (batch.view1, batch.view2):
                 assert view.is_cuda

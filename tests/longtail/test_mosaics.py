@@ -57,7 +57,7 @@ def test_one_seed_gives_one_class_order():
     assert len({tuple(np.argsort(-mosaics(SHADES, 3000, seed=s).attributes.sum(axis=0))) for s in range(6)}) > 1
 
 
-def test_unlabelled_images_are_not_used():
+def test_unlabeled_images_are_not_used():
     labels = np.where(LABELS == 3, -1, LABELS)
     source = mosaics(ArraySource(np.zeros((40, 2, 2), np.uint8), labels=labels), 200)
     assert set(labels[source.tiles].ravel()) == {0, 1, 2}

@@ -46,9 +46,9 @@ def test_a_published_list_is_used_as_it_is(source, tmp_path):
 
 
 def test_drawing_needs_labels():
-    unlabelled = ArraySource(np.zeros((9, 2, 2, 3), dtype=np.uint8))
+    unlabeled = ArraySource(np.zeros((9, 2, 2, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="has no labels"):
-        select(unlabelled, SubsetConfig(kind="long-tail"))
+        select(unlabeled, SubsetConfig(kind="long-tail"))
 
 
 def test_cifar10_lt_has_the_published_totals(cifar10_dir):

@@ -351,9 +351,9 @@ def test_an_oracle_draws_every_class_equally_often():
     source = digits("train")
     share = np.bincount(source.labels, weights=balancing_weights(source))
     np.testing.assert_allclose(share, 1)
-    unlabelled = SimpleNamespace(name="half", labels=np.where(source.labels == 3, -1, source.labels))
+    unlabeled = SimpleNamespace(name="half", labels=np.where(source.labels == 3, -1, source.labels))
     with pytest.raises(InputError, match="half has images without a label"):
-        balancing_weights(unlabelled)
+        balancing_weights(unlabeled)
 
 
 def test_only_an_oracle_gets_weights(tiny, tmp_path, monkeypatch):

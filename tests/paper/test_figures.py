@@ -58,7 +58,7 @@ SWEEP = [
 ]
 
 
-def test_the_sweep_has_both_normalisations_and_simclr_as_a_level():
+def test_the_sweep_has_both_normalizations_and_simclr_as_a_level():
     figure, rows = ratio_sweep(SWEEP)
     linear, few_shot = figure.axes
     own, shared, level = linear.lines

@@ -97,8 +97,8 @@ def plain_run(source: ArraySource, tmp_path_factory: pytest.TempPathFactory) -> 
     """Trained without damage, by a user without labels."""
     images = np.stack([source.image(index) for index in range(len(source))])
     folder = tmp_path_factory.mktemp("runs") / "simclr"
-    unlabelled = ArraySource(images, name="unlabelled")
-    return pretrain(unlabelled, config("none"), run=folder, runtime=Runtime(progress=False, workers=0))
+    unlabeled = ArraySource(images, name="unlabeled")
+    return pretrain(unlabeled, config("none"), run=folder, runtime=Runtime(progress=False, workers=0))
 
 
 def result(many: float, *, shots: int = 4) -> Result:
@@ -268,7 +268,7 @@ def test_equal_input_gives_equal_pages(run: Run, source: ArraySource, tmp_path: 
 
 def test_a_run_without_labels_or_competitor(plain_run: Run, source: ArraySource, tmp_path: Path) -> None:
     images = np.stack([source.image(index) for index in range(len(source))])
-    page = Page(run_report(plain_run, ArraySource(images, name="unlabelled"), path=tmp_path / "r.html"))
+    page = Page(run_report(plain_run, ArraySource(images, name="unlabeled"), path=tmp_path / "r.html"))
     assert page.sections == ["training", "collection", "views", "settings"]
     assert "This page shows how the encoder was trained" in page.text
     assert page.tags["img"] == 2  # examples, views
@@ -330,7 +330,7 @@ def test_tables_of_the_author_take_the_place_of_ours(tmp_path: Path) -> None:
     table = Table("Mine", ("Method", "x"), (("a", "1.5"), ("b", "2.5")), "Note.", frozenset({(1, 1)}))
     page = Page(write_report(tmp_path / "r.html", title="T", results={"a": [result(70)]}, tables=[table]))
     assert "Mine" in page.text
-    assert "Nearest neighbours" not in page.text
+    assert "Nearest neighbors" not in page.text
     assert "<strong>2.5</strong>" in page.html
     assert "<strong>1.5</strong>" not in page.html
 

@@ -154,7 +154,7 @@ def test_preprocessing_is_the_evaluations(tmp_path):
     assert said["other_images"] == {
         "resize_shorter_side": round(24 * 256 / 224),
         "interpolation": "bicubic, antialiased",
-        "centre_crop": [24, 24],
+        "center_crop": [24, 24],
     }
     assert (said["image_size"], said["std"], said["features"]) == (24, [0.1, 0.2, 0.3], 32)
 

@@ -66,16 +66,16 @@ THEIRS = {
     Operation.SOLARIZE: F.solarize,
     Operation.POSTERIZE: lambda image, value: F.posterize(image, int(value)),
     Operation.CONTRAST: F.adjust_contrast,
-    Operation.COLOUR: F.adjust_saturation,
+    Operation.COLOR: F.adjust_saturation,
     Operation.BRIGHTNESS: F.adjust_brightness,
     Operation.SHARPNESS: F.adjust_sharpness,
 }
-# torchvision cuts off fractions of a level, in contrast, colour and sharpness also those of what it blends with.
-WITHIN = {Operation.CONTRAST: 2, Operation.COLOUR: 2, Operation.SHARPNESS: 2}
+# torchvision cuts off fractions of a level, in contrast, color and sharpness also those of what it blends with.
+WITHIN = {Operation.CONTRAST: 2, Operation.COLOR: 2, Operation.SHARPNESS: 2}
 
 
 @pytest.mark.parametrize("kind", list(THEIRS))
-def test_colours_equal_torchvision_within_rounding(kind):
+def test_colors_equal_torchvision_within_rounding(kind):
     drawn, amount = images(), values(kind)
     ours = done(kind, drawn, amount)
     theirs = torch.stack([THEIRS[kind](image, value) for image, value in zip(drawn, amount, strict=True)]).float()
@@ -115,7 +115,7 @@ def test_cutting_out_equals_pillow_s_rectangle():
     drawn = images()
     for x, y, value in ((0.5, 0.5, 0.25), (0.02, 0.97, 0.4), (0.999, 0.31, 0.1)):
         ours = done(Operation.CUTOUT, drawn, value, x, y)
-        left, top = (int(max(0, (centre - value / 2) * SIDE)) for centre in (x, y))
+        left, top = (int(max(0, (center - value / 2) * SIDE)) for center in (x, y))
         box = (left, top, min(SIDE, left + value * SIDE), min(SIDE, top + value * SIDE))
         for image, result in zip(drawn, ours, strict=True):
             pillow = F.to_pil_image(image)

@@ -15,14 +15,14 @@ from sdclr.views.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewCo
 from sdclr.views.render import (
     blur_radius,
     blur_weights,
-    colour_maps,
+    color_maps,
     hue_rotations,
     render,
     render_views,
     resize_weights,
 )
 
-CROPS_ONLY = ViewConfig(jitter=0.0, grey=0.0)
+CROPS_ONLY = ViewConfig(jitter=0.0, gray=0.0)
 ADJUST = {BRIGHTNESS: F.adjust_brightness, CONTRAST: F.adjust_contrast, SATURATION: F.adjust_saturation}
 
 
@@ -94,7 +94,7 @@ def test_tables_stay_small():
 
 
 @pytest.mark.parametrize("operation", [BRIGHTNESS, CONTRAST, SATURATION])
-def test_each_colour_operation_is_torchvisions(operation):
+def test_each_color_operation_is_torchvisions(operation):
     n, images = 20, random_images(20, 24, 24, 100, 156)
     factors = np.tile([1.0, 1.0, 1.0, 0.0], (n, 1))
     factors[:, operation] = np.linspace(0.6, 1.4, n)
@@ -104,15 +104,15 @@ def test_each_colour_operation_is_torchvisions(operation):
         torch.testing.assert_close(views[index], expected, atol=1e-5, rtol=0)
 
 
-def test_grey_is_torchvisions():
+def test_gray_is_torchvisions():
     images = random_images(5, 24, 24)
-    views = render(images, whole(5, 24, grey=np.ones(5, dtype=bool)), 24)
+    views = render(images, whole(5, 24, gray=np.ones(5, dtype=bool)), 24)
     torch.testing.assert_close(views, F.rgb_to_grayscale(images.float() / 255, 3), atol=1e-5, rtol=0)
 
 
 def test_the_whole_chain_in_its_drawn_order_is_torchvisions_where_nothing_clamps():
     n, images = 100, random_images(100, 32, 32, 110, 146)
-    params = draw(ViewConfig(hue=0.0, jitter=0.9, grey=0.3, brightness=0.3), n)
+    params = draw(ViewConfig(hue=0.0, jitter=0.9, gray=0.3, brightness=0.3), n)
     assert len(np.unique(params.order, axis=0)) > 15
     views = render(images, params, 32)
     for index in range(n):
@@ -120,14 +120,14 @@ def test_the_whole_chain_in_its_drawn_order_is_torchvisions_where_nothing_clamps
         for operation in params.order[index]:
             if operation != HUE:
                 expected = ADJUST[operation](expected, float(params.factors[index, operation]))
-        if params.grey[index]:
+        if params.gray[index]:
             expected = F.rgb_to_grayscale(expected, 3)
         assert expected.min() > 0
         assert expected.max() < 1
         torch.testing.assert_close(views[index], expected, atol=1e-5, rtol=0)
 
 
-def test_hue_is_a_rotation_about_the_grey_axis():
+def test_hue_is_a_rotation_about_the_gray_axis():
     turns = np.linspace(-0.5, 0.5, 13)
     rotations = hue_rotations(turns)
     np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (13, 1, 1)), atol=1e-12)
@@ -141,13 +141,13 @@ def test_hue_is_a_rotation_about_the_grey_axis():
 def test_the_order_of_hue_in_the_chain_counts():
     factors = np.tile([1.2, 0.7, 1.3, 0.1], (2, 1))
     order = np.array([[HUE, BRIGHTNESS, SATURATION, CONTRAST], [CONTRAST, SATURATION, HUE, BRIGHTNESS]])
-    pixel_map, mean_map = colour_maps(whole(2, 8, factors=factors, order=order))
+    pixel_map, mean_map = color_maps(whole(2, 8, factors=factors, order=order))
     assert np.abs(pixel_map[0] - pixel_map[1]).max() > 0.01
-    pixel, mean, grey = np.array([0.4, 0.5, 0.45]), np.array([0.5, 0.4, 0.55]), np.array([0.2989, 0.587, 0.114])
+    pixel, mean, gray = np.array([0.4, 0.5, 0.45]), np.array([0.5, 0.4, 0.55]), np.array([0.2989, 0.587, 0.114])
     turn = hue_rotations(np.array([0.1]))[0]
-    expected, centre = (1.2 * (turn @ x) for x in (pixel, mean))
-    expected, centre = (1.3 * x - 0.3 * (grey @ x) for x in (expected, centre))
-    expected = 0.7 * expected + 0.3 * (grey @ centre)
+    expected, center = (1.2 * (turn @ x) for x in (pixel, mean))
+    expected, center = (1.3 * x - 0.3 * (gray @ x) for x in (expected, center))
+    expected = 0.7 * expected + 0.3 * (gray @ center)
     np.testing.assert_allclose(pixel_map[0] @ pixel + mean_map[0] @ mean, expected, atol=1e-12)
 
 
@@ -163,7 +163,7 @@ def test_blur_is_torchvisions_with_a_kernel_of_the_same_size(sigma, side):
     torch.testing.assert_close(views[0], images[0].float() / 255, atol=1e-6, rtol=0)
 
 
-def test_blur_comes_after_the_colours():
+def test_blur_comes_after_the_colors():
     n, images = 30, random_images(30, 32, 32, 110, 146)
     blurred = draw(ViewConfig(hue=0.0, brightness=0.2, blur=0.7), n)
     sharp = render(images, dataclasses.replace(blurred, sigma=np.zeros(n)), 32)
@@ -319,7 +319,7 @@ def test_real_images_come_out_almost_as_from_torchvisions_clamped_steps(cifar10_
         for operation in params.order[index]:
             if operation != HUE:
                 expected = ADJUST[operation](expected, float(params.factors[index, operation]))
-        if params.grey[index]:
+        if params.gray[index]:
             expected = F.rgb_to_grayscale(expected, 3)
         differences.append((views[index] - expected).abs().flatten())
     differences = torch.stack(differences) * 255

@@ -33,7 +33,7 @@ def test_it_draws_what_the_torch_renderer_draws(photo, size, source):
     image = np.array(Image.fromarray(photo).resize(source, Image.Resampling.BICUBIC))
     params = draw(config, n, image)
     assert params.flip.any()
-    assert params.grey.any()
+    assert params.gray.any()
     assert params.sigma.any()
     expected = render(torch.from_numpy(image).permute(2, 0, 1).expand(n, -1, -1, -1), params, size)
     views = np.empty((n, size, size, 3), dtype=np.uint8)
@@ -47,7 +47,7 @@ def test_it_draws_what_the_torch_renderer_draws(photo, size, source):
 def test_crop_and_resize_are_pillows(photo, longest):
     n = 15
     image = np.ascontiguousarray(photo[:longest, 50 : 50 + longest])
-    params = draw(ViewConfig(jitter=0, grey=0), n, image)
+    params = draw(ViewConfig(jitter=0, gray=0), n, image)
     for index in range(n):
         top, left, height, width = (int(f[index]) for f in (params.top, params.left, params.height, params.width))
         crop = Image.fromarray(image[top : top + height, left : left + width])
@@ -79,7 +79,7 @@ def test_a_batch_of_images_of_several_sizes_is_drawn_as_one_by_one(photo):
 def test_the_blur_is_gaussian(photo, sigma):
     whole = {"top": [0], "left": [0], "height": [96], "width": [96]}
     params = dataclasses.replace(
-        draw(ViewConfig(flip=0, jitter=0, grey=0), 1, photo),
+        draw(ViewConfig(flip=0, jitter=0, gray=0), 1, photo),
         **{name: np.array(value) for name, value in whole.items()},
         sigma=np.array([sigma]),
     )

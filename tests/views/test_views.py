@@ -11,7 +11,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from sdclr.errors import InputError
 from sdclr.views.parameters import ViewConfig, ViewParameters, draw_views
 
-FIELDS = ("top", "left", "height", "width", "flip", "factors", "order", "grey", "sigma")
+FIELDS = ("top", "left", "height", "width", "flip", "factors", "order", "gray", "sigma")
 
 
 def draw(config=None, *, n=2000, seed=0, epoch=0, view=0, height=32, width=32, indices=None):
@@ -30,7 +30,7 @@ def same(a: ViewParameters, b: ViewParameters) -> bool:
     [
         ({"image_size": 0}, "image_size is 0"),
         ({"flip": 1.5}, r"flip is 1\.5.*between 0 and 1"),
-        ({"grey": -0.1}, "grey is -0.1"),
+        ({"gray": -0.1}, "gray is -0.1"),
         ({"blur": float("nan")}, "blur is nan"),
         ({"contrast": -1.0}, "contrast is -1.0"),
         ({"hue": 0.6}, r"hue is 0\.6.*between 0 and 0\.5"),
@@ -57,14 +57,14 @@ def test_streams_are_splitmix64_keyed_by_seed_epoch_view_and_index():
     state = 0
     for key in (seed, epoch, view, index):
         state = mix(((state + golden) & word) ^ key)
-    flip, jitter, grey, blur, sigma, brightness = (
+    flip, jitter, gray, blur, sigma, brightness = (
         (mix((state + (draw + 1) * golden) & word) >> 11) / 2**53 for draw in range(6)
     )
 
     config = ViewConfig(jitter=1.0, blur=1.0)
     params = draw(config, seed=seed, epoch=epoch, view=view, indices=np.array([5, index]))
     assert params.flip[1] == (flip < 0.5)
-    assert params.grey[1] == (grey < 0.2)
+    assert params.gray[1] == (gray < 0.2)
     assert params.sigma[1] == pytest.approx(0.1 + 1.9 * sigma, rel=1e-12)
     assert params.factors[1, 0] == pytest.approx(0.6 + 0.8 * brightness, rel=1e-12)
     assert 0 <= jitter < 1
@@ -108,7 +108,7 @@ def test_every_part_of_the_key_gives_independent_draws(other):
 
 
 def test_draws_are_uniform_and_independent_of_each_other():
-    config = ViewConfig(jitter=1.0, blur=1.0, grey=0.0)
+    config = ViewConfig(jitter=1.0, blur=1.0, gray=0.0)
     params = draw(config, n=20_000)
     low, span = np.array([0.6, 0.6, 0.6, -0.1]), np.array([0.8, 0.8, 0.8, 0.2])
     uniforms = np.column_stack([(params.factors - low) / span, (params.sigma - 0.1) / 1.9])
@@ -169,23 +169,23 @@ def test_sizes_may_differ_from_sample_to_sample():
 
 
 def test_probabilities_are_kept():
-    params = draw(ViewConfig(flip=0.5, grey=0.2, jitter=0.8, blur=0.3), n=20_000)
+    params = draw(ViewConfig(flip=0.5, gray=0.2, jitter=0.8, blur=0.3), n=20_000)
     still = np.all(params.factors == [1, 1, 1, 0], axis=1)
-    for seen, wanted in ((params.flip, 0.5), (params.grey, 0.2), (~still, 0.8), (params.sigma > 0, 0.3)):
+    for seen, wanted in ((params.flip, 0.5), (params.gray, 0.2), (~still, 0.8), (params.sigma > 0, 0.3)):
         assert seen.mean() == pytest.approx(wanted, abs=0.015)
     assert np.all(params.order[still] == np.arange(4))
 
 
 def test_probabilities_of_zero_and_one_are_certain():
-    never = draw(ViewConfig(flip=0, grey=0, jitter=0, blur=0, crop_scale=(1, 1), crop_ratio=(1, 1)))
+    never = draw(ViewConfig(flip=0, gray=0, jitter=0, blur=0, crop_scale=(1, 1), crop_ratio=(1, 1)))
     assert not never.flip.any()
-    assert not never.grey.any()
+    assert not never.gray.any()
     assert not never.sigma.any()
     assert np.all(never.factors == [1, 1, 1, 0])
     assert np.all(never.height * never.width == 32 * 32)
-    always = draw(ViewConfig(flip=1, grey=1, jitter=1, blur=1))
+    always = draw(ViewConfig(flip=1, gray=1, jitter=1, blur=1))
     assert always.flip.all()
-    assert always.grey.all()
+    assert always.gray.all()
     assert np.all(always.sigma >= 0.1)
 
 

@@ -142,12 +142,12 @@ def _to_rgb(image: Image.Image, chosen: Range | None, span: Range | None) -> Ima
         return image
     if chosen is not None:
         low, high = chosen
-        return _grey(np.clip((numbers(image) - low) * (255 / (high - low)), 0, 255))
+        return _gray(np.clip((numbers(image) - low) * (255 / (high - low)), 0, 255))
     if image.mode.startswith("I;16"):
-        return _grey(numbers(image) * (255 / 65535))
+        return _gray(numbers(image) * (255 / 65535))
     if image.mode in {"I", "F"}:
         values = numbers(image)
-        return _grey(_scaled(values, *(_span(values) if span is None else span), unit_range=image.mode == "F"))
+        return _gray(_scaled(values, *(_span(values) if span is None else span), unit_range=image.mode == "F"))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -172,5 +172,5 @@ def _scaled(values: NDArray[np.float64], low: float, high: float, *, unit_range:
     return (values - low) * (255 / max(high - low, np.finfo(np.float64).tiny))
 
 
-def _grey(values: NDArray[np.float64]) -> Image.Image:
+def _gray(values: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")

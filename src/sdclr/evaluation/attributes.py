@@ -186,12 +186,12 @@ def evaluate_attributes(
     """
     config = config or AttributeConfig()
     train, test = open_source(train), open_source(test)
-    labelled, asked = _known(train), _known(test)
-    if not set(labelled.names) & set(asked.names):
+    labeled, asked = _known(train), _known(test)
+    if not set(labeled.names) & set(asked.names):
         raise InputError(f"{train.name} and {test.name} have no attribute in common: their names must match")
-    names = labelled.names + tuple(name for name in asked.names if name not in labelled.names)
+    names = labeled.names + tuple(name for name in asked.names if name not in labeled.names)
     resolved = resolve_encoder(encoder, train)
-    counts, origin = _counts(resolved.run, labelled, names, attribute_counts)
+    counts, origin = _counts(resolved.run, labeled, names, attribute_counts)
     network = branch_encoder(resolved, config.branch)
 
     def encoded(source: Source, attributes: Attributes) -> _Encoded:
@@ -207,7 +207,7 @@ def evaluate_attributes(
         known = (values >= 0).any(axis=1)
         return _Encoded(source, found.values[known], values[known], len(found.bad))
 
-    fit, judge = encoded(train, labelled), encoded(test, asked)
+    fit, judge = encoded(train, labeled), encoded(test, asked)
     kept, held = attribute_holdout(fit.values, config.validation, config.seed)
 
     def score(sets: list[NDArray[np.int64]]) -> AttributeScore:

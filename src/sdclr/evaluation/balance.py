@@ -110,7 +110,7 @@ def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> B
     return Balance(**means, all=_mean(accuracy), std=spread)
 
 
-def summarise(balances: Sequence[Balance]) -> Summary:
+def summarize(balances: Sequence[Balance]) -> Summary:
     """Mean and standard deviation over splits, shown as `mean ± std` in tables.
 
     It is the *sample* standard deviation (`ddof=1`), because the splits are a sample of the possible class orders. nan

@@ -20,7 +20,7 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
-from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.ranking import kind_groups
 from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
@@ -173,7 +173,7 @@ def diagnose(
     copies = duplicates_among(drawn, near, encoded.kept, workers=workers)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
-    distance = neighbour_distance(near, config.k).numpy()
+    distance = neighbor_distance(near, config.k).numpy()
     clusters = _by_cluster(groups, distance, encoded)
     return Diagnosis(
         summary=[

@@ -31,7 +31,7 @@ SHOWN: Final = 6
 MIN_SIDE: Final = 4
 """Positions a side that a map must have: of 2 x 2, the central quarter of the area has a quarter of any heat."""
 
-_COLOURS: Final = "inferno"
+_COLORS: Final = "inferno"
 _OPACITY: Final = 0.75
 _COLUMN: Final = 1.7  # inches
 _LONGEST_NAME: Final = 20
@@ -162,7 +162,7 @@ def tail_cams(
 
 
 def draw_cams(cams: Mapping[str, Cams], *, rows: Mapping[str, Sequence[Row]] | None = None) -> Figure:
-    """A sheet: a row for each image, beside it the heat maps of each method, laid over the image in grey.
+    """A sheet: a row for each image, beside it the heat maps of each method, laid over the image in gray.
 
     Args:
         cams: For each method, what its encoder looks at in the same images.
@@ -194,7 +194,7 @@ def draw_cams(cams: Mapping[str, Cams], *, rows: Mapping[str, Sequence[Row]] | N
 
 
 def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
-    """A heat map laid over its image in grey.
+    """A heat map laid over its image in gray.
 
     Args:
         image: `(H, W, 3)` RGB.
@@ -205,10 +205,10 @@ def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
     """
     import matplotlib as mpl
 
-    grey = image.astype(np.float64) @ (0.299, 0.587, 0.114)
-    colours = 255 * mpl.colormaps[_COLOURS](heat)[..., :3]
+    gray = image.astype(np.float64) @ (0.299, 0.587, 0.114)
+    colors = 255 * mpl.colormaps[_COLORS](heat)[..., :3]
     opacity = _OPACITY * heat[..., None].astype(np.float64)  # what is cold is seen as it is
-    mixed: Pixels = ((1 - opacity) * grey[..., None] + opacity * colours).round().astype(np.uint8)
+    mixed: Pixels = ((1 - opacity) * gray[..., None] + opacity * colors).round().astype(np.uint8)
     return mixed
 
 
@@ -248,7 +248,7 @@ def _looked_at(
 def _prototypes(encoder: nn.Module, few_shot: Source, classes: int, image_size: int, workers: int) -> Tensor:
     found = extract_features(encoder, few_shot, preprocessing=Preprocessing(image_size=image_size), workers=workers)
     labels = np.asarray(few_shot.labels)[found.kept]
-    return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centred=True)
+    return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centered=True)
 
 
 def _class_name(source: Source, number: int) -> str:

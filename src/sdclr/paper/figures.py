@@ -278,8 +278,8 @@ def _ratio_panels(rows: Sequence[Row], lines: Sequence[str], level: str | None) 
                 spreads = [Spread(row["all"], row["deviation"], row["splits"]) for row in points]
                 places = [row["ratio"] for row in points]
                 if points:
-                    colour, marker = PALETTE[rank], MARKERS[rank]
-                    handles[line] = spread_line(panel, places, spreads, colour=colour, marker=marker)
+                    color, marker = PALETTE[rank], MARKERS[rank]
+                    handles[line] = spread_line(panel, places, spreads, color=color, marker=marker)
             for row in here:
                 if row["line"] == level:
                     handles[row["line"]] = panel.axhline(row["all"], color=INK, linestyle="--", linewidth=1.2)

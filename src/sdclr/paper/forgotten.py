@@ -150,7 +150,7 @@ def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
                 chosen = [row for row in rows if row["method"] == method and row["group"] == group]
                 epochs = sorted({row["epoch"] for row in chosen})
                 spreads = [spread_of([100 * row["share"] for row in chosen if row["epoch"] == e]) for e in epochs]
-                line = spread_line(panel, epochs, spreads, colour=PALETTE[number], marker=MARKERS[number])
+                line = spread_line(panel, epochs, spreads, color=PALETTE[number], marker=MARKERS[number])
                 chance = 100 * float(np.mean([row["chance"] for row in chosen]))
                 panel.axhline(chance, color=PALETTE[number], linestyle=":", linewidth=1)
                 handles.append(line)

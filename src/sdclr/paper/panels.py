@@ -78,14 +78,14 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Non
     _legend(figure, handles, labels)
 
 
-def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, colour: str, marker: str) -> Any:
+def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, color: str, marker: str) -> Any:
     """A line through means, with a band of one deviation either way where there are several splits."""
     means = np.array([spread.mean for spread in spreads])
     deviations = np.array([spread.deviation for spread in spreads])
-    (line,) = axes.plot(places, means, color=colour, marker=marker, markersize=4, linewidth=1.6)
+    (line,) = axes.plot(places, means, color=color, marker=marker, markersize=4, linewidth=1.6)
     if not np.isnan(deviations).all():
         low, high = means - deviations, means + deviations
-        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(places, low, high, color=color, alpha=0.18, linewidth=0)
     return line
 
 

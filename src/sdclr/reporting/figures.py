@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import GROUPS, Balance, summarise
+from sdclr.evaluation.balance import GROUPS, Balance, summarize
 from sdclr.files import write_atomically
 from sdclr.training.run import Run
 
@@ -81,9 +81,9 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, found in curves.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             lines = [
-                axes.plot(*curve.T, color=colour, linestyle=_DASHES[rank % len(_DASHES)], linewidth=1.6)[0]
+                axes.plot(*curve.T, color=color, linestyle=_DASHES[rank % len(_DASHES)], linewidth=1.6)[0]
                 for curve in found
             ]
             for line in lines:
@@ -123,7 +123,7 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
 
     if not results:
         raise InputError("no results to draw: give the balance of at least one method")
-    summaries = [summarise(splits) for splits in results.values()]
+    summaries = [summarize(splits) for splits in results.values()]
     means = {field: np.array([getattr(s.mean, field) for s in summaries]) for field in (*GROUPS, "all")}
     fields = [field for field, values in means.items() if not np.isnan(values).all()]
     styles = _styles([*order, *results])
@@ -132,13 +132,13 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
         figure, axes = _axes(5.2, 3.2)
         handles = []
         for place, (label, summary) in enumerate(zip(results, summaries, strict=True)):
-            colour, rank = styles[label]
+            color, rank = styles[label]
             bars = axes.bar(
                 np.arange(len(fields)) + (place - (len(summaries) - 1) / 2) * width,
                 [getattr(summary.mean, field) for field in fields],
                 0.92 * width,
                 yerr=[getattr(summary.std, field) for field in fields],
-                color=colour,
+                color=color,
                 hatch=_HATCHES[rank % len(_HATCHES)],
                 error_kw={
                     "ecolor": "black",
@@ -171,14 +171,14 @@ def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = (
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, points in classes.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
             images, accuracy = values[(values[:, 0] > 0) & ~np.isnan(values[:, 1])].T
-            handles.append(axes.scatter(images, accuracy, s=22, color=colour, marker=_MARKERS[rank % len(_MARKERS)]))
+            handles.append(axes.scatter(images, accuracy, s=22, color=color, marker=_MARKERS[rank % len(_MARKERS)]))
             if len(np.unique(images)) > 2:
                 slope, height = np.polyfit(np.log(images), accuracy, 1)
                 ends = np.array([images.min(), images.max()])
-                axes.plot(ends, height + slope * np.log(ends), color=colour, linewidth=1, linestyle="--")
+                axes.plot(ends, height + slope * np.log(ends), color=color, linewidth=1, linestyle="--")
         axes.set(xscale="log", xlabel="Training images of the class", ylabel="Accuracy / %")
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         _legend(figure, handles, list(classes))
@@ -229,10 +229,10 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
         figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(layers) + 1)), 3.4)
         handles = []
         for label, shares in sparsity.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             dashes = _DASHES[rank % len(_DASHES)]
             heights = [100 * share for share in shares.values()]
-            handles += axes.plot(heights, color=colour, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
+            handles += axes.plot(heights, color=color, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
         _name_bars(axes, _short_names(layers))
         axes.set(ylabel="Removed weights / %", ylim=(0, 100))
         _legend(figure, handles, list(sparsity))

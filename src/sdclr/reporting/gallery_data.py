@@ -235,7 +235,7 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
         "rankedImages": rows.ranked,
         "images": len(entries.ids),
         "scores": [{"name": name, "title": title, "about": about} for name, title, about, _ in scores_of(entries)],
-        "labelled": entries.labels is not None,
+        "labeled": entries.labels is not None,
         "classes": list(entries.classes),
         "bad": bad,
         "sheets": [f"{pictures.address}/{name}" for name in thumbnails.sheets],

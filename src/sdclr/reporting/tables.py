@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import Balance, Summary, summarise
+from sdclr.evaluation.balance import Balance, Summary, summarize
 from sdclr.evaluation.evaluate import Result
 from sdclr.visible import visible
 
@@ -87,7 +87,7 @@ class Table:
 def balance_table(results: Mapping[str, Sequence[Balance]], *, title: str = "Accuracy by group of classes") -> Table:
     """Many, Medium, Few, Std and All of each method, as `mean ± deviation` over its splits.
 
-    The deviation is the sample standard deviation, as in `summarise`; a single split has none. With two or more
+    The deviation is the sample standard deviation, as in `summarize`; a single split has none. With two or more
     methods, the highest mean of each column is the best (for Std, the lowest). Equal printed values are ties.
 
     Args:
@@ -102,7 +102,7 @@ def balance_table(results: Mapping[str, Sequence[Balance]], *, title: str = "Acc
     """
     if not results:
         raise InputError("no results to tabulate: give the balance of at least one method")
-    summaries = {label: summarise(splits) for label, splits in results.items()}
+    summaries = {label: summarize(splits) for label, splits in results.items()}
     rows = tuple((label, *(_figure(summary, field) for field, _ in COLUMNS)) for label, summary in summaries.items())
     best = frozenset(
         (row, column) for column, (field, _) in enumerate(COLUMNS, start=1) for row in _best(summaries, field)

@@ -86,11 +86,11 @@ def refresh(
         clusters = weights.config.clusters
         weights.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=clusters))
     else:
-        k = weights.config.neighbours
-        weights.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=k))
+        k = weights.config.neighbors
+        weights.update(neighbor_distances(encoder, feed.images, place=place, reading=reading, k=k))
 
 
-def neighbour_distances(
+def neighbor_distances(
     encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, k: int = 10
 ) -> Tensor:
     """Mean cosine distance of each image to its k nearest neighbors in the encoder's features.
@@ -125,7 +125,7 @@ def cluster_rarity(
 ) -> Tensor:
     """One over the size of each image's cluster, by k-means of features scaled to length 1.
 
-    Arguments, errors and result are as in `neighbour_distances`.
+    Arguments, errors and result are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
@@ -137,8 +137,8 @@ def cluster_rarity(
     with own_randomness(place.device):
         features = _read(encoder, images, place, reading)
         count = min(clusters or max(1, round(len(images) ** 0.5)), len(features.base))
-        centres = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
-        chosen = nearest_center(F.normalize(features.own).cpu(), centres)
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
+        chosen = nearest_center(F.normalize(features.own).cpu(), centers)
         sizes = torch.stack(place.gather(torch.bincount(chosen, minlength=count))).sum(dim=0)
     return _of_all(1 / sizes[chosen].float(), features.positions, len(images), place)
 
@@ -149,7 +149,7 @@ def cluster_tree(
     """Clusters of each image by hierarchical k-means of features scaled to length 1.
 
     With M compared images, level l of L from the top has `M^(l / (L + 1))` clusters, so that all clusters have about
-    equally many parts. Arguments and errors are as in `neighbour_distances`.
+    equally many parts. Arguments and errors are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
@@ -184,7 +184,7 @@ def center_closeness(
 ) -> tuple[Tensor, Tensor]:
     """Clusters of the own images, by k-means of features scaled to length 1, and how near each image is to each center.
 
-    Arguments and errors are those of `neighbour_distances`.
+    Arguments and errors are those of `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
@@ -201,7 +201,7 @@ def center_closeness(
     with own_randomness(place.device):
         features = _read(encoder, images, place, reading, among=own)
         count = min(clusters, len(features.base))
-        centers = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
         rows = F.normalize(features.own).cpu()
         nearest_one = nearest_center(rows, centers).float()
         values = torch.cat([nearest_one[:, None], rows @ F.normalize(centers).T], dim=1) if len(rows) else None
@@ -338,7 +338,7 @@ def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
     return (distances.masked_fill(itself, 0).sum(dim=1) / (distances.shape[1] - 1)).cpu()
 
 
-def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
+def _centers(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
     """k-means centers (count, D) of the normalized features."""
     chosen = np.arange(len(features))
     if len(chosen) > FITTED:

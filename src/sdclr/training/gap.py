@@ -13,7 +13,7 @@ from sdclr.training.sample import sampled_views
 from sdclr.views.config import ViewConfig
 
 
-def generalisation_gap(
+def generalization_gap(
     network: nn.Module,
     images: Tensor | Source,
     held: Tensor,

@@ -19,7 +19,7 @@ from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
-from sdclr.training.gap import generalisation_gap
+from sdclr.training.gap import generalization_gap
 from sdclr.training.sample import sampled_views
 from sdclr.views.randaugment import randaugment
 
@@ -149,7 +149,7 @@ class Guidance:
         held, trained = adaptive.chosen(self._epoch)
         draws = max(1, min(MOST_DRAWS, 256 // len(held)))
         gaps = [
-            generalisation_gap(
+            generalization_gap(
                 self._objective.network,
                 self._feed.images,
                 held,

@@ -33,7 +33,7 @@ class ViewConfig:
     """Hue is rotated by at most this fraction of a full turn, in either direction (0 to 0.5)."""
     jitter: float = 0.8
     """Probability of color jitter (brightness, contrast, saturation and hue)."""
-    grey: float = 0.2
+    gray: float = 0.2
     """Probability of grayscale."""
     blur: float = 0.0
     """Probability of Gaussian blur."""
@@ -43,7 +43,7 @@ class ViewConfig:
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}: give a side of at least 1 pixel")
-        for name in ("flip", "jitter", "grey", "blur"):
+        for name in ("flip", "jitter", "gray", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a probability between 0 and 1")
         for name in ("brightness", "contrast", "saturation"):

@@ -32,7 +32,7 @@ _ORDERS: Final = np.array(list(itertools.permutations(range(4))), dtype=np.int64
 _CROP_ATTEMPTS: Final = 10
 
 # The use of each draw in a sample's random stream. Reproducibility depends on the numbers: never renumber.
-_FLIP, _JITTER, _GREY, _BLUR, _SIGMA, _FACTORS, _ORDER, _TOP, _LEFT, _CROP = 0, 1, 2, 3, 4, 5, 9, 10, 11, 12
+_FLIP, _JITTER, _GRAY, _BLUR, _SIGMA, _FACTORS, _ORDER, _TOP, _LEFT, _CROP = 0, 1, 2, 3, 4, 5, 9, 10, 11, 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class ViewParameters:
     """(N, 4) brightness, contrast and saturation factors, and the hue shift in turns; (1, 1, 1, 0) changes nothing."""
     order: Ints
     """(N, 4) the order in which these four are applied: a permutation of `BRIGHTNESS`, …, `HUE`."""
-    grey: Bools
+    gray: Bools
     """(N,) whether the view is made gray, after the four."""
     sigma: Floats
     """(N,) standard deviation of the blur, the last step, in pixels of the view; 0 = no blur."""
@@ -71,7 +71,7 @@ class ViewParameters:
             self.flip[which],
             self.factors[which],
             self.order[which],
-            self.grey[which],
+            self.gray[which],
             self.sigma[which],
         )
 
@@ -106,7 +106,7 @@ def draw_views(
         flip=first[:, _FLIP] < config.flip,
         factors=factors,
         order=order,
-        grey=first[:, _GREY] < config.grey,
+        gray=first[:, _GRAY] < config.gray,
         sigma=np.where(first[:, _BLUR] < config.blur, low + first[:, _SIGMA] * (high - low), 0.0),
     )
 

@@ -39,7 +39,7 @@ class Operation(IntEnum):
     SOLARIZE = 8
     POSTERIZE = 9
     CONTRAST = 10
-    COLOUR = 11
+    COLOR = 11
     BRIGHTNESS = 12
     SHARPNESS = 13
     CUTOUT = 14
@@ -61,7 +61,7 @@ RANGES: Final[dict[Operation, tuple[float, float]]] = {
     Operation.SOLARIZE: (0.0, 110.0),  # the 8-bit level from which values are inverted
     Operation.POSTERIZE: (4.0, 8.0),  # number of bits kept
     Operation.CONTRAST: (0.1, 1.9),  # factor
-    Operation.COLOUR: (0.1, 1.9),  # factor
+    Operation.COLOR: (0.1, 1.9),  # factor
     Operation.BRIGHTNESS: (0.1, 1.9),  # factor
     Operation.SHARPNESS: (0.1, 1.9),  # factor
     Operation.CUTOUT: (0.0, 0.4),  # of the side
@@ -69,7 +69,7 @@ RANGES: Final[dict[Operation, tuple[float, float]]] = {
 """The value of each operation at magnitude 0 and at magnitude `SCALE`."""
 
 _LOW, _HIGH = np.array([RANGES[operation] for operation in Operation]).T
-_CUTOUT_COLOUR: Final = (125 / 255, 123 / 255, 114 / 255)
+_CUTOUT_COLOR: Final = (125 / 255, 123 / 255, 114 / 255)
 _CACHE_BYTES: Final = 2**20
 _GEOMETRY: Final = slice(Operation.SHEAR_X, Operation.ROTATE + 1)
 
@@ -244,11 +244,11 @@ def _posterized(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _contrasted(pixels: Tensor, numbers: Tensor) -> Tensor:
-    return _blended(pixels, _grey(pixels).mean((2, 3), keepdim=True), numbers)
+    return _blended(pixels, _gray(pixels).mean((2, 3), keepdim=True), numbers)
 
 
-def _coloured(pixels: Tensor, numbers: Tensor) -> Tensor:
-    return _blended(pixels, _grey(pixels), numbers)
+def _colored(pixels: Tensor, numbers: Tensor) -> Tensor:
+    return _blended(pixels, _gray(pixels), numbers)
 
 
 def _brightened(pixels: Tensor, numbers: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def _cut_out(pixels: Tensor, numbers: Tensor) -> Tensor:
     across = (place >= left) & (place <= left + extent)
     down = (place >= top) & (place <= top + extent)
     inside = down[:, :, None] & across[:, None]
-    for channel, value in enumerate(_CUTOUT_COLOUR):
+    for channel, value in enumerate(_CUTOUT_COLOR):
         pixels[:, channel].masked_fill_(inside, value)
     return pixels
 
@@ -284,10 +284,10 @@ def _levels(pixels: Tensor) -> Tensor:
     return (pixels * 255).round_()
 
 
-def _grey(pixels: Tensor) -> Tensor:
+def _gray(pixels: Tensor) -> Tensor:
     red, green, blue = pixels.unbind(1)
-    grey: Tensor = float(LUMA[0]) * red + float(LUMA[1]) * green + float(LUMA[2]) * blue
-    return grey[:, None]
+    gray: Tensor = float(LUMA[0]) * red + float(LUMA[1]) * green + float(LUMA[2]) * blue
+    return gray[:, None]
 
 
 def _blended(pixels: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
@@ -314,7 +314,7 @@ _CHANGES: Final[tuple[tuple[slice, _Change], ...]] = (
     (_only(Operation.SOLARIZE), _solarized),
     (_only(Operation.POSTERIZE), _posterized),
     (_only(Operation.CONTRAST), _contrasted),
-    (_only(Operation.COLOUR), _coloured),
+    (_only(Operation.COLOR), _colored),
     (_only(Operation.BRIGHTNESS), _brightened),
     (_only(Operation.SHARPNESS), _sharpened),
     (_only(Operation.CUTOUT), _cut_out),

@@ -149,7 +149,7 @@ def _packed(views: Sequence[ViewParameters], rows: int, columns: int) -> NDArray
         view[:, _FLIP], view[:, _SIGMA] = params.flip, params.sigma
         view[:, _PLACE_DOWN] = _place(params.top, params.height, rows)
         view[:, _PLACE_ACROSS] = _place(params.left, params.width, columns) + _boxes(columns) * params.flip
-        pixel_map, mean_map = colour_maps(params)
+        pixel_map, mean_map = color_maps(params)
         view[:, _PIXEL_MAP], view[:, _MEAN_MAP] = pixel_map.reshape(-1, 9), mean_map.reshape(-1, 9)
     numbers[..., _PIXEL_MAP.start :] /= 255  # input pixels range from 0 to 255, output from 0 to 1
     return numbers
@@ -279,9 +279,9 @@ def resize_weights(start: Tensor, size: Tensor, in_size: int, out_size: int) -> 
         (N, out_size, in_size) float32; rows sum to 1 and are zero outside the box.
     """
     step = size[:, None].double() / out_size
-    centre = (torch.arange(out_size, device=start.device) + 0.5) * step + start[:, None]
+    center = (torch.arange(out_size, device=start.device) + 0.5) * step + start[:, None]
     pixel = torch.arange(in_size, device=start.device)
-    distance = ((pixel + 0.5) - centre[..., None]) / step.clamp(min=1)[..., None]
+    distance = ((pixel + 0.5) - center[..., None]) / step.clamp(min=1)[..., None]
     x = distance.float().abs_()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -320,7 +320,7 @@ def blur_radius(sigma: Tensor, size: int) -> Tensor:
     return torch.ceil(3 * sigma).clamp(min=1).clamp(max=size - 1)
 
 
-def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
+def color_maps(params: ViewParameters) -> tuple[Floats, Floats]:
     """The whole color chain of each view as one affine map: a pixel x becomes `pixel_map @ x + mean_map @ mean`.
 
     `mean` is the mean RGB of the view before the chain. Brightness, contrast, saturation and grayscale are those of
@@ -334,20 +334,20 @@ def colour_maps(params: ViewParameters) -> tuple[Floats, Floats]:
         `pixel_map` and `mean_map`, each (N, 3, 3), for RGB in any unit.
     """
     count = len(params)
-    grey_of = np.broadcast_to(LUMA, (3, 3))
+    gray_of = np.broadcast_to(LUMA, (3, 3))
     brightness, contrast, saturation, hue = params.factors.T[:, :, None, None]
     # Each operation is a pair of matrices: its effect on a pixel and its effect on the mean of the view.
     steps = np.empty((count, 4, 2, 3, 3))
     steps[:, BRIGHTNESS] = (brightness * np.eye(3))[:, None]
     steps[:, CONTRAST, 0] = contrast * np.eye(3)
-    steps[:, CONTRAST, 1] = contrast * np.eye(3) + (1 - contrast) * grey_of
-    steps[:, SATURATION] = (saturation * np.eye(3) + (1 - saturation) * grey_of)[:, None]
+    steps[:, CONTRAST, 1] = contrast * np.eye(3) + (1 - contrast) * gray_of
+    steps[:, SATURATION] = (saturation * np.eye(3) + (1 - saturation) * gray_of)[:, None]
     steps[:, HUE] = hue_rotations(hue[:, 0, 0])[:, None]
     samples = np.arange(count)
     chain = steps[samples, params.order[:, 0]]
     for place in range(1, 4):
         chain = steps[samples, params.order[:, place]] @ chain
-    chain[params.grey] = grey_of @ chain[params.grey]
+    chain[params.gray] = gray_of @ chain[params.gray]
     return chain[:, 0], chain[:, 1] - chain[:, 0]
 
 
@@ -359,8 +359,8 @@ def hue_rotations(turns: Floats) -> Floats:
     they differ by 2.8/255 on average and 20/255 at the 99th percentile; an image and its shifted copy differ by 3.4
     and 42. A rotation that keeps the luma instead is farther from HSV: 4.6 and 33.
     """
-    grey = np.full((3, 3), 1 / 3)
+    gray = np.full((3, 3), 1 / 3)
     turned = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3)
     angle = 2 * np.pi * turns[:, None, None]
-    rotations: Floats = grey + np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * turned
+    rotations: Floats = gray + np.cos(angle) * (np.eye(3) - gray) + np.sin(angle) * turned
     return rotations

@@ -14,7 +14,7 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from sdclr.views.parameters import ViewParameters
-from sdclr.views.render import blur_radius, colour_maps
+from sdclr.views.render import blur_radius, color_maps
 
 Image: TypeAlias = NDArray[np.uint8]
 
@@ -99,11 +99,11 @@ class _Plan(NamedTuple):
 
 def _plan(params: ViewParameters, size: int) -> _Plan:
     radii = blur_radius(torch.from_numpy(params.sigma), size).int().tolist()
-    pixel_maps, mean_maps = colour_maps(params)
+    pixel_maps, mean_maps = color_maps(params)
     return _Plan(
         boxes=np.stack([params.top, params.left, params.height, params.width], axis=1).tolist(),
         flips=params.flip.tolist(),
-        changes=(params.grey | (params.factors != _SAME).any(axis=1)).tolist(),
+        changes=(params.gray | (params.factors != _SAME).any(axis=1)).tolist(),
         affine=np.concatenate([pixel_maps, np.empty((len(params), 3, 1))], axis=2),
         mean_maps=mean_maps,
         kernels=[
@@ -118,7 +118,7 @@ class _Room:
 
     def __init__(self, pixels: int, size: int) -> None:
         self.crop = np.empty(3 * pixels, dtype=np.uint8)
-        self.resized, self.flipped, self.coloured = (np.empty((size, size, 3), dtype=np.uint8) for _ in range(3))
+        self.resized, self.flipped, self.colored = (np.empty((size, size, 3), dtype=np.uint8) for _ in range(3))
 
 
 def _draw(image: Image, plan: _Plan, number: int, room: _Room, out: Image) -> None:
@@ -135,7 +135,7 @@ def _draw(image: Image, plan: _Plan, number: int, room: _Room, out: Image) -> No
     if changes:
         affine = plan.affine[number]
         affine[:, 3] = plan.mean_maps[number] @ cv2.mean(view)[:3]
-        view = cv2.transform(view, affine, dst=room.coloured if kernel is not None else out)
+        view = cv2.transform(view, affine, dst=room.colored if kernel is not None else out)
     if kernel is not None:
         # With 8 bits, `GaussianBlur` takes twice the time and rounds less accurately.
         cv2.sepFilter2D(view, -1, kernel, kernel, dst=out, borderType=cv2.BORDER_REFLECT_101)

@@ -224,9 +224,9 @@ def test_images_of_one_kind_are_refused(mask):
         Outside(mask, epochs=4, temperature=TAU)
 
 
-def test_a_step_does_not_wait_for_the_device(no_synchronisation):
+def test_a_step_does_not_wait_for_the_device(no_synchronization):
     outputs, samples, losses, outside = tuple(torch.randn(2, 8, 4)), torch.arange(8, 16), torch.zeros(8), made()
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         outside(losses, outputs, samples)
     assert watched.found == []
 

@@ -50,7 +50,7 @@ class DensityConfig:
     """Largest weight, as a multiple of the mean; limits junk and outliers."""
     floor: float = 0.1
     """Smallest weight, as a multiple of the mean, such as for copies of an image."""
-    neighbours: int = 10
+    neighbors: int = 10
     """Number of neighbors for the mean distance."""
     start: float = 0.25
     """Share of the run with uniform sampling at the start, while features form."""
@@ -75,8 +75,8 @@ class DensityConfig:
             raise ValueError(f"density weights start at a share of the run in [0, 1), not at {self.start}")
         if self.full is not None and not self.start <= self.full <= 1:
             raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
-        if min(self.every, self.neighbours, self.clusters or 1) < 1 or self.exact < 2:
-            raise ValueError("every, neighbours and clusters are 1 or more, and exact is 2 or more")
+        if min(self.every, self.neighbors, self.clusters or 1) < 1 or self.exact < 2:
+            raise ValueError("every, neighbors and clusters are 1 or more, and exact is 2 or more")
         if self.seed < 0:
             raise ValueError(f"the seed of density weights is 0 or more, not {self.seed}")
 

@@ -101,7 +101,7 @@ function listScores() {
     const line = $("glossary").appendChild(make("div"));
     line.append(make("dt", "", title), make("dd", "", about || `The column ${name} of the table.`));
   });
-  if (!meta.labelled) return;
+  if (!meta.labeled) return;
   const counts = new Map();
   for (const label of rows.label) counts.set(label, (counts.get(label) ?? 0) + 1);
   $("label-field").hidden = false;

@@ -286,7 +286,7 @@ function listMap() {
   const option = (text, value) => { $("map-color").appendChild(make("option", "", text)).value = value; };
   if (kinds.length) option("Kind", "kind");
   meta.scores.forEach(({ title }, column) => option(title, column));
-  if (meta.labelled) option("Class", "label");
+  if (meta.labeled) option("Class", "label");
   colorBy = $("map-color").value;
   tellColors();
   listenToMap();

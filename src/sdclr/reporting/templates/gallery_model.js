@@ -207,7 +207,7 @@ function record(row) {
   found.odd = odd.has(row);
   if (arrivals("").length) found.new = rows.since[row] ? moment(rows.since[row]) : null;
   if (meta.against) found.nearest_old = rows.old[row][0].id;
-  if (meta.labelled) found.class = labelName(rows.label[row]) || null;
+  if (meta.labeled) found.class = labelName(rows.label[row]) || null;
   Object.assign(found, { mark: MARKS[marks.of(row)] || null, label: marks.label(row) || null });
   meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
   return found;

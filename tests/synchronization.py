@@ -33,10 +33,10 @@ FROM_HOST = {torch.tensor: "tensor", torch.as_tensor: "as_tensor", torch.asarray
 """What copies the host's values and waits until they have arrived, if it is asked for a device."""
 
 
-class NoSynchronisation(TorchDispatchMode):
+class NoSynchronization(TorchDispatchMode):
     """Lists in `found` the operations within its context that would make the host wait for a GPU.
 
-    >>> with NoSynchronisation() as watched:
+    >>> with NoSynchronization() as watched:
     ...     step()
     >>> assert not watched.found
 

@@ -1,4 +1,4 @@
-"""Scores from neighbours against scikit-learn."""
+"""Scores from neighbors against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from sdclr.features.nearest import nearest
-from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
+from sdclr.mining.neighbors import local_outlier_factor, neighbor_distance
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def features():
 @pytest.mark.parametrize("k", [1, 10])
 def test_distance_is_the_mean_over_the_nearest(features, k):
     expected = NearestNeighbors(n_neighbors=k, metric="cosine").fit(features).kneighbors()[0].mean(axis=1)
-    found = neighbour_distance(nearest(features, 20), k)
+    found = neighbor_distance(nearest(features, 20), k)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
