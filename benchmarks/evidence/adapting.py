@@ -171,7 +171,7 @@ COLUMNS: Final = (
 
 
 def tables() -> Iterator[str]:
-    """A table for each collection: each arm, and its paired difference to the frozen encoder."""
+    """Tables for each collection: each arm, and its paired differences to the frozen encoder and to SimCLR."""
     found = records(RECORDS)
     for name in ("cifar", "clothing"):
         cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
@@ -186,18 +186,19 @@ def tables() -> Iterator[str]:
                 continue
             row = [spread([cells[arm, seed][column] for seed in seeds], column) for column in COLUMNS]
             yield f"| {arm} | {len(seeds)} | {' | '.join(row)} |"
-        yield "\nDifference to the frozen encoder of the same seed:\n"
-        yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
-        yield f"|---|---|{'---|' * len(COLUMNS)}"
-        for arm in list(ARMS)[1:]:
-            seeds = sorted(seed for one, seed in cells if one == arm and ("frozen", seed) in cells)
-            if not seeds:
-                continue
-            gains = {
-                column: [cells[arm, seed][column] - cells["frozen", seed][column] for seed in seeds]
-                for column in COLUMNS
-            }
-            yield f"| {arm} | {len(seeds)} | {' | '.join(spread(gains[c], c, signed=True) for c in COLUMNS)} |"
+        for base in ("frozen", "SimCLR"):
+            yield f"\nDifference to {'the frozen encoder' if base == 'frozen' else base} of the same seed:\n"
+            yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
+            yield f"|---|---|{'---|' * len(COLUMNS)}"
+            for arm in (each for each in ARMS if each not in {"frozen", base}):
+                seeds = sorted(seed for one, seed in cells if one == arm and (base, seed) in cells)
+                if not seeds:
+                    continue
+                gains = {
+                    column: [cells[arm, seed][column] - cells[base, seed][column] for seed in seeds]
+                    for column in COLUMNS
+                }
+                yield f"| {arm} | {len(seeds)} | {' | '.join(spread(gains[c], c, signed=True) for c in COLUMNS)} |"
         yield ""
 
 

@@ -168,7 +168,7 @@ def test_a_report_of_several_runs_shows_them_side_by_side(compared: tuple[Page, 
         assert f'<th scope="row">{name}</th>' in page.html
         assert f"<h3>{name}</h3>" in page.html
     assert '<th scope="row">b/sdclr, pruned</th><td>33.00</td>' in page.html
-    assert "How balanced the encoders are" in page.text
+    assert "Balance of the encoders" in page.text
     assert '<th scope="row">damage.kind</th><td>prune</td><td>prune</td><td>none</td>' in page.html
     assert '<th scope="row">Tail share</th><td>0.125</td><td>0.25</td><td>0.375</td>' in page.html
     assert all(f"Sentence {number} {SCRIPT}." in page.text for number in range(3))
@@ -218,7 +218,7 @@ def test_everything_known_is_shown_in_order(page: Page) -> None:
     assert "sdclr pretrain <folder>" in page.text
     assert '"temperature": 0.2' in page.text
     assert "50% of the encoder's weights removed" in page.text
-    assert page.text.index("a&b") < page.text.rindex("What training sees")
+    assert page.text.index("a&b") < page.text.rindex("Training views")
     assert page.tags["svg"] == 3 + 1 + 1 + 1  # bars and classes, curves, collection, layers
     assert page.tags["img"] == len(CLASSES) + 1  # examples, views
 
