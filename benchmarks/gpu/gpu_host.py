@@ -19,7 +19,7 @@ RANGE = "measured steps"
 WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"}
 """Calls by which the host waits for the device."""
 WAITING = "called a synchronizing CUDA operation"
-"""torch's words for it in its synchronisation debug mode."""
+"""torch's words for it in its synchronization debug mode."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
 
 
@@ -68,10 +68,10 @@ def profile_steps(steps: Steps, count: int, *, top: int = 15) -> Activity | None
             for _ in range(count):
                 steps.step()
         synchronize(steps.device)  # all kernels are done, and this wait is none of the steps'
-    return summarise(watched.events(), count, top=top)
+    return summarize(watched.events(), count, top=top)
 
 
-def summarise(events: Iterable[Event], count: int, *, top: int) -> Activity:
+def summarize(events: Iterable[Event], count: int, *, top: int) -> Activity:
     """Calls of the host within the range, and all that the device did for them."""
     events = list(events)
     span = next(e.time_range for e in events if e.name == RANGE and e.device_type == DeviceType.CPU)

@@ -1,11 +1,11 @@
 """Find the rare images of unlabeled, long-tailed collections, and train encoders that serve rare classes better.
 
 `mine` ranks the images of a folder by rarity with a pretrained encoder, `diagnose` describes the collection, and
-`select` picks what to label next. `pretrain` trains an encoder on the images by self-damaging contrastive
-learning, `evaluate` measures how evenly it serves the classes, and `export` writes it for other tools. `load_encoder`
-loads any encoder: a run, an export, or a pretrained model of timm.
+`select` chooses images to label next. `pretrain` trains an encoder on the images by self-damaging contrastive learning,
+`evaluate` measures its accuracy for frequent and rare classes, and `export` writes it for other tools. `load_encoder`
+loads any encoder: a run, an export, or a pretrained timm model.
 
-The method alone: `SelfCompetitor` runs a network as its own pruned twin, and `nt_xent` contrasts the two.
+For the method alone, `SelfCompetitor` runs a network as its own pruned twin, and `nt_xent` contrasts the two.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""`python -m sdclr`: the command line, as `torchrun -m sdclr` starts it too."""
+"""The command line for `python -m sdclr` and `torchrun -m sdclr`."""
 
 from sdclr.cli import main
 

@@ -1,14 +1,14 @@
-"""Names that options take in several packages."""
+"""Choices of options that several packages use."""
 
 from typing import Final, Literal, TypeAlias
 
 Amp: TypeAlias = Literal["auto", "none", "bf16", "fp16"]
-"""Mixed precision: the number format of products, `auto` for what suits the hardware."""
+"""Mixed precision: the number format of products; `auto` depends on the hardware."""
 
 Metric = Literal["cosine", "euclidean"]
-"""How far features are apart."""
+"""Distance of features."""
 
 Format = Literal["timm", "torchvision", "onnx"]
-"""What an encoder is exported for."""
+"""Export format of an encoder."""
 FORMATS: Final[tuple[Format, ...]] = ("timm", "torchvision", "onnx")
-"""All of them."""
+"""All export formats."""

@@ -1,4 +1,4 @@
-"""Configuration as frozen dataclasses: to JSON and back, unchanged."""
+"""Configuration as frozen dataclasses, with exact conversion to JSON and back."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ Config = TypeVar("Config")
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _LARGEST: Final = 2**63 - 1
-"""Whole numbers have at most 64 bits, as in TOML: larger ones are slips, and overflow as floats."""
+"""Integers have at most 64 bits, as in TOML. Larger ones are mistakes, and overflow as floats."""
 _MOST: Final = {
-    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbours"), 2**16),
+    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbors"), 2**16),
     **dict.fromkeys(("references", "images", "part"), 2**30),
     **dict.fromkeys(("draws", "iterations", "max_iterations"), 10**6),
-    **dict.fromkeys(("epochs", "second_epochs", "milestones"), 10**12),  # what a time budget ends has 10^9
+    **dict.fromkeys(("epochs", "second_epochs", "milestones"), 10**12),  # placeholder of a time budget: 10^9
     **dict.fromkeys(("patch", "experts", "views", "checkpoints", "operations", "workers", "threads", "jobs"), 2**10),
     "batch_size": 2**20,
     "clusters": 10_000,
@@ -29,15 +29,17 @@ _MOST: Final = {
     "exact": 2**30,
     "accumulate": 2**16,
 }
-"""Largest values of numbers that memory or time grows with, by the name of the setting; more is a slip."""
+"""Maximum values of settings that increase memory or time. Larger values are mistakes."""
+_RENAMED: Final = {"grey": "gray", "neighbours": "neighbors"}
+"""Names of settings in files of earlier versions, and their present names."""
 _SHOWN: Final = 60
-"""Characters of a value that a message shows."""
+"""Maximum length of a value in a message."""
 
 _Key = tuple[str, ...]
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass, nested ones included, as plain dictionaries and lists."""
+    """A dataclass, including nested ones, as plain dictionaries and lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
@@ -47,12 +49,12 @@ def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None 
 
     Args:
         cls: The dataclass.
-        values: Values of some or all fields; those of nested dataclasses are dictionaries of the same kind.
-        base: Has the values of absent fields. By default these keep the defaults of the dataclass.
+        values: Values of some or all fields, with a dictionary for each nested dataclass.
+        base: Instance with the values of absent fields; by default these have the defaults of the dataclass.
 
     Raises:
-        SettingError: If a key is no field of the dataclass, a field that has no default is absent, or a value has
-            another type than the field or is not accepted by it. The message names keys in full (`optim.lr`).
+        SettingError: If a key is not a field of the dataclass, a field without default is absent, or a value has the
+            wrong type or is invalid. The message has full keys (`optim.lr`).
 
     Example:
         >>> from sdclr.training.config import PretrainConfig
@@ -63,7 +65,7 @@ def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None 
         return _built(cls, values, base, ())
     except SettingError:
         raise
-    except InputError as error:  # the dataclass itself refuses a value
+    except InputError as error:  # an invalid value, from the dataclass itself
         message = str(error)
         keys = [key for key in _leaves(values) if _decides(key, message, cls, values, base)]
         named = " and ".join(f"{'.'.join(key)} = {shown(_at(values, key))}" for key in keys[:3])
@@ -71,7 +73,7 @@ def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None 
 
 
 def shown(value: Any) -> str:
-    """A value as settings files spell it, on one line, and cut if it is long.
+    """A value as in settings files, on one line, and shortened if it is long.
 
     Example:
         >>> shown(None), shown("a" * 1000)[-7:]
@@ -88,7 +90,7 @@ def shown(value: Any) -> str:
         value = value[: 2 * _SHOWN] if isinstance(value, str) else value
         try:
             return _cut(repr(value))
-        except ValueError:  # Python spells no whole numbers of more than 4,300 digits
+        except ValueError:  # Python does not convert integers of more than 4,300 digits
             return "a whole number of thousands of digits"
     return _cut(str(value))  # dates and times of TOML
 
@@ -98,15 +100,15 @@ def _cut(text: str) -> str:
 
 
 def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
-    """Refuse numbers that no calculation can use: NaN, infinite ones, whole ones of more than 64 bits, absurd sizes.
+    """Raise an error for invalid numbers: NaN, infinite ones, integers of more than 64 bits, absurd sizes.
 
     Args:
-        config: A dataclass, which is searched with those inside it.
-        place: What to put before names in errors.
-        least: Smallest value of some of its own numbers. None is no number, and accepted.
+        config: A dataclass, which is checked with its nested dataclasses.
+        place: Prefix of names in errors.
+        least: Minimum values of some of its own numbers. None is accepted.
 
     Raises:
-        InputError: There is such a number, or one is too small or too large.
+        InputError: If there is such a number, or one is too small or too large.
 
     Example:
         >>> from sdclr.training.config import Runtime
@@ -129,18 +131,18 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
 
 
 def digest(config: Any) -> str:
-    """Eight hexadecimal digits, equal for equal configurations, that change with any value.
+    """Eight hexadecimal digits that are equal for equal configurations, and change with any value.
 
-    Only what differs from the defaults counts, so that they stay when a version adds a field.
+    Only values that differ from the defaults count, so that the digest stays when a version adds a field.
     """
-    exact = from_json(type(config), to_json(config))  # a whole number given for a float is that float
+    exact = from_json(type(config), to_json(config))  # converts integers in float fields
     usual = _flat(_defaults(type(config)))
     values = {key: value for key, value in _flat(to_json(exact)).items() if key not in usual or usual[key] != value}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
-    """The fields of a dataclass that have one, as plain JSON."""
+    """The defaults of a dataclass's fields, as plain JSON."""
     made = {}
     for field in dataclasses.fields(cls):
         value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -168,15 +170,16 @@ class _AbsentError(SettingError):
 
 
 def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place: _Key) -> Config:
-    """The dataclass of plain values.
+    """Create a dataclass from plain values.
 
     Raises:
-        SettingError: A key or the type of a value does not fit; names the place from the top.
-        InputError: As the dataclass itself words it.
+        SettingError: If a key or the type of a value is wrong; the message has the full key.
+        InputError: Errors of the dataclass itself.
     """
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {}
-    for key, value in values.items():
+    for given, value in values.items():
+        key = given if given in hints else _RENAMED.get(given, given)
         if key not in hints:
             raise SettingError(f"unknown key {shown(_dotted(place, key))}: {_hint(cls, key, place)}", [(*place, key)])
         fields[key] = _restored(hints[key], value, (*place, key), getattr(base, key, None))
@@ -189,7 +192,7 @@ def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place
             raise _AbsentError(f"the key {_dotted(place, field.name)!r} is missing: give it a value")
     try:
         return cls(**fields)
-    except (ValueError, ArithmeticError) as error:  # what the method's own settings raise
+    except (ValueError, ArithmeticError) as error:  # raised by settings in `sdclr.method`
         raise InputError(str(error)) from error
 
 
@@ -198,7 +201,7 @@ def _dotted(place: _Key, key: str) -> str:
 
 
 def _hint(cls: type[Any], key: str, place: _Key) -> str:
-    """What was meant instead of an unknown key."""
+    """Suggestion for an unknown key."""
     names = list(get_type_hints(cls))
     deeper = [known for known in _leaves(_defaults(cls)) if known[-1] == key]
     if deeper:
@@ -229,7 +232,7 @@ def _without(values: dict[str, Any], key: _Key) -> dict[str, Any]:
 
 
 def _decides(key: _Key, message: str, cls: type[Any], values: dict[str, Any], base: Any) -> bool:
-    """Whether an error goes away with one value."""
+    """Whether an error disappears without one of the values."""
     try:
         _built(cls, _without(values, key), base, ())
     except _AbsentError:
@@ -240,7 +243,7 @@ def _decides(key: _Key, message: str, cls: type[Any], values: dict[str, Any], ba
 
 
 def _restored(hint: Any, value: Any, key: _Key, base: Any = None) -> Any:
-    """A JSON value as the type that a field asks for."""
+    """A JSON value converted to the type of a field."""
     origin, options, name = get_origin(hint), get_args(hint), ".".join(key)
     if origin in (Union, types.UnionType):
         return _first_accepted(options, value, key, base)
@@ -261,7 +264,7 @@ def _restored(hint: Any, value: Any, key: _Key, base: Any = None) -> Any:
 
 
 def _bounded(value: Any, key: _Key) -> Any:
-    """A value that is no number, or one that files and calculations can hold."""
+    """The value, after a check that numbers are finite and have at most 64 bits."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise SettingError(f"{'.'.join(key)!r} must be a whole number of at most 64 bits, not {shown(value)}", [key])
     if isinstance(value, float) and not math.isfinite(value):
@@ -296,7 +299,7 @@ def _first_accepted(options: tuple[Any, ...], value: Any, key: _Key, base: Any) 
 
 
 def _either(options: tuple[Any, ...]) -> str:
-    """What a value of several types may be: "a number or 'adaptive'"."""
+    """The possible values of several types in words: "a number or 'adaptive'"."""
     words = []
     for option in options:
         literal = get_origin(option) is Literal

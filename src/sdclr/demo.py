@@ -1,4 +1,4 @@
-"""Demonstrations on embedded handwritten digits: rare kinds found by a pretrained encoder, and SimCLR beside SDCLR."""
+"""Demonstrations on handwritten digits: rare kinds by a pretrained encoder, and a comparison of SimCLR and SDCLR."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.evaluation.config import EvaluateConfig
 from sdclr.evaluation.evaluate import Result, evaluate
+from sdclr.longtail.splits import long_tail_split
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores
@@ -27,16 +27,16 @@ MAX_COUNT, IMBALANCE = 100, 50
 """276 training images: 100 of the most frequent digit, 2 of the rarest."""
 
 SHOTS, DRAWS = 2, 5
-"""Labeled digits a class of the few-shot probe, and how many such sets are averaged."""
+"""Labeled digits per class in the few-shot probe, and number of few-shot sets that are averaged."""
 
 
 RARE_COUNTS: Final = {0: 25, 6: 14, 4: 5}
-"""Images of the rare digits in the collection that is mined; of every other digit there are `COMMON_COUNT`."""
+"""Number of images of each rare digit in the mined collection; every other digit has `COMMON_COUNT`."""
 COMMON_COUNT: Final = 110
 
 
 def rare_digits(seed: int = 0) -> SubsetSource:
-    """A collection with rare kinds: 814 digits, of which 25 are zeros, 14 are sixes and 5 are fours."""
+    """A collection with rare kinds: 814 digits, among them 25 zeros, 14 sixes and 5 fours."""
     train, rng = digits("train"), np.random.default_rng(seed)
     labels = np.asarray(train.labels)
     chosen = [
@@ -46,10 +46,10 @@ def rare_digits(seed: int = 0) -> SubsetSource:
 
 
 def mine_demo(folder: Path) -> tuple[Scores, list[str], Path]:
-    """Find the rare kinds among embedded digits, and say what they are; labels serve for that alone.
+    """Find the rare kinds among digits, and describe them. Labels are used for the description only.
 
     Args:
-        folder: For scores, features and the page.
+        folder: Folder for scores, features and the page.
 
     Returns:
         The scores, a line for each kind, and the page.
@@ -75,8 +75,8 @@ def run_demo(folder: Path, *, splits: int) -> tuple[list[Table], Path]:
     """Train both methods on `splits` class orders, evaluate them, and write a report.
 
     Args:
-        folder: For the runs and the report; what is finished there is not trained again.
-        splits: Class orders to average over.
+        folder: Folder for the runs and the report. Finished runs are reused.
+        splits: Number of class orders to average over.
 
     Returns:
         The tables of few-shot and linear accuracy, and the report's path.
@@ -100,7 +100,7 @@ def run_demo(folder: Path, *, splits: int) -> tuple[list[Table], Path]:
         for method, damage in methods.items():
             tell(f"class order {split} of {splits}: {method} on {len(source)} images")
             chosen = replace(config, damage=damage, seed=split)
-            # In full precision, so that figures do not depend on whether a machine has units for bfloat16.
+            # In float32, so that results do not depend on the machine's units for bfloat16.
             runtime = Runtime(device="cpu", amp="none")
             run = pretrain(source, chosen, run=folder / f"{method.lower()}-{split}", runtime=runtime)
             runs[method].append(run)

@@ -1,6 +1,6 @@
-"""Versions and hardware, for bug reports and for the notes of measurements.
+"""Versions and hardware, for bug reports and records of measurements.
 
-Imports the standard library alone and never torch, so that it answers at once and even where torch is broken.
+Imports only the standard library and never torch, so that it is fast and works even if torch is broken.
 """
 
 import getpass
@@ -45,7 +45,7 @@ PACKAGES: Final = (
     "onnx",
     "onnxruntime",
 )
-"""What `sdclr` computes with, and its optional parts."""
+"""Packages that `sdclr` computes with, including optional ones."""
 
 INSTRUCTION_SETS: Final = (
     "sse4_2",
@@ -66,7 +66,7 @@ INSTRUCTION_SETS: Final = (
     "i8mm",
     "sve",
 )
-"""Those that decide how fast networks are, by the names that Linux gives them."""
+"""Instruction sets that determine the speed of networks, by their names in Linux."""
 
 VARIABLES: Final = (
     "CUDA_VISIBLE_DEVICES",
@@ -79,7 +79,7 @@ VARIABLES: Final = (
     "TORCH_NUM_THREADS",
     "WORLD_SIZE",
 )
-"""Environment variables that change how `sdclr` computes. None of them holds a secret."""
+"""Environment variables that change the computation. None of them contains a secret."""
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _SECONDS: Final = 10
@@ -87,36 +87,39 @@ _SECONDS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where `sdclr` runs."""
+    """Versions and hardware on which `sdclr` runs."""
 
     sdclr: str
-    """Its version."""
+    """Version of sdclr."""
     python: str
     """Version and implementation of Python."""
     packages: dict[str, str | None]
-    """Version of each package of `PACKAGES`; None where it is not installed."""
+    """Version of each package of `PACKAGES`; None if it is not installed."""
     system: str
     """Operating system and kernel."""
     processor: str
-    """The CPU by the name of its maker."""
+    """The manufacturer's name of the CPU."""
     instruction_sets: tuple[str, ...]
-    """Which of `INSTRUCTION_SETS` it has; empty where that is unknown."""
+    """The CPU's instruction sets among `INSTRUCTION_SETS`; empty if unknown."""
     cores: int
-    """Cores of the machine, as the operating system counts them."""
+    """Number of cores according to the operating system."""
     usable_cores: int
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     memory: int | None
-    """Bytes that this process may use, at most those of the machine; None where that is unknown."""
+    """Memory that this process may use, in bytes; None if unknown."""
     memory_free: int | None
-    """Bytes of memory that are free or can be freed."""
+    """Memory that is free or can be freed, in bytes; None if unknown."""
     gpus: tuple[str, ...]
-    """NVIDIA GPUs with memory and driver, as `nvidia-smi` tells them."""
+    """NVIDIA GPUs with memory and driver, from `nvidia-smi`."""
     variables: dict[str, str]
-    """Which of `VARIABLES` are set."""
+    """Values of the variables of `VARIABLES` that are set."""
 
 
 def describe_environment() -> Environment:
-    """Versions and hardware. Takes a fraction of a second: neither torch nor another package is imported.
+    """Describe versions and hardware. This takes a fraction of a second and imports no packages.
+
+    Returns:
+        Versions, hardware and environment variables, with memory in bytes.
 
     Example:
         >>> describe_environment().python  # doctest: +SKIP
@@ -141,7 +144,7 @@ def describe_environment() -> Environment:
 
 
 def private_removed(text: str) -> str:
-    """A text without the home folder and the user's name, for bug reports.
+    """A text without the home folder and the user name, for bug reports.
 
     Example:
         >>> private_removed(f"{Path.home()}/images")
@@ -159,12 +162,12 @@ def private_removed(text: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on; in a container also no more than its share of time (Linux, cgroup v2)."""
+    """Cores that this process may use; in a container limited by its CPU quota (Linux, cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is no such file, or no limit in it: "max"
+    except (OSError, ValueError):  # no such file, or no limit in it ("max")
         return cores
 
 
@@ -176,7 +179,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> tuple[str, set[str]]:
-    """The CPU's name and its flags."""
+    """Name and flags of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -190,7 +193,7 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Bytes of memory, and how many of them are free."""
+    """Total and free memory in bytes."""
     total, free = None, None
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -203,7 +206,7 @@ def _memory() -> tuple[int | None, int | None]:
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no such files, or no limit in them: "max"
+    except (OSError, ValueError):  # no such files, or no limit in them ("max")
         return total, free
     total = limit if total is None else min(limit, total)
     return total, max(0, limit - used) if free is None else min(free, max(0, limit - used))
@@ -220,7 +223,7 @@ def _gpus() -> tuple[str, ...]:
 
 
 def _output(program: str, *arguments: str) -> str:
-    """What a program prints; nothing if it is not there or fails."""
+    """Output of a program; empty if it does not exist or fails."""
     path = shutil.which(program)
     if path is None:
         return ""

@@ -1,4 +1,4 @@
-"""The errors a user can mend. They carry one line that names the file or value, and the mend."""
+"""Errors that the user can correct. The message is one line with the file or value, and a remedy."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,15 +6,15 @@ from typing import Final
 from sdclr.visible import one_line
 
 _LONGEST: Final = 2_000
-"""Characters of a message. What is cut stands in its middle, so that the remedy stays."""
+"""Maximum length of a message. Longer ones are shortened in the middle, so that the remedy stays."""
 
 
 class InputError(Exception):
-    """Something given to `sdclr` (a path, an option, a data set) cannot be used as it is.
+    """An input of `sdclr` (a path, an option, a data set) cannot be used.
 
-    The message is one line: what is wrong, with the offending value, and how to mend it. The command line prints it
-    without a traceback. Letters of names and values that would break or turn the line, or command a terminal, are
-    written as their codes. The middle of a very long message is left out.
+    The message is one line with the problem, the value, and a remedy. The command line prints it without a traceback.
+    Characters in names and values that would break or reverse the line, or control a terminal, are replaced by their
+    codes. A very long message is shortened in the middle.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -22,11 +22,11 @@ class InputError(Exception):
 
 
 class SettingError(InputError):
-    """One or several settings cannot be used as they are.
+    """One or more settings cannot be used.
 
     Args:
-        message: What is wrong, with names and values of the settings.
-        keys: Their names in full, each as the keys that lead to it: `(("optim", "lr"),)`.
+        message: The problem, with names and values of the settings.
+        keys: The full name of each setting, as its sequence of keys: `(("optim", "lr"),)`.
     """
 
     def __init__(self, message: str, keys: Sequence[tuple[str, ...]] = ()) -> None:
@@ -37,38 +37,38 @@ class SettingError(InputError):
 class StorageError(InputError):
     """A file cannot be written: the disk is full, the folder is read-only, a quota or a size limit is reached.
 
-    What was there before is intact. The message names the path, the space that is needed and the space that is free
-    where they are known, and what to do. The command line ends with exit code 1, because the command was right.
+    Existing files do not change. The message gives the path, the needed and the free space if known, and a remedy. The
+    command line ends with exit code 1, because the command was correct.
     """
 
 
 class DamagedFileError(InputError):
-    """A file that this package wrote cannot be read: it is cut short, changed, or of another kind.
+    """A file of this package cannot be read: it is truncated, changed, or of another type.
 
-    The message names the file, what is wrong with it, and how to make it again.
+    The message gives the file, the problem, and how to create the file again.
     """
 
 
 class ProcessLostError(InputError):
-    """A process that works for this one was lost: it was killed, ran out of shared memory, or could not start.
+    """A worker process was lost: it was killed, ran out of shared memory, or could not start.
 
-    What is saved stays. The message names the remedy. The command line ends with exit code 1.
+    Saved data stays. The message gives a remedy. The command line ends with exit code 1.
     """
 
 
 class OutOfMemoryError(InputError):
-    """There is not enough memory for a batch. The message names the option, and a value that would fit.
+    """There is not enough memory for a batch. The message gives the option, and a value that would fit.
 
-    The command line ends with exit code 1, because another machine could do it.
+    The command line ends with exit code 1, because the command may work on another machine.
     """
 
 
 class BadImageError(InputError):
-    """One image cannot be decoded. It is skipped and listed; it never ends a run.
+    """An image cannot be decoded. It is skipped and listed, and does not end a run.
 
     Args:
         image_id: The image's stable id in its source.
-        reason: Why, in a few words ("truncated", "zero bytes", "not an image", …).
+        reason: The reason in a few words ("truncated", "zero bytes", "not an image", …).
     """
 
     def __init__(self, image_id: str, reason: str) -> None:

@@ -1,8 +1,8 @@
-"""What is fastest on this very machine for one network: timed once for about a second, then remembered.
+"""The fastest settings for a network on this machine, measured once for about a second, and then stored.
 
-Hardware does not tell. On a CPU with AMX tiles bfloat16 makes a ResNet-18 train more than twice as fast, and networks
-of depthwise convolutions half as fast; a CPU with `avx512_bf16` and no tiles gains, too. So `auto` means: measure.
-Results are kept in memory, and in the user's cache folder for other processes (`cache_folder`).
+The type of hardware is not enough. On a CPU with AMX tiles, bfloat16 trains a ResNet-18 more than twice as fast, and
+networks of depthwise convolutions half as fast. A CPU with `avx512_bf16` but no tiles gains, too. Therefore `auto`
+measures. Results are stored in memory, and in the user's cache folder for other processes (`cache_folder`).
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from sdclr.precision import autocast_dtype, device_name
 from sdclr.progress import tell
 
 GAIN: Final = 1.1
-"""How many times as fast bfloat16 must be to be taken: for less it is not worth its rounding."""
+"""Minimum speed ratio at which bfloat16 is used: a smaller gain is not worth the rounding."""
 SECONDS: Final = 1.0
-"""What the repeats of one measurement may take together, beyond the first of each candidate."""
+"""Maximum duration of the repeats of one measurement in seconds, without the first run of each candidate."""
 LONG_ENOUGH: Final = 0.05
-"""Seconds of a pass from which on timing a larger batch tells nothing more."""
-_PATIENCE: Final = 10.0  # seconds of the first round after which there is no other
+"""Duration of a pass in seconds that is long enough for timing."""
+_PATIENCE: Final = 10.0  # if the first round takes this many seconds, it is not repeated
 _REPEATS: Final = 5
-_GROWTH: Final = 8  # kernels are compiled for each size of a batch, which takes as long as a pass
+_GROWTH: Final = 8  # large, because kernels are compiled for each batch size, which takes as long as a pass
 
 Dtype = torch.dtype | None
 K = TypeVar("K")
@@ -43,16 +43,16 @@ _of_module: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Amp]] = WeakKeyDi
 
 
 def forward_amp(amp: Amp, network: nn.Module, shape: tuple[int, ...], device: torch.device) -> Amp:
-    """The precision of forward passes without gradients, `auto` replaced by what is faster on this machine.
+    """The precision of forward passes without gradients, with `auto` replaced by the faster one on this machine.
 
-    On a GPU `auto` goes by its generation. On a CPU that has instructions for bfloat16 the network is timed with both
-    formats, on random images, the first time that it is asked about.
+    On a GPU `auto` depends on the generation. On a CPU with instructions for bfloat16 the network is timed once in both
+    formats, on random images.
 
     Args:
-        amp: What is asked.
-        network: Called with images `(N, *shape)`, float32 in [0, 1]. It is in the mode in which it will run.
-        shape: Of one image, such as `(3, 224, 224)`.
-        device: Where the network is.
+        amp: The setting.
+        network: Called with images `(N, *shape)`, float32 in [0, 1], in its current mode.
+        shape: Shape of one image, such as `(3, 224, 224)`.
+        device: Device of the network.
 
     Example:
         >>> import torch
@@ -70,12 +70,12 @@ def forward_amp(amp: Amp, network: nn.Module, shape: tuple[int, ...], device: to
 
 
 def worth_measuring(device: torch.device) -> bool:
-    """Whether bfloat16 may be the faster format: on a CPU that has instructions for it. A GPU's generation tells."""
+    """Whether to measure if bfloat16 is faster: on a CPU with instructions for it. On a GPU the generation decides."""
     return device.type == "cpu" and any("bf16" in name and has for name, has in torch.cpu.get_capabilities().items())
 
 
 def name_of(dtype: Dtype) -> Amp:
-    """The explicit setting that gives a type."""
+    """The explicit setting for a type."""
     names: dict[Dtype, Amp] = {None: "none", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return names[dtype]
 
@@ -95,11 +95,11 @@ def _forward_dtype(network: nn.Module, shape: tuple[int, ...]) -> Dtype:
 
 
 def by_dtype(run: Callable[[Tensor], object], images: Tensor) -> dict[str, Any]:
-    """Seconds of a pass on a CPU by the name of its type: of the processor's time, which a busy machine stretches less.
+    """CPU time of a pass in seconds, by the name of the type. CPU time depends less on other processes than wall time.
 
     Args:
-        run: The pass, which autocast makes one or the other.
-        images: What it is given.
+        run: The pass, which runs under autocast.
+        images: Its input.
     """
 
     def cast(dtype: torch.dtype | None) -> None:
@@ -117,7 +117,7 @@ def faster_dtype(seconds: Mapping[str, float]) -> Dtype:
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Run inside with so many threads; the caller's number is put back outside."""
+    """Use this number of threads inside the block, and restore the caller's number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -127,29 +127,29 @@ def threads(number: int) -> Iterator[None]:
 
 
 def random_images(count: int, shape: tuple[int, ...]) -> Tensor:
-    """`(count, *shape)` float32 in [0, 1), the same every time."""
+    """Random images `(count, *shape)`, float32 in [0, 1); equal for equal arguments."""
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def structure(module: nn.Module) -> str:
-    """Digest of a module's layers and their sizes, whatever the weights are."""
+    """Digest of a module's layers and their sizes, independent of the weights."""
     sizes = [(name, tuple(value.shape), value.stride()) for name, value in module.named_parameters()]
     return hashlib.sha256(f"{module}{sizes}".encode()).hexdigest()
 
 
 def grown(run: Callable[[Tensor], object], make: Callable[[int], Tensor], *, at_first: int, most: int) -> Tensor:
-    """A batch so large that a pass takes long enough to be timed, or of `most` images.
+    """A batch that is large enough for timing a pass, with at most `most` images.
 
     Args:
         run: The pass.
-        make: Images by their number.
-        at_first: The number to begin with.
-        most: The largest number.
+        make: Creates a given number of images.
+        at_first: Initial number of images.
+        most: Maximum number of images.
     """
     count = min(at_first, most)
     while True:
         batch = make(count)
-        run(batch)  # the first pass allocates, and chooses kernels
+        run(batch)  # the first pass allocates memory and chooses kernels
         if count == most or seconds_of(functools.partial(run, batch), time.process_time) >= LONG_ENOUGH:
             return batch
         count = min(_GROWTH * count, most)
@@ -158,15 +158,15 @@ def grown(run: Callable[[Tensor], object], make: Callable[[int], Tensor], *, at_
 def fastest_of(
     candidates: Mapping[K, Callable[[], object]], *, clock: Callable[[], float] | None = None
 ) -> dict[K, float]:
-    """Seconds of each candidate: the least of interleaved repeats, which others on the machine disturb least.
+    """Seconds of each candidate: the minimum of interleaved repeats, which other processes affect least.
 
     Args:
-        candidates: What to time, by any name.
-        clock: Tells the time; by default that of the wall.
+        candidates: Calls to time, by any name.
+        clock: The clock; by default wall time.
     """
     clock = clock or time.perf_counter
     start = time.perf_counter()
-    seconds = {name: seconds_of(call, clock) for name, call in candidates.items()}  # kernels are chosen, too
+    seconds = {name: seconds_of(call, clock) for name, call in candidates.items()}  # also chooses kernels
     if time.perf_counter() - start >= _PATIENCE:
         return seconds
     seconds = dict.fromkeys(candidates, float("inf"))
@@ -180,7 +180,7 @@ def fastest_of(
 
 
 def seconds_of(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    """What one call takes."""
+    """Duration of one call."""
     start = clock()
     call()
     return clock() - start
@@ -188,7 +188,7 @@ def seconds_of(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 @contextlib.contextmanager
 def kept_randomness() -> Iterator[None]:
-    """Leave the CPU's generator as it was: a measurement must change no result."""
+    """Restore the state of the CPU's generator after the block: a measurement must not change results."""
     with torch.random.fork_rng(devices=[]):
         yield
 
@@ -199,12 +199,12 @@ def remembered(
     *,
     lasting: Callable[[dict[str, Any]], bool] = lambda _: True,
 ) -> dict[str, Any]:
-    """What was measured: in this process, else by an earlier one on such a machine, else now.
+    """A measurement of this process or of an earlier one on such a machine; if there is none, a new one.
 
     Args:
-        what: What decides the result beside the machine and torch, as plain JSON.
-        measure: Measures; a plain JSON object.
-        lasting: Whether a result is good enough to be kept for other processes.
+        what: Everything that determines the result, except the machine and torch, as plain JSON.
+        measure: Measures, and returns a plain JSON object.
+        lasting: Whether a result is reliable enough to be stored for other processes.
     """
     machine = {
         "cpu": device_name(torch.device("cpu")),
@@ -215,13 +215,13 @@ def remembered(
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
     if key not in _remembered:
         file = None
-        with contextlib.suppress(OSError):  # no home
+        with contextlib.suppress(OSError):  # no home folder
             file = cache_folder() / f"{key}.json"
         found = None if file is None else _read(file, asked)
         if found is None:
             found = measure()
             if file is not None and lasting(found):
-                # No space, no permission: it is measured again next time.
+                # Without space or permission, the next process measures again.
                 with contextlib.suppress(OSError, InputError):
                     write_json(file, with_checksum({"asked": asked, "found": found}))
         _remembered[key] = found
@@ -229,16 +229,16 @@ def remembered(
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept for other processes: `speed` in the user's cache folder.
+    """Folder of measurements for other processes: `speed` in the user's cache folder.
 
     Raises:
-        OSError: The user has no home folder.
+        OSError: If the user has no home folder.
     """
     return user_cache_folder() / "speed"
 
 
 def _read(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """An earlier measurement; None if there is none that can be read and is of the same."""
+    """An earlier measurement of the same; None if there is none or it cannot be read."""
     try:
         values = read_json(file, keys={"asked": dict, "found": dict}) if file.exists() else {}
     except DamagedFileError:

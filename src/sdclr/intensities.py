@@ -1,4 +1,4 @@
-"""Which intensities of images with more than 8 bits become black and white. One range holds for a whole collection."""
+"""Intensities that become black and white in images of more than 8 bits, with one range for a whole collection."""
 
 import math
 from dataclasses import dataclass, fields
@@ -14,18 +14,18 @@ _NAMES: Final = {"deep": "16-bit", "integer": "32-bit", "real": "float"}
 
 @dataclass(frozen=True, kw_only=True)
 class Intensities:
-    """The range of each kind of image that has more than 8 bits; None for kinds that are not known.
+    """The range of each type of image with more than 8 bits; None for types that are not known.
 
     Raises:
-        InputError: A range is empty, or not finite.
+        InputError: If a range is empty or not finite.
     """
 
     deep: Range | None = None
-    """Of images of 16-bit whole numbers without a sign."""
+    """Range of images of unsigned 16-bit integers."""
     integer: Range | None = None
-    """Of other whole numbers."""
+    """Range of images of other integers."""
     real: Range | None = None
-    """Of floating-point numbers."""
+    """Range of images of floating-point numbers."""
 
     def __post_init__(self) -> None:
         for name in _NAMES:
@@ -35,10 +35,10 @@ class Intensities:
 
     @classmethod
     def parse(cls, text: str) -> "Intensities":
-        """One range for all kinds, as people write it: "0,4095".
+        """Parse one range for all types, such as "0,4095".
 
         Raises:
-            InputError: It is no range.
+            InputError: If the text is not a range.
         """
         try:
             low, high = (float(part) for part in text.split(","))
@@ -50,12 +50,12 @@ class Intensities:
         return any(getattr(self, field.name) is not None for field in fields(self))
 
     def over(self, other: "Intensities | None") -> "Intensities":
-        """These ranges, and those of another for kinds that have none here."""
+        """These ranges, with those of `other` for types without a range."""
         return Intensities(**{name: getattr(self, name) or getattr(other, name, None) for name in _NAMES})
 
     @property
     def sentence(self) -> str:
-        """For a line: "16-bit images: intensities 12 to 4,095 become 0 to 255"."""
+        """The ranges in words: "16-bit images: intensities 12 to 4,095 become 0 to 255"."""
         known = {title: found for name, title in _NAMES.items() if (found := getattr(self, name)) is not None}
         if len(known) == len(_NAMES) and len(set(known.values())) == 1:
             known = {"images of more than 8 bits": self.deep or (0.0, 0.0)}

@@ -1,6 +1,6 @@
-"""How large input may be. Each limit has a default that honest collections stay below, and a variable that raises it.
+"""Limits on the size of input. Each limit has a default above normal collections, and a variable that changes it.
 
-A limit is read from the environment each time it is checked:
+A limit is read from the environment at each check:
 
     SDCLR_MAX_ROWS=50M sdclr embed images.parquet --out embeddings.parquet
 """
@@ -18,20 +18,20 @@ _NUMBER: Final = re.compile(r"(\d{1,18})([KMG]?)", flags=re.ASCII | re.IGNORECAS
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest value of something that input decides."""
+    """Maximum of a size that depends on input."""
 
     variable: str
-    """Environment variable that sets it: a whole number, which K, M or G (1024, 1024², 1024³) may follow."""
+    """Environment variable that sets the limit: a whole number, optionally with K, M or G (1024, 1024², 1024³)."""
     default: int
     least: int
-    """Smallest value that the variable may have."""
+    """Minimum value of the variable."""
 
     @property
     def value(self) -> int:
-        """The limit that holds now.
+        """The current limit.
 
         Raises:
-            InputError: The variable holds something else than a number that can be used.
+            InputError: If the variable has an invalid value.
         """
         text = os.environ.get(self.variable, "").strip()
         if not text:
@@ -46,14 +46,14 @@ class Limit:
         return value
 
     def check(self, value: int, what: str) -> None:
-        """Refuse a value above the limit.
+        """Raise an error if a value is above the limit.
 
         Args:
-            value: How large something is.
-            what: The file, and what it has so much of, with `{}` for the value: "a.parquet has {} rows".
+            value: The size.
+            what: Start of the error message, with `{}` for the value: "a.parquet has {} rows".
 
         Raises:
-            InputError: The value is above the limit. Names the limit and how to raise it.
+            InputError: If the value is above the limit. The message gives the limit and the variable.
         """
         limit = self.value
         if value > limit:
@@ -64,7 +64,7 @@ class Limit:
 
 
 ROWS: Final = Limit("SDCLR_MAX_ROWS", 10_000_000, 1)
-"""Rows of a table: a Parquet, CSV or text file, or several Parquet files taken as one."""
+"""Rows of a table: a Parquet, CSV or text file, or several Parquet files that form one table."""
 
 COLUMNS: Final = Limit("SDCLR_MAX_COLUMNS", 10_000, 1)
 """Columns of a table."""
@@ -76,19 +76,19 @@ LIST: Final = Limit("SDCLR_MAX_LIST", 2**16, 1)
 """Numbers of one vector, or members of one list, in a table."""
 
 TABLE: Final = Limit("SDCLR_MAX_TABLE", 8 * 2**30, 2**20)
-"""Bytes of memory that the columns of a table which are read whole take, uncompressed."""
+"""Uncompressed bytes of table columns that are read as a whole."""
 
 ROW_GROUP: Final = Limit("SDCLR_MAX_ROW_GROUP", 2**30, 2**20)
-"""Uncompressed bytes of encoded images that are held at once: those of a row group, or of some rows of a larger one."""
+"""Uncompressed bytes of encoded images in memory at once: a row group, or some rows of a larger one."""
 
 PIXELS: Final = Limit("SDCLR_MAX_PIXELS", 178_956_970, 1)
-"""Width times height of an image. Larger ones count as images that cannot be decoded."""
+"""Width times height of an image. Larger images count as unreadable."""
 
 PAGES: Final = Limit("SDCLR_MAX_PAGES", 10_000, 1)
 """Pages of a TIFF file."""
 
 DECODING: Final = Limit("SDCLR_DECODING_MEMORY", 512 * 2**20, 2**20)
-"""Bytes of decoded pixels that all worker processes together hold while they decode large images. An image that needs
-more than that is decoded while no other large one is."""
+"""Bytes of decoded pixels in all worker processes together while they decode large images. A single larger image is
+decoded while no other large image is."""
 
 LIMITS: Final = (ROWS, COLUMNS, TEXT, LIST, TABLE, ROW_GROUP, PIXELS, PAGES, DECODING)

@@ -1,4 +1,4 @@
-"""When memory runs out: which errors mean that, and one line that names a batch size which would fit."""
+"""Detection of out-of-memory errors, and a message with a batch size that would fit."""
 
 import ctypes
 import errno
@@ -10,15 +10,15 @@ from typing import Final
 from sdclr.errors import OutOfMemoryError
 
 _WORDS: Final = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
-"""What torch says in a RuntimeError where a processor's memory, or that of a library, runs out."""
+"""Words of torch's RuntimeError if the memory of a CPU or a library is exhausted."""
 _TOLD: Final = 200
 
 IN_TRAINING: Final = "--accumulate 2, or --checkpoint-activations"
-"""What else helps where an encoder is trained."""
+"""Other remedies when an encoder is trained."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, NumPy's, the system's, or torch's on any device."""
+    """Whether an error of Python, NumPy, the system or torch on any device means that memory is exhausted."""
     if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -28,16 +28,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(count: int, *, remedy: str = "", probe: Callable[[int], object] | None = None) -> Iterator[None]:
-    """Turn a lack of memory into one line with a batch size that would fit.
+    """Convert an out-of-memory error in the block into one line with a batch size that would fit.
 
     Args:
-        count: Images of the batch.
-        remedy: What else helps, such as "--checkpoint-activations".
-        probe: Does the same with fewer images: half of them and so on are tried until it succeeds, and that is the size
-            which the line names. Without it the line names the half.
+        count: Images per batch.
+        remedy: Another remedy, such as "--checkpoint-activations".
+        probe: Does the same with a given number of images. The number is halved until it succeeds, and the message
+            gives that number. Without it the message gives half of the batch.
 
     Raises:
-        OutOfMemoryError: Memory ran out.
+        OutOfMemoryError: If memory is exhausted.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def enough_memory(count: int, *, remedy: str = "", probe: Callable[[int], object
         if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
             raise
         why = " ".join(str(error).split())[:_TOLD]
-        cause = error.with_traceback(None)  # whose frames hold the batch that did not fit
+        cause = error.with_traceback(None)  # the frames would keep the batch in memory
     else:
         return
     size = count // 2
@@ -59,13 +59,13 @@ def enough_memory(count: int, *, remedy: str = "", probe: Callable[[int], object
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, where the C library keeps it (glibc on Linux).
+    """Return freed memory to the system if the C library keeps it (glibc on Linux).
 
-    glibc keeps what arrays of up to 32 MiB have left, and larger arrays do not use it. After a stage with many of them
-    that is some hundred megabytes.
+    glibc keeps the memory of freed arrays of up to 32 MiB, and larger arrays do not reuse it. After a stage with many
+    such arrays these are some hundred megabytes.
     """
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # missing in other C libraries
         if trim is not None:
             trim(0)
 

@@ -1,4 +1,4 @@
-"""Which number format a forward pass runs in, and on what."""
+"""Number formats of forward passes, and devices."""
 
 import platform
 
@@ -8,11 +8,11 @@ from sdclr.choices import Amp
 
 
 def autocast_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
-    """The type that products and convolutions are computed in; None for that of the weights, float32.
+    """The type of products and convolutions; None for the type of the weights, float32.
 
     Args:
-        amp: What is asked; `auto` uses bfloat16 where the hardware multiplies it faster than float32.
-        device: Where it runs.
+        amp: The setting; `auto` uses bfloat16 if the hardware multiplies it faster than float32.
+        device: Device of the computation.
     """
     if amp == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else None
@@ -20,14 +20,14 @@ def autocast_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The device by the name of its maker."""
+    """The manufacturer's name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has units for products in bfloat16: AMX tiles (CPU), tensor cores of Ampere or later (GPU)."""
+    """Whether the device has units for bfloat16 products: AMX tiles (CPU), or tensor cores from Ampere on (GPU)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -1,7 +1,7 @@
-"""Matrix products of float32 by the library that is fastest at them on a CPU.
+"""Fast matrix products of float32 on a CPU.
 
-`torch.mm` calls MKL, which on processors of AMD leaves their widest instructions unused. oneDNN, which torch takes for
-convolutions, does not: it is two to three times as fast there (docs/speed.md).
+`torch.mm` calls MKL, which does not use the widest instructions of AMD processors. oneDNN, which torch uses for
+convolutions, does, and is two to three times as fast there (docs/speed.md).
 """
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def product(rows: Tensor, others: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`rows @ others.T + bias`, equal to `torch.addmm` up to rounding. It records no gradient.
+    """`rows @ others.T + bias`, equal to `torch.addmm` up to rounding, without gradients.
 
     Args:
         rows: (N, D).
-        others: (M, D), of the same type and device; it may be the transpose of a (D, M) tensor.
+        others: (M, D), with the same type and device; it may be the transpose of a (D, M) tensor.
         bias: (M,).
 
     Returns:
@@ -30,5 +30,5 @@ def product(rows: Tensor, others: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _has_onednn() -> bool:
-    """Whether torch has the operator, which is not among its public ones."""
+    """Whether torch has the operator, which is not public."""
     return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # noqa: SLF001

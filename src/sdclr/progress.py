@@ -1,13 +1,13 @@
-"""How far long work is: the library reports stages, and whoever called it decides how to show them.
+"""Progress of long work: the library reports stages, and the caller decides how to show them.
 
-The library never prints. It opens a `stage`, and calls what it gets with the number of things that are done. A listener
-that was installed around the call shows that: the command line shows a bar or lines, a notebook a bar of its own, and
-without a listener nothing happens. In Python, `show_progress` installs the listener that fits:
+The library never prints. It opens a `stage` and reports the number of completed items. A listener that the caller
+installed shows the progress: the command line shows a bar or lines, a notebook shows a bar. Without a listener nothing
+happens. In Python, `show_progress` installs the right listener:
 
     with sdclr.show_progress():
         scores = sdclr.mine("./images")
 
-This module imports nothing that is slow to load, so that every part of the package can report.
+This module imports no slow packages, so that every part of the package can report progress.
 """
 
 import os
@@ -24,55 +24,55 @@ __all__ = ["Listener", "Stage", "Update", "duration", "listening", "reporting_to
 
 
 class Update(Protocol):
-    """What a stage is told while it runs."""
+    """Function that reports the progress of a stage."""
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Report how far the stage is.
+        """Report the progress.
 
         Args:
-            done: Things done so far, in all sessions.
-            total: Things in all, where that was not known at the start or has changed.
-            note: What else to show, such as the loss.
+            done: Number of completed items, over all sessions.
+            total: Number of all items, if it was unknown at the start or has changed.
+            note: Further text to show, such as the loss.
         """
 
 
 @dataclass(eq=False)
 class Stage:
-    """A stage of work as its listener sees it."""
+    """A stage of work."""
 
     name: str
-    """What is done, such as "reading images"."""
+    """Name of the work, such as "reading images"."""
     total: int | None = None
-    """Things in all; None where that is not known."""
+    """Number of all items; None if unknown."""
     unit: str = "images"
-    """What is counted, in the plural."""
+    """Name of the items, in the plural."""
     counted: bool = True
-    """False: the note stands in place of name and count."""
+    """False: the note is shown instead of name and count."""
     done: int = 0
     note: str = ""
 
 
 class Listener(Protocol):
-    """Shows stages. Its methods are called in the process that installed it, from any of its threads."""
+    """Shows stages. Its methods are called in the process that installed it, from any thread."""
 
     def begin(self, stage: Stage) -> None:
-        """A stage begins, inside those that have begun and not ended."""
+        """A stage begins, within the stages that have not ended."""
 
     def update(self, stage: Stage) -> None:
-        """Its `done`, `total` or `note` has changed."""
+        """`done`, `total` or `note` of a stage has changed."""
 
     def end(self, stage: Stage) -> None:
-        """It ends, by success or by an error."""
+        """A stage ends, by success or by an error."""
 
     def tell(self, text: str) -> None:
-        """Show a line that stays, such as an estimate of the time."""
+        """Show a permanent line, such as a time estimate."""
 
 
 _installed: ContextVar[tuple[Listener | None, int]] = ContextVar("sdclr_progress", default=(None, 0))
 
 
 def listening() -> Listener | None:
-    """Who listens here. A forked worker process inherits the listener but not its terminal: there nobody listens."""
+    """The current listener. A forked worker process inherits the listener but not its terminal, so it has none."""
     listener, process = _installed.get()
     return listener if process == os.getpid() else None
 
@@ -81,7 +81,7 @@ def listening() -> Listener | None:
 def reporting_to(listener: Listener | None) -> Iterator[None]:
     """Install a listener for the calls inside the context; None silences them.
 
-    Threads that are started inside have no listener, but may call a stage's update.
+    Threads started inside have no listener, but may call a stage's `update`.
     """
     token = _installed.set((listener, os.getpid()))
     try:
@@ -97,14 +97,14 @@ def stage(
     """Report a stage of work.
 
     Args:
-        name: What is done, such as "reading images"; a phrase that can stand alone.
-        total: Things in all, if that is known.
-        unit: What is counted, in the plural.
-        done: Things done by an earlier session. They do not count as speed.
-        counted: False shows the note in place of name and count, once there is one.
+        name: Name of the work, such as "reading images"; must be clear without context.
+        total: Number of all items, if known.
+        unit: Name of the items, in the plural.
+        done: Number of items completed by an earlier session. They do not count for the speed.
+        counted: False shows the note, if there is one, instead of name and count.
 
     Yields:
-        `update(done, total=None, note="")`. Where the work tells nothing, do not call it: listeners show the time.
+        `update(done, total=None, note="")`. If progress is unknown, do not call it: listeners show the elapsed time.
 
     Example:
         >>> with stage("hashing files", 2, unit="files") as update:
@@ -133,7 +133,7 @@ def stage(
 
 
 def tell(text: str) -> None:
-    """Show a line that stays, if somebody listens."""
+    """Show a permanent line, if there is a listener."""
     listener = listening()
     if listener is not None:
         listener.tell(visible_lines(text))
@@ -141,16 +141,16 @@ def tell(text: str) -> None:
 
 @contextmanager
 def show_progress(stream: TextIO | None = None) -> Iterator[None]:
-    """Show how far long calls inside the context are: a bar in a terminal and in a notebook, lines elsewhere.
+    """Show the progress of long calls inside the context: a bar in a terminal or notebook, otherwise lines.
 
     Args:
-        stream: Where; by default standard error.
+        stream: Output stream; by default standard error.
 
     Example:
         >>> with show_progress():
         ...     scores = sdclr.mine("./images")  # doctest: +SKIP
     """
-    # The display needs more than the standard library.
+    # The display imports more than the standard library.
     from sdclr.progress_display import display_for  # noqa: PLC0415
 
     with display_for(sys.stderr if stream is None else stream) as listener, reporting_to(listener):
@@ -159,7 +159,7 @@ def show_progress(stream: TextIO | None = None) -> Iterator[None]:
 
 @contextmanager
 def bar_by_default(*, wanted: bool) -> Iterator[None]:
-    """What training shows where its caller installed nothing: a bar in a terminal. Unwanted, it is silent."""
+    """Show a bar in a terminal if the caller has not installed a listener. If not wanted, show nothing."""
     if not wanted:
         with reporting_to(None):
             yield
@@ -171,7 +171,7 @@ def bar_by_default(*, wanted: bool) -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether this is the process that speaks: torchrun starts several."""
+    """Whether this process prints: only the first of several processes of torchrun does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -181,7 +181,7 @@ _HOURS_SHOWN: Final = 48
 
 
 def duration(seconds: float) -> str:
-    """A time for people: "40 s", "12 min", "3.5 h", "2.5 days"."""
+    """A readable duration: "40 s", "12 min", "3.5 h", "2.5 days"."""
     if seconds < _SECONDS_SHOWN:
         return f"{seconds:.0f} s"
     if seconds < 60 * _MINUTES_SHOWN:
@@ -191,4 +191,4 @@ def duration(seconds: float) -> str:
 
 
 def _nothing(done: int, total: int | None = None, note: str = "") -> None:
-    """Nobody listens."""
+    """Do nothing: there is no listener."""

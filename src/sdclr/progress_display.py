@@ -1,7 +1,7 @@
-"""What shows progress: a bar in a terminal, lines in files, a bar in notebooks.
+"""Displays of progress: a bar in terminals and notebooks, lines in files.
 
-A thread shows the state every now and then, so that long stages that report nothing show the time that has gone, and
-the work itself only stores numbers.
+A thread shows the state at intervals. Long stages without reports therefore show the elapsed time, and the work itself
+only stores numbers.
 """
 
 import os
@@ -25,26 +25,26 @@ from sdclr.visible import visible
 Clock = Callable[[], float]
 
 FIRST: Final = 10.0
-"""Seconds after which a stage gets its first line."""
+"""Seconds until the first line of a stage."""
 OFTEN: Final = 60.0
 SELDOM: Final = 600.0
-"""Least and most seconds between two lines of a stage."""
+"""Minimum and maximum seconds between two lines of a stage."""
 THINNING: Final = 20.0
-"""Lines are at least a twentieth of the time that has gone apart: a minute at first, ten minutes after hours."""
+"""The interval between lines is the elapsed time divided by this, within these limits."""
 
 _WINDOW: Final = 120.0
-"""Seconds that the speed is taken over."""
+"""Time window of the speed in seconds."""
 _SAMPLES: Final = 60
 _NARROW: Final = 60
-"""Columns of a terminal below which there is text and no bar."""
+"""Terminals with fewer columns show text without a bar."""
 _BAR: Final = 24
-"""Columns of the bar."""
+"""Width of the bar in columns."""
 APPEARS: Final = 0.4
-"""Seconds before a stage shows a bar: shorter ones would only flicker."""
+"""Seconds until a stage shows a bar, so that short stages do not flicker."""
 PAUSE: Final = 2.0
-"""Seconds without a stage before a bar shows that."""
+"""Seconds without a stage until a bar shows the command's name."""
 
-# Worker processes are forked while the thread below may hold this lock: they get it free.
+# Worker processes may be forked while the thread below holds this lock. They get a free lock.
 _LOCK: Final = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
@@ -57,36 +57,36 @@ class Going:
     stage: Stage
     begun: float
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
-    """(time, done), at least two seconds apart but for the last."""
+    """(time, done), at least two seconds apart except the last."""
     told: float | None = None
-    """When its last line was written."""
+    """Time of its last line."""
     idle: bool = False
-    """It stands for what is done between the other stages, and is shown while there is none."""
+    """Whether this is the placeholder that is shown between stages."""
 
     def __post_init__(self) -> None:
         self.samples.append((self.begun, self.stage.done))
 
     def sample(self, now: float) -> None:
-        """Note how far it is now."""
+        """Record the current progress."""
         spacing = _WINDOW / _SAMPLES
         if len(self.samples) > 1 and now - self.samples[-2][0] < spacing:
             self.samples.pop()
         self.samples.append((now, self.stage.done))
 
     def rate(self) -> float | None:
-        """Things a second over the last two minutes, None where nothing is known yet."""
+        """Items per second over the last two minutes; None if unknown."""
         (begin, before), (end, done) = self.samples[0], self.samples[-1]
         return (done - before) / (end - begin) if done > before and end > begin else None
 
     def left(self, now: float) -> float | None:
-        """Seconds left, if that can be told."""
+        """Seconds left; None if unknown."""
         rate, total = self.rate(), self.stage.total
         if rate is None or total is None:
             return None
         return max(0.0, (total - self.stage.done) / rate - (now - self.samples[-1][0]))
 
     def head(self) -> str:
-        """What is done, and how much of it."""
+        """Name and count of the stage."""
         stage, name, note = self.stage, visible(self.stage.name), visible(self.stage.note)
         if note and not stage.counted:
             return note
@@ -98,7 +98,7 @@ class Going:
         return f"{name}{count}" + (f" · {note}" if note else "")
 
     def tail(self, now: float) -> str:
-        """Speed and time left; or the time that has gone."""
+        """Speed and remaining time, or elapsed time if the remaining time is unknown."""
         rate, left = self.rate(), self.left(now)
         parts = [] if rate is None else [_speed(rate, self.stage.unit)]
         parts.append(f"{duration(now - self.begun)} so far" if left is None else f"{duration(left)} left")
@@ -112,21 +112,21 @@ def _speed(rate: float, unit: str) -> str:
 
 
 class Display:
-    """Keeps what is going on; those below show it.
+    """Base class of displays, which stores the current stages.
 
     Args:
-        clock: Seconds, for tests.
-        idle: What to show between stages; nothing if empty.
+        clock: Clock in seconds, for tests.
+        idle: Text between stages; nothing is shown if it is empty.
     """
 
     period = 1.0
-    """Seconds between two looks of the thread."""
+    """Seconds between two updates by the thread."""
 
     def __init__(self, clock: Clock = time.monotonic, idle: str = "") -> None:
         self.clock = clock
         self.going: list[Going] = [Going(Stage(idle), clock(), idle=True)] if idle else []
         self.since = clock()
-        """When the last stage began or ended."""
+        """Time when the last stage began or ended."""
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
 
@@ -171,7 +171,7 @@ class Display:
         raise NotImplementedError
 
     def tick(self) -> None:
-        """Show the state if it is time."""
+        """Show the state if due."""
         raise NotImplementedError
 
     def ended(self, going: Going | None) -> None:
@@ -179,15 +179,15 @@ class Display:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the terminal to somebody else's text meanwhile."""
+        """Hide the display inside the block, so that other text can be printed."""
         yield
 
     def line(self, now: float) -> str:
-        """All of it in one line."""
+        """The whole state in one line."""
         return " · ".join([*self.outer(), self.going[-1].head(), self.going[-1].tail(now)])
 
     def outer(self) -> list[str]:
-        """What the stages around the innermost one say."""
+        """Name and count of the stages around the innermost one."""
         return [going.head() for going in self.going[:-1] if not going.idle]
 
     @property
@@ -206,11 +206,11 @@ class Display:
 
 
 class Lines(Display):
-    """Whole lines on a stream that is no terminal: the first after ten seconds, then one in one to ten minutes.
+    """Lines on a stream that is not a terminal: the first after ten seconds, then one every one to ten minutes.
 
     Args:
-        stream: Where they go; each is flushed at once.
-        clock: Seconds, for tests.
+        stream: The stream; each line is flushed at once.
+        clock: Clock in seconds, for tests.
         idle: As for `Display`.
     """
 
@@ -245,17 +245,17 @@ class Lines(Display):
         return now - self._last >= apart
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # nobody reads any more, which is no reason to stop working
+        with suppress(OSError, ValueError):  # the reader is gone, but the work goes on
             self.stream.write(f"{text}\n")
             self.stream.flush()
 
 
 class Bar(Display):
-    """One line at the bottom of a terminal, which goes when the work is done.
+    """One line at the bottom of a terminal, which disappears when the work is done.
 
     Args:
-        console: Of the terminal.
-        clock: Seconds, for tests.
+        console: Console of the terminal.
+        clock: Clock in seconds, for tests.
         idle: As for `Display`.
     """
 
@@ -279,13 +279,13 @@ class Bar(Display):
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Without the bar, so that it does not mix with what is printed."""
+        """Hide the bar inside the block, so that it does not mix with printed text."""
         with _LOCK:
             self._clear()
             yield
 
     def tick(self) -> None:
-        """Draw the bar anew."""
+        """Redraw the bar."""
         if not self.going:
             return
         if self._live is None:
@@ -311,7 +311,7 @@ class Bar(Display):
             self._clear()
 
     def drawn(self) -> RenderableType:
-        """The bar, or its text alone in a narrow terminal."""
+        """The bar; in a narrow terminal only its text."""
         if not self.going:
             return Text("")
         now, inner = self.clock(), self.going[-1]
@@ -342,16 +342,16 @@ class Bar(Display):
 
 
 def display_for(stream: TextIO, *, idle: str = "") -> Display:
-    """What fits: a notebook's bar, a terminal's, or lines.
+    """The display for a stream: a bar in a notebook or terminal, otherwise lines.
 
     Args:
-        stream: Where.
-        idle: What to show between stages.
+        stream: The output stream.
+        idle: Text between stages.
 
     Returns:
-        A context, inside which it shows.
+        The display, a context manager that is active inside its block.
     """
-    from sdclr.progress_notebook import notebook_display  # noqa: PLC0415  # it needs this module
+    from sdclr.progress_notebook import notebook_display  # noqa: PLC0415  # imports this module
 
     notebook = notebook_display(idle)
     if notebook is not None:
@@ -362,6 +362,6 @@ def display_for(stream: TextIO, *, idle: str = "") -> Display:
 
 
 def aside() -> AbstractContextManager[None]:
-    """Without the progress bar, for what is printed in the context."""
+    """Hide the progress bar inside the context, so that text can be printed."""
     listener = listening()
     return listener.aside() if isinstance(listener, Display) else nullcontext()

@@ -1,4 +1,4 @@
-"""Progress in a notebook: a bar in the cell's output. It needs IPython, which is there, and no widgets."""
+"""Progress in a notebook: a bar in the cell's output. It needs IPython, but no widgets."""
 
 import html
 import importlib
@@ -12,18 +12,18 @@ from sdclr.progress_display import APPEARS, PAUSE, Clock, Display, Going
 
 
 class Handle(Protocol):
-    """A cell's output that can be replaced: what `IPython.display.display(display_id=True)` returns."""
+    """A cell's replaceable output, from `IPython.display.display(display_id=True)`."""
 
     def update(self, data: dict[str, str], *, raw: bool) -> None:
-        """Show this instead."""
+        """Replace the output."""
 
 
 class Notebook(Display):
-    """A bar in a notebook's cell, which needs no widgets.
+    """A bar in a notebook's cell, without widgets.
 
     Args:
         show: `IPython.display.display`.
-        clock: Seconds, for tests.
+        clock: Clock in seconds, for tests.
         idle: As for `Display`.
     """
 
@@ -35,11 +35,11 @@ class Notebook(Display):
         self._handle: Handle | None = None
 
     def tell(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a permanent line."""
         self._show({"text/plain": text, "text/html": f"<div>{html.escape(text)}</div>"}, raw=True)
 
     def tick(self) -> None:
-        """Show the state in place of the last."""
+        """Show the current state instead of the last one."""
         if not self.going or self.clock() - self.since < (PAUSE if self.idles else APPEARS):
             return
         stage, line = self.going[-1].stage, self.line(self.clock())
@@ -47,7 +47,7 @@ class Notebook(Display):
         self._put(line, f"<div><progress{share}></progress> {html.escape(line)}</div>")
 
     def ended(self, going: Going | None) -> None:
-        """Leave what was done, and how long it took."""
+        """Leave a line with the work done and its duration."""
         if self._handle is None or not self.idles or going is None:
             return
         line = f"{going.head()} · {duration(self.clock() - going.begun)}"
@@ -63,7 +63,7 @@ class Notebook(Display):
 
 
 def notebook_display(idle: str = "") -> Notebook | None:
-    """A notebook's display; None outside of notebooks.
+    """Display of the current notebook; None outside of notebooks.
 
     Args:
         idle: As for `Display`.

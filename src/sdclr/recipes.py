@@ -1,29 +1,29 @@
-"""Named whole configurations."""
+"""Complete configurations by name."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 from sdclr import encoders
-from sdclr.data.config import ViewConfig
 from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig
 from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config, SimSiamConfig
 from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
+from sdclr.views.config import ViewConfig
 
 Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
-"""What is compared in the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""
+"""Methods of the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""
 
 HeadKind = Literal["matched", "reference"]
-"""Matched: two layers for every method. Reference: three for what is damaged and two for the others, as in the paper's
-reference implementation, which mixes the effect of the damage with that of the head."""
+"""Matched: two layers for every method. Reference: three layers for damaged methods and two for the others, as in the
+paper's reference implementation, which mixes the effect of the damage with that of the head."""
 
 
 def cifar_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
-    """CIFAR-10-LT and CIFAR-100-LT as in Jiang et al. (ICML 2021): ResNet-18, 2000 epochs, nine in ten pruned.
+    """CIFAR-10-LT and CIFAR-100-LT as in Jiang et al. (ICML 2021): ResNet-18, 2000 epochs, 90% of weights pruned.
 
-    For the full, balanced sets the paper trains 1000 epochs. MoCo has the queue, momentum and temperature that its
-    authors take on CIFAR-10.
+    On the full, balanced sets the paper trains 1000 epochs. MoCo has its authors' queue, momentum and temperature for
+    CIFAR-10.
     """
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small"),
@@ -39,7 +39,7 @@ def cifar_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainCo
 
 
 def imagenet100_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
-    """ImageNet-100-LT as in Jiang et al. (ICML 2021): ResNet-50 at 224 px, 500 epochs, three weights in ten pruned."""
+    """ImageNet-100-LT as in Jiang et al. (ICML 2021): ResNet-50 at 224 px, 500 epochs, 30% of weights pruned."""
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet50", stem="default"),
         views=ViewConfig(image_size=224, crop_scale=(0.08, 1.0), blur=0.5),
@@ -53,12 +53,12 @@ def imagenet100_lt(method: Method = "sdclr", head: HeadKind = "matched") -> Pret
 
 
 def imagenet_lt(method: Method = "sdclr", head: HeadKind = "matched") -> PretrainConfig:
-    """ImageNet-LT and ImageNet-LT-exp as in Jiang et al. (ICML 2021): all as on ImageNet-100-LT."""
+    """ImageNet-LT and ImageNet-LT-exp as in Jiang et al. (ICML 2021): the same settings as for ImageNet-100-LT."""
     return imagenet100_lt(method, head)
 
 
 def with_method(config: PretrainConfig, method: Method, head: HeadKind = "matched") -> PretrainConfig:
-    """The same run by another method: its damage at the ratio that is there, its framework, and its head."""
+    """A configuration with the damage, framework and head of another method. The pruning ratio stays."""
     kind: dict[Method, DamageKind] = {"sdclr": "prune", "random_pruning": "random", "dropout": "dropout"}
     damage = replace(config.damage, kind=kind.get(method, "none"))
     layers: Literal[2, 3] = 3 if head == "reference" and damage.kind != "none" else 2
@@ -72,10 +72,10 @@ def with_method(config: PretrainConfig, method: Method, head: HeadKind = "matche
 
 
 def digits_demo() -> PretrainConfig:
-    """Handwritten digits, 8 px, on a quarter-width ResNet-18: seconds on a CPU core. Digits are not mirrored."""
+    """Handwritten digits of 8 px with a quarter-width ResNet-18: seconds on a CPU core. Digits are not mirrored."""
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
-        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, grey=0.0),
+        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, gray=0.0),
         damage=DamageConfig(ratio=0.5),
         optim=OptimConfig(lr=0.25),
         temperature=0.2,
@@ -85,23 +85,23 @@ def digits_demo() -> PretrainConfig:
 
 
 def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfig:
-    """The same run in another framework, with the heads and numbers of its paper, fitted to the encoder.
+    """A configuration in another framework, with the heads and hyperparameters of its paper, scaled to the encoder.
 
-    The papers train a ResNet-50 of 2,048 features on large batches; lengths of heads are scaled with the features, and
-    the learning rate is that of SGD at 0.06 for every 128 images, which is customary for these on CIFAR-sized sets. So
-    is MoCo v3's temperature of 0.2 there; its paper has 1 for a ResNet-50. SimSiam's head has two layers on small
-    images, as its authors take it on CIFAR-10. BYOL's momentum at the start goes by the number of epochs. A run from
-    trained weights keeps its learning rate: those of the papers would destroy what the weights know.
+    The papers train a ResNet-50 with 2,048 features on large batches. Here the dimensions of heads scale with the
+    number of features. The learning rate is 0.06 for every 128 images with SGD, which is usual for these frameworks on
+    CIFAR, as is MoCo v3's temperature of 0.2 there; its paper uses 1 for a ResNet-50. SimSiam's head has two layers for
+    small images, as its authors use on CIFAR-10. BYOL's initial momentum depends on the number of epochs. A run from
+    trained weights keeps its learning rate, because those of the papers would destroy the weights.
 
     Args:
-        config: A run; its damage stays.
-        name: The framework. SimCLR's is what `config` has.
+        config: A configuration; its damage stays.
+        name: The framework. "simclr" changes nothing else.
     """
     if name == "simclr":
         return replace(config, framework=name)
     small = config.views.image_size <= SMALL_IMAGE
     if name == "moco":
-        # As its authors have it on CIFAR, where the queue of ImageNet would hold every image several times.
+        # Its authors' settings for CIFAR, where the queue for ImageNet would contain every image several times.
         moco = MoCoConfig(queue=4096, momentum=0.99) if small and config.moco == MoCoConfig() else config.moco
         return replace(config, framework=name, moco=moco, temperature=0.1 if small else 0.2)
     features = encoders.feature_length(config.encoder, config.views.image_size)
@@ -125,7 +125,7 @@ def with_framework(config: PretrainConfig, name: FrameworkName) -> PretrainConfi
 
 
 def _byol_momentum(epochs: int, *, small: bool) -> float:
-    """The momentum at the start that BYOL's authors take for so many epochs; at most 0.99 on small images."""
+    """Initial momentum of BYOL's authors for a number of epochs; at most 0.99 for small images."""
     if epochs <= 40:
         return 0.97
     return 0.99 if small or epochs <= 300 else 0.996
@@ -137,4 +137,4 @@ RECIPES: dict[str, Callable[[], PretrainConfig]] = {
     "imagenet_lt": imagenet_lt,
     "digits_demo": digits_demo,
 }
-"""Recipes that fit one data set, by name."""
+"""Recipes by name, each for one data set."""

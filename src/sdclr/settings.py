@@ -1,6 +1,6 @@
-"""Settings files: TOML or JSON that says how a run differs from another.
+"""Settings files: TOML or JSON with some or all settings of a run.
 
-Files come from people, so every error names the file, the line where it is known, the key, the value and the remedy.
+People write these files, so every error gives the file, the line if known, the key, the value and a remedy.
 """
 
 import json
@@ -23,18 +23,18 @@ Config = TypeVar("Config")
 SettingsFormat = Literal["json", "toml"]
 
 LARGEST: Final = 2**20
-"""Bytes above which a file is refused unread. Settings have a few thousand."""
+"""Maximum file size in bytes. Settings have a few thousand."""
 _PARTS: Final = 100
-"""Parts of a dotted key above which a TOML file is refused: its parser takes cubic time for them."""
+"""Maximum number of parts of a dotted TOML key, because the parser takes cubic time for them."""
 _DOTTED: Final = re.compile(rf"""(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_PARTS}}}""")
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _LONGEST: Final = 500
-"""Characters of a message."""
+"""Maximum length of a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsFile:
-    """A settings file that was read. Its keys and values are not checked yet."""
+    """The contents of a settings file. Keys and values are not checked yet."""
 
     path: Path
     format: SettingsFormat
@@ -46,11 +46,11 @@ class SettingsFile:
 
         Args:
             cls: The dataclass.
-            base: What the file changes; by default the defaults of the dataclass.
-            apart: Keys at the top that are not settings of the dataclass; see `word`.
+            base: The settings that the file changes; by default the defaults of the dataclass.
+            apart: Top-level keys that are not settings of the dataclass; see `word`.
 
         Raises:
-            InputError: A key is unknown, or a value has the wrong type or is out of range.
+            InputError: If a key is unknown, or a value has the wrong type or is out of range.
         """
         values = {key: value for key, value in self.values.items() if key not in apart}
         try:
@@ -59,10 +59,10 @@ class SettingsFile:
             raise self.refusal(str(error), error.keys) from error
 
     def word(self, key: str, known: tuple[str, ...]) -> str | None:
-        """The text at the top of the file under a key, one of those known; None if the key is not there.
+        """The text under a top-level key, which must be one of the known ones; None if the key is absent.
 
         Raises:
-            InputError: It is another value.
+            InputError: If the value is not a known one.
         """
         if key not in self.values:
             return None
@@ -73,7 +73,7 @@ class SettingsFile:
         return value
 
     def refusal(self, message: str, keys: tuple[tuple[str, ...], ...]) -> InputError:
-        """An error about some keys of this file, with the line of the first of them that is in it."""
+        """An error about keys of this file, with the line of the first key that is found."""
         find = toml_line if self.format == "toml" else json_line
         line = next((found for key in keys if (found := find(self.text, key)) is not None), None)
         return _refusal(self.path, message, line)
@@ -83,7 +83,7 @@ def read_settings_file(path: str | Path) -> SettingsFile:
     """Read a `.toml` or `.json` file.
 
     Raises:
-        InputError: It is missing, too large, no text, or not what its name says.
+        InputError: If the file is missing, too large, not text, or not valid TOML or JSON.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower().removeprefix(".")
@@ -105,16 +105,19 @@ def read_settings_file(path: str | Path) -> SettingsFile:
 
 
 def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = None) -> Config:
-    """Settings of a `.toml` or `.json` file. The file may be partial.
+    """Read settings from a `.toml` or `.json` file. The file may be partial.
 
     Args:
         path: The file.
-        cls: The dataclass that holds such settings, for example `PretrainConfig`.
-        base: Has the values that the file leaves out; by default the defaults of the dataclass.
+        cls: The dataclass of the settings, for example `PretrainConfig`.
+        base: Instance with the values of missing settings; by default the defaults of the dataclass.
+
+    Returns:
+        An instance of `cls`.
 
     Raises:
-        InputError: The file cannot be read, a key is unknown, or a value has the wrong type or is out of range. Names
-            the file, the line where it is known, the key in full (`optim.lr`), the value and the remedy.
+        InputError: If the file cannot be read, a key is unknown, or a value has the wrong type or is out of range. The
+            message gives the file, the line if known, the full key (`optim.lr`), the value and a remedy.
 
     Example:
         >>> config = read_settings("mine.toml", PretrainConfig)  # doctest: +SKIP
@@ -127,8 +130,8 @@ def settings_text(config: Any, form: SettingsFormat, *, first: Mapping[str, Any]
 
     Args:
         config: The dataclass.
-        form: Which of the two.
-        first: Keys and values to put before them.
+        form: The format.
+        first: Keys and values to put first.
     """
     values = {**(first or {}), **to_json(config)}
     if form == "json":
@@ -140,7 +143,7 @@ def write_settings(path: str | Path, config: Any) -> None:
     """Write settings to a `.toml` or `.json` file, whole or not at all. See `settings_text`.
 
     Raises:
-        InputError: The name of the file has another ending, or a text in the settings is no text.
+        InputError: If the file name has another suffix, or a text in the settings is not valid Unicode.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -216,7 +219,7 @@ def _no_constant(name: str) -> None:
 
 
 def _refusal(path: Path, message: str, line: int | None, column: int | None = None) -> InputError:
-    """An error about a file, on one line and of bounded length."""
+    """An error about a file, on one line with limited length."""
     place = "" if line is None else f", line {line}"
     place += "" if column is None else f", column {column}"
     words = visible(" ".join(message.split()))

@@ -1,4 +1,4 @@
-"""On which line of a settings file a key stands: for messages, and only for files that parse."""
+"""Line numbers of keys in valid settings files, for error messages."""
 
 import json
 import re
@@ -8,20 +8,20 @@ from typing import Any, Final
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]', re.DOTALL)
 _DEPTH: Final = 8
-"""Levels of JSON in which keys are sought."""
+"""Maximum depth of searched JSON keys."""
 _LONGEST: Final = 100_000
-"""Characters of a TOML file that is searched. Its parser is slow."""
+"""Maximum length of a searched TOML file in characters, because the parser is slow."""
 _TRIES: Final = 200
-"""Beginnings of a TOML file that are parsed at most."""
+"""Maximum number of prefixes of a TOML file that are parsed."""
 
 
 def json_line(text: str, key: tuple[str, ...], *, times: int = 1) -> int | None:
-    """The line, from 1, of a key of valid JSON; None if it is not there.
+    """The line, from 1, of a key in valid JSON; None if it is not found.
 
     Args:
         text: The whole file.
-        key: The key and those that lead to it. If `times` is above 1, only the last counts, at any place.
-        times: Where it stands for the so-many-eth time in one object.
+        key: The key with its parent keys. If `times` is above 1, only the last one counts, in any object.
+        times: Which occurrence within one object, from 1.
     """
     seen: dict[tuple[Any, ...], int] = {}
     for place, position in _json_keys(text):
@@ -34,8 +34,8 @@ def json_line(text: str, key: tuple[str, ...], *, times: int = 1) -> int | None:
 
 
 def _json_keys(text: str) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Every key with those that lead to it, and the position of its first character. Items of lists have numbers."""
-    place: list[Any] = []  # for each open object the key at hand, for each open list the number of the item
+    """Every key with its parent keys, and the position of its first character. List items have numbers as keys."""
+    place: list[Any] = []  # the current key of each open object, and the current item number of each open list
     expects_key = False
     for token in _TOKEN.finditer(text):
         match token[0][0]:
@@ -62,14 +62,14 @@ def _json_keys(text: str) -> Iterator[tuple[tuple[Any, ...], int]]:
 
 
 def toml_line(text: str, key: tuple[str, ...]) -> int | None:
-    """The line, from 1, on which the statement of valid TOML begins that sets a key; None if that takes long to find.
+    """The line, from 1, of the statement that sets a key in valid TOML; None if the search takes too long.
 
-    The beginning of a TOML file is TOML too, unless it ends within a value. So the key stands after the longest
-    beginning without it. That needs no second parser.
+    A prefix of a TOML file is also valid TOML, unless it ends within a value. The key is therefore in the line after
+    the longest prefix without it. This needs no second parser.
 
     Args:
         text: The whole file.
-        key: The key and those that lead to it.
+        key: The key with its parent keys.
     """
     if len(text) > _LONGEST:
         return None
@@ -91,17 +91,17 @@ def toml_line(text: str, key: tuple[str, ...]) -> int | None:
 
 
 class _Beginnings:
-    """The beginnings of a TOML file that are TOML themselves."""
+    """The prefixes of a TOML file that are valid TOML."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.replace("\r\n", "\n").split("\n")
         self._values: dict[int, dict[str, Any] | None] = {0: {}}
 
     def whole(self, lines: int) -> tuple[int, dict[str, Any]]:
-        """The longest beginning of at most so many lines: its number of lines, and its values.
+        """Number of lines and values of the longest valid prefix with at most `lines` lines.
 
         Raises:
-            TimeoutError: Too many were parsed already.
+            TimeoutError: If too many prefixes were parsed.
         """
         while (values := self._parsed(lines)) is None:
             lines -= 1

@@ -1,4 +1,4 @@
-"""The place of a process that `srun` started, in the variables that torch reads."""
+"""Environment variables of torch for a process that `srun` started."""
 
 import os
 import re
@@ -7,23 +7,23 @@ from collections.abc import Mapping
 from sdclr.errors import InputError
 
 FIRST_PORT = 20_000
-"""Jobs of one machine meet at ports from here on, by the number of the job."""
+"""First port of the rendezvous; the number of the job selects the port."""
 
 
 def torch_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that `torchrun` would set, from those of a Slurm step with several tasks.
 
-    Variables of the step are read, not those of the job: a batch script holds the job's, but is one process.
+    Variables of the step are used, not those of the job, which a batch script also has although it is one process.
 
     Args:
         environ: Variables of the environment.
 
     Returns:
         `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`, without those that are
-        set already. Empty if `torchrun` has set its variables, or this process is no task of a step with several.
+        already set. Empty if `torchrun` has set its variables, or this is not a step with several tasks.
 
     Raises:
-        InputError: A variable of Slurm is missing or cannot be read.
+        InputError: If a variable of Slurm is missing or cannot be parsed.
 
     Example:
         >>> step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
@@ -52,7 +52,7 @@ def torch_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def _first_host(nodes: str) -> str:
-    """The first of `gpu[08-09,12],login1`."""
+    """The first host of a list such as `gpu[08-09,12],login1`."""
     found = re.match(r"([^\[\],]+)(?:\[([^\],-]+)[^\]]*\]([^\[\],]*))?(?:,|$)", nodes)
     if found is None:
         raise ValueError(f"SLURM_STEP_NODELIST is {nodes!r}")
@@ -60,7 +60,7 @@ def _first_host(nodes: str) -> str:
 
 
 def _tasks_of_node(counts: str, node: str) -> str:
-    """Tasks on a node, from `2(x3),1`: three nodes with two, and one with one."""
+    """Number of tasks on a node, from a list such as `2(x3),1`: three nodes with two tasks, and one with one."""
     nodes: list[str] = []
     for part in counts.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)

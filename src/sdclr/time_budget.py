@@ -1,4 +1,4 @@
-"""A number of minutes for a whole command, and how many of them are left. Imports no torch."""
+"""Time budget of a whole command in minutes, and the time left. Imports no torch."""
 
 import math
 import time
@@ -10,9 +10,9 @@ from sdclr.errors import InputError
 
 _AFTERWARDS: Final = 0.05
 _AFTERWARDS_SECONDS: Final = (6.0, 120.0)
-"""Share of the budget, and seconds at least and at most, for encoder and report."""
+"""Share of the budget for encoder and report, with minimum and maximum in seconds."""
 _CAUTION: Final = 0.97
-"""Share of the rest that is planned with, since speed varies."""
+"""Share of the remaining time that is planned, because the speed varies."""
 
 
 def check_budget(minutes: float) -> None:
@@ -27,15 +27,15 @@ def check_budget(minutes: float) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of minutes, and when they began.
+    """A number of minutes with a start time.
 
     Args:
-        minutes: Of wall time.
-        clock: Tells seconds.
-        began: When the budget began, by the clock; by default now.
+        minutes: Wall time in minutes.
+        clock: Clock in seconds.
+        began: Start time by the clock; by default now.
 
     Raises:
-        InputError: If there is not a positive number of minutes.
+        InputError: If the number of minutes is not positive.
     """
 
     minutes: float
@@ -54,17 +54,17 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """Seconds that are gone."""
+        """Elapsed time in seconds."""
         return self.clock() - (self.began or 0.0)
 
     @classmethod
     def of(cls, minutes: "float | Budget | None") -> "Budget | None":
-        """A budget that begins now, one that has begun, or none."""
+        """A budget from a number of minutes, starting now. A budget or None is returned unchanged."""
         return cls(minutes) if isinstance(minutes, int | float) else minutes
 
     @property
     def left(self) -> float:
-        """Seconds that are left for training. What comes after it is taken off."""
+        """Seconds left for training, without the time for encoder and report."""
         least, most = _AFTERWARDS_SECONDS
         afterwards = min(most, max(least, _AFTERWARDS * self.seconds))
         return _CAUTION * (self.seconds - self.used - afterwards)

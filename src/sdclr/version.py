@@ -1,3 +1,3 @@
-"""The version, in a place that everything can read."""
+"""The version, in a module without imports."""
 
 __version__ = "0.1.0"

@@ -1,24 +1,24 @@
-"""Texts as people can read them, whatever letters are in them: names of files and classes come from anywhere."""
+"""Display of untrusted text, such as names of files and classes, with unprintable characters as codes."""
 
 import unicodedata
 from typing import Final
 
 _JOINERS: Final = ("\u200c", "\u200d")
-"""They join letters of a word, or parts of an emoji."""
+"""Characters that join letters of a word, or parts of an emoji."""
 
 _HIDDEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of letters that turn, break or hide text, or command a terminal."""
+"""Unicode categories of characters that reverse, break or hide text, or control a terminal."""
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""Write letters that turn, break or hide text, or that command a terminal, as their codes.
+    r"""Replace characters that reverse, break or hide text, or control a terminal, by their codes.
 
-    The page's scripts do the same. Halves of characters, as names come that are not UTF-8, are written as codes too, so
-    that every stream can print the result.
+    The page's scripts do the same. Surrogates, from names that are not UTF-8, are replaced too, so that every stream
+    can print the result.
 
     Args:
         text: Any text.
-        keep: Letters that stay as they are, such as line breaks.
+        keep: Characters that are not replaced, such as line breaks.
 
     Example:
         >>> visible("line\nbreak"), visible("\x1b[31mred")
@@ -30,12 +30,12 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same for a text of several lines, whose line breaks stay."""
+    """`visible` for a text of several lines, with its line breaks."""
     return visible(text, keep="\n")
 
 
 def one_line(text: str, most: int) -> str:
-    """The same on one line, and without its middle if it has more than `most` characters.
+    """`visible` on one line, shortened in the middle to at most `most` characters.
 
     Example:
         >>> one_line("x" * 100, 9)

@@ -22,10 +22,10 @@ import torch
 
 from sdclr.cli import main
 from sdclr.cli.catalog import CATALOG
-from sdclr.data.longtail import long_tail_split
-from sdclr.data.published import PaperSplit
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.encoders import EncoderConfig
+from sdclr.longtail.published import PaperSplit
+from sdclr.longtail.splits import long_tail_split
 from sdclr.paper import experiments, runner
 
 KILLED = -signal.SIGKILL

@@ -12,10 +12,10 @@ from sdclr.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, and turn what can go wrong into one line and an exit code.
+    """Run a command line. Errors are printed in one line, and set the exit code.
 
     Args:
-        arguments: What follows the name of the program; by default that of this process.
+        arguments: The words after the name of the program; by default those of this process.
 
     Raises:
         SystemExit: With 1 after an error, 2 for an option or input that cannot be used, 130 or 143 when stopped.
@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with stoppable():
         try:
             _dispatch(argv)
-            sys.stdout.flush()  # a closed pipe shows here rather than when Python ends
-        except BaseException as error:  # noqa: BLE001  # every end is told in one line
+            sys.stdout.flush()  # a closed pipe raises its error here, not at the end of Python
+        except BaseException as error:  # noqa: BLE001  # every ending is reported in one line
             import_module("sdclr.cli.endings").end(error, arguments=argv, debug=debug)
 
 
 def _dispatch(argv: list[str]) -> None:
-    """Do what the first words ask for, and import no more than that needs."""
+    """Run the help, the completion or a command, with as few imports as possible."""
     if argv == ["--version"]:
         print(f"sdclr {__version__}")
         return

@@ -19,17 +19,17 @@ def carry_out(argv: list[str]) -> None:
     """Parse the arguments and run the command.
 
     Args:
-        argv: The command's name and its options, `--quiet` among them.
+        argv: The command's name and its options, including `--quiet`.
 
     Raises:
-        InputError: There is no such command, it cannot use what it was given, or it cannot run in several processes.
+        InputError: If there is no such command, its input cannot be used, or it cannot run in several processes.
         SystemExit: With 2 after a usage error was printed.
     """
     quiet = _QUIET in argv
     argv = [argument for argument in argv if argument != _QUIET]
     if not argv:
         return
-    os.environ.update(torch_variables())  # only the first of several processes speaks
+    os.environ.update(torch_variables())  # only the first of several processes prints
     if argv[0] in CATALOG.keys() - _SEVERAL and os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError(
             f"{argv[0]} runs in one process, not in {os.environ['WORLD_SIZE']}: start it without torchrun or srun. "
@@ -37,4 +37,4 @@ def carry_out(argv: list[str]) -> None:
         )
     with talking(argv[0], quiet=quiet) as console:
         command = parse(argv)
-        import_module(f"sdclr.cli.actions.{argv[0]}").run(command, console)
+        import_module(f"sdclr.cli.actions.{CATALOG[argv[0]].module}").run(command, console)

@@ -1,6 +1,6 @@
-"""Completions for shells: scripts that hold all commands and options, so completion starts no Python.
+"""Completions for shells: scripts that contain all commands and options, so that completion does not start Python.
 
-tyro can also print such scripts, but they complete neither positional arguments nor the files among them.
+tyro can also print such scripts, but they do not complete positional arguments and their files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +18,17 @@ _EVERY: Final = {
     "--quiet": "leave out all but results and errors",
     "--debug": "show tracebacks",
 }
-"""Options that every command has, and their help."""
+"""Options of every command, and their help."""
 
 
 def script(words: Sequence[str]) -> str:
     """The completion script of a shell.
 
     Args:
-        words: What follows `--completion`: the name of the shell, bash, zsh or fish.
+        words: The words after `--completion`: the name of the shell, bash, zsh or fish.
 
     Raises:
-        InputError: There is no such shell.
+        InputError: If the shell is not supported.
     """
     if len(words) != 1 or words[0] not in _SHELLS:
         raise InputError(f"--completion takes one of {', '.join(_SHELLS)}, not {' '.join(words)!r}")
@@ -37,11 +37,11 @@ def script(words: Sequence[str]) -> str:
 
 def command_options(name: str) -> list[Option]:
     """The options of a command."""
-    return list(options_of(getattr(import_module(f"sdclr.cli.commands.{name}"), CATALOG[name].kind)))
+    return list(options_of(getattr(import_module(f"sdclr.cli.commands.{CATALOG[name].module}"), CATALOG[name].kind)))
 
 
 def _names(option: Option) -> tuple[str, ...]:
-    """What is typed: flags have a second form, `--no-page`."""
+    """Names on the command line: flags have a second one, such as `--no-page`."""
     if not option.flag:
         return (option.name,)
     *section, last = option.name.removeprefix("--").split(".")
@@ -104,7 +104,7 @@ def _zsh() -> Iterator[str]:
         yield f"    {name}) _arguments \\"
         yield from (f"      {spec} \\" for spec in specs)
         yield "      ;;"
-    # Sourced, the function has yet to be registered; autoloaded from $fpath, it is called at once.
+    # A sourced script registers the function. If it is autoloaded from $fpath, the function is called at once.
     yield from ("  esac", "}", 'if [[ "$funcstack[1]" == _sdclr ]]; then _sdclr "$@"; else compdef _sdclr sdclr; fi')
 
 
@@ -141,7 +141,7 @@ def _first_sentence(option: Option) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text as it stands between single quotes."""
+    """Text for single quotes."""
     return text.replace("'", "\u2019")
 
 

@@ -13,10 +13,10 @@ from sdclr.paper.tasks import Job, Task
 
 
 def tell_failures(ended: Mapping[str, Outcome], folder: Path) -> None:
-    """Name what failed or is in work elsewhere.
+    """Print the runs that failed, and those that another process is working on.
 
     Raises:
-        SystemExit: With 1, if something failed.
+        SystemExit: With 1, if a run failed.
     """
     errors = beside(Console(), results=True)
     for name, outcome in ended.items():

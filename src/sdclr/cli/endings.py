@@ -14,7 +14,7 @@ from sdclr.cli.catalog import CATALOG
 from sdclr.cli.lines import unwritten_output
 from sdclr.cli.stops import Terminated, was_asked
 from sdclr.cli.traces import save_trace
-from sdclr.data.lost import as_lost
+from sdclr.decoding.lost import as_lost
 from sdclr.errors import DamagedFileError, InputError, OutOfMemoryError, ProcessLostError, StorageError
 from sdclr.out_of_memory import is_out_of_memory
 from sdclr.training.interrupts import Interrupted
@@ -25,22 +25,22 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 NO_READER: Final = 141
-"""Exit codes. Those above 128 are what a shell reports of a program that the signal ended: 128 and its number."""
+"""Exit codes. Those above 128 are a shell's codes for a program that a signal ended: 128 plus its number."""
 
 _LONGEST: Final = 400
-"""Characters of the message of an unexpected error."""
+"""Maximum length of the message of an unexpected error."""
 _PACKAGE: Final = Path(__file__).parents[1]
 _NO_USAGE: Final = (StorageError, DamagedFileError, OutOfMemoryError, ProcessLostError)
-"""Errors of the machine: the command was right."""
+"""Errors of the machine, not of the command line."""
 
 
 def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoReturn:
-    """End the program as an exception asks for.
+    """End the program after an exception: print one line and exit with a code.
 
     Args:
-        error: What `main` has caught.
+        error: The exception that `main` caught.
         arguments: The command line: the name of the command, and its options.
-        debug: Let errors through, so that Python shows their traceback.
+        debug: Raise errors again, so that Python shows their traceback.
 
     Raises:
         SystemExit: With the exit code.
@@ -49,7 +49,7 @@ def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoRet
     if was_asked():
         error = Terminated()
     if _reader_is_gone(error):
-        # What is left in the buffer goes nowhere, so that Python says nothing of it when it ends.
+        # The rest of the buffer is discarded, so that Python does not print an error at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(NO_READER) from None
     if isinstance(error, SystemExit) and not isinstance(error, Terminated):
@@ -71,7 +71,7 @@ def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoRet
 
 
 def _explained(error: BaseException, arguments: Sequence[str]) -> str:
-    """An error in one line, with what to do about it."""
+    """An error in one line, with a remedy."""
     text = " ".join(str(error).split())
     if isinstance(error, StorageError):
         resumes = bool(arguments) and arguments[0] in CATALOG and CATALOG[arguments[0]].resumes
@@ -91,7 +91,7 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where in this package an error came from."""
+    """The place in this package where an error was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
     if not frames:
         return ""
@@ -106,7 +106,7 @@ def _say(text: str, *, title: str = "") -> None:
 
 
 def _reader_is_gone(error: BaseException) -> bool:
-    """Whether the program that reads standard output has ended, as `head` does."""
+    """Whether the program that reads standard output, such as `head`, has ended."""
     if not isinstance(error, BrokenPipeError):
         return False
     if not hasattr(select, "poll"):  # Windows
@@ -114,6 +114,6 @@ def _reader_is_gone(error: BaseException) -> bool:
     asked = select.poll()
     try:
         asked.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):  # there is no file behind the stream
+    except (OSError, ValueError):  # the stream is not a file
         return False
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in asked.poll(0))

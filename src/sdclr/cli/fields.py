@@ -1,4 +1,4 @@
-"""Lines of a name and a value that fit a terminal."""
+"""Lines with a name and a value, wrapped to the terminal's width."""
 
 import shutil
 import textwrap
@@ -7,17 +7,17 @@ from typing import Final
 from sdclr.visible import visible
 
 _NAME: Final = 13
-"""Columns of the name."""
+"""Number of columns of the name."""
 _WIDEST: Final = 80
 _NARROWEST: Final = 40
 
 
 def field(name: str, value: str) -> str:
-    """A name and its value, which is wrapped beside it.
+    """A name and its value, wrapped next to it.
 
     Args:
         name: At most 12 characters.
-        value: May be long. Its line breaks and control characters are shown as their codes.
+        value: Any text. Line breaks and control characters are shown as their codes.
 
     Returns:
         Lines of at most 80 columns, fewer in a narrow terminal.
@@ -37,7 +37,7 @@ def field(name: str, value: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most so many characters, without its middle.
+    """A text shortened in the middle to a maximum number of characters.
 
     Example:
         >>> shortened("images/birds/0001.jpg", 13)

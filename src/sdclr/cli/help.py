@@ -13,16 +13,16 @@ from sdclr.cli.catalog import CATALOG, GROUPS
 
 ALL: Final = frozenset({"-H", "--help-all"})
 ANY: Final = ALL | {"-h", "--help"}
-"""Words that ask for help."""
+"""Options that print help."""
 
 _WIDEST: Final = 100
 _COLUMN: Final = 26
-"""Where the help of an option starts, if the terminal is wide enough."""
+"""Column at which the help of an option starts, if the terminal is wide enough."""
 _NARROW: Final = 64
 """Terminals below this width show help under the name of the option."""
 
 _LONG: Final = 40
-"""Lists of values that are longer than this many characters stand in the help instead of after the name."""
+"""Lists of values longer than this many characters are in the help text instead of after the name."""
 
 _EXIT_CODES: Final = (
     "0 done; 1 an error; 2 an option, a file or a folder that cannot be used; 130 stopped by Ctrl-C; 143 stopped by "
@@ -31,7 +31,7 @@ _EXIT_CODES: Final = (
 
 
 def overview() -> str:
-    """What `sdclr --help` prints: one line a command."""
+    """Output of `sdclr --help`: one line per command."""
     width = _width()
     lines = [
         _bold("usage:") + " sdclr COMMAND [OPTIONS]",
@@ -57,14 +57,14 @@ def overview() -> str:
 
 
 def command_help(name: str, *, everything: bool) -> str:
-    """What a command's `--help` and `--help-all` print.
+    """Output of a command's `--help` and `--help-all`.
 
     Args:
         name: The command.
-        everything: Show all options with all of their help. Otherwise a command with many options shows those that
-            its module lists in `SHORT`, and the first sentence of the help of each.
+        everything: Show all options with their whole help. Otherwise a command with many options shows those in
+            `SHORT` of its module, each with the first sentence of its help.
     """
-    from_module = import_module(f"sdclr.cli.commands.{name}")
+    from_module = import_module(f"sdclr.cli.commands.{CATALOG[name].module}")
     kind = getattr(from_module, CATALOG[name].kind)
     options = list(import_module("sdclr.cli.optionlist").options_of(kind))
     short: Mapping[str, Sequence[str]] | None = None if everything else getattr(from_module, "SHORT", None)
@@ -91,7 +91,7 @@ def command_help(name: str, *, everything: bool) -> str:
 
 
 def _sections(options: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """All options: the arguments, the command's own, and those of each configuration."""
+    """All options in groups: arguments, the command's own options, and those of each configuration."""
     titles = dict.fromkeys(_title(one) for one in options)
     for title in titles:
         yield title, [one for one in options if _title(one) == title]
@@ -104,7 +104,7 @@ def _title(option: Any) -> str:
 
 
 def _listed(options: Sequence[Any], short: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[Any]]]:
-    """The options that people set, by the titles of the command's module."""
+    """The most common options, by the titles in the command's module."""
     known = {one.name: one for one in options}
     for title, names in short.items():
         yield title, [known[name] for name in names]
@@ -131,7 +131,7 @@ def _told(option: Any, *, brief: bool, fitted: bool) -> str:
 
 
 def _table(rows: Iterable[tuple[str, str]], width: int, *, column: int) -> Iterator[str]:
-    """Names on the left, text beside them; below them where there is no room."""
+    """Names on the left and text on the right, or below the name if there is no room."""
     beside = width >= _NARROW
     start = " " * (column if beside else 6)
     for name, text in rows:
@@ -146,7 +146,7 @@ def _table(rows: Iterable[tuple[str, str]], width: int, *, column: int) -> Itera
 
 
 def _prose(text: str, width: int) -> Iterator[str]:
-    """A docstring: paragraphs are filled, indented lines are commands to copy."""
+    """A docstring with wrapped paragraphs. Indented lines are commands."""
     paragraph: list[str] = []
     for line in [*text.splitlines(), ""]:
         if line and not line.startswith(" "):
@@ -162,7 +162,7 @@ def _prose(text: str, width: int) -> Iterator[str]:
 
 
 def _command(line: str, width: int) -> Iterator[str]:
-    """A line for a shell, continued over several where the terminal is narrow."""
+    """A shell command, continued over several lines if the terminal is narrow."""
     if line.startswith("#"):
         yield from _filled(line, width, indent="  ", later="  # ")
         return
@@ -184,6 +184,6 @@ def _width() -> int:
 
 
 def _bold(text: str) -> str:
-    """Bold where a terminal shows it and nobody asked for plain text (https://no-color.org)."""
+    """Bold text, if the terminal supports it and NO_COLOR (https://no-color.org) is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in {None, "", "dumb"} or not sys.stdout.isatty()
     return text if plain else f"\033[1m{text}\033[0m"

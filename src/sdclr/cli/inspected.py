@@ -10,8 +10,8 @@ from rich.console import Console
 from sdclr.cli.commands.info import Info
 from sdclr.cli.fields import field, shortened
 from sdclr.cli.machine import machine
-from sdclr.data.decode import BadImage
 from sdclr.data.inventory import Inventory
+from sdclr.decoding.decode import BadImage
 from sdclr.environment import private_removed
 from sdclr.features.inspect import inspect_images, open_images
 from sdclr.progress import duration
@@ -19,19 +19,19 @@ from sdclr.training.costs import Cost, estimate_costs
 from sdclr.visible import visible
 
 _LISTED: Final = 5
-"""Files and groups that are named; --json has all."""
+"""Maximum number of files and groups in a list; --json contains all."""
 _COLUMNS: Final = 66
-"""Columns beside the name of a field."""
+"""Columns of a value, next to the name of the field."""
 
 
 def tell_collection(command: Info, console: Console) -> dict[str, Any]:
-    """Look at the images, tell what is there, and measure what commands would take.
+    """Inspect the images, print a description, and measure how long commands would take.
 
     Returns:
-        The same for JSON.
+        The same information for JSON.
 
     Raises:
-        InputError: There are no such images, or no such device.
+        InputError: If there are no such images, or no such device.
     """
     device, workers = machine(command.device, command.workers)
     found = inspect_images(command.images or "", decode=command.decode, workers=workers)
@@ -99,7 +99,7 @@ def _seen(found: Inventory) -> Iterator[str]:
 
 
 def _troubles(found: Inventory) -> Iterator[str]:
-    """What cannot be read, what is there twice, and what was passed over."""
+    """Unreadable images, identical files, and skipped files."""
     how = "all were decoded" if found.decoded else "by their headers; --decode also finds damage behind them"
     yield field("unreadable", f"{len(found.unreadable) or 'none'} ({how})")
     yield from _named(found.unreadable)
@@ -147,7 +147,7 @@ def _disk(found: Inventory) -> str:
 
 
 def size_text(count: float) -> str:
-    """Bytes for people, in units of 1,000 as disks are sold: "41.6 MB"."""
+    """A readable size in decimal units (factor 1,000): "41.6 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

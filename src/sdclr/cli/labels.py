@@ -18,13 +18,13 @@ _LABEL: Final = "label"
 _LISTED_KINDS: Final = 8
 
 
-def labelled_ids(files: Sequence[Path]) -> list[str]:
-    """Ids of images that have labels, from text files with one id a line or CSV files with a column `id`.
+def labeled_ids(files: Sequence[Path]) -> list[str]:
+    """Ids of labeled images, from text files with one id per line or CSV files with a column `id`.
 
-    Of a CSV file that has a column `label`, too, the rows with a label count.
+    If a CSV file also has a column `label`, only rows with a label count.
 
     Raises:
-        InputError: A file cannot be read.
+        InputError: If a file cannot be read.
     """
     return list(dict.fromkeys(image_id for file in files for image_id in _ids(file)))
 
@@ -42,7 +42,7 @@ def _ids(file: Path) -> list[str]:
 
 
 def write_choice(choice: Choice, file: Path) -> None:
-    """A CSV file of the images chosen: order, id, score, percentile, kind."""
+    """Write a CSV file of the chosen images: order, id, score, percentile, kind."""
     scores = choice.scores
     rows = (
         (order, scores.ids[at], f"{scores.rarity[at]:.6g}", f"{scores.percentile[at]:.4g}", scores.kinds[at])
@@ -51,16 +51,16 @@ def write_choice(choice: Choice, file: Path) -> None:
     write_csv(file, ("order", _ID, "score", "percentile", "kind"), rows)
 
 
-def spent(choice: Choice, method: str, labelled: Sequence[str]) -> Iterator[str]:
-    """Lines that say how the budget was spent.
+def spent(choice: Choice, method: str, labeled: Sequence[str]) -> Iterator[str]:
+    """Lines on the use of the budget.
 
     Args:
-        choice: The images chosen.
-        method: How they were chosen.
-        labelled: Ids of images that have labels already.
+        choice: The chosen images.
+        method: The method of the choice.
+        labeled: Ids of labeled images.
     """
     scores = choice.scores
-    free = len(scores) - len(scores.bad.keys() | set(labelled))
+    free = len(scores) - len(scores.bad.keys() | set(labeled))
     yield f"{len(choice.ids):,} of {free:,} unlabeled images chosen by {method}."
     if len(scores.groups) < 2:
         yield "No separate kinds: the images form one connected group."

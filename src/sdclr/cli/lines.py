@@ -1,4 +1,4 @@
-"""Text for other programs."""
+"""Output for other programs."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ from sdclr.visible import visible
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output.
 
-    Other programs get file names byte for byte, whether they are UTF-8 or not. A terminal shows letters that would
-    command it as their codes.
+    Other programs get file names byte by byte, even if they are not UTF-8. In a terminal, control characters are shown
+    as their codes.
     """
     terminal = sys.stdout.isatty()
     with aside():
@@ -26,9 +26,9 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 def unwritten_output(error: BaseException) -> BaseException:
-    """The error to tell of: if standard output cannot be written, such as a file on a full disk, that.
+    """The error to report: the one of standard output if it cannot be written, as on a full disk; otherwise `error`.
 
-    What is left in its buffer goes nowhere then, so that Python says nothing of it when it ends.
+    In the first case the rest of its buffer is discarded, so that Python does not print an error at its end.
     """
     refusal = error if isinstance(error, OSError) and _prints(error) else None
     try:
@@ -40,6 +40,6 @@ def unwritten_output(error: BaseException) -> BaseException:
 
 
 def _prints(error: OSError) -> bool:
-    """Whether an error came from what prints: this package, or rich."""
+    """Whether an error came from printing, in this package or in rich."""
     frames = traceback.extract_tb(error.__traceback__)
     return error.filename is None and Path(frames[-1].filename).parent.name in {Path(__file__).parent.name, "rich"}

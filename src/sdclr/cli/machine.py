@@ -7,9 +7,9 @@ from sdclr.training.feed import default_workers
 
 
 def machine(device: str, workers: int | None) -> tuple[torch.device, int]:
-    """The device that a name asks for, and how many processes decode images for it.
+    """The device with this name, and the number of processes that decode images.
 
     Raises:
-        InputError: There is no such device.
+        InputError: If there is no such device.
     """
     return resolve_device(device), default_workers() if workers is None else workers

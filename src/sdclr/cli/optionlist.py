@@ -1,4 +1,4 @@
-"""The options of a command, read from its dataclass as tyro reads it: names, values, defaults, help."""
+"""The options of a command (names, values, defaults, help), read from its dataclass like tyro does."""
 
 import ast
 import dataclasses
@@ -18,18 +18,18 @@ class Option(NamedTuple):
     """One option or positional argument."""
 
     name: str
-    """What is typed: `--damage.ratio`; `--page` for the flags `--page` and `--no-page`; the metavar of a positional
-    argument, such as `IMAGES`."""
+    """Name on the command line: `--damage.ratio`; `--page` for the flags `--page` and `--no-page`; the metavar of a
+    positional argument, such as `IMAGES`."""
     metavar: str
-    """What stands for the value, such as `FLOAT` or `{a,b}`; empty for a flag and a positional argument."""
+    """Placeholder of the value, such as `FLOAT` or `{a,b}`; empty for a flag and a positional argument."""
     choices: tuple[str, ...]
-    """The values that it takes, if they are few."""
+    """The possible values, if they are fixed; otherwise empty."""
     help: str
     """The docstring of its field."""
     default: str | None
-    """The default as it is typed, or `on` and `off`; None where there is nothing to show."""
+    """The default as on the command line, or `on` and `off`; None if there is nothing to show."""
     required: bool
-    """Whether it must be given."""
+    """Whether the option is required."""
     flag: bool
     """Whether it has no value."""
     section: str
@@ -37,7 +37,7 @@ class Option(NamedTuple):
 
     @property
     def positional(self) -> bool:
-        """Whether it is given without its name."""
+        """Whether it is a positional argument."""
         return not self.name.startswith("--")
 
 
@@ -46,8 +46,8 @@ def options_of(kind: Any, prefix: str = "", value: Any = None) -> Iterator[Optio
 
     Args:
         kind: The dataclass.
-        prefix: What stands before the names, such as `damage.`.
-        value: An instance to take defaults from; by default the fields say them.
+        prefix: Prefix of the names, such as `damage.`.
+        value: An instance with the defaults; by default those of the fields.
     """
     hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
     nested: list[tuple[Any, str, Any]] = []
@@ -123,7 +123,7 @@ def _typed(value: Any) -> str | None:
 
 
 def _docstrings(kind: Any) -> dict[str, str]:
-    """What stands under each field of a dataclass, by the field's name."""
+    """The docstring below each field of a dataclass, by the field's name."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)  # noqa: S101  # for mypy
     found = {}

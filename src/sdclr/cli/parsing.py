@@ -1,4 +1,4 @@
-"""From arguments to a command with all its options."""
+"""Parsing of arguments into a command with all its options."""
 
 import difflib
 import os
@@ -19,24 +19,24 @@ LEAST: Final = {
     **dict.fromkeys(("batch_size", "budget", "epochs", "image_size", "jobs", "k", "splits", "widths"), 1),
     **dict.fromkeys(("cache_gb", "checkpoint_minutes", "page_images", "seed", "thumbnails", "workers"), 0),
 }
-"""The smallest value of options that several commands have."""
+"""Minimum values of options that several commands have."""
 
 _LONGEST: Final = 8192
-"""Characters of one argument: paths have at most 4,096."""
+"""Maximum length of an argument in characters; paths have at most 4,096."""
 
 
 def parse(argv: list[str]) -> Any:
-    """Read the arguments of one command.
+    """Parse the arguments of one command. Only the module of this command is imported.
 
     Args:
-        argv: The command's name and its options. Only the module of this command is loaded.
+        argv: The command's name and its options.
 
     Returns:
         The command: an instance of its dataclass.
 
     Raises:
-        InputError: There is no such command, or an option has a value that cannot be used.
-        SystemExit: With 0 after the help was printed, with 2 after a usage error was.
+        InputError: If there is no such command, or an option has a value that cannot be used.
+        SystemExit: With 0 after the help was printed, with 2 after a usage error was printed.
     """
     for number, argument in enumerate(argv, start=1):
         if len(argument) > _LONGEST:
@@ -47,25 +47,24 @@ def parse(argv: list[str]) -> Any:
     name, *options = argv
     if name not in CATALOG:
         raise InputError(unknown(name))
-    module = import_module(f"sdclr.cli.commands.{name}")
+    module = import_module(f"sdclr.cli.commands.{CATALOG[name].module}")
     if hasattr(module, "parse"):
         return module.parse(options)
     return read(getattr(module, CATALOG[name].kind), name, options)
 
 
 def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_NONPROP, *, silent: bool = False) -> Any:
-    """Let tyro read the options of a command.
+    """Parse the options of a command with tyro.
 
     Args:
         kind: The dataclass.
         name: The command's name.
-        options: What follows the name.
-        default: An instance to take defaults from.
-        silent: Print nothing of a usage error.
+        options: The words after the name.
+        default: An instance with the defaults.
+        silent: Do not print usage errors.
 
     Raises:
-        InputError: A number is too small for every command, or no finite one; or a file is named where a folder is
-            needed, or the other way round.
+        InputError: If a number is too small or not finite, or a file is given instead of a folder, or the reverse.
         SystemExit: With 2 after a usage error.
     """
     with _plain_where_asked():
@@ -81,7 +80,7 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
 
 @contextmanager
 def _plain_where_asked() -> Iterator[None]:
-    """Have tyro print errors without colors under NO_COLOR, which it does not know, and outside of terminals."""
+    """Make tyro print errors without colors if NO_COLOR is set, which it ignores, and outside of terminals."""
     term = os.environ.get("TERM")
     if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
         os.environ["TERM"] = "dumb"
@@ -95,7 +94,7 @@ def _plain_where_asked() -> Iterator[None]:
 
 
 def unknown(name: str) -> str:
-    """What to say of a command that does not exist."""
+    """Error message for an unknown command."""
     if name.startswith("-"):
         return f"there is no option {name!r} without a command: `sdclr --help` lists the commands"
     near = difflib.get_close_matches(name, CATALOG, n=1)

@@ -14,24 +14,24 @@ _FOLDERS: Final = {"run", "figures", "folder", "links", "classes", "move_dropped
 """Options that name a folder to write into."""
 _OUT: Final = {
     **dict.fromkeys(("select", "diagnose", "duplicates", "neighbors", "report"), "file"),
-    **dict.fromkeys(("mine", "evaluate", "attributes", "finetune", "reproduce", "bench"), "folder"),
+    **dict.fromkeys(("mine", "evaluate", "evaluate-attributes", "finetune", "reproduce", "bench"), "folder"),
     "embed": "either",
 }
-"""What the option --out of a command names."""
+"""Type of the option --out of each command."""
 _FINISHED: Final = {"duplicates", "finetune", "pretrain", "select"}
-"""Commands that write nothing to a folder that holds their result, or the reading that they need."""
+"""Commands that write nothing to a folder if it contains their result, or the features that they need."""
 
 
 def check_places(name: str, command: Any) -> None:
-    """Check that what a command is to write can be there.
+    """Check that a command can write its output.
 
     Args:
         name: The command's name.
         command: Its options.
 
     Raises:
-        InputError: A file is named where a folder is needed, or the other way round.
-        StorageError: No permission to write there, or the file system is read-only.
+        InputError: If a file is given instead of a folder, or the reverse.
+        StorageError: If there is no permission to write there, or the file system is read-only.
     """
     for field in dataclasses.fields(command):
         path = getattr(command, field.name)

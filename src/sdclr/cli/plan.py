@@ -26,7 +26,7 @@ from sdclr.training.run import Run
 
 
 def tell_images(source: Source, console: Console, name: str = "images") -> None:
-    """Say how many images there are, how large they are, and what is passed over."""
+    """Print the number and sizes of the images, and the skipped files."""
     if isinstance(source, EmbeddedImages):
         return
     parts = [f"{counted(len(source))} in {source.name}"]
@@ -42,7 +42,7 @@ def tell_images(source: Source, console: Console, name: str = "images") -> None:
 
 
 def tell_machine(console: Console, device: torch.device, workers: int, amp: Amp) -> None:
-    """Say where the command computes, in which precision, and how many processes decode."""
+    """Print device, precision, and the number of decoding processes."""
     where = counted(torch.get_num_threads(), "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
     decode = f"{counted(workers, 'process')} {'decodes' if workers == 1 else 'decode'}" if workers else "no processes"
     if amp == "auto" and worth_measuring(device):
@@ -53,7 +53,7 @@ def tell_machine(console: Console, device: torch.device, workers: int, amp: Amp)
 
 
 def tell_output(console: Console, place: str | Path | None) -> None:
-    """Say where results go."""
+    """Print the output place."""
     note(console, f"output:  {place if place is not None else 'none: give --out'}")
 
 
@@ -70,19 +70,19 @@ def tell_plan(
     read: str | Path | None = None,
     passes: int = 1,
 ) -> None:
-    """The plan of a command that reads images by an encoder.
+    """Print the plan of a command that encodes images.
 
     Args:
-        console: Where.
+        console: The console.
         source: The images.
         used: The encoder, or embeddings.
-        device: Where it runs.
-        workers: Processes that decode.
+        device: Device of the encoder.
+        workers: Number of processes that decode.
         amp: Precision.
-        out: Where results go; None if nothing is written.
-        images: How many images are read; all by default.
-        read: The folder of an earlier reading that is used again, so that nothing is read.
-        passes: Forward passes for each image.
+        out: Output place; None if nothing is written.
+        images: Number of images to read; by default all.
+        read: Folder of features from an earlier command, which are reused, so that no image is read.
+        passes: Forward passes per image.
     """
     if isinstance(used, ResolvedEncoder):
         source = with_intensities(source, used.intensities)
@@ -111,21 +111,25 @@ def tell_pretraining(
     folder: Path,
     *,
     minutes: float | None = None,
+    outside: Source | None = None,
 ) -> None:
-    """The plan of a pre-training.
+    """Print the plan of a pre-training.
 
     Args:
-        console: Where.
+        console: The console.
         source: The images.
-        config: What decides the result.
-        runtime: How it is carried out.
-        folder: Of the run.
-        minutes: What it may take, if that is to decide its length.
+        config: Settings of the run.
+        runtime: Settings of the execution.
+        folder: Folder of the run.
+        minutes: Time budget, if it determines the length.
+        outside: Outside images, if there are any.
     """
     run, device = Run(folder), resolve_device(runtime.device)
     source = as_trained(run, source)
     workers = default_workers(device) if runtime.workers is None else runtime.workers
     tell_images(source, console)
+    if outside is not None:
+        tell_images(outside, console, "outside")
     size = config.views.image_size
     weights = _parameters(config.encoder, size)
     note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")
@@ -144,7 +148,7 @@ def tell_pretraining(
 
 
 def tell_queue(console: Console, runtime: Runtime, folder: Path, *, jobs: int) -> None:
-    """The plan of several runs, after the table of them."""
+    """Print the plan of several runs, below their table."""
     device = resolve_device(runtime.device)
     workers = default_workers() if runtime.workers is None else runtime.workers
     tell_machine(console, device, workers, runtime.amp)
@@ -153,7 +157,7 @@ def tell_queue(console: Console, runtime: Runtime, folder: Path, *, jobs: int) -
 
 
 def _parameters(config: EncoderConfig, image_size: int) -> int:
-    with torch.device("meta"):  # no memory, and no random numbers
+    with torch.device("meta"):  # uses no memory and no random numbers
         encoder = create_encoder(config, image_size)
     return sum(parameter.numel() for parameter in encoder.parameters())
 

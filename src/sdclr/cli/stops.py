@@ -1,4 +1,4 @@
-"""SIGTERM ends a command like Ctrl-C: by an exception, so that files are closed and one line is printed."""
+"""SIGTERM ends a command like Ctrl-C, by an exception, so that files are closed and one line is printed."""
 
 import contextlib
 import signal
@@ -8,28 +8,28 @@ from types import FrameType
 
 
 class Terminated(SystemExit):
-    """The process was asked to end by SIGTERM. Processes that it has started end silently."""
+    """SIGTERM arrived. Processes that this process has started end silently."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 _asked: list[int] = []
-"""Signals that have arrived."""
+"""Signals that arrived."""
 
 
 def was_asked() -> bool:
     """Whether SIGTERM has arrived.
 
-    Another exception may come to the top instead of `Terminated`: where all processes of a group get the signal, torch
-    raises an error for a data loader's process that has ended.
+    `main` may catch another exception than `Terminated`: if all processes of a group get the signal, torch raises an
+    error for a data loader's process that has ended.
     """
     return bool(_asked)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, unless something else handles it already. Training has a handler of its own."""
+    """Raise `Terminated` on SIGTERM, unless there is another handler. Training has a separate handler."""
     _asked.clear()
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

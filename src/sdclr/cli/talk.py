@@ -1,6 +1,6 @@
 """Output of a command: results on standard output; plan, time and progress.
 
-A command prints results with `console.print`, and everything else with `note`, which --quiet silences. Before any long
+A command prints results with `console.print`, and everything else with `note`, which --quiet silences. Before long
 work it prints its plan (`sdclr.cli.plan`), and at its end `finish` prints the time and the next commands.
 """
 
@@ -22,12 +22,12 @@ from sdclr.time_budget import Budget
 from sdclr.visible import visible, visible_lines
 
 _NEXT: Final = 3
-"""Commands that are suggested, at most."""
+"""Maximum number of suggested commands."""
 
 
 @dataclass(frozen=True)
 class _Command:
-    """A command that runs."""
+    """A running command."""
 
     begun: float
     quiet: bool
@@ -37,28 +37,28 @@ _running: ContextVar[_Command | None] = ContextVar("sdclr_command", default=None
 
 
 class Talking(Console):
-    """A console that does not write into a progress bar, and that no name of a file can command."""
+    """A console that does not write into a progress bar, and escapes control characters in file names."""
 
     def print(self, *things: Any, **how: Any) -> None:
-        """Print without the bar, which comes back."""
+        """Hide the bar, print, and show the bar again."""
         with aside():
             super().print(*(visible_lines(thing) if isinstance(thing, str) else thing for thing in things), **how)
 
     def on_broken_pipe(self) -> None:
-        """Leave the end of the program to `sdclr.cli.endings`: rich's would end it with exit code 1."""
+        """Leave the end of the program to `sdclr.cli.endings`. rich would end it with exit code 1."""
         raise BrokenPipeError
 
 
 @contextmanager
 def talking(name: str, *, quiet: bool) -> Iterator[Console]:
-    """Set up how one command talks.
+    """Set up the output of one command.
 
     Args:
-        name: The command's, which is shown while it does something that has no name.
-        quiet: Leave out everything but results and errors.
+        name: The command's name, which is shown during work without a name.
+        quiet: Print only results and errors.
 
     Yields:
-        The console for results. It is silent in all processes that torchrun starts but the first.
+        The console for results. Of several processes of torchrun, it prints only in the first.
     """
     token = _running.set(_Command(time.monotonic(), quiet or not speaks()))
     try:
@@ -73,34 +73,34 @@ def talking(name: str, *, quiet: bool) -> Iterator[Console]:
 
 
 def budget(minutes: float | None) -> Budget | None:
-    """The time that a command was given, if any, counted from when it began."""
+    """The time budget of a command, if any, counted from its start."""
     running = _running.get()
     return None if minutes is None else Budget(minutes, began=None if running is None else running.begun)
 
 
 def note(console: Console, text: str) -> None:
-    """Print what is no result: a plan, a hint, how long it took. --quiet leaves it out."""
+    """Print text that is not a result: a plan, a hint, the time taken. --quiet leaves it out."""
     running = _running.get()
     if running is None or not running.quiet:
         console.print(text, markup=False)
 
 
 def beside(console: Console, *, results: bool) -> Console:
-    """Where notes go: standard error if standard output holds results for other programs, else the console.
+    """The console for notes: standard error if standard output has results for other programs, otherwise `console`.
 
     Args:
-        console: For results.
-        results: Whether other programs read them.
+        console: The console for results.
+        results: Whether other programs read the results.
     """
     return _console(stderr=True) if results else console
 
 
 def finish(console: Console, *commands: str | None) -> None:
-    """Say how long the command took, and what to do next.
+    """Print the time that the command took, and suggested next commands.
 
     Args:
-        console: Where.
-        commands: Commands that work as they stand, the most useful first; None is left out.
+        console: The console.
+        commands: Complete commands, the most useful first; None is left out.
     """
     running = _running.get()
     if running is not None:
@@ -111,12 +111,12 @@ def finish(console: Console, *commands: str | None) -> None:
 
 
 def spelled(name: str, *words: str | PathLike[str] | int | None, **options: str | PathLike[str] | int | None) -> str:
-    """A command as it is typed.
+    """A command line.
 
     Args:
         name: The command's name.
-        words: Arguments without a name; None is left out.
-        options: Options by name, `_` for a hyphen; None leaves an option out.
+        words: Positional arguments; None is left out.
+        options: Options by name, with `_` for a hyphen; None is left out.
 
     Example:
         >>> spelled("mine", "my images", encoder="runs/a", out=None)

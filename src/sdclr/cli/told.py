@@ -18,10 +18,10 @@ from sdclr.training.resolve import ResolvedEncoder
 from sdclr.visible import visible
 
 _SHOWN: Final = 10
-"""Images that are listed."""
+"""Number of listed images."""
 _LISTED_KINDS: Final = 8
 _LOOKED: Final = 100
-"""Ids that are looked up as files."""
+"""Number of ids that are checked for image files."""
 
 
 def tell_encoder(
@@ -37,19 +37,19 @@ def tell_encoder(
     timed: bool = True,
     passes: int = 1,
 ) -> None:
-    """Say which encoder is used, its license and origin, and how long it will take, before it starts.
+    """Print the encoder with its license and origin, and the estimated time, before the work starts.
 
     Args:
         used: The encoder, or embeddings.
         source: The images.
-        device: Where the encoder runs.
-        workers: Processes that decode.
+        device: Device of the encoder.
+        workers: Number of processes that decode.
         amp: Precision.
-        console: Where it is said.
-        images: How many images are read; all by default.
-        read: The folder of an earlier reading that serves again.
-        timed: Measure how long it will take.
-        passes: Forward passes for each image.
+        console: The console.
+        images: Number of images to read; by default all.
+        read: Folder of features from an earlier command, which are reused.
+        timed: Whether to measure the speed.
+        passes: Forward passes per image.
     """
     if isinstance(used, Embeddings):
         count, width = used.values.shape
@@ -76,7 +76,7 @@ def tell_encoder(
 
 
 def found(scores: Scores) -> Iterator[str]:
-    """Lines that sum up a ranking: how many images, which kinds, the rarest images."""
+    """Summary lines of a ranking: number of images, kinds, and the rarest images."""
     yield f"{counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable."
     if len(scores.groups) > 1:
         sizes = [f"{group.size:,}" for group in sorted(scores.groups, key=lambda group: group.size)]
@@ -102,7 +102,7 @@ def found(scores: Scores) -> Iterator[str]:
 
 
 def duplicates_line(groups: Sequence[Sequence[int]]) -> str:
-    """How many groups of near-duplicates there are, and how many images could be dropped."""
+    """A line with the number of groups of near-duplicates, and of images that could be dropped."""
     if not groups:
         return "No near-duplicates."
     spare = sum(len(group) - 1 for group in groups)
@@ -111,7 +111,7 @@ def duplicates_line(groups: Sequence[Sequence[int]]) -> str:
 
 
 def pictureless(source: Source) -> str | None:
-    """A line for embeddings whose ids name no image files here, so that a page has no pictures; None otherwise."""
+    """A message if the ids of embeddings are not image files here, so that a page has no pictures; otherwise None."""
     if not isinstance(source, EmbeddedImages) or any(source.file(index) for index in range(min(len(source), _LOOKED))):
         return None
     return (
@@ -121,6 +121,6 @@ def pictureless(source: Source) -> str | None:
 
 
 def counted(number: int, what: str = "image") -> str:
-    """A number of things: "1 image", "2,000 images"."""
+    """A number with its noun: "1 image", "2,000 images"."""
     plural = f"{what}{'es' if what.endswith('s') else 's'}"
     return f"{number:,} {what if number == 1 else plural}"

@@ -15,7 +15,7 @@ from sdclr.files import remove, user_cache_folder, write_atomically
 from sdclr.version import __version__
 
 KEPT: Final = 20
-"""Files that are kept: the newest."""
+"""Number of newest files that are kept."""
 _PACKAGES: Final = ("torch", "torchvision", "timm", "numpy", "pyarrow", "pillow", "opencv-python-headless")
 _SECRET: Final = re.compile(
     r"(?i)([\w-]*(?:token|secret|password|passwd|api[-_]?key|credential)[\w-]*[=: ]+)\S+|\bhf_\w+"
@@ -24,11 +24,11 @@ _USER_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def save_trace(error: BaseException, arguments: Sequence[str]) -> Path | None:
-    """Write the traceback of an error, what was called, and the versions of what was used, into the cache folder.
+    """Write the traceback of an error, the command line and the versions of packages into the cache folder.
 
     Args:
-        error: What has come up.
-        arguments: The command line. What looks like a password or a token is left out.
+        error: The error.
+        arguments: The command line. Anything that looks like a password or a token is replaced.
 
     Returns:
         The file, or None if it cannot be written.
@@ -56,7 +56,7 @@ def save_trace(error: BaseException, arguments: Sequence[str]) -> Path | None:
 
 
 def without_secrets(text: str) -> str:
-    """A text without what looks like a password, a token, or a user's name in an address."""
+    """A text without anything that looks like a password, a token, or a user name in an address."""
     return _USER_IN_URL.sub("", _SECRET.sub(lambda found: f"{found[1] or ''}***", text))
 
 

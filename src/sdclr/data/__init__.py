@@ -1,1 +1,1 @@
-"""Image sources, long-tailed subsets, augmented views and data loading."""
+"""Collections of images: their sources, their annotations, and the scan for unreadable files."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.annotations import NumberedIds, check_unique, encode_labels
-from sdclr.data.longtail import train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.source import attributes_of
 from sdclr.errors import InputError
 
@@ -40,8 +40,8 @@ class ArraySource:
         attributes: ArrayLike | None = None,
         attribute_names: Sequence[str] = (),
     ) -> None:
-        grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-        if images.dtype != np.uint8 or not grey_or_rgb or images.size == 0:
+        gray_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        if images.dtype != np.uint8 or not gray_or_rgb or images.size == 0:
             raise InputError(
                 f"{name}: the array has shape {images.shape} and type {images.dtype}; give uint8 images as "
                 "(N, height, width, 3) or (N, height, width)"

@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 import yaml
 
 from sdclr.data.boxes import MARGIN, AnnotatedImage, Annotations, Box, BoxSource
-from sdclr.data.decode import BadImage
 from sdclr.data.folder import FolderSource
-from sdclr.data.formats import SUFFIXES
 from sdclr.data.source import Edges
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.formats import SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import read_regular
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import check_unique
-from sdclr.data.decode import BadImage, decode_image, read_header
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.source import Edges, WholeImage
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import BadImage, decode_image, read_header
 from sdclr.errors import BadImageError, InputError
 
 MARGIN: Final = 0.1

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.decode import BadImage
-from sdclr.data.formats import SUFFIXES, unread, unread_line
 from sdclr.data.image_files import ImageFiles, Items
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.formats import SUFFIXES, unread, unread_line
 from sdclr.errors import InputError
 from sdclr.progress import stage
 

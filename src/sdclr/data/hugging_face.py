@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.parquet import IMAGE_COLUMNS, ParquetSource, parquet_files
 from sdclr.data.source import Source
 from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import TorchSource
+from sdclr.decoding.decode import decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import temporary_folder
 from sdclr.progress import tell

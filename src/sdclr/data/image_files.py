@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.decode import BadImage, Header, decode_image, read_header
 from sdclr.data.intensities import SeenByRange
-from sdclr.data.pages import page_alone, split_page, tiff_pages
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import BadImage, Header, decode_image, read_header
+from sdclr.decoding.pages import page_alone, split_page, tiff_pages
 from sdclr.errors import BadImageError
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.decode import opened_image
-from sdclr.data.formats import SUFFIXES
-from sdclr.data.pixels import kind_of, numbers, stated_range
 from sdclr.data.source import Source, image_bytes, image_file, whole_image
+from sdclr.decoding.decode import opened_image
+from sdclr.decoding.formats import SUFFIXES
+from sdclr.decoding.pixels import kind_of, numbers, stated_range
 from sdclr.intensities import Intensities, Range
 from sdclr.limits import PIXELS
 

@@ -15,8 +15,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from sdclr.data.decode import BadImage, Header, read_header
-from sdclr.data.formats import MOVING, unread_line
 from sdclr.data.hugging_face import HuggingFaceSource
 from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import MAX_SMALL_SIDE, scan
@@ -33,6 +31,8 @@ from sdclr.data.sources import (
     image_header,
 )
 from sdclr.data.torch_dataset import TorchSource
+from sdclr.decoding.decode import BadImage, Header, read_header
+from sdclr.decoding.formats import MOVING, unread_line
 from sdclr.errors import BadImageError
 from sdclr.progress import stage
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.decode import BadImage, decode_image, read_header
-from sdclr.data.formats import ENDINGS
 from sdclr.data.hugging_face import Stream, open_stream
 from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import write_bad_images
 from sdclr.data.shards import FORMAT, MANIFEST
 from sdclr.data.sources import ImageSource, Source, fingerprint, image_bytes, image_file, open_source
 from sdclr.data.torch_dataset import as_label, as_pixels
+from sdclr.decoding.decode import BadImage, decode_image, read_header
+from sdclr.decoding.formats import ENDINGS
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import (
     append_json,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
 from sdclr.data.attributes import ATTRIBUTE_LIST, Attributes, attribute_columns, read_attributes
 from sdclr.data.columns import description, is_list, read_values
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.row_groups import EncodedRows
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.intensities import Intensities
 from sdclr.limits import ROWS, TABLE

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import read_csv, write_csv
 from sdclr.progress import stage

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import encode_labels
-from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.parquet import files_of_split
 from sdclr.data.stored import Stored
 from sdclr.data.tar_index import SCHEMA, read_index
+from sdclr.decoding.decode import BadImage, decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import check_keys, damaged, read_json
 from sdclr.limits import ROW_GROUP, ROWS, TABLE

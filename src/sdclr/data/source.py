@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.attributes import Attributes
-from sdclr.data.decode import Header
-from sdclr.data.shrink import shrink
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import Header
+from sdclr.decoding.shrink import shrink
 from sdclr.errors import InputError
 
 

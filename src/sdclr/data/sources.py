@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.data.arrays import ArraySource, cifar, digits
 from sdclr.data.box_files import is_boxes, open_boxes, split_options
 from sdclr.data.boxes import BoxSource
-from sdclr.data.decode import Header
+from sdclr.data.drawing import check_indices
 from sdclr.data.folder import FolderSource
 from sdclr.data.hugging_face import open_data_set, open_hugging_face
 from sdclr.data.intensities import with_intensities
-from sdclr.data.longtail import check_indices
 from sdclr.data.manifest import ManifestSource
 from sdclr.data.manifest_rows import SUFFIXES as MANIFESTS
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
@@ -36,6 +35,7 @@ from sdclr.data.source import (
 )
 from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import Indexed
+from sdclr.decoding.decode import Header
 from sdclr.errors import InputError
 from sdclr.files import looking_at
 from sdclr.intensities import Intensities

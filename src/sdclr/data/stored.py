@@ -17,4 +17,4 @@ class Stored(NamedTuple):
     decoder: str
     """Name of the decoding class, and its intensity range: both affect the pixels."""
     at: int = 0
-    """Byte offset of the page in a multi-page TIFF file; see `sdclr.data.pages`."""
+    """Byte offset of the page in a multi-page TIFF file; see `sdclr.decoding.pages`."""

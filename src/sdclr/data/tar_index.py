@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 
 from sdclr.data.annotations import LABEL_COLUMNS
-from sdclr.data.formats import SUFFIXES
+from sdclr.decoding.formats import SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import parquet_bytes, read_table, user_cache_folder, write_atomically
 from sdclr.limits import ROWS, TEXT
@@ -157,7 +157,7 @@ def _named(text: str) -> object:
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[_Member]:
-    """The regular files of a tar, and a fault for each other member. A tar that ends early ends with a fault."""
+    """The regular files of a tar, and a fault for each other member. A fault is the last item of a truncated tar."""
     at = 0
     extended: dict[str, str] = {}
     while True:

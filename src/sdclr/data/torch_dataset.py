@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sdclr.data.annotations import NumberedIds, encode_labels
-from sdclr.data.pixels import to_rgb, upright
+from sdclr.decoding.pixels import to_rgb, upright
 from sdclr.errors import BadImageError, InputError
 from sdclr.progress import stage
 

@@ -1,1 +1,1 @@
-"""Classifiers made of a pre-trained encoder, or from scratch, on labeled long-tailed images."""
+"""Training of classifiers on labeled long-tailed images, from a pretrained encoder or from scratch."""

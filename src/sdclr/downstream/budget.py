@@ -1,4 +1,4 @@
-"""Fine-tuning in so many minutes: the epochs of its stages by the speed that is measured."""
+"""Fine-tuning with a time budget: the epochs of the stages are chosen by the measured speed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +13,19 @@ from sdclr.time_budget import Budget
 from sdclr.training.budget import Length, affordable, check_minutes, measured, note_choice
 
 FILE: Final = "budget.json"
-"""In the folder of a training: its minutes, the speed that was measured, and the epochs that were chosen."""
+"""File in the training's folder with the time budget, the measured speed and the chosen epochs."""
 
 _FORWARD: Final = 1 / 3
 """Cost of testing an image, as a share of training on it."""
 _SECOND_SHARE: Final = 10
-"""One epoch in so many goes to the second stage, up to the number that the settings have."""
+"""The second stage gets one of this many epochs, at most the number in the settings."""
 
 
 def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> FinetuneConfig:
-    """The settings of a training that was begun with this budget; else those given.
+    """The given settings; with a budget, the epochs are those of the training in the folder, if there is one.
 
     Raises:
-        InputError: If it was begun with another budget, or with a number of epochs.
+        InputError: If it was started with another budget, or with a number of epochs.
     """
     file = out / "config.json"
     if budget is None or not file.is_file():
@@ -38,13 +38,13 @@ def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> Finetu
 
 
 def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test_images: int) -> FinetuneConfig:
-    """Measure the speed and choose the epochs of the stages: whole ones, at least one of each.
+    """Measure the speed and choose the number of whole epochs of each stage, at least one.
 
     Args:
-        trainer: Of a training that has not begun; of no use afterwards.
+        trainer: A trainer that has not begun; it cannot be used afterwards.
         config: The settings.
-        budget: What everything may take, the test included.
-        test_images: Images to test on afterwards.
+        budget: Time budget, including the test.
+        test_images: Number of test images.
     """
     with stage("measuring the speed", counted=False):
         speed = measured(trainer.rehearse, budget)

@@ -1,4 +1,4 @@
-"""Configuration of fine-tuning: how a classifier is trained from an encoder."""
+"""Configuration of fine-tuning, which trains a classifier from an encoder."""
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias

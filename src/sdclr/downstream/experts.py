@@ -1,4 +1,4 @@
-"""Networks that classify: an encoder with one linear layer, and several experts on a shared stem with a router."""
+"""Classifiers: an encoder with one linear layer, and several experts with a shared stem and a router."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sdclr.encoders import CifarResNet, Encoder
 from sdclr.errors import InputError
 
 OWN_STAGES = 2
-"""How many of a ResNet's last stages each expert has for itself."""
+"""Number of last ResNet stages that each expert has separately."""
 
 
 class CosineClassifier(nn.Module):
@@ -30,7 +30,7 @@ class CosineClassifier(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the directions anew, uniformly."""
+        """Draw new directions, uniformly."""
         nn.init.normal_(self.weight)
         with torch.no_grad():
             self.weight.copy_(F.normalize(self.weight))
@@ -44,8 +44,8 @@ class Classifier(nn.Module):
     """An encoder and one linear layer.
 
     Args:
-        encoder: Images to features `(N, D)`.
-        head: Features to logits `(N, K)`.
+        encoder: Maps images to features `(N, D)`.
+        head: Maps features to logits `(N, K)`.
     """
 
     def __init__(self, encoder: Encoder, head: nn.Linear | CosineClassifier) -> None:
@@ -60,16 +60,17 @@ class Classifier(nn.Module):
 
 
 class Router(nn.Module):
-    """Decides from what the experts so far say whether to ask another (RIDE: Wang et al., ICLR 2021, section 3).
+    """Decides from the outputs of the experts so far whether to use another (RIDE: Wang et al., ICLR 2021, section 3).
 
-    `W2 (ReLU(W1 x / ||x||) ⊕ v)`, with x the features of the last expert asked, and v the largest logits of the mean of
-    all experts asked, falling, taken as log-probabilities so that their scale is that of every method.
+    `W2 (ReLU(W1 x / ||x||) ⊕ v)`, where x are the features of the last expert used, and v the largest mean logits of
+    all experts used, in descending order. They are converted to log-probabilities, so that all methods have the same
+    scale.
 
     Args:
         features: D.
         num_classes: K.
-        hidden: What the features are reduced to.
-        top: How many of the logits are looked at.
+        hidden: Dimension to which the features are reduced.
+        top: Number of logits used.
     """
 
     def __init__(self, features: int, num_classes: int, hidden: int = 16, top: int = 30) -> None:
@@ -79,26 +80,26 @@ class Router(nn.Module):
         self.decide = nn.Linear(hidden + self.top, 1)
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Logits `(N,)`, above 0 for another expert, from features (N, D) and mean logits (N, K)."""
+        """Decision logits `(N,)` from features (N, D) and mean logits (N, K); above 0 means another expert."""
         seen = logits.log_softmax(dim=1).topk(self.top, dim=1).values
         decision: Tensor = self.decide(torch.cat([self.reduce(F.normalize(features)).relu(), seen], dim=1))
         return decision.squeeze(1)
 
 
 class Experts(nn.Module):
-    """Several classifiers that share the stem and the early stages of a ResNet, and own its last two (RIDE).
+    """Several classifiers with a shared stem and early stages of a ResNet, and separate last two stages (RIDE).
 
-    Each has its late stages and its classifier from one of the encoders, the first of which also gives what is shared.
-    Copies of one pre-trained encoder start with equal stages; the initial weights of their classifiers differ, and from
-    the first step on so do their gradients, which the diversity loss drives further apart.
+    Each expert takes its late stages from one encoder; the first encoder also provides the shared part. Copies of one
+    pretrained encoder start with equal stages. Their classifiers have different initial weights, so their gradients
+    differ from the first step, and the diversity loss increases the difference.
 
     Args:
-        encoders: One for each expert, equal in build; a ResNet.
+        encoders: One ResNet for each expert, with equal architecture.
         num_classes: K.
         scale: Scale s of cosine classifiers; None gives plain linear layers.
 
     Raises:
-        InputError: The encoder is not a ResNet in stages.
+        InputError: If the encoder is not a ResNet with stages.
     """
 
     mean: Tensor
@@ -116,12 +117,12 @@ class Experts(nn.Module):
         self.register_buffer("std", first.std.clone(), persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Features (N, D) of each expert, of images (N, 3, H, W), float in [0, 1]."""
+        """Features (N, D) of each expert for images (N, 3, H, W), float in [0, 1]."""
         shared = self.shared((images - self.mean) / self.std)
         return [expert(shared) for expert in self.experts]
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits (E, N, K), each expert's of its own features, in float32."""
+        """Logits (E, N, K) of each expert from its own features, in float32."""
         return torch.stack([head(x).float() for head, x in zip(self.heads, features, strict=True)])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class Experts(nn.Module):
         return self.logits(self.features(images))
 
     def decisions(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
-        """Logits (E - 1, N) of the routers, after expert 1, 2, …: above 0 where the next one is wanted."""
+        """Logits (E - 1, N) of the routers after expert 1, 2, …; above 0 means that the next expert is used."""
         so_far = running_mean(logits)
         pairs = zip(self.routers, features[:-1], so_far[:-1], strict=True)
         return torch.stack([router(x.float(), mean) for router, x, mean in pairs])
@@ -138,17 +139,17 @@ class Experts(nn.Module):
 def linear_head(
     features: int, num_classes: int, scale: float | None, *, bias: bool = True
 ) -> nn.Linear | CosineClassifier:
-    """A new classifier: normalized if a scale is given."""
+    """A new linear classifier; normalized if a scale is given."""
     if scale is not None:
         return CosineClassifier(features, num_classes, scale)
     return nn.Linear(features, num_classes, bias=bias)
 
 
 def split_backbone(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
-    """The modules of a ResNet, not copies of them: stem and early stages, and its last two stages with the pooling.
+    """Split a ResNet into stem and early stages, and the last two stages with the pooling. Modules are not copied.
 
     Raises:
-        InputError: The encoder is not a ResNet in stages.
+        InputError: If the encoder is not a ResNet with stages.
     """
     from timm.models.resnet import ResNet
 
@@ -172,13 +173,13 @@ def copies(encoder: Encoder, number: int) -> list[Encoder]:
 
 
 def running_mean(logits: Tensor) -> Tensor:
-    """(E, N, K): mean logits of the first, the first two, … experts."""
+    """Mean logits (E, N, K) of the first 1, 2, … experts."""
     asked = torch.arange(1, len(logits) + 1, device=logits.device, dtype=logits.dtype)
     return logits.cumsum(dim=0) / asked[:, None, None]
 
 
 def router_targets(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where another expert helps: those asked so far are wrong together, and a later one is right.
+    """Images for which another expert helps: the mean of those so far is wrong, and a later one is right.
 
     Args:
         logits: (E, N, K).
@@ -194,9 +195,9 @@ def router_targets(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def router_loss(decisions: Tensor, targets: Tensor, weight: float) -> Tensor:
-    """Binary cross-entropy in which images that another expert helps count ω_on times (RIDE: Wang et al. 2021, sec. 3).
+    """Binary cross-entropy with weight ω_on for images that another expert helps (RIDE: Wang et al. 2021, sec. 3).
 
-    `-(ω_on y log σ(r) + (1 - y) log(1 - σ(r)))`, as a mean with these weights: a large ω_on then makes no large steps.
+    `-(ω_on y log σ(r) + (1 - y) log(1 - σ(r)))`, as a weighted mean, so that a large ω_on does not cause large steps.
 
     Args:
         decisions: (E - 1, N) logits r.
@@ -209,14 +210,14 @@ def router_loss(decisions: Tensor, targets: Tensor, weight: float) -> Tensor:
 
 
 def route(logits: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
-    """What the experts say that the routers ask: an image goes on as long as they say so.
+    """Mean logits of the experts that the routers select for each image, in order until a decision is not above 0.
 
     Args:
         logits: (E, N, K).
-        decisions: (E - 1, N); above 0 asks the next expert.
+        decisions: (E - 1, N); above 0 selects the next expert.
 
     Returns:
-        Mean logits (N, K) of the experts asked, and their number (N,).
+        Mean logits (N, K) of the selected experts, and their number (N,).
     """
     asked = 1 + (decisions > 0).long().cumprod(dim=0).sum(dim=0)
     means = running_mean(logits)

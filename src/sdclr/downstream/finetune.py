@@ -1,7 +1,6 @@
-"""Make a classifier of a pre-trained encoder, or from scratch, on labeled long-tailed images, and test it.
+"""Train a classifier on labeled long-tailed images, from a pretrained encoder or from scratch, and test it.
 
-Downstream of pre-training, as in *Self-Damaging Contrastive Learning* (Jiang et al., ICML 2021), section 4.5, which
-starts RIDE from its encoders.
+Jiang et al., *Self-Damaging Contrastive Learning* (ICML 2021), section 4.5, train RIDE from pretrained encoders.
 """
 
 import copy
@@ -15,14 +14,13 @@ import torch
 from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.budget import as_begun, choose_length
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier, split_backbone
-from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
+from sdclr.downstream.images import Batches, LabeledImages, known_labels, labeled_images
 from sdclr.downstream.loop import Trainer, seed_torch
 from sdclr.downstream.machine import settle_dtype
 from sdclr.downstream.methods import create_model, stages
@@ -43,6 +41,7 @@ from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 LARGE_SIZE = 224
 """Side of the views of large images from scratch, in pixels."""
@@ -50,15 +49,15 @@ LARGE_SIZE = 224
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """How well a classifier does on the test images, and what it takes to repeat it."""
+    """Test results of a classifier, and a description that allows to repeat the training."""
 
     score: Score
-    """By group; with RIDE, of the experts that the routers ask. Its details hold what the method adds: `tau`; or the
-    mean number of experts asked, the balance of all experts together, and the accuracy of each."""
+    """Accuracy by group; with RIDE, for the experts that the routers select. The details contain results of the method:
+    `tau`; or the mean number of selected experts, the balance of all experts together, and the accuracy of each."""
     description: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what is unknown is null."""
+        """As plain JSON, with null for unknown values."""
         score = self.score
         plain: dict[str, Any] = without_nan(
             {
@@ -72,7 +71,7 @@ class FinetuneResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FinetuneResult":
-        """The inverse of `to_json`; null becomes nan where a figure of accuracy is unknown."""
+        """The inverse of `to_json`; null accuracies become nan."""
 
         def known(value: float | None) -> float:
             return float("nan") if value is None else value
@@ -96,30 +95,30 @@ def finetune(
     minutes: float | Budget | None = None,
     cache_gb: float = CACHE_GB,
 ) -> FinetuneResult:
-    """Train a classifier, test it, and write `result.json` into `out`; called again it goes on, or reads the result.
+    """Train a classifier, test it, and write `result.json` into `out`. A repeated call resumes, or reads the result.
 
     Args:
-        train: Labeled images, long-tailed; their counts decide weights, margins, and Many, Medium and Few.
+        train: Labeled long-tailed images; their class counts determine weights, margins, and Many, Medium and Few.
         test: Labeled images of the same classes, balanced.
         config: The method; `FinetuneConfig()` by default, which is balanced softmax.
-        start: Where the weights start, with the encoder's input size and normalization: "scratch" for random weights,
-            or an encoder by any of its names (see `sdclr.load_encoder`); by default a pretrained one.
+        start: Initial weights, with the encoder's input size and normalization: "scratch" for random weights, or an
+            encoder by any of its names (see `sdclr.load_encoder`); by default the default pretrained encoder.
         out: Folder for checkpoints, metrics and the result.
-        device: Where it is trained.
-        workers: Processes that decode images.
-        amp: Mixed precision, `bf16`, `none`, or `auto` for what the training began with: at its start bf16 if that is
-            clearly faster, as timed on a CPU.
-        checkpoint_minutes: Save the whole state at least this often; 0 saves at every step.
-        minutes: End within so many minutes, test included: the speed is measured and the numbers of epochs chosen, in
-            place of those in `config`. The folder holds the choice, so that a resumed training has the same.
-        cache_gb: Disk space in GB for large images once they are decoded; 0 decodes them in every epoch.
+        device: Device of the training.
+        workers: Number of processes that decode images.
+        amp: Mixed precision: `bf16`, `none`, or `auto`. With `auto` a new training uses bf16 if it is clearly faster
+            (as timed on a CPU), and a resumed one keeps its precision.
+        checkpoint_minutes: Maximum number of minutes between checkpoints; 0 saves at every step.
+        minutes: Time budget in minutes, including the test: measures the speed and chooses the numbers of epochs,
+            instead of those in `config`. The folder stores the choice, so that a resumed training is the same.
+        cache_gb: Disk space in GB for decoded large images; 0 decodes them in every epoch.
 
     Returns:
         The score on the test images.
 
     Raises:
-        InputError: Images, labels or configuration cannot be used, or the folder holds another training.
-        FloatingPointError: The loss is not finite.
+        InputError: If images, labels or configuration cannot be used, or the folder holds another training.
+        FloatingPointError: If the loss is not finite.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     limit, out = Budget.of(minutes), Path(out)
@@ -133,7 +132,7 @@ def finetune(
     seen = _intensities(out, resolved, train_set)
     train_set, test_set = with_intensities(train_set, seen), with_intensities(test_set, seen)
     if initial is not None and config.method == "ride":
-        split_backbone(initial)  # raises for other networks, before any image is read
+        split_backbone(initial)  # raises an error for other networks before images are read
     identity = _identity(config, resolved, train_set, test_set)
     finished = _claimed(out, identity)
     if finished is not None:
@@ -143,7 +142,7 @@ def finetune(
     alone = only_process(out, ".training", "trains", "name another folder with --out")
     with alone, own_randomness(place), listening() as interrupts:
         warn_of_changes(out / "image_files.npy", train_set, file_states(train_set), begun=begun)
-        images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
+        images = labeled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
         how: dict[str, Any] = {"out": out, "checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
@@ -151,9 +150,9 @@ def finetune(
             rehearsed = _trainer(config, copy.deepcopy(initial), fit, look, num_classes, **how)
             config = choose_length(rehearsed, config, limit, len(test_set))
             identity = _identity(config, resolved, train_set, test_set)
-            del rehearsed  # its memory is needed
+            del rehearsed  # frees its memory
         trainer = _trainer(config, initial, fit, look, num_classes, **how)
-        write_json(out / "config.json", identity)  # from now on the folder is this training's
+        write_json(out / "config.json", identity)  # this file marks the folder as the training's
         trainer.train(interrupts)
         model, details = trainer.model, {"images": len(fit)}
         if isinstance(model, Classifier) and config.method == "tau_norm":
@@ -178,7 +177,7 @@ def finetune(
 def _trainer(
     config: FinetuneConfig,
     encoder: Encoder | None,
-    images: LabelledImages,
+    images: LabeledImages,
     look: Look,
     num_classes: int,
     *,
@@ -187,7 +186,7 @@ def _trainer(
     cache_gb: float,
 ) -> Trainer:
     views = ViewConfig(
-        image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
+        image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, gray=0, blur=0
     )
     if 2 <= len(images) < config.batch_size:
         tell(f"batches of {len(images)} images instead of {config.batch_size}: there are no more")
@@ -208,7 +207,7 @@ def _trainer(
 
 
 def _intensities(out: Path, init: ResolvedEncoder | None, train: Source) -> Intensities:
-    """By which range of intensities images are seen: that of the training's begin, of the start, or of the images."""
+    """Intensity range of the images: from an existing training, from the initial encoder, or from the images."""
     seen, given = intensities_of(train)
     if (out / "config.json").exists() and not given:
         kept = read_json(out / "config.json", keys={"config": dict}).get("intensities")
@@ -218,7 +217,7 @@ def _intensities(out: Path, init: ResolvedEncoder | None, train: Source) -> Inte
 
 
 def _num_classes(train: Source, test: Source) -> int:
-    """Classes of the training images, among which those of the test images must be."""
+    """Number of classes of the training images, after a check that the test images have the same."""
     number = max(len(train.classes), int(known_labels(train).max()) + 1)
     beyond = int(known_labels(test).max())
     if (train.classes and test.classes and tuple(train.classes) != tuple(test.classes)) or beyond >= number:
@@ -229,7 +228,7 @@ def _num_classes(train: Source, test: Source) -> int:
 
 
 def _identity(config: FinetuneConfig, init: ResolvedEncoder | None, train: Source, test: Source) -> dict[str, Any]:
-    """What decides a result: the start, the images and the configuration."""
+    """Everything that determines a result: initial weights, images and configuration."""
     start = None
     if init is not None:
         start = {"run": init.short_name, "encoder": network_digest(init.encoder)}
@@ -243,10 +242,10 @@ def _identity(config: FinetuneConfig, init: ResolvedEncoder | None, train: Sourc
 
 
 def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
-    """The result that a folder holds already, if any.
+    """The result in a folder, if there is one.
 
     Raises:
-        InputError: It holds another training.
+        InputError: If the folder holds another training.
     """
     if not (out / "config.json").exists():
         return None
@@ -266,7 +265,7 @@ def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
         return FinetuneResult.from_json(read_json(result))
 
 
-def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabelledImages) -> int:
+def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabeledImages) -> int:
     if encoder is not None:
         if config.image_size not in {None, encoder.image_size}:
             raise InputError(
@@ -278,8 +277,8 @@ def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: Labelle
     return LARGE_SIZE if images.pixels is None else int(images.pixels.shape[-1])
 
 
-def _held_out(images: LabelledImages, config: FinetuneConfig) -> tuple[LabelledImages, LabelledImages]:
-    """What is trained on, and what chooses tau."""
+def _held_out(images: LabeledImages, config: FinetuneConfig) -> tuple[LabeledImages, LabeledImages]:
+    """Training images, and images for the choice of tau."""
     if config.method != "tau_norm" or config.tau is not None:
         return images, images.subset(np.array([], dtype=np.int64))
     kept, held = stratified_holdout(images.labels, config.validation, config.seed)

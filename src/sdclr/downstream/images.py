@@ -9,29 +9,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdclr.data.cache import cached
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.stored import CACHE_GB
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.config import ViewConfig
 
-_BALANCED = 0xBA1  # keeps the draw of balanced epochs apart from all others of the same seed
+_BALANCED = 0xBA1  # makes the random numbers of balanced epochs differ from others with the same seed
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """The images of a source that have a label and can be decoded.
+class LabeledImages:
+    """The readable images of a source that have a label.
 
     Args:
         source: All images.
-        positions: `(M,)` in the source.
+        positions: `(M,)` positions in the source.
         labels: `(M,)` class ids.
-        pixels: `(M, 3, H, W)` uint8 if they are small enough to be held in memory.
+        pixels: `(M, 3, H, W)` uint8 if they fit into memory; otherwise None.
     """
 
     source: Source
@@ -42,39 +42,39 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def subset(self, which: NDArray[np.int64]) -> "LabelledImages":
-        """Some of them, each as often as `which` names it."""
+    def subset(self, which: NDArray[np.int64]) -> "LabeledImages":
+        """The images at positions `which`, with repetitions."""
         pixels = None if self.pixels is None else self.pixels[torch.from_numpy(which).to(self.pixels.device)]
-        return LabelledImages(self.source, self.positions[which], self.labels[which], pixels)
+        return LabeledImages(self.source, self.positions[which], self.labels[which], pixels)
 
 
-def labelled_images(source: Source, *, device: torch.device, workers: int = 0, listed_in: Path) -> LabelledImages:
-    """Look at every image of a source.
+def labeled_images(source: Source, *, device: torch.device, workers: int = 0, listed_in: Path) -> LabeledImages:
+    """Find the usable labeled images of a source by reading all images.
 
     Args:
         source: Labeled images.
-        device: Where small images are held.
-        workers: Processes that decode; 0 decodes in this one.
-        listed_in: Where bad images are listed.
+        device: Device of small images.
+        workers: Number of processes that decode; 0 decodes in this one.
+        listed_in: File for the list of unreadable images.
 
     Raises:
-        InputError: There are no labels, or more than one image in a hundred is bad.
+        InputError: If there are no labels, or more than 1% of the images are unreadable.
     """
     labels = known_labels(source)
     kept, pixels, bad = _usable(source, workers)
     write_bad_images(listed_in, bad)
     check_bad_fraction(bad, len(source), listed_in=listed_in)
-    labelled = labels[kept] >= 0
+    labeled = labels[kept] >= 0
     if pixels is not None:
-        pixels = (pixels if labelled.all() else pixels[torch.from_numpy(labelled)]).to(device)
-    return LabelledImages(source, kept[labelled], labels[kept[labelled]], pixels)
+        pixels = (pixels if labeled.all() else pixels[torch.from_numpy(labeled)]).to(device)
+    return LabeledImages(source, kept[labeled], labels[kept[labeled]], pixels)
 
 
 def known_labels(source: Source) -> NDArray[np.int64]:
-    """The labels (N,) of a source, -1 where unknown.
+    """The labels (N,) of a source; -1 if unknown.
 
     Raises:
-        InputError: There is none.
+        InputError: If there are no labels.
     """
     labels = source.labels
     if labels is None or not (labels >= 0).any():
@@ -83,18 +83,18 @@ def known_labels(source: Source) -> NDArray[np.int64]:
 
 
 def class_balanced(labels: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Positions of as many images as there are, each drawn as a class by even chance and then one of its images.
+    """Draw M images: for each, a class with equal probability, and then one of its images.
 
     Class-balanced sampling (Kang et al., *Decoupling Representation and Classifier*, ICLR 2020, eq. 1 with q = 0): a
     pure function of seed and epoch.
 
     Args:
         labels: (M,) class ids.
-        seed: The run's.
+        seed: The training's seed.
         epoch: Counted from 0.
 
     Returns:
-        (M,) positions; those of frequent classes seldom, those of rare ones often.
+        (M,) positions, with repetitions.
     """
     generator = np.random.default_rng([seed, epoch, _BALANCED])
     order = np.argsort(labels, kind="stable").astype(np.int64)
@@ -106,21 +106,21 @@ def class_balanced(labels: NDArray[np.int64], *, seed: int, epoch: int) -> NDArr
 
 
 class Batches:
-    """Views of labeled images with their labels; order and views are functions of (seed, epoch, sample).
+    """Views of labeled images with their labels. Order and views are functions of (seed, epoch, sample).
 
     Args:
         images: The images.
-        views: What the views are like.
-        seed: The run's.
-        batch_size: Images in a batch.
-        device: Where the views go.
-        workers: Processes that decode large images.
-        cache_gb: Disk space for large images once they are decoded; see `sdclr.data.cache.cached`.
+        views: Settings of the views.
+        seed: The training's seed.
+        batch_size: Images per batch.
+        device: Device of the views.
+        workers: Number of processes that decode large images.
+        cache_gb: Disk space in GB for decoded large images; see `sdclr.loading.cache.cached`.
     """
 
     def __init__(  # noqa: PLR0917  the parts of a loader
         self,
-        images: LabelledImages,
+        images: LabeledImages,
         views: ViewConfig,
         seed: int,
         batch_size: int,
@@ -138,12 +138,12 @@ class Batches:
         self.steps_per_epoch = self._natural.steps_per_epoch
 
     def epoch(self, epoch: int, start: int = 0, *, balanced: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views (N, 3, S, S) and labels (N,) of the batches of an epoch, from step `start` on.
+        """Views (N, 3, S, S) and labels (N,) of the batches of an epoch, from step `start`.
 
         Args:
             epoch: Counted from 0.
             start: The first step.
-            balanced: Draw classes evenly, instead of every image once.
+            balanced: Draw all classes equally often, instead of each image once.
         """
         images, loader = self.images, self._natural
         if balanced:
@@ -152,7 +152,7 @@ class Batches:
         for batch in loader.epoch(epoch, start):
             yield batch.view1, torch.from_numpy(images.labels[batch.indices]).to(self.device)
 
-    def _loader(self, images: LabelledImages) -> Loader:
+    def _loader(self, images: LabeledImages) -> Loader:
         if images.pixels is not None:
             return ResidentLoader(
                 images.pixels, self.views, seed=self.seed, batch_size=self.batch_size, views=1, channels_last=True
@@ -169,7 +169,7 @@ class Batches:
 
 
 class _Chosen:
-    """Images of a source at positions that may come more than once."""
+    """Images of a source at given positions, with repetitions."""
 
     def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
         self.name = source.name
@@ -180,7 +180,7 @@ class _Chosen:
 
     @property
     def trouble(self) -> str | None:
-        """Why images are not kept, if they were to be and cannot; see `sdclr.data.cache.CachedSource`."""
+        """Reason why images are not cached, if the cache fails; see `sdclr.loading.cache.CachedSource`."""
         trouble: str | None = getattr(self._source, "trouble", None)
         return trouble
 
@@ -195,7 +195,7 @@ class _Chosen:
 
 
 def _usable(source: Source, workers: int) -> tuple[NDArray[np.int64], Tensor | None, list[BadImage]]:
-    """Positions (M,) of the images that can be decoded, their pixels if they are small, and what is left out."""
+    """Positions (M,) of the readable images, their pixels if they are small, and the unreadable images."""
     if is_small(source):
         loaded = load_images(source, workers=workers)
         if not loaded.sizes_differ:

@@ -1,4 +1,4 @@
-"""The training loop of classifiers: stages one after another, saved as a whole, resumed bit for bit."""
+"""The training loop of classifiers: stages in sequence, checkpoints of the whole state, and exact resumption."""
 
 import hashlib
 import time
@@ -31,23 +31,23 @@ _STATE: Final[Keys] = {
     "losses": list,
     "seconds": (int, float),
 }
-"""What a checkpoint holds."""
+"""Keys of a checkpoint, with their types."""
 
 LOG_STEPS = 50
-"""Losses are written every so many steps, and at the end of every epoch."""
+"""Number of steps between two lines of metrics; they are also written at the end of every epoch."""
 
 
 class Trainer:
-    """A classifier's state and how it moves through its stages.
+    """A classifier's state and its training in stages.
 
     Args:
-        model: At its start, which a checkpoint replaces; on the device.
-        stages: What is trained, in order.
+        model: The initial model, on the device; a checkpoint replaces its state.
+        stages: The stages, in order.
         batches: The images.
         config: Optimizer and seed.
-        folder: Where checkpoints and metrics are kept.
-        dtype: What products are computed in; None for float32.
-        checkpoint_minutes: Save at least this often; 0 saves at every step.
+        folder: Folder of checkpoints and metrics.
+        dtype: Type of products; None for float32.
+        checkpoint_minutes: Maximum number of minutes between checkpoints; 0 saves at every step.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Trainer:
         self.total = self.steps_per_epoch * sum(stage.epochs for stage in stages)
         self.step = 0
         self.seconds = 0.0
-        self.window: list[tuple[int, Tensor]] = []  # (step, loss), not looked at yet
-        self.losses: list[float] = []  # of this logging interval
+        self.window: list[tuple[int, Tensor]] = []  # (step, loss) not checked yet
+        self.losses: list[float] = []  # checked losses of this logging interval
         self.saved = time.monotonic()
         self.saved_step: int | None = None
         self.optimizer_state: dict[str, object] | None = None
@@ -78,8 +78,8 @@ class Trainer:
         """Take the remaining steps of all stages.
 
         Raises:
-            FloatingPointError: A loss is not finite.
-            Interrupted: A signal asked to stop; the state is saved.
+            FloatingPointError: If a loss is not finite.
+            Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
         """
         log = Log(
             self.folder,
@@ -128,14 +128,14 @@ class Trainer:
                 self._save_if_due(interrupts, optimizer)
 
     def _optimizer(self, stage: Stage, optim: OptimConfig) -> torch.optim.Optimizer:
-        """The optimizer of what a stage trains; all else is frozen."""
+        """The optimizer of a stage; the rest of the model is frozen."""
         trained = stage.trained(self.model)
         self.model.requires_grad_(requires_grad=False).eval()
         trained.requires_grad_(requires_grad=True).train()
         return create_optimizer(trained, optim)
 
     def rehearse(self, epoch: int) -> Iterator[float]:
-        """Measure an epoch of the first stage: take its steps, yielding that none was shorter; no weight moves."""
+        """Take the steps of an epoch of the first stage to measure them, without a change of weights. Yields zeros."""
         stage = self.stages[0]
         optimizer = self._optimizer(stage, self._optim(stage))
         set_learning_rate(optimizer, 0.0)
@@ -147,7 +147,7 @@ class Trainer:
     def _take_step(
         self, stage: Stage, gone: float, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
     ) -> None:
-        seed_torch(self.config.seed, str(self.step), self.batches.device)  # what it draws beyond views, such as dropout
+        seed_torch(self.config.seed, str(self.step), self.batches.device)  # for random numbers such as dropout
         optimizer.zero_grad(set_to_none=True)
         device = images.device.type
         with enough_memory(len(images)):
@@ -224,5 +224,5 @@ class Trainer:
 
 
 def seed_torch(seed: int, moment: str, device: torch.device) -> None:
-    """Seed the CPU's generator and the device's for one moment of a training; those of other GPUs stay as they are."""
+    """Seed the generators of the CPU and the device for one moment of a training, but not those of other GPUs."""
     randomness.seed(int.from_bytes(hashlib.sha256(f"{seed} {moment}".encode()).digest()[:4]), device)

@@ -1,4 +1,4 @@
-"""The number format that a classifier is trained in: settled at the start and kept when the training goes on."""
+"""The number format of a classifier's training, chosen at the start and kept when the training resumes."""
 
 import copy
 from pathlib import Path
@@ -17,14 +17,14 @@ _AGAIN: Final = "put back a whole copy of it, or train into another folder"
 
 
 def settle_dtype(model: Model, stage: Stage, look: Look, *, batch: int, folder: Path) -> torch.dtype | None:
-    """The type of products and convolutions: what is told, else what the folder notes, else the faster one.
+    """Choose the type of products and convolutions: a given one first, then a stored one, then the fastest.
 
     Args:
-        model: The classifier at its start, on the device; it is not changed.
-        stage: The stage that is timed.
-        look: Precision asked for, image size and device.
-        batch: Images of a step.
-        folder: That of the training, which notes what was settled in `machine.json`.
+        model: The initial classifier, on the device; it is not changed.
+        stage: The stage to time.
+        look: Precision setting, image size and device.
+        batch: Images per step.
+        folder: Folder of the training, whose `machine.json` stores the choice.
 
     Returns:
         The type; None for float32.

@@ -1,4 +1,4 @@
-"""The methods: what network is trained, in which stages, by which loss."""
+"""The methods: network, stages and losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,30 +31,30 @@ from sdclr.encoders import Encoder, create_encoder
 
 Model = Classifier | Experts
 Loss = Callable[[Model, Tensor, Tensor, float], Tensor]
-"""Of the model, views (N, 3, S, S), labels (N,), and the share of the stage's epochs gone by."""
+"""Loss of the model for views (N, 3, S, S), labels (N,), and the completed share of the stage's epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A part of the training."""
+    """A stage of the training."""
 
     name: str
     epochs: int
     loss: Loss
     trained: Callable[[Model], nn.Module] = lambda model: model
-    """What learns; the rest is frozen, its normalization too."""
+    """Gives the trained part; the rest is frozen, including its normalization."""
     begin: Callable[[Model], None] | None = None
-    """Done once before the first step."""
+    """Called once before the first step."""
     balanced: bool = False
-    """Whether classes are drawn evenly."""
+    """Whether all classes are drawn equally often."""
 
 
 def create_model(config: FinetuneConfig, encoder: Encoder | None, image_size: int, num_classes: int) -> Model:
-    """The network at its start; `torch.manual_seed` decides what is random in it.
+    """The initial network; its random weights depend on `torch.manual_seed`.
 
     Args:
         config: The method and, from scratch, the encoder.
-        encoder: A pre-trained one, or None to start from scratch.
+        encoder: A pretrained encoder, or None to start from scratch.
         image_size: Side of the views from scratch, in pixels.
         num_classes: K.
     """
@@ -68,7 +68,7 @@ def create_model(config: FinetuneConfig, encoder: Encoder | None, image_size: in
         return Experts(encoders, num_classes, scale=config.scale if config.expert_loss == "ldam" else None)
     encoder = encoder or create_encoder(config.encoder, image_size)
     scale = config.scale if config.method == "ldam_drw" else None
-    # tau-norm does without biases, which have no norm to be divided by.
+    # tau-norm has no biases: normalization would not apply to them.
     return Classifier(encoder, linear_head(encoder.num_features, num_classes, scale, bias=config.method != "tau_norm"))
 
 
@@ -102,7 +102,7 @@ def stages(config: FinetuneConfig, counts: NDArray[np.int64]) -> list[Stage]:
 
 
 _Classification = Callable[[Tensor, Tensor, float], Tensor]
-"""Of logits (N, K), labels (N,), and the share of the epochs gone by."""
+"""Loss of logits (N, K), labels (N,), and the completed share of the epochs."""
 
 
 def _plain(classification: _Classification) -> Loss:

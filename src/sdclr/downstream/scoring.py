@@ -1,4 +1,4 @@
-"""What a trained classifier says of images, and how evenly it is right."""
+"""Predictions of a trained classifier, and their accuracy by class and group."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,25 +9,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.downstream.experts import Classifier, route
-from sdclr.downstream.images import LabelledImages
-from sdclr.downstream.losses import tau_normalised
+from sdclr.downstream.images import LabeledImages
+from sdclr.downstream.losses import tau_normalized
 from sdclr.downstream.methods import Model
 from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
+from sdclr.longtail.splits import class_groups
 from sdclr.progress import stage
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
-"""The exponents of tau-norm that are tried."""
+"""Candidates for the exponent of tau-norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How a classifier looks at images."""
+    """Settings of a classifier's input and execution."""
 
     image_size: int
     device: torch.device
@@ -37,14 +37,14 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier says of the images of a source that can be decoded and have a label.
+    """Predictions of a classifier for the readable labeled images of a source.
 
     Attributes:
-        labels: (M,) what they are.
-        classes: (M,) what it says; with experts, those that the routers ask.
-        together: (M,) what all experts say together; equal to `classes` without experts.
-        each: What each expert says, (M,) each; empty without experts.
-        asked: (M,) experts asked; None without experts.
+        labels: (M,) true classes.
+        classes: (M,) predicted classes; with experts, by the experts that the routers select.
+        together: (M,) classes predicted by all experts together; equal to `classes` without experts.
+        each: Classes predicted by each expert, (M,) each; empty without experts.
+        asked: (M,) number of selected experts; None without experts.
     """
 
     labels: NDArray[np.int64]
@@ -56,7 +56,7 @@ class Predictions:
 
 @stage("testing")
 def predict(model: Model, source: Source, look: Look) -> Predictions:
-    """Run a classifier over a source; images without a label are left out."""
+    """Run a classifier on a source. Images without a label are left out."""
     values, labels = _outputs(_Flat(model), source, look)
     if isinstance(model, Classifier):
         classes = values.argmax(dim=1).numpy()
@@ -79,10 +79,10 @@ def score(
     """Accuracy by class and group, in percent.
 
     Args:
-        predictions: On the test images.
-        counts: (K,) training images of each class, which decide the groups; none if they are equal.
-        rule: Of the groups.
-        details: What to keep beside the figures.
+        predictions: Predictions for the test images.
+        counts: (K,) training images of each class, which define the groups; no groups if they are equal.
+        rule: Rule of the groups.
+        details: Further values for the result.
     """
     groups = {name: np.array([], dtype=np.int64) for name in GROUPS}
     if len(set(counts.tolist())) > 1:
@@ -102,19 +102,19 @@ def score(
     return Score(figures, per_class, details)
 
 
-def choose_tau(model: Classifier, held: LabelledImages, given: float | None, look: Look) -> dict[str, Any]:
+def choose_tau(model: Classifier, held: LabeledImages, given: float | None, look: Look) -> dict[str, Any]:
     """Normalize a classifier's weights by the best exponent, in place.
 
-    Best is the highest mean accuracy over the classes of held-out images, and the smallest of equals.
+    The best exponent has the highest mean accuracy over the classes of held-out images. The smallest wins a tie.
 
     Args:
         model: The classifier.
-        held: Images that it was not trained on; not looked at if the exponent is given.
+        held: Images that it was not trained on; not used if the exponent is given.
         given: The exponent, or None to choose it.
-        look: How it looks at images.
+        look: Settings of the input.
 
     Returns:
-        `tau`, and `tau_validation`: the accuracies in percent by exponent, if it was chosen.
+        `tau`, and if it was chosen `tau_validation`: the accuracies in percent by exponent.
     """
     weight = model.head.weight
     details: dict[str, Any] = {"tau": given}
@@ -122,17 +122,17 @@ def choose_tau(model: Classifier, held: LabelledImages, given: float | None, loo
         features, labels = _outputs(model.encoder, SubsetSource(held.source, held.positions), look)
         accuracies = {}
         for tau in TAUS:
-            said = (features @ tau_normalised(weight.detach(), tau).cpu().T).argmax(dim=1).numpy()
+            said = (features @ tau_normalized(weight.detach(), tau).cpu().T).argmax(dim=1).numpy()
             accuracies[tau] = 100 * float(np.nanmean(per_class_accuracy(said, labels, len(weight))))
         given = max(accuracies, key=lambda tau: accuracies[tau])
         details = {"tau": given, "tau_validation": {str(tau): value for tau, value in accuracies.items()}}
     with torch.no_grad():
-        weight.copy_(tau_normalised(weight, given))
+        weight.copy_(tau_normalized(weight, given))
     return details
 
 
 class _Flat(nn.Module):
-    """A classifier whose output is one row for each image: the logits, of all experts, and the routers' decisions."""
+    """A classifier with one output row per image: the logits of all experts, and the routers' decisions."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class _Flat(nn.Module):
 
 
 def _outputs(network: nn.Module, source: Source, look: Look) -> tuple[Tensor, NDArray[np.int64]]:
-    """One row for each labeled image that can be decoded, on the CPU, and the labels."""
+    """Outputs of a network for the readable labeled images, one row per image on the CPU, and the labels."""
     found = extract_features(
         network,
         source,

@@ -1,4 +1,4 @@
-"""Encoders: their settings, how they are built, loaded, wrapped and saved."""
+"""Encoders: settings, and functions that build, load, wrap and save them."""
 
 import lazy_loader
 

@@ -6,17 +6,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet56": 9}
-"""Names of the ResNets for CIFAR, and the number of blocks in each of their three stages."""
+"""Names of the ResNets for CIFAR, with the number of blocks in each of the three stages."""
 
 
 class CifarResNet(nn.Module):
-    """A ResNet for images of 32 px: three stages on a 3x3 stem, with shortcuts that have no weights.
+    """A ResNet for images of 32 px: a 3x3 stem and three stages, with shortcuts without weights.
 
     He et al., *Deep Residual Learning for Image Recognition* (CVPR 2016), section 4.2 (shortcuts of type A).
-    Modules and weights are named as in timm's ResNets.
+    Modules and weights have the names of timm's ResNets.
 
     Args:
-        blocks: Blocks of two convolutions in each stage.
+        blocks: Number of blocks in each stage, with two convolutions each.
         width: Channels of the first stage; the second has twice, the third four times as many.
     """
 
@@ -50,7 +50,7 @@ class CifarResNet(nn.Module):
 
 
 class _PaddedShortcut(nn.Module):
-    """Every second pixel, with channels of zeros added: into a stage of half the size without a weight (type A)."""
+    """A shortcut without weights into a stage of half the size: every second pixel, with zero channels added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

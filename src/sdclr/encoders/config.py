@@ -22,7 +22,7 @@ STRONGER: Final = "timm:vit_small_patch14_dinov2.lvd142m"
 """A stronger encoder: slower, trained without labels, with finer features."""
 
 GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
-"""How an encoder can be named; `timm_spec` says how weights are pinned."""
+"""Names of encoders, for messages; `timm_spec` describes how weights are pinned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Build encoders and networks with random weights."""
+"""Create encoders and networks with random weights."""
 
 import difflib
 from itertools import pairwise
@@ -14,15 +14,14 @@ from sdclr.errors import InputError
 
 
 def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
-    """Build an encoder with random weights; `torch.manual_seed` decides which.
+    """Create an encoder with random weights, determined by `torch.manual_seed`.
 
     Args:
-        config: The backbone and how it is fitted.
-        image_size: Side of the square images that it will see, in pixels.
+        config: Name and adjustment of the backbone.
+        image_size: Side of the square images, in pixels.
 
     Raises:
-        InputError: If timm does not know the name, stem, patch or width are asked of what has none, or the model cannot
-            take images of this size.
+        InputError: If timm does not know the name, or the model does not support the stem, patch, width or image size.
     """
     import timm
     from timm.models.convnext import ConvNeXt
@@ -36,7 +35,7 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         raise InputError(f"timm has no model called {config.name!r}{hint}")
     options = timm_options(config, image_size)
     if family_of(config.name) is ResNet:
-        # As torchvision and the papers initialize it; timm's own default starts each block as the identity.
+        # Initialization as in torchvision and the papers; by timm's default each block starts as the identity.
         options["zero_init_last"] = False
     try:
         backbone = timm.create_model(config.name, num_classes=0, pretrained=False, **options)
@@ -53,17 +52,17 @@ def create_encoder(config: EncoderConfig, image_size: int) -> Encoder:
 
 
 def feature_length(config: EncoderConfig, image_size: int) -> int:
-    """How many features an encoder gives. It is built for that, and torch's random state stays as it is.
+    """Number of features of an encoder. The encoder is created for this; torch's random state does not change.
 
     Raises:
-        InputError: As `create_encoder`.
+        InputError: As in `create_encoder`.
     """
     with torch.random.fork_rng(devices=[]):
         return create_encoder(config, image_size).num_features
 
 
 def create_network(encoder: EncoderConfig, head: HeadConfig, image_size: int) -> Network:
-    """Encoder and projection head with random weights; `torch.manual_seed` decides which."""
+    """Encoder and projection head with random weights, determined by `torch.manual_seed`."""
     built = create_encoder(encoder, image_size)
     return Network(built, projection_head(built.num_features, head))
 
@@ -74,9 +73,9 @@ def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
     sizes = [features, *[config.hidden or features] * (config.layers - 1), config.dim]
     for layer, (given, out) in enumerate(pairwise(sizes), start=1):
         last = layer == config.layers
-        normalised = config.norm == "batch" and not (last and config.last == "none")
-        layers.append(nn.Linear(given, out, bias=not normalised))
-        if normalised:
+        normalized = config.norm == "batch" and not (last and config.last == "none")
+        layers.append(nn.Linear(given, out, bias=not normalized))
+        if normalized:
             layers.append(nn.BatchNorm1d(out, affine=not (last and config.last == "plain")))
         if not last:
             layers.append(nn.ReLU(inplace=True))

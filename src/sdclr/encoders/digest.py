@@ -1,4 +1,4 @@
-"""Which network it is: a digest of its weights and statistics."""
+"""Digests of networks, which identify them by their weights and statistics."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ def network_digest(*modules: nn.Module) -> str:
     """SHA-256 over the names and values of all weights and statistics, in hexadecimal.
 
     Args:
-        modules: One network or several, whose order counts.
+        modules: One or more networks; their order matters.
     """
     return tensors_digest(*(module.state_dict() for module in modules))
 
@@ -20,7 +20,7 @@ def tensors_digest(*groups: Mapping[str, Tensor]) -> str:
     """SHA-256 over names and values, in hexadecimal.
 
     Args:
-        groups: Tensors by name; their order counts.
+        groups: Tensors by name; their order matters.
     """
     digest = hashlib.sha256()
     for group in groups:

@@ -1,4 +1,4 @@
-"""An encoder with its input normalization, and the network that is trained."""
+"""The encoder with its input normalization, and the trained network."""
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,14 @@ from sdclr.errors import InputError
 
 
 class Encoder(nn.Module):
-    """A backbone with its input normalization: images in, features out.
+    """A backbone with its input normalization, which maps images to features.
 
     Args:
         backbone: Maps normalized images `(N, 3, H, W)` to features `(N, D)`.
-        config: What it was made from.
-        image_size: Side of the square images that it is made for, in pixels.
-        preprocessing: How an image becomes such a square; by default resize and center crop as on ImageNet.
-        origin: Where the weights came from; None if they started at random.
+        config: Settings of the backbone.
+        image_size: Side of the square input images, in pixels.
+        preprocessing: Preprocessing of images; by default resize and center crop as on ImageNet.
+        origin: Origin of pretrained weights; None for random initial weights.
     """
 
     mean: Tensor
@@ -40,13 +40,13 @@ class Encoder(nn.Module):
         self.preprocessing = preprocessing or Preprocessing(image_size=image_size)
         self.origin = origin
         self.num_features = _features_of(backbone, config.name, image_size)
-        # Not in the state dict: they are configuration, and travel as such.
+        # Not in the state dict: they are part of the configuration.
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def image_size(self) -> int:
-        """Side of the square images that it sees, in pixels."""
+        """Side of the square input images, in pixels."""
         return self.preprocessing.image_size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class Network(nn.Module):
-    """What is trained: an encoder and its projection head."""
+    """The trained network: an encoder and its projection head."""
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def _features_of(backbone: nn.Module, name: str, image_size: int) -> int:
-    """Length of the feature vector, by running one image: models disagree on what they call it."""
+    """Length of the feature vector, from a forward pass, because models use different names for it."""
     mode = backbone.training
     try:
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))

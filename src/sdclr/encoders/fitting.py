@@ -1,4 +1,4 @@
-"""Fit timm's architectures to small images and small machines: stems, patches, widths."""
+"""Adjust timm's architectures to small images and small machines: stems, patches and widths."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from torch import nn
 from sdclr.encoders.config import SMALL_IMAGE, EncoderConfig
 from sdclr.errors import InputError
 
-SMALL_PATCH = 4  # px; a vision transformer then sees 32 px as 8x8 patches
+SMALL_PATCH = 4  # px; an image of 32 px then has 8x8 patches in a vision transformer
 
 
 def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
-    """What `timm.create_model` is told of a backbone besides its name, as plain JSON.
+    """Options of `timm.create_model` for a backbone, as plain JSON.
 
-    A ResNet's stem is not among it: timm has no option for that of small images.
+    A ResNet's stem is not included, because timm has no option for small images.
 
     Args:
-        config: The backbone, which timm knows, and how it is fitted.
-        image_size: Side of the square images that it will see, in pixels.
+        config: Name and adjustment of the backbone, which timm must know.
+        image_size: Side of the square images, in pixels.
 
     Raises:
-        InputError: If stem, patch or width are asked of what has none, or the patches do not fill the image.
+        InputError: If the architecture does not support the stem, patch or width, or patches do not fill the image.
     """
     from timm.models.convnext import ConvNeXt
     from timm.models.resnet import ResNet
@@ -45,7 +45,7 @@ def timm_options(config: EncoderConfig, image_size: int) -> dict[str, Any]:
 
 
 def family_of(name: str) -> type[nn.Module] | None:
-    """The architecture behind a name of timm's, if it is one that can be fitted to small images."""
+    """The architecture of a timm model, if it can be adjusted to small images; otherwise None."""
     import timm
     from timm.models.convnext import ConvNeXt
     from timm.models.resnet import ResNet
@@ -60,7 +60,7 @@ def _is_small(config: EncoderConfig, image_size: int) -> bool:
 
 
 def _narrowed(family: type[nn.Module] | None, width: int) -> dict[str, Any]:
-    """A width as timm's option. Every stage of a ResNet or a ConvNeXt has twice the channels of the one before."""
+    """A width as timm's option. Every stage of a ResNet or ConvNeXt has twice as many channels as the previous one."""
     from timm.models.convnext import ConvNeXt
     from timm.models.vision_transformer import VisionTransformer
 
@@ -71,7 +71,7 @@ def _narrowed(family: type[nn.Module] | None, width: int) -> dict[str, Any]:
 
 
 def _fitting(patch: int, image_size: int) -> int:
-    """The patch, made sure that it leaves no edge of the image out."""
+    """The patch side, after a check that patches fill the image."""
     if image_size % patch:
         sides = [side for side in range(1, image_size // 2 + 1) if not image_size % side]
         raise InputError(
@@ -82,7 +82,7 @@ def _fitting(patch: int, image_size: int) -> int:
 
 
 def takes_image_size(name: str) -> bool:
-    """Whether the architecture is built for one input size (vision transformers), so that it must be told ours."""
+    """Whether the architecture is built for one input size (vision transformers), so that timm needs the size."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -90,7 +90,7 @@ def takes_image_size(name: str) -> bool:
 
 
 def fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
-    """Give a ResNet the stem for small images, and a stem and first stage as narrow as its `width` says."""
+    """Replace a ResNet's stem by one for small images if needed, and stem and first stage by ones of `width`."""
     small = _is_small(config, image_size)
     if not small and config.width is None:
         return
@@ -109,12 +109,12 @@ def fit_stem(resnet: Any, config: EncoderConfig, image_size: int) -> None:
 
 
 def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
-    """Build the first stage and the stem's normalization anew: timm's have the input of a stem of 64 channels."""
+    """Rebuild the first stage and the stem's normalization: timm builds them for a stem of 64 channels."""
     from timm.models.resnet import make_blocks
 
     block, depth = type(resnet.layer1[0]), len(resnet.layer1)
     plain, stage = (make_blocks((block,), (width,), (depth,), channels)[0][0][1] for channels in (64, width))
-    if repr(resnet.layer1) != repr(plain):  # grouped convolutions, attention, another normalisation: lost if rebuilt
+    if repr(resnet.layer1) != repr(plain):  # grouped convolutions, attention or other layers would be lost
         raise InputError(f"width is for plain ResNets (resnet18, resnet50, …): leave it out for {name!r}")
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
@@ -124,6 +124,6 @@ def _narrow_first_stage(resnet: Any, name: str, width: int) -> None:
 
 
 def check_stem(convnext: Any, name: str, patch: int) -> None:
-    """Some ConvNeXts have a stem of overlapping convolutions, and timm then passes over the patch."""
+    """Check that timm used the patch: it ignores it for ConvNeXts with a stem of overlapping convolutions."""
     if convnext.stem[0].kernel_size != (patch, patch):
         raise InputError(f"the stem of {name!r} has no patches: give --encoder.stem default, or take convnext_atto")

@@ -1,4 +1,4 @@
-"""Pretrained weights from the Hugging Face hub: from its cache, or fetched, but never a hang."""
+"""Pretrained weights from the Hugging Face hub: from the cache or downloaded, with time limits."""
 
 import os
 import threading
@@ -10,14 +10,14 @@ from sdclr.files import storing
 from sdclr.progress import stage
 
 PATIENCE: Final = 4.0
-"""Seconds to wait for the hub's first answer. Name lookups have no timeout of their own, so a thread waits for them."""
+"""Seconds to wait for the hub's first answer. Name lookups have no timeout, so they run in a thread."""
 
 _FILES: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names of files of weights in timm's repositories, the first choice first."""
+"""Names of files of weights in timm's repositories, in order of preference."""
 
 
 def cached_weights(repository: str) -> Path | None:
-    """The file of weights of a hub repository in the local cache, or None."""
+    """The file of weights of a hub repository in the local cache; None if it is not there."""
     import huggingface_hub
 
     for name in _FILES:
@@ -30,15 +30,15 @@ def cached_weights(repository: str) -> Path | None:
 
 
 def fetch_weights(repository: str, remedies: str) -> Path:
-    """The file of weights of a hub repository: from the cache, else downloaded into it.
+    """The file of weights of a hub repository, from the cache or downloaded into it.
 
     Args:
         repository: "owner/name", or "owner/name@revision".
-        remedies: What the user can do without the hub; ends the error.
+        remedies: Alternatives to the hub, for the end of the error message.
 
     Raises:
-        InputError: If the hub is not reached within `PATIENCE` seconds, is switched off, or has no such weights.
-        StorageError: If there is no space for them.
+        InputError: If the hub does not answer within `PATIENCE` seconds, is disabled, or has no such weights.
+        StorageError: If there is no space for the file.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -58,7 +58,7 @@ def fetch_weights(repository: str, remedies: str) -> Path:
 
 
 def _first_file(repository: str, remedies: str) -> str:
-    """The first of `_FILES` that the repository has, asked with a time limit."""
+    """The first of `_FILES` in the repository, requested with a time limit."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -71,14 +71,14 @@ def _first_file(repository: str, remedies: str) -> str:
                 huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
             except huggingface_hub.errors.EntryNotFoundError:
                 continue
-            except Exception as error:  # noqa: BLE001  # whatever it is, the waiting thread reports it in one line
+            except Exception as error:  # noqa: BLE001  # the waiting thread reports any error in one line
                 answers["error"] = error
                 return
             answers["name"] = name
             return
         answers["error"] = InputError(f"{repository} has no file {' or '.join(_FILES)}")
 
-    thread = threading.Thread(target=ask, daemon=True)  # daemon: a lookup that hangs must not hold up the exit
+    thread = threading.Thread(target=ask, daemon=True)  # daemon: a lookup that hangs must not block the exit
     thread.start()
     thread.join(PATIENCE)
     if "name" in answers:

@@ -1,4 +1,4 @@
-"""One grammar for encoders: whatever a command or a function calls an encoder is read here."""
+"""Load encoders by name, with the same names for all commands and functions."""
 
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ from sdclr.progress import stage
 
 @stage("loading the encoder")
 def load_encoder(spec: str | Path | None = None, *, image_size: int | None = None) -> Encoder:
-    """An encoder by name.
+    """Load an encoder by name.
 
     Args:
         spec: A finished run's folder; an exported folder; `timm:NAME`, with weights from the Hugging Face hub or its
             cache, pinned by `timm:NAME@REVISION` and checked by `timm:NAME@sha256:DIGEST`; `timm:NAME=FILE`, with
-            weights from a `.safetensors` or `.pth` file, checked likewise; None for the default encoder,
+            weights from a `.safetensors` or `.pth` file, checked in the same way; None for the default encoder,
             `timm:tf_efficientnet_lite0.in1k`.
         image_size: Side of the square images in pixels, for pretrained models that take more than one size.
 
     Returns:
         A module in eval mode on the CPU that maps images `(N, 3, H, W)`, uint8 or float in [0, 1], to features
-        `(N, D)`. It normalizes its input itself. It has `num_features` (D), `image_size` and `preprocessing` (how an
-        image becomes a square of that size) and `origin` (where pretrained weights came from, with their license).
+        `(N, D)`. It normalizes its input itself. Its attributes are `num_features` (D), `image_size`, `preprocessing`
+        (resize and crop to that size) and `origin` (source and license of pretrained weights).
 
     Raises:
         InputError: If there is no such encoder, it is damaged, its weights do not fit, or the hub cannot be reached.
@@ -69,18 +69,21 @@ def wrap_encoder(
     crop_pct: float = 224 / 256,
     interpolation: str = "bicubic",
 ) -> Encoder:
-    """Make an encoder of any network.
+    """Create an encoder from any network.
 
     Args:
         module: Maps normalized images `(N, 3, image_size, image_size)` to features `(N, D)`.
-        image_size: Side of the square images that it sees, in pixels.
-        mean: Mean of the red, green and blue values in [0, 1], subtracted first; by default nothing.
-        std: Standard deviation of the same, divided by afterwards.
+        image_size: Side of the square input images, in pixels.
+        mean: Mean of the red, green and blue values in [0, 1], which the encoder subtracts; by default 0.
+        std: Standard deviation of these values, by which the encoder divides; by default 1.
         crop_pct: Share of the resized image's shorter side that the center crop keeps.
         interpolation: Filter of the resize: bicubic, bilinear or lanczos.
 
+    Returns:
+        The encoder in eval mode.
+
     Raises:
-        InputError: If the module does not give one vector for each image, or a setting makes no sense.
+        InputError: If the module does not give one vector per image, or a setting is invalid.
 
     Example:
         >>> encoder = wrap_encoder(my_network, image_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # doctest: +SKIP
@@ -93,10 +96,10 @@ def wrap_encoder(
 
 
 def as_encoder(module: nn.Module) -> Encoder:
-    """An encoder of a module that knows its own preprocessing: an `Encoder`, or a model made by timm.
+    """The encoder of a module with known preprocessing: an `Encoder`, or a timm model.
 
     Raises:
-        InputError: If the module does not know it; `wrap_encoder` states it.
+        InputError: If the preprocessing is unknown; `wrap_encoder` takes it as arguments.
     """
     if isinstance(module, Encoder):
         return module
@@ -114,7 +117,7 @@ def as_encoder(module: nn.Module) -> Encoder:
 
 
 class _BeforeClassifier(nn.Module):
-    """A model of timm up to the input of its classifier; the model itself is not changed."""
+    """A timm model up to the input of its classifier; the model itself is not changed."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

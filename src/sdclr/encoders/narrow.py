@@ -1,4 +1,4 @@
-"""Strided 1x1 convolutions with few channels, without a fault of oneDNN."""
+"""Replacement of strided 1x1 convolutions with few channels, to avoid a bug of oneDNN."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _BLOCK: Final = 16
-"""Channels that oneDNN processes at once, at most."""
+"""Maximum number of channels that oneDNN processes at once."""
 
 
 class StridedPointwise(nn.Conv2d):
-    """A strided 1x1 convolution that takes the pixels it needs before it multiplies.
+    """A strided 1x1 convolution that first selects the pixels and then uses stride 1.
 
     In training on a CPU, with images in `channels_last` layout and fewer input channels than a block, oneDNN writes
     past its buffer when it computes the weights' gradient: the gradient is wrong or the process crashes
@@ -26,7 +26,7 @@ class StridedPointwise(nn.Conv2d):
 
 
 def replace_narrow_convolutions(network: nn.Module) -> None:
-    """Replace the convolutions that oneDNN may compute wrongly; they keep their weights.
+    """Replace convolutions that oneDNN may compute wrongly. Weights are kept.
 
     Args:
         network: Changed in place.

@@ -1,4 +1,4 @@
-"""How an image becomes the square view that an encoder sees."""
+"""Preprocessing of an image to the square view that an encoder takes."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 CropMode = Literal["center", "squash"]
 
 SMALL_SIDE: Final = 96
-"""Images with both sides up to this many pixels are resized whole: a crop would discard too much of them."""
+"""Images with both sides up to this many pixels are resized whole, because a crop would discard too much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     """Filter of the resize; antialiased."""
     intensities: Intensities | None = field(default=None, repr=False)
-    """Which intensities of images of more than 8 bits become black and white; None leaves it to each collection."""
+    """Intensities that become black and white in images of more than 8 bits; None uses the collection's range."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -48,7 +48,7 @@ class Preprocessing:
 
     @property
     def resized_side(self) -> int:
-        """Length of the shorter side before the crop, in pixels; rounded down, as timm and torchvision do."""
+        """Length of the shorter side before the crop, in pixels; rounded down, as in timm and torchvision."""
         return math.floor(self.image_size / self.crop_pct)
 
     @classmethod
@@ -60,7 +60,7 @@ class Preprocessing:
             name: Name of the model, for errors.
 
         Raises:
-            InputError: If the model takes no square RGB images, or needs a crop or filter that is not offered here.
+            InputError: If the model does not take square RGB images, or needs an unsupported crop or filter.
         """
         channels, height, width = pretrained_cfg["input_size"]
         if channels != 3 or height != width:

@@ -1,4 +1,4 @@
-"""Pretrained encoders by name: timm's weights, a file of them, and the default."""
+"""Pretrained encoders by name: timm's weights, a file of weights, and the default encoder."""
 
 import difflib
 import importlib.util
@@ -29,21 +29,21 @@ _REMEDIES: Final = (
 
 
 def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
-    """A pretrained encoder of timm.
+    """Load a pretrained timm encoder.
 
     Args:
-        spec: `timm:NAME`, whose weights come from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name
-            without a tag stands for timm's default weights of that model. `timm:NAME@REVISION` takes a commit or tag
-            of the hub repository, and `@sha256:DIGEST` behind either checks the file.
+        spec: `timm:NAME`, with weights from the Hugging Face hub or its cache, or `timm:NAME=FILE`. A name without a
+            tag selects timm's default weights of that model. `timm:NAME@REVISION` selects a commit or tag of the hub
+            repository, and `@sha256:DIGEST` after either checks the file.
         image_size: Side of the square images in pixels, for models that take several sizes; by default the model's own.
 
     Returns:
         The encoder in eval mode on the CPU, without its classifier. Size, crop, interpolation, mean and standard
-        deviation are those of timm's `pretrained_cfg`.
+        deviation come from timm's `pretrained_cfg`.
 
     Raises:
         InputError: If timm does not know the name or has no weights for it, the hub cannot be reached, the file is
-            damaged or has another digest than named, or its weights do not fit.
+            damaged or has another digest, or its weights do not fit.
 
     Example:
         >>> encoder = load_pretrained("timm:resnet50.a1_in1k")  # doctest: +SKIP
@@ -62,12 +62,12 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
     path = Path(parsed.file).expanduser() if parsed.file is not None else _fetched(name, described, parsed.revision)
     if given and described.get("custom_load") and path.suffix == ".npz":
         raise InputError(f"{path}: NumPy archives are read from the hub alone; give a .safetensors or .pth file")
-    # A file is checked before anything is made of it; one that is not there gets its own error.
+    # The digest is checked before the file is loaded; a missing file gets its own error.
     digest = parsed.check(path) if path.is_file() else ""
     backbone = _from_file(name, path, preprocessing) if given else _from_hub(name, path, preprocessing)
     at = "" if parsed.revision is None else f" at {parsed.revision}"
     source = str(path) if given else f"hub repository {described['hf_hub_id']}{at}"
-    labels, teacher = (None, UNKNOWN_TEACHER) if given else taught_by(name)  # nobody says what a file holds
+    labels, teacher = (None, UNKNOWN_TEACHER) if given else taught_by(name)  # unknown for a file
     origin = Origin(
         spec=f"{PREFIX}{name}{parsed.pins}" + (f"={path}" if given else ""),
         source=source,
@@ -80,7 +80,7 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
 
 
 def packaged_weights() -> Path | None:
-    """The file of the default encoder's weights that the `weights` extra installs, or None without it."""
+    """File of the default encoder's weights that the `weights` extra installs; None without it."""
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         return None
@@ -89,7 +89,7 @@ def packaged_weights() -> Path | None:
 
 
 def changes_size(encoder: Encoder) -> bool:
-    """Whether a pretrained encoder of timm takes images of another size as it is."""
+    """Whether an encoder is a pretrained timm model that takes images of other sizes without changes."""
     origin = encoder.origin
     return origin is not None and origin.spec.startswith(PREFIX) and not takes_image_size(encoder.config.name)
 
@@ -98,7 +98,7 @@ def describe_timm(name: str) -> dict[str, Any]:
     """Describe weights by timm's `pretrained_cfg`.
 
     Args:
-        name: A model's name, with the tag of its weights or without.
+        name: Name of a model, with or without the tag of its weights.
 
     Returns:
         The configuration as a dictionary, with `name`: the name with its tag.
@@ -128,7 +128,7 @@ def describe_timm(name: str) -> dict[str, Any]:
 
 
 def timm_config(described: Mapping[str, Any]) -> EncoderConfig:
-    """The settings of an encoder with timm's weights: its stem as published, its own input normalization."""
+    """Settings of an encoder with timm's weights: the published stem and input normalization."""
     mean, std = tuple(described["mean"]), tuple(described["std"])
     return EncoderConfig(name=described["name"], stem="default", mean=mean, std=std)
 
@@ -151,14 +151,14 @@ def _options(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _from_hub(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module:
-    """Load a file of the hub by timm's own code, with its classifier: timm is strict only then."""
+    """Load a file from the hub with timm's code and with its classifier: timm is strict only then."""
     import timm
 
     try:
         backbone: Any = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **_options(name, preprocessing)
         )
-    except Exception as error:  # timm raises whatever its readers raise
+    except Exception as error:  # timm passes on any error of its readers
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{file} does not hold the weights of {name!r} ({type(error).__name__}: {reason}): remove it from the "
@@ -176,7 +176,7 @@ def _from_file(name: str, file: Path, preprocessing: Preprocessing) -> nn.Module
 
 
 def _from_package(parsed: TimmSpec, file: Path, described: Mapping[str, Any], preprocessing: Preprocessing) -> Encoder:
-    """The weights of the `weights` extra: equal tensors in equal order, under other names than timm's."""
+    """Load the weights of the `weights` extra: the same tensors in the same order, under other names than timm's."""
     import timm
 
     name, digest = described["name"], parsed.check(file)
@@ -204,7 +204,7 @@ def _from_package(parsed: TimmSpec, file: Path, described: Mapping[str, Any], pr
 def _untrained(name: str, preprocessing: Preprocessing) -> nn.Module:
     import timm
 
-    with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced afterwards
         backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **_options(name, preprocessing))
     return backbone
 

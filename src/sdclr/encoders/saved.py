@@ -1,4 +1,4 @@
-"""Encoders in folders: those of finished runs, and exported ones."""
+"""Encoders in folders: encoders of finished runs, and exported encoders."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,17 +21,17 @@ from sdclr.version import __version__
 
 DESCRIPTION = "encoder.json"
 WEIGHTS = ("encoder.safetensors", "model.safetensors")
-"""Names of the file of weights: in a run, and in an export."""
+"""Names of the file of weights in a run and in an export."""
 _COPIES: Final = f"put back whole copies of {DESCRIPTION} and of the file of weights"
 
 
 def save_encoder(folder: Path, encoder: Encoder, intensities: Intensities | None = None) -> None:
-    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, what they fit.
+    """Write `encoder.safetensors`, the backbone's weights under timm's names, and `encoder.json`, their description.
 
     Args:
-        folder: Where.
+        folder: The folder.
         encoder: The encoder.
-        intensities: By which range of intensities it has seen images, if they had more than 8 bits.
+        intensities: Intensity range of its training images, if they have more than 8 bits.
     """
     if intensities is not None:
         encoder.preprocessing = replace(encoder.preprocessing, intensities=intensities)
@@ -41,11 +41,11 @@ def save_encoder(folder: Path, encoder: Encoder, intensities: Intensities | None
 
 
 def write_description(folder: Path, encoder: Encoder, weights: Path) -> None:
-    """Write `encoder.json`: what the weights fit, their checksum, which safetensors has not, and one of its own.
+    """Write `encoder.json`: a description of the encoder, with checksums of the weights and of itself.
 
     Args:
-        folder: Where.
-        encoder: What is described.
+        folder: The folder.
+        encoder: The encoder.
         weights: The file of its weights.
     """
     description = _described(encoder) | {"weights_sha256": file_digest(weights)}
@@ -65,16 +65,16 @@ def _described(encoder: Encoder) -> dict[str, Any]:
 
 
 def is_saved_encoder(folder: Path) -> bool:
-    """Whether a folder holds an encoder, of a run or exported."""
+    """Whether a folder contains an encoder, of a run or exported."""
     return (folder / DESCRIPTION).is_file() and any((folder / name).is_file() for name in WEIGHTS)
 
 
 def load_saved(folder: Path) -> Encoder:
-    """The encoder of a finished run (the dense network without its head) or of an export.
+    """Load the encoder of a finished run (the dense network without its head) or of an export.
 
     Raises:
-        InputError: If the folder holds no encoder.
-        DamagedFileError: If it holds a damaged one.
+        InputError: If the folder contains no encoder.
+        DamagedFileError: If the encoder is damaged.
     """
     description_file = folder / DESCRIPTION
     weights_file = next((file for name in WEIGHTS if (file := folder / name).is_file()), folder / WEIGHTS[0])
@@ -88,7 +88,7 @@ def load_saved(folder: Path) -> Encoder:
     with parsing(description_file, _COPIES):
         preprocessing = from_json(Preprocessing, {"image_size": size, **description.get("preprocessing", {})})
         origin = Origin(**description["origin"]) if description.get("origin") else None
-        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+        with torch.random.fork_rng(devices=[]):  # the random weights are replaced below
             built = create_encoder(from_json(EncoderConfig, description["encoder"]), size)
     weights = read_safetensors(weights_file, _COPIES)
     told = description.get("weights_sha256")

@@ -1,4 +1,4 @@
-"""How weights of timm are named, and pinned: `timm:NAME[@REVISION][@sha256:DIGEST][=FILE]`."""
+"""Names of timm's weights, with pinning: `timm:NAME[@REVISION][@sha256:DIGEST][=FILE]`."""
 
 import re
 from pathlib import Path
@@ -16,29 +16,29 @@ class TimmSpec(NamedTuple):
     """The parts of a name."""
 
     name: str
-    """Timm's name of the model, with the tag of its weights or without."""
+    """timm's name of the model, with or without the tag of its weights."""
     revision: str | None = None
     """Commit, tag or branch of the hub repository; None for its main branch."""
     sha256: str | None = None
-    """What the file of weights must have, in lower case."""
+    """Required SHA-256 of the file of weights, in lower case; None if any is accepted."""
     file: str | None = None
     """A file of weights instead of the hub's."""
 
     @property
     def pins(self) -> str:
-        """Revision and digest as they are written behind the name."""
+        """Revision and digest, as in the name."""
         revision = "" if self.revision is None else f"@{self.revision}"
         return revision + ("" if self.sha256 is None else f"@{_DIGEST}{self.sha256}")
 
     def check(self, path: Path, digest: str | None = None) -> str:
-        """The SHA-256 of the file of weights, which must be the one that was named.
+        """The SHA-256 of the file of weights, after a check against the required one.
 
         Args:
             path: The file.
-            digest: Its SHA-256 where it is known.
+            digest: Its SHA-256, if known.
 
         Raises:
-            InputError: The file has another one.
+            InputError: If the file has another SHA-256.
         """
         found = digest or file_digest(path)
         if self.sha256 not in {None, found}:
@@ -53,7 +53,7 @@ def parse_timm(spec: str) -> TimmSpec:
     """The parts of `timm:NAME[@REVISION][@sha256:DIGEST][=FILE]`.
 
     Raises:
-        InputError: A revision or digest is none, is named twice, or a revision is named for a file.
+        InputError: If a revision or digest is invalid or given twice, or a revision is given for a file.
 
     Example:
         >>> parse_timm("timm:resnet50.a1_in1k@v1.2").revision

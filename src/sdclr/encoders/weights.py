@@ -1,4 +1,4 @@
-"""Read files of weights, and fit them to a backbone: every weight in its place, or an error that names some."""
+"""Read files of weights and load them into a backbone. Weights that do not fit raise an error."""
 
 import hashlib
 import sys
@@ -14,28 +14,28 @@ from sdclr.files import read_safetensors, read_torch
 from sdclr.files.reading import COPY
 
 PICKLED: Final = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-"""Endings of files that `torch.load` reads with `weights_only=True`, so that no code in them runs."""
+"""Suffixes of files that `torch.load` reads with `weights_only=True`, so that code in them does not run."""
 
 _ALONE: Final = f"{COPY}; if it holds more than weights, save `model.state_dict()` alone, best as .safetensors"
 _KEYS: Final = ("state_dict", "model", "objective")
-"""Where a training state keeps its weights."""
+"""Keys of the weights in a training state."""
 _PREFIXES: Final = ("module.", "_orig_mod.", "network.", "model.", "backbone.", "encoder.")
-"""What wrappers put before the names of weights."""
+"""Prefixes that wrappers add to the names of weights."""
 _NAMED: Final = 3
-"""Weights that an error names, of each kind."""
+"""Number of weights of each kind in an error message."""
 
 Weights = dict[str, Tensor]
 
 
 def read_weights(file: Path) -> Weights:
-    """All tensors of a file, by name.
+    """Read all tensors of a file, by name.
 
     Args:
         file: `.safetensors`, or a file that torch writes (`PICKLED`), with a state dictionary or one under
             `state_dict` or `model`.
 
     Raises:
-        InputError: If the file is missing or damaged, holds more than weights, or holds numbers that are not finite.
+        InputError: If the file is missing or damaged, holds more than weights, or holds values that are not finite.
     """
     suffix = file.suffix.lower()
     if not file.is_file():
@@ -60,27 +60,27 @@ def read_weights(file: Path) -> Weights:
 
 
 class Fitted(NamedTuple):
-    """What `fit_weights` did beside putting weights in place."""
+    """Weights that `fit_weights` left out or resized."""
 
     left_out: tuple[str, ...]
-    """What else the file holds: weights of a classifier, and modules beside the encoder."""
+    """Weights of a classifier, and modules outside the encoder."""
     resized: tuple[str, ...]
     """Position embeddings that were interpolated to another grid of patches."""
 
 
 def fit_weights(backbone: nn.Module, given: Weights, file: Path, name: str, image_size: int) -> Fitted:
-    """Put weights into a backbone.
+    """Load weights into a backbone.
 
     Prefixes of wrappers, such as `module.` and `backbone.`, are removed, and a classifier is left out. Position
-    embeddings of another number of patches are interpolated. Weights under other names than timm's are renamed where
-    timm knows how. Every other weight must fit.
+    embeddings for another number of patches are interpolated. Weights under other names than timm's are renamed if
+    timm has a converter. All other weights must fit.
 
     Args:
-        backbone: Changed in place. Nothing is changed if this raises.
+        backbone: Changed in place. If this raises an error, nothing is changed.
         given: The weights by name.
-        file: Where they came from, for errors.
+        file: Source of the weights, for errors.
         name: The backbone's name, timm's or one of `CIFAR_RESNETS`.
-        image_size: Side of the images that the backbone is made for, for errors.
+        image_size: Side of the backbone's images, for errors.
 
     Returns:
         What was left out and what was resized.
@@ -107,7 +107,7 @@ def file_digest(file: Path) -> str:
 
 
 def is_classifier(name: str, weight: str) -> bool:
-    """Whether a weight belongs to the classifier of a model, by timm's description of it."""
+    """Whether a weight belongs to the classifier of a model, according to timm."""
     import timm
 
     if name in CIFAR_RESNETS:
@@ -119,7 +119,7 @@ def is_classifier(name: str, weight: str) -> bool:
 
 
 def _stripped(given: Weights, wanted: Weights) -> tuple[Weights, list[str]]:
-    """The weights without prefixes of wrappers, and the names of the modules that lie beside the encoder."""
+    """The weights without prefixes of wrappers, and the names of modules outside the encoder."""
     beside: list[str] = []
     while not any(name in wanted for name in given):
         prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in given)), None)
@@ -131,7 +131,7 @@ def _stripped(given: Weights, wanted: Weights) -> tuple[Weights, list[str]]:
 
 
 def _renamed(given: Weights, backbone: nn.Module, name: str, wanted: Weights) -> Weights:
-    """The weights under timm's names, where timm has a filter for files of other publishers."""
+    """The weights under timm's names, if timm has a converter for files of other publishers."""
     import timm
 
     if name in CIFAR_RESNETS:
@@ -141,14 +141,14 @@ def _renamed(given: Weights, backbone: nn.Module, name: str, wanted: Weights) ->
         return given
     try:
         found: Any = convert(dict(given), backbone)
-    except Exception:  # noqa: BLE001  # the filter is made for its own files and may fail on others in any way
+    except Exception:  # noqa: BLE001  # the converter is made for certain files and may raise any error on others
         return given
     fits = isinstance(found, dict) and sum(key in wanted for key in found) > sum(key in wanted for key in given)
     return found if fits else given
 
 
 def _resized(weights: Weights, wanted: Weights, backbone: Any) -> tuple[Weights, tuple[str, ...]]:
-    """Position embeddings of a vision transformer on its own grid of patches."""
+    """Interpolate position embeddings to a vision transformer's grid of patches."""
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     name = "pos_embed"
@@ -156,7 +156,7 @@ def _resized(weights: Weights, wanted: Weights, backbone: Any) -> tuple[Weights,
     grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
     if here is None or there is None or grid is None or here.ndim != 3 or there.ndim != 3 or here.shape == there.shape:
         return weights, ()
-    before = here.shape[1] - grid[0] * grid[1]  # tokens without a place
+    before = here.shape[1] - grid[0] * grid[1]  # tokens without a position
     square = round(max(0, there.shape[1] - before) ** 0.5)
     if here.shape[2] != there.shape[2] or square**2 + before != there.shape[1]:
         return weights, ()
@@ -165,8 +165,8 @@ def _resized(weights: Weights, wanted: Weights, backbone: Any) -> tuple[Weights,
 
 
 def _check(weights: Weights, wanted: Weights, file: Path, model: str, image_size: int) -> None:
-    """Raise unless every weight of the encoder is there in its shape, and nothing else."""
-    # Early files lack the counts of batches, which only averages without a momentum use.
+    """Raise an error unless the weights have exactly the names and shapes of the encoder."""
+    # Early files lack the counts of batches, which are only needed without momentum.
     missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in wanted]
     misshapen = [name for name, weight in weights.items() if name in wanted and weight.shape != wanted[name].shape]
@@ -184,7 +184,7 @@ def _check(weights: Weights, wanted: Weights, file: Path, model: str, image_size
 
 
 def _remedy(misshapen: Weights, wanted: Weights) -> str:
-    """Which setting would make the encoder fit, as far as the first layer shows it."""
+    """The setting with which the encoder would fit, as far as the first layer tells."""
     for name, weight in misshapen.items():
         if weight.ndim != 4 or weight.shape[2:] == wanted[name].shape[2:]:
             continue

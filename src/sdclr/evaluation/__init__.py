@@ -1,1 +1,1 @@
-"""Features of a trained encoder, probes on them, and their balance between groups of classes."""
+"""Features of a trained encoder, probes on them, and the balance of accuracy between groups of classes."""

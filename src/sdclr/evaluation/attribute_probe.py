@@ -21,11 +21,11 @@ class AttributeProbe:
     """One logistic regression for each attribute, at its optimum.
 
     Attributes:
-        weight: (A, D) float32, on CPU; 0 where the attribute could not be trained.
+        weight: (A, D) float32, on CPU; 0 if the attribute could not be trained.
         bias: (A,) float32, on CPU.
-        trained: (A,) bool: whether training images show the attribute and others do not.
-        penalty: (A,) the penalty that won for each; nan where not trained.
-        converged: Whether the gradient came down to `LogisticConfig.tolerance`.
+        trained: (A,) bool, whether the training images include some with and some without the attribute.
+        penalty: (A,) the chosen penalty of each attribute; nan if not trained.
+        converged: Whether the gradient reached `LogisticConfig.tolerance`.
     """
 
     weight: Tensor
@@ -41,22 +41,22 @@ class AttributeProbe:
 
 
 def attribute_holdout(values: ArrayLike, fraction: float, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold out about `fraction` of the images that show each attribute, and of those that show none.
+    """Hold out about `fraction` of the images with each attribute, and of those without attributes.
 
-    Attributes are dealt with from the rarest to the most frequent, each with what the rarer ones have left over
-    (Sechidis et al., ECML 2011). Of an attribute that two or more images show, at least one is held out and at least
-    one kept, unless rarer attributes have claimed them for one side.
+    Attributes are processed from the rarest to the most frequent, each with the images that rarer ones have not yet
+    assigned (Sechidis et al., ECML 2011). An attribute of two or more images has at least one image in each set, unless
+    rarer attributes have assigned all of them to one set.
 
     Args:
-        values: (N, A) 1 shown, 0 not shown, -1 unknown.
+        values: (N, A) 1 present, 0 absent, -1 unknown.
         fraction: Share to hold out, between 0 and 1.
-        seed: Fixes the choice.
+        seed: Seed of the choice.
 
     Returns:
         Kept and held-out positions, each ascending.
 
     Raises:
-        InputError: There are fewer than two images.
+        InputError: If there are fewer than two images.
     """
     shown = np.asarray(values) == 1
     if len(shown) < 2:
@@ -83,25 +83,25 @@ def attribute_probe(
     val_values: ArrayLike,
     config: LogisticConfig = LOGISTIC,
 ) -> AttributeProbe:
-    """Fit one logistic regression for each attribute on cached features, all of them at once.
+    """Fit one logistic regression for each attribute on cached features, all at once.
 
-    For each attribute the mean cross-entropy over the images of which it is known, plus `penalty / 2` times the squared
-    norm of its weights, is minimized on standardized features, as in `logistic_probe`. Each attribute takes the penalty
-    of lowest cross-entropy on the validation images of which it is known; the strongest wins a tie. It runs on the
-    device that `train_x` is on and draws nothing at random.
+    The objective of an attribute is the mean cross-entropy over the images with a known value, plus `penalty / 2` times
+    the squared norm of its weights, on standardized features as in `logistic_probe`. Each attribute uses the penalty
+    with the lowest cross-entropy on the validation images with a known value; the strongest wins a tie. The computation
+    runs on the device of `train_x`, without randomness.
 
     Args:
         train_x: (N, D) features.
-        train_values: (N, A) 1 shown, 0 not shown, -1 unknown.
-        val_x: (V, D) features that choose the penalties.
-        val_values: (V, A)
-        config: `LOGISTIC` or your own.
+        train_values: (N, A) 1 present, 0 absent, -1 unknown.
+        val_x: (V, D) features for the choice of the penalties.
+        val_values: (V, A) values, as in `train_values`.
+        config: Penalties and tolerances.
 
     Returns:
         The layers of the chosen penalties, for raw features.
 
     Raises:
-        InputError: Shapes that do not fit, or features that are not finite.
+        InputError: If shapes do not match, or features are not finite.
     """
     train = checked_features(train_x, "train_x")
     validation = checked_features(val_x, "val_x", width=train.shape[1]).to(train.device)
@@ -121,9 +121,9 @@ def attribute_probe(
 
 
 class _OneVersusRest(Problem):
-    """All attributes' objectives added up, which does not change the optimum of any.
+    """Sum of all attributes' objectives, which has the same optimum for each attribute.
 
-    A state is (A, D + 1) float64, the bias last. `share` is what the penalty is multiplied by for each attribute.
+    A state is (A, D + 1) float64, the bias last. `share` is a factor on the penalty for each attribute.
     """
 
     def __init__(self, x: Tensor, values: Tensor) -> None:
@@ -135,7 +135,7 @@ class _OneVersusRest(Problem):
         self.share = torch.ones(values.shape[1], 1, dtype=torch.float64, device=x.device)
 
     def start(self) -> Tensor:
-        """Weights of 0, and the bias that is best with them."""
+        """Weights of 0, with the optimal bias for them."""
         state = torch.zeros(len(self.rate), len(self.spectrum) + 1, dtype=torch.float64, device=self.rate.device)
         state[:, -1] = torch.logit(self.rate)
         return state
@@ -151,7 +151,7 @@ class _OneVersusRest(Problem):
         return (curvature * spectrum + penalty * self.share).rsqrt_()
 
     def _state(self, weights: Tensor) -> Tensor:
-        return weights  # attributes do not compete
+        return weights  # no centering: attributes are independent
 
     def _objective(self, state: Tensor, penalty: float) -> tuple[float, Tensor]:
         self.evaluations += 1
@@ -159,7 +159,7 @@ class _OneVersusRest(Problem):
         logits = torch.addmm(bias, self.x, weight.to(self.x.dtype).T)
         losses = _cross_entropy(logits, self.y).mul_(self.of_image)
         loss = losses.sum(dtype=torch.float64) + penalty / 2 * (self.share * weight.square()).sum()
-        # The gradient of the cross-entropy in the logit is `sigmoid - y`; written out, it needs no autograd.
+        # The gradient of the cross-entropy in the logit is `sigmoid - y`, so autograd is not needed.
         error = logits.sigmoid_().sub_(self.y).mul_(self.of_image)
         gradient = torch.empty_like(state)
         gradient[:, :-1] = (error.T @ self.x).double() + penalty * self.share * weight
@@ -170,7 +170,7 @@ class _OneVersusRest(Problem):
 def _search(
     problem: _OneVersusRest, validation: Tensor, target: Tensor, config: LogisticConfig
 ) -> tuple[tuple[Tensor, Tensor], NDArray[np.float64], bool]:
-    """The layer (weight, bias) whose penalty the validation set chose for each attribute, and these penalties."""
+    """The layer (weight, bias) with the penalties that the validation set chose, these penalties, and convergence."""
     penalties = sorted(config.penalties, reverse=True)
     known = target >= 0
     state, states, losses = problem.start(), [], []

@@ -1,12 +1,12 @@
-"""How evenly an encoder serves frequent and rare attributes, where an image has several labels.
+"""Evaluation of an encoder by frequent and rare attributes, where an image has several labels.
 
-Jiang et al. (ICML 2021, section 3.3) name collections whose *attributes* are long-tailed. A linear layer on frozen
-features tells each attribute from its absence; average precision says how well, and Many, Medium and Few are groups of
-attributes by the number of images that show them in the collection the encoder was trained on.
+Jiang et al. (ICML 2021, section 3.3) mention collections whose *attributes* are long-tailed. A linear layer on frozen
+features predicts each attribute, and average precision measures the result. Many, Medium and Few are groups of
+attributes by the number of images with the attribute in the encoder's training set.
 
-Ranking at random gives an average precision of the attribute's share of the test images, its base rate, so a rare
-attribute has a low one on a test set as long-tailed as the training set, whatever the encoder does. Base rates are
-therefore reported beside it, and the area under the ROC curve, which is 50 % at random for every attribute.
+A random ranking has an average precision equal to the attribute's share of the test images, its base rate. A rare
+attribute therefore has a low one on a long-tailed test set, whatever the encoder. Base rates are reported too, and the
+area under the ROC curve, which is 50 % at random for every attribute.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import to_json
 from sdclr.data.attributes import Attributes
-from sdclr.data.config import GroupRule
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
@@ -30,6 +28,8 @@ from sdclr.evaluation.config import AttributeConfig
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
+from sdclr.longtail.config import GroupRule
+from sdclr.longtail.splits import class_groups
 from sdclr.training.resolve import EncoderLike, resolve_encoder
 from sdclr.training.run import Run
 from sdclr.version import __version__
@@ -51,36 +51,36 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeScore:
-    """One probe on the test images; figures in percent, nan for attributes that are untrained or untested."""
+    """Results of one probe on the test images, in percent; nan for attributes that are untrained or untested."""
 
     balance: Balance
     """Average precision by group."""
     average_precision: list[float]
-    """`(A,)`"""
+    """`(A,)` average precision of each attribute."""
     auroc_balance: Balance
     """Area under the ROC curve by group."""
     auroc: list[float]
-    """`(A,)`"""
+    """`(A,)` area under the ROC curve of each attribute."""
     untrained: list[str]
-    """Attributes that no training image of the probe shows, or that all show."""
+    """Attributes that no training image of the probe has, or that all have."""
     details: dict[str, Any]
-    """Images seen, penalties chosen."""
+    """Number of images, and chosen penalties."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeResult:
-    """Everything that an evaluation by attributes found, and what it takes to repeat it."""
+    """Results of an evaluation by attributes, and a description that allows to repeat it."""
 
     names: tuple[str, ...]
-    """`(A,)`"""
+    """`(A,)` names of the attributes."""
     linear: AttributeScore
     few_shot: AttributeScore
     base_rate: Balance
-    """Share of the test images that show an attribute, in percent: the average precision of a random ranking."""
+    """Share of the test images with an attribute, in percent: the average precision of a random ranking."""
     description: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what is unknown is null."""
+        """As plain JSON, with null for unknown values."""
         scores = {
             kind: {
                 "balance": score.balance._asdict(),
@@ -99,19 +99,19 @@ class AttributeResult:
 
 
 def attribute_groups(positive_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict[str, NDArray[np.int64]]:
-    """Many, Medium and Few attributes by the number of training images that show them; see `class_groups`."""
+    """Many, Medium and Few attributes by the number of training images with the attribute; see `class_groups`."""
     return class_groups(positive_counts, rule=rule)
 
 
 def average_precision(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
-    """Average precision of each attribute over the images of which it is known.
+    """Average precision of each attribute over the images with a known value.
 
     Args:
-        scores: (N, A), higher where the attribute is likelier.
-        values: (N, A) 1 shown, 0 not shown, -1 unknown.
+        scores: (N, A), higher for likelier attributes.
+        values: (N, A) 1 present, 0 absent, -1 unknown.
 
     Returns:
-        (A,) in [0, 1]; nan where no image is known to show the attribute.
+        (A,) in [0, 1]; nan if no image is known to have the attribute.
     """
     from sklearn.metrics import average_precision_score
 
@@ -119,7 +119,7 @@ def average_precision(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float6
 
 
 def auroc(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
-    """Area under the ROC curve of each attribute; as `average_precision`, nan also where all images show it."""
+    """Area under the ROC curve of each attribute. As in `average_precision`, but also nan if all images have it."""
     from sklearn.metrics import roc_auc_score
 
     return _per_attribute(scores, values, roc_auc_score, negatives=True)
@@ -128,18 +128,18 @@ def auroc(scores: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
 def attribute_balance(
     per_attribute: ArrayLike, positive_counts: ArrayLike | None, *, rule: GroupRule = "thirds"
 ) -> Balance:
-    """Many / Medium / Few / All and Std of a figure, by how many training images show each attribute.
+    """Many / Medium / Few / All and Std of a metric, grouped by the number of training images with each attribute.
 
     Args:
-        per_attribute: (A,) average precision or another figure; nan is left out.
-        positive_counts: (A,) images that show each attribute in the set the encoder was trained on.
-        rule: How to group; see `class_groups`.
+        per_attribute: (A,) average precision or another metric; nan is left out.
+        positive_counts: (A,) images with each attribute in the encoder's training set.
+        rule: Rule of the groups; see `class_groups`.
 
     Returns:
-        The five figures, in the unit of `per_attribute`; only `all` without counts, or if all counts are equal.
+        The five values, in the unit of `per_attribute`; only `all` without counts, or if all counts are equal.
 
     Raises:
-        InputError: Not one count for each attribute.
+        InputError: If there is not one count per attribute.
     """
     figures = np.asarray(per_attribute, dtype=np.float64)
     nothing: dict[str, NDArray[np.int64]] = {name: np.empty(0, dtype=np.int64) for name in GROUPS}
@@ -162,36 +162,36 @@ def evaluate_attributes(
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> AttributeResult:
-    """Probe a frozen encoder attribute by attribute and write `attributes.json` into the results of its run.
+    """Probe a frozen encoder for each attribute and write `attributes.json` into the results of its run.
 
-    The sparse branch goes to `attributes-sparse.json`.
+    Results of the sparse branch go to `attributes-sparse.json`.
 
     Args:
         train: Images with attributes (see `sdclr.data.sources.attributes_of`), for the probes.
-        test: Others, with attributes of the same names.
-        config: What is measured; `AttributeConfig()` by default.
+        test: Test images with attributes of the same names.
+        config: Settings of the evaluation; `AttributeConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives.
+            default the pretrained encoder of `load_encoder()`.
         out: Folder for the results; by default `results` in the encoder's run. Without either nothing is written.
-        attribute_counts: Images that show each attribute, by name, in the set the encoder was trained on, which decide
-            Many, Medium and Few; by default as the run recorded them, else those of `train`.
-        device: Where the encoder runs.
-        workers: Processes that decode images.
+        attribute_counts: Images with each attribute, by name, in the encoder's training set, which define Many, Medium
+            and Few; by default the counts that the run recorded, otherwise those of `train`.
+        device: Device of the encoder.
+        workers: Number of processes that decode images.
 
     Returns:
         The scores.
 
     Raises:
-        InputError: If a source has no attributes, they share no name, or the run has no such branch.
+        InputError: If a source has no attributes, the sources share no attribute, or the run has no such branch.
     """
     config = config or AttributeConfig()
     train, test = open_source(train), open_source(test)
-    labelled, asked = _known(train), _known(test)
-    if not set(labelled.names) & set(asked.names):
+    labeled, asked = _known(train), _known(test)
+    if not set(labeled.names) & set(asked.names):
         raise InputError(f"{train.name} and {test.name} have no attribute in common: their names must match")
-    names = labelled.names + tuple(name for name in asked.names if name not in labelled.names)
+    names = labeled.names + tuple(name for name in asked.names if name not in labeled.names)
     resolved = resolve_encoder(encoder, train)
-    counts, origin = _counts(resolved.run, labelled, names, attribute_counts)
+    counts, origin = _counts(resolved.run, labeled, names, attribute_counts)
     network = branch_encoder(resolved, config.branch)
 
     def encoded(source: Source, attributes: Attributes) -> _Encoded:
@@ -207,7 +207,7 @@ def evaluate_attributes(
         known = (values >= 0).any(axis=1)
         return _Encoded(source, found.values[known], values[known], len(found.bad))
 
-    fit, judge = encoded(train, labelled), encoded(test, asked)
+    fit, judge = encoded(train, labeled), encoded(test, asked)
     kept, held = attribute_holdout(fit.values, config.validation, config.seed)
 
     def score(sets: list[NDArray[np.int64]]) -> AttributeScore:
@@ -246,7 +246,7 @@ def evaluate_attributes(
 
 
 class _Encoded(NamedTuple):
-    """The images of a source that have both features `x` `(N, D)` and some known attribute, `values` `(N, A)`."""
+    """Images of a source with features `x` `(N, D)` and known attributes `values` `(N, A)`."""
 
     source: Source
     x: NDArray[np.float32]
@@ -263,7 +263,7 @@ class _Encoded(NamedTuple):
 
 
 def _base_rates(values: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Share of the images that show each attribute, of those of which it is known, `(A,)`; nan where of none."""
+    """Share of the images with each attribute, among those with a known value, `(A,)`; nan without such images."""
     known = (values >= 0).sum(axis=0)
     rates: NDArray[np.float64] = np.divide(
         (values == 1).sum(axis=0), known, out=np.full(values.shape[1], np.nan), where=known > 0
@@ -280,7 +280,7 @@ def _score(
     rule: GroupRule,
     images: int,
 ) -> AttributeScore:
-    """The mean over the probes, by attribute and by group."""
+    """Mean results of the probes, by attribute and by group."""
 
     def mean(figure: Callable[[ArrayLike, ArrayLike], NDArray[np.float64]]) -> NDArray[np.float64]:
         figures = [np.where(probe.trained, figure(probe.scores(judge.x), judge.values), np.nan) for probe in probes]
@@ -306,7 +306,7 @@ def _score(
 def _per_attribute(
     scores: ArrayLike, values: ArrayLike, figure: Callable[..., float], *, negatives: bool
 ) -> NDArray[np.float64]:
-    """`figure(truth, scores)` of every attribute that has the images it takes."""
+    """`figure(truth, scores)` of each attribute; nan if positive images, or required negative ones, are missing."""
     ranked, truth = np.asarray(scores), np.asarray(values)
     if ranked.shape != truth.shape or ranked.ndim != 2:
         raise InputError(f"scores {ranked.shape} and values {truth.shape} differ: give (images, attributes) of each")
@@ -330,7 +330,7 @@ def _known(source: Source) -> Attributes:
 def _counts(
     run: Run | None, train: Attributes, names: tuple[str, ...], given: Mapping[str, int] | None
 ) -> tuple[NDArray[np.int64], str]:
-    """Images that show each attribute, 0 for one that is not counted, and where they were counted."""
+    """Number of images with each attribute, 0 if not counted, and the origin of the counts."""
     recorded = None if run is None else run.source.get("attribute_counts")
     for counts, origin in ((given, "given"), (recorded, "run")):
         if counts:

@@ -1,7 +1,7 @@
-"""How evenly an encoder serves frequent and rare classes.
+"""Balance of an encoder's accuracy between frequent and rare classes.
 
 The groups Many, Medium and Few come from the class sizes of the *training* collection
-(`sdclr.data.longtail.class_groups`); accuracies come from a balanced test set. Figures keep the unit they come in:
+(`sdclr.longtail.splits.class_groups`); accuracies come from a balanced test set. Results keep the unit of the input:
 fractions give fractions, percentages give percentages.
 """
 
@@ -17,13 +17,13 @@ GROUPS = ("many", "medium", "few")
 
 
 class Balance(NamedTuple):
-    """Accuracy by group of classes, overall, and its spread over the groups.
+    """Accuracy by group of classes, overall accuracy, and the spread of the groups.
 
     Attributes:
         many: Mean accuracy of the frequent classes; nan if the group has no class with test images.
-        medium: Likewise for the classes in between.
-        few: Likewise for the rare classes.
-        all: Mean accuracy over all classes, which on a balanced test set is plain accuracy.
+        medium: The same for the medium classes.
+        few: The same for the rare classes.
+        all: Mean accuracy over all classes; on a balanced test set this is the accuracy over all images.
         std: Population standard deviation of the group accuracies that exist; nan with fewer than two.
     """
 
@@ -35,12 +35,12 @@ class Balance(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Several splits (class orders) taken together.
+    """Results of several splits (class orders).
 
     Attributes:
         mean: Mean over the splits, field by field.
         std: Sample standard deviation (`ddof=1`) over the splits, field by field; nan for a single split.
-        splits: How many splits went in.
+        splits: Number of splits.
     """
 
     mean: Balance
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
 
 
 def per_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
-    """Share of each class's images that are predicted as that class.
+    """Share of correctly predicted images of each class.
 
     Args:
         predictions: (N,) predicted class ids.
@@ -57,10 +57,10 @@ def per_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: i
         num_classes: Number of classes K.
 
     Returns:
-        (K,) accuracies in [0, 1]; nan where a class has no image.
+        (K,) accuracies in [0, 1]; nan for classes without images.
 
     Raises:
-        InputError: The two differ in length, or a label lies outside `[0, num_classes)`.
+        InputError: If lengths differ, or a label is outside `[0, num_classes)`.
     """
     predicted = np.asarray(predictions, dtype=np.int64)
     true = np.asarray(labels, dtype=np.int64)
@@ -82,14 +82,14 @@ def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> B
     without test images (nan) are left out of every mean.
 
     Args:
-        per_class_accuracy: (K,) accuracies, nan where unknown.
+        per_class_accuracy: (K,) accuracies; nan if unknown.
         groups: Class ids under the keys `many`, `medium` and `few`.
 
     Returns:
-        The five figures, in the unit of `per_class_accuracy`.
+        The five values, in the unit of `per_class_accuracy`.
 
     Raises:
-        InputError: A group is missing, or names a class that is not there.
+        InputError: If a group is missing, or contains an unknown class id.
 
     Example:
         >>> balance([1.0, 0.5, 0.75, 0.5], {"many": [0, 1], "medium": [2], "few": [3]}).many
@@ -110,14 +110,14 @@ def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> B
     return Balance(**means, all=_mean(accuracy), std=spread)
 
 
-def summarise(balances: Sequence[Balance]) -> Summary:
-    """Mean and deviation over splits: what stands as `mean ± std` in a table.
+def summarize(balances: Sequence[Balance]) -> Summary:
+    """Mean and standard deviation over splits, shown as `mean ± std` in tables.
 
-    The deviation is the *sample* one (`ddof=1`), for the splits are a sample of the possible class orders. A figure
-    that is nan in some splits is taken over the others.
+    It is the *sample* standard deviation (`ddof=1`), because the splits are a sample of the possible class orders. nan
+    values are left out.
 
     Raises:
-        InputError: `balances` is empty.
+        InputError: If `balances` is empty.
     """
     if not balances:
         raise InputError("no splits to summarize: give the balance of at least one")
@@ -130,6 +130,6 @@ def summarise(balances: Sequence[Balance]) -> Summary:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of the known values; nan when there is none, without numpy's warning."""
+    """Mean of the known values; nan without NumPy's warning if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -14,7 +14,7 @@ from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 
 _FITTED: Final = 50_000
-"""Rows that the centers are fitted to; the rest are only assigned to them."""
+"""Maximum number of rows for fitting the centers; the others are only assigned to them."""
 
 _BLOCK: Final = 16_384
 
@@ -23,31 +23,31 @@ class Clusters(NamedTuple):
     """A partition of images.
 
     Attributes:
-        labels: (N,) int64, the cluster of each image, the largest cluster first: cluster 0 has the most images.
-        sizes: (K,) int64, images of each cluster, falling; none is empty.
-        centres: (K, D) float32, means of the features on the unit sphere.
+        labels: (N,) int64, the cluster of each image; cluster 0 has the most images.
+        sizes: (K,) int64, number of images in each cluster, in descending order; none is empty.
+        centers: (K, D) float32, means of the features on the unit sphere.
     """
 
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    centres: NDArray[np.float32]
+    centers: NDArray[np.float32]
 
 
 def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clusters:
-    """k-means of features scaled to length 1 (scikit-learn's, from k-means++ starts).
+    """k-means of features scaled to length 1 (scikit-learn's, with k-means++ initialization).
 
-    Centers are fitted to 50,000 rows at the most, drawn at random; every row is then assigned to the nearest.
+    Centers are fitted to at most 50,000 rows, drawn at random. Every row is then assigned to the nearest center.
 
     Args:
         features: (N, D).
-        k: Clusters sought.
-        seed: Decides the start.
+        k: Number of clusters.
+        seed: Seed of the initialization.
 
     Returns:
-        The clusters, largest first; fewer than k where some would be empty.
+        The clusters, largest first; fewer than k if some would be empty.
 
     Raises:
-        InputError: Features that cannot be used, or k outside [1, N].
+        InputError: If the features are not a finite (N, D) array, or k is outside [1, N].
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -70,7 +70,7 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
     return Clusters(renamed[found], sizes[order].astype(np.int64), means[order])
 
 
-def _assigned(rows: Tensor, centres: Tensor) -> NDArray[np.int64]:
-    half = centres.square().sum(dim=1) / 2
-    parts = [(part @ centres.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
+def _assigned(rows: Tensor, centers: Tensor) -> NDArray[np.int64]:
+    half = centers.square().sum(dim=1) / 2
+    parts = [(part @ centers.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
     return torch.cat(parts).numpy()

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sdclr.config import check_numbers
-from sdclr.data.config import GroupRule
 from sdclr.errors import InputError
+from sdclr.longtail.config import GroupRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ProbeConfig:
 
     @classmethod
     def few_shot(cls) -> "ProbeConfig":
-        """The paper's protocol on a labeled set of about one percent: longer, with later milestones."""
+        """The paper's protocol for about one percent of the labels: more epochs, later milestones."""
         return cls(epochs=100, milestones=(40, 60))
 
 

@@ -1,4 +1,4 @@
-"""Write features to disk for other tools, by one process or several, and read them back."""
+"""Write features to Parquet files for other tools, by one or several processes."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ from torch import nn
 from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.changes import image_versions
-from sdclr.data.decode import BadImage
 from sdclr.data.scan import write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders import Preprocessing
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
@@ -48,7 +48,7 @@ from sdclr.training.distributed import Processes, one_job, processes
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 CHUNK: Final = 8192
-"""Images whose features are held in memory, about, and lost if the process ends before they are written."""
+"""Approximate number of images whose features are in memory, and lost if the process ends before they are written."""
 
 _BAD: Final = b"sdclr-bad"
 _EMBED: Final = "run `sdclr embed` again"
@@ -66,33 +66,33 @@ def embed(
     workers: int = 0,
     amp: Amp = "none",
 ) -> tuple[int, list[BadImage]]:
-    """Write Parquet with the columns `id`, `embedding` (list of D float32) and, where known, `label`.
+    """Write Parquet with the columns `id`, `embedding` (list of D float32) and, if known, `label`.
 
-    Into a file, or into a folder: there every process writes one shard, `embeddings-00000-of-00002.parquet`, so that
-    the shards in order hold the images in order. Start several with torchrun, each with a device of its own.
+    The output is a file or a folder. In a folder every process writes one shard, `embeddings-00000-of-00002.parquet`;
+    the shards in order contain the images in order. Start several processes with torchrun, each with its own device.
 
-    Features go to disk chunk by chunk, into a hidden folder beside the file or shards, and are put together at the
-    end. Stopped, the same call goes on with the chunks that are there, and memory does not grow with the images. Where
-    one file by the same encoder is there, unchanged images are taken over from it, by a hidden list beside.
+    Features are written in chunks to a hidden folder next to the output and combined at the end, so memory does not
+    grow with the number of images. After an interruption the same call continues with the existing chunks. If the
+    output file exists and comes from the same encoder, embeddings of unchanged images are reused, by a hidden list.
 
     Args:
-        images: The images; those that cannot be decoded are left out, and listed in a CSV file beside: `bad_images.csv`
-            in the folder, `NAME.bad_images.csv` for the file `NAME.parquet`.
-        out: The file, or the folder if the name has no suffix or is that of one; put in place whole.
+        images: The images. Unreadable ones are left out and listed in a CSV file: `bad_images.csv` in the folder, or
+            `NAME.bad_images.csv` next to the file `NAME.parquet`.
+        out: The file; or the folder, if the name has no suffix or the folder exists. Files are replaced as a whole.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives.
+            default the pretrained encoder of `load_encoder()`.
         image_size: Side of the view in pixels, for pretrained encoders that accept more than one size.
         branch: The encoder, or the pruned twin of a run's encoder.
         batch_size: Images per forward pass.
-        device: Where the encoder runs.
-        workers: Processes that decode, for each process.
+        device: Device of the encoder.
+        workers: Number of decoding processes per process.
         amp: Precision of the forward pass; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
-        The number of rows, and the images left out, of all processes.
+        The number of rows, and the unreadable images, over all processes.
 
     Raises:
-        InputError: If no image can be decoded, several processes are to write one file, or another job writes there.
+        InputError: If no image can be decoded, several processes would write one file, or another job writes there.
     """
     source, out = open_source(images), Path(out)
     resolved = resolve_encoder(encoder, source, image_size=image_size)
@@ -107,7 +107,7 @@ def embed(
         about = _described(resolved, source, network, branch=branch, amp=amp, place=place)
         parts = (out if sharded else out.parent) / f".{out.name}.parts"
         alone = place.world == 1 and not sharded
-        versions = image_versions(source)  # an image that is replaced makes its chunk another one
+        versions = image_versions(source)  # part of the chunk's name: a replaced image gives a new chunk
         before = read_before(out, source, versions, about) if alone else None
         work = _Work(network, source, resolved.preprocessing, batch_size, workers, amp, about, parts, before, versions)
         until_written.enter_context(one_job(place, parts, ".embedding", "writes into", "name another place with --out"))
@@ -121,7 +121,7 @@ def embed(
                 f"{source.name}: none of {len(source)} images can be decoded{why}. Check the path and the files"
             )
         _put_together(chunks, out / _shard(place.rank, place.world) if sharded else out, work.schema())
-        place.barrier()  # until then a process that is started again needs the chunks
+        place.barrier()  # chunks are removed only after all processes are done
         if place.first:
             if alone:
                 keep_images(out, source, versions, {image.id for image in bad})
@@ -135,7 +135,7 @@ def embed(
 
 
 class _Work(NamedTuple):
-    """What all chunks are made with."""
+    """Inputs and settings of all chunks."""
 
     encoder: nn.Module
     source: Source
@@ -146,20 +146,20 @@ class _Work(NamedTuple):
     about: dict[str, Any]
     parts: Path
     before: Before | None
-    """An earlier file, of which images that are the same are taken over."""
+    """An existing file, whose embeddings of unchanged images are reused."""
     versions: NDArray[np.int64]
-    """(N,), taken before images are read."""
+    """(N,) versions of the images, taken before images are read."""
 
     def schema(self) -> pa.Schema:
-        """The columns of chunks and of what they become."""
+        """The columns of chunks and output files."""
         columns = {"id": pa.string(), "embedding": pa.list_(pa.float32(), self.about["features"])}
         if self.source.labels is not None:
             columns["label"] = pa.int64()
         return pa.schema(columns, metadata={ABOUT: json.dumps(self.about)})
 
     def run(self, place: Processes) -> list[Path]:
-        """Write the chunks of this process that are not there yet; all of its chunks, in order."""
-        # Chunks are named by what made them and where they lie, so that nothing else is ever taken for them.
+        """Write the missing chunks of this process, and return all of its chunks in order."""
+        # The name contains settings, positions and image versions, so that other chunks are never used by mistake.
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
         grid = self._grid(place.world)
         share = [len(grid) * rank // place.world for rank in (place.rank, place.rank + 1)]
@@ -172,7 +172,7 @@ class _Work(NamedTuple):
         total = sum(map(len, files))
         done = total - sum(map(len, missing))
         make_folder(self.parts)
-        # The missing chunks, and the file that all are put together in.
+        # Space for the missing chunks and the combined file.
         rows = sum(map(len, missing)) + total
         require_space(self.parts, rows * self.about["features"] * np.dtype(np.float32).itemsize)
         listens = nullcontext() if place.first else reporting_to(None)
@@ -197,7 +197,7 @@ class _Work(NamedTuple):
         return list(files.values())
 
     def _grid(self, world: int) -> list[range]:
-        """Chunks of whole batches, so that a batch is the same however many processes there are."""
+        """Chunks of whole batches, so that batches do not depend on the number of processes."""
         total = len(self.source)
         size = max(1, min(CHUNK, total // world) // self.batch_size) * self.batch_size
         return [range(start, min(start + size, total)) for start in range(0, total, size)]
@@ -218,7 +218,7 @@ class _Work(NamedTuple):
         kept = np.concatenate([batch.positions for batch in batches])
         good = [batch.values for batch in batches if len(batch.values)]
         values = np.concatenate(good) if good else np.empty((0, self.about["features"]), dtype=np.float32)
-        order = np.argsort(kept)  # those taken over come first
+        order = np.argsort(kept)  # reused embeddings come first in `batches`
         kept, values = kept[order], values[order]
         columns = {
             "id": pa.array([_text(self.source.ids[index]) for index in kept.tolist()], pa.string()),
@@ -233,13 +233,13 @@ class _Work(NamedTuple):
 
 
 def _about_chunk(file: Path) -> tuple[int, list[BadImage]]:
-    """Rows of a chunk, and the images that it leaves out."""
+    """Number of rows of a chunk, and its unreadable images."""
     with parsing(file, _EMBED), open_table(file, _EMBED) as chunk:
         return chunk.metadata.num_rows, [BadImage(*entry) for entry in json.loads(chunk.schema_arrow.metadata[_BAD])]
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a chunk is there. A damaged one is told of, and made again."""
+    """Whether a chunk exists and is undamaged. A damaged one is reported and removed."""
     if not os.path.lexists(file):
         return False
     try:
@@ -253,7 +253,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
-    """Chunks that follow each other, together: their images are decoded without a pause between them."""
+    """Groups of consecutive chunks, so that their images are decoded without a pause in between."""
     run: list[range] = []
     for chunk in chunks:
         if run and run[-1].stop != chunk.start:
@@ -267,7 +267,7 @@ def _runs(chunks: Sequence[range]) -> Iterator[list[range]]:
 def _described(
     resolved: ResolvedEncoder, source: Source, encoder: nn.Module, *, branch: str, amp: Amp, place: Processes
 ) -> dict[str, Any]:
-    """Which encoder makes features of what: enough to know whether two files belong together."""
+    """Description of encoder and images, which tells whether two files belong together."""
     size = resolved.preprocessing.image_size
     with evaluating(encoder, place.device) as device:
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
@@ -288,7 +288,7 @@ def _described(
 
 
 def _put_together(chunks: Sequence[Path], out: Path, schema: pa.Schema) -> None:
-    """One file of many chunks, each a row group; one chunk is in memory at a time."""
+    """Combine chunks into one file, each as a row group. One chunk is in memory at a time."""
     size = sum(chunk.stat().st_size for chunk in chunks)
     schema = sealed(schema)
     with (
@@ -302,7 +302,7 @@ def _put_together(chunks: Sequence[Path], out: Path, schema: pa.Schema) -> None:
 
 
 def _clear(out: Path, parts: Path, *, shards: int | None) -> None:
-    """Remove the chunks, and the shards that another number of processes wrote."""
+    """Remove the chunks, and shards from an earlier call with another number of processes."""
     remove(parts)
     if shards is not None:
         for file in out.glob(SHARDS):
@@ -315,5 +315,5 @@ def _shard(rank: int, world: int) -> str:
 
 
 def _text(image_id: str) -> str:
-    """An id as Parquet can hold it: file names that are not UTF-8 come as lone surrogates."""
+    """An id that Parquet can store: file names that are not UTF-8 contain lone surrogates."""
     return image_id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

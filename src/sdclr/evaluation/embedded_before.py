@@ -1,4 +1,4 @@
-"""Embeddings in an existing file: those of unchanged images are reused."""
+"""Reuse of embeddings of unchanged images from an existing file."""
 
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,24 +16,24 @@ from sdclr.files import open_table, parquet_bytes, parsing, read_table, write_at
 from sdclr.progress import tell
 
 _OF_IMAGES: Final = {"run", "source", "fingerprint", "labels", "origin"}
-"""What may differ for embeddings to belong together; all else is the encoder, its view or its precision."""
+"""Entries that may differ if embeddings are reused. The others describe encoder, view and precision."""
 _AGAIN: Final = "delete it, and run `sdclr embed` again"
 
 
 class Before(NamedTuple):
-    """An earlier file."""
+    """An existing file of embeddings."""
 
     file: Path
     rows: NDArray[np.int64]
-    """(N,) the row of each image in it; -1 for images that have to be read."""
+    """(N,) row of each image in the file; -1 for images that must be encoded."""
 
     def unread(self, chunk: range) -> list[int]:
-        """Positions of a chunk that have to be read."""
+        """Positions in a chunk that must be encoded."""
         found: list[int] = (np.flatnonzero(self.rows[chunk.start : chunk.stop] < 0) + chunk.start).tolist()
         return found
 
     def batches(self, chunk: range) -> list[FeatureBatch]:
-        """What the file holds of a chunk, row group by row group."""
+        """The file's embeddings for a chunk, by row group."""
         positions = np.flatnonzero(self.rows[chunk.start : chunk.stop] >= 0) + chunk.start
         rows, found = self.rows[positions], list[FeatureBatch]()
         with parsing(self.file, _AGAIN), open_table(self.file, _AGAIN) as opened:
@@ -49,13 +49,15 @@ class Before(NamedTuple):
 
 
 def read_before(file: Path, source: Source, versions: NDArray[np.int64], about: dict[str, Any]) -> Before | None:
-    """What of an earlier file serves again. Tells how many images came, changed and went, or why none serves.
+    """Find the embeddings of an existing file that can be reused; None if the file cannot be used.
+
+    The user is told how many images are new, changed and removed, or why the encoder's changes prevent reuse.
 
     Args:
         file: The output file.
         source: The N images.
-        versions: (N,), as `image_versions` gives them.
-        about: What the embeddings are known by.
+        versions: (N,), from `image_versions`.
+        about: Description of the embeddings.
     """
     try:
         known, listed = read_about(file), read_table(_list_of(file), columns=("id", "version"))
@@ -81,13 +83,13 @@ def read_before(file: Path, source: Source, versions: NDArray[np.int64], about: 
 
 
 def keep_images(file: Path, source: Source, versions: NDArray[np.int64], left_out: set[str]) -> None:
-    """Note which images the rows of a file are, for the next call.
+    """Store ids and versions of the images in a file's rows, for the next call.
 
     Args:
         file: The file.
         source: The N images.
-        versions: (N,).
-        left_out: Ids of those that have no row.
+        versions: (N,) versions of the images.
+        left_out: Ids of images without a row.
     """
     kept = [position for position, image_id in enumerate(source.ids) if image_id not in left_out]
     ids = ids_as_bytes([source.ids[position] for position in kept])

@@ -1,4 +1,4 @@
-"""Features of images by the encoders of a run: dense, pruned and for augmented views; each image is read once."""
+"""Features of images from a run's dense and pruned encoders and of augmented views. Each image is read once."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage
-from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
+from sdclr.decoding.decode import BadImage
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import ResolvedEncoder
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render import render
 
 
 class Encoded(NamedTuple):
-    """Images as an encoder sees them in one pass over the source.
+    """Features from one pass over the source.
 
     Attributes:
         dense: (N, D) features of the evaluation view.
-        sparse: (N, D) features of the same view by the pruned encoder; None where the run prunes nothing.
-        views: Two (N, D) arrays: features of two augmented views; None where not asked for.
+        sparse: (N, D) features of the same view from the pruned encoder; None if the run does not prune.
+        views: Two (N, D) arrays: features of two augmented views; None if not requested.
         kept: (N,) int64, the position in the source of each row.
-        bad: The images left out because they cannot be decoded.
+        bad: The unreadable images, which are left out.
     """
 
     dense: NDArray[np.float32]
@@ -44,15 +44,15 @@ def encode(
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Encoded:
-    """All features that the diagnosis needs, each image read once.
+    """Compute all features for the diagnosis. Each image is read once.
 
     Args:
-        resolved: The encoder; that of a run with pruning also gives the features of its pruned twin.
+        resolved: The encoder; for a run with pruning, the pruned twin is used too.
         source: The images.
-        views: How two more views of each image are drawn, from its evaluation view; None draws none.
+        views: Settings of two augmented views, drawn from the evaluation view of each image; None draws none.
         batch_size: Images per forward pass.
-        device: Where the encoders run.
-        workers: Processes that decode.
+        device: Device of the encoders.
+        workers: Number of processes that decode.
 
     Raises:
         InputError: If no image can be decoded.
@@ -79,7 +79,7 @@ def encode(
 
 
 class _Together(nn.Module):
-    """Features of the image, of the image by the pruned encoder, and of two augmented views, side by side."""
+    """Concatenated features of the image, of the image in the pruned encoder, and of two augmented views."""
 
     def __init__(self, dense: nn.Module, sparse: nn.Module | None, views: ViewConfig | None) -> None:
         super().__init__()

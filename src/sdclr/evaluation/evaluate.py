@@ -1,4 +1,4 @@
-"""Evaluate an encoder: probes on its frozen features, per class and by group, and the spread between the groups."""
+"""Evaluation of an encoder: probes on its frozen features, accuracy per class and group, and the spread of groups."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sdclr.choices import Amp
 from sdclr.config import to_json
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
@@ -23,6 +22,7 @@ from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
 from sdclr.features.extract import Features, extract_features, load_views, settled_amp
 from sdclr.files import require_space, write_json
+from sdclr.longtail.splits import class_groups
 from sdclr.precision import autocast_dtype
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
@@ -30,25 +30,25 @@ from sdclr.version import __version__
 
 @dataclass(frozen=True)
 class Score:
-    """One classifier's accuracy on the test images; all figures in percent."""
+    """One classifier's accuracy on the test images, in percent."""
 
     balance: Balance
-    """By group; without class counts, only `all` is known."""
+    """Accuracy by group; without class counts, only `all` is known."""
     per_class: list[float]
-    """`(K,)`, nan where a class has no test image."""
+    """`(K,)` accuracy of each class; nan without test images."""
     details: dict[str, Any]
-    """Learning rate and epoch of a probe, neighbors of kNN."""
+    """Learning rate and epoch of a probe, or neighbors of kNN."""
 
     @property
     def std_classes(self) -> float:
-        """Population standard deviation over the classes that have test images: the paper's Std of balanced sets."""
+        """Population standard deviation over the classes with test images: the paper's Std for balanced sets."""
         known = np.array([accuracy for accuracy in self.per_class if not math.isnan(accuracy)])
         return float(known.std()) if known.size else math.nan
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that an evaluation found, and what it takes to repeat it."""
+    """Results of an evaluation, and a description that allows to repeat it."""
 
     linear: Score
     few_shot: Score
@@ -56,7 +56,7 @@ class Result:
     description: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what is unknown is null."""
+        """As plain JSON, with null for unknown values."""
         scores = {
             name: {
                 "balance": score.balance._asdict(),
@@ -86,32 +86,32 @@ def evaluate(
 ) -> Result:
     """Probe a frozen encoder (Jiang et al., ICML 2021, §4.2) and write `BRANCH.json` into the results of its run.
 
-    Linear separability on all labeled images, few-shot on about one percent of them, and a kNN vote. Probes choose
-    learning rate and epoch on images held out of `train`; accuracies are those on `test`.
+    The classifiers are a linear probe on all labeled images, a few-shot probe on about one percent of them, and kNN.
+    Probes choose learning rate and epoch on images held out from `train`. Accuracies are measured on `test`.
 
     Args:
-        train: Labeled images, balanced in the paper's protocol; none is shown to the encoder's training.
+        train: Labeled images, balanced in the paper's protocol.
         test: Labeled images of the same classes.
         config: The protocol; `EvaluateConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives.
+            default the pretrained encoder of `load_encoder()`.
         out: Folder for `BRANCH.json`; by default `results` in the encoder's run. Without a run and without `out`
             nothing is written.
-        class_counts: Training images of the encoder per class, which define Many, Medium and Few; by default those that
-            the run recorded. Without them, only the mean over classes is reported.
-        validation: Labeled images that choose learning rate and epoch; by default some are held out of `train`.
+        class_counts: Training images of the encoder per class, which define Many, Medium and Few; by default the counts
+            that the run recorded. Without them, only the mean over classes is reported.
+        validation: Labeled images for the choice of learning rate and epoch; by default some are held out from `train`.
         few_shot: The labeled images of the few-shot probe; by default drawn from `train`.
         device: Device of the encoder.
-        workers: Processes that decode images.
-        amp: Precision of the encoder's passes; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU). With
-            `augment` it holds for the test images, and probes are trained on features of float32.
+        workers: Number of processes that decode images.
+        amp: Precision of the encoder; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU). With `augment`
+            it applies to the test images only, and probes are trained on float32 features.
 
     Returns:
         The scores.
 
     Raises:
-        InputError: If a source has no labels, classes do not match, the run has no such branch, or few-shot sets are
-            both given and to be drawn.
+        InputError: If a source has no labels, classes do not match, the run has no such branch, or a few-shot set is
+            given together with `shots` or `draws`.
         StorageError: If the folder cannot be written.
     """
     config = config or EvaluateConfig()
@@ -127,7 +127,7 @@ def evaluate(
     network, preprocessing = branch_encoder(resolved, config.branch), resolved.preprocessing
     amp = settled_amp(amp, network, preprocessing.image_size, device)
     seen = {
-        name: _labelled(
+        name: _labeled(
             extract_features(
                 network,
                 source,
@@ -142,7 +142,7 @@ def evaluate(
         for name, source in sources.items()
     }
     judge = seen["test"]
-    classes = max(len(sources["train"].classes), *(int(labelled.y.max()) + 1 for labelled in seen.values()))
+    classes = max(len(sources["train"].classes), *(int(labeled.y.max()) + 1 for labeled in seen.values()))
     known = None if resolved.run is None else resolved.run.source.get("class_counts")
     counts = known if class_counts is None else np.asarray(class_counts).tolist()
     groups = _groups(counts, classes, config)
@@ -168,7 +168,7 @@ def evaluate(
             "class_counts": counts,
             "config": to_json(config),
             "precision": str(autocast_dtype(amp, torch.device(device)) or torch.float32).removeprefix("torch."),
-            **{name: _described(labelled) for name, labelled in seen.items()},
+            **{name: _described(labeled) for name, labeled in seen.items()},
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -179,7 +179,7 @@ def evaluate(
 
 
 def branch_encoder(resolved: ResolvedEncoder, branch: Literal["dense", "sparse"]) -> nn.Module:
-    """The encoder, or the same encoder of a run as its self-competitor sees it.
+    """The encoder (dense), or the encoder of the run's self-competitor (sparse).
 
     Raises:
         InputError: If there is no such branch.
@@ -194,15 +194,15 @@ def branch_encoder(resolved: ResolvedEncoder, branch: Literal["dense", "sparse"]
 
 
 def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.int64]:
-    """Positions of `shots` images of each class, or of all that a smaller class has."""
+    """Positions of `shots` random images of each class, or of all images of a smaller class."""
     generator = np.random.default_rng(seed)
     chosen = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen))
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """The images of a source that have both features `x` `(N, D)` and a label `y` `(N,)`, by position in the source."""
+class _Labeled:
+    """Images of a source with features `x` `(N, D)`, labels `y` `(N,)` and positions in the source."""
 
     source: Source
     x: NDArray[np.float32]
@@ -210,17 +210,17 @@ class _Labelled:
     positions: NDArray[np.int64]
     bad: int
 
-    def part(self, chosen: NDArray[np.int64]) -> "_Labelled":
+    def part(self, chosen: NDArray[np.int64]) -> "_Labeled":
         """Some of its rows."""
-        return _Labelled(self.source, self.x[chosen], self.y[chosen], self.positions[chosen], self.bad)
+        return _Labeled(self.source, self.x[chosen], self.y[chosen], self.positions[chosen], self.bad)
 
 
-def _labelled(features: Features, source: Source) -> _Labelled:
+def _labeled(features: Features, source: Source) -> _Labeled:
     labels = np.asarray(source.labels)[features.kept]
     known = labels >= 0
     if not known.any():
         raise InputError(f"none of the images of {source.name} has a label")
-    return _Labelled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
+    return _Labeled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
 
 
 def _check_sources(train: Source, *others: Source) -> None:
@@ -235,8 +235,8 @@ def _check_sources(train: Source, *others: Source) -> None:
             )
 
 
-def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tuple[_Labelled, _Labelled]:
-    """What trains the probes, and what chooses their learning rate and epoch."""
+def _taught_and_held(seen: dict[str, _Labeled], config: EvaluateConfig) -> tuple[_Labeled, _Labeled]:
+    """Training set of the probes, and validation set for the choice of learning rate and epoch."""
     fit = seen["train"]
     if "validation" in seen:
         return fit, seen["validation"]
@@ -245,36 +245,34 @@ def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tupl
 
 
 def _few_shot_sets(
-    seen: dict[str, _Labelled], taught: _Labelled, config: EvaluateConfig, classes: int
-) -> tuple[int, list[_Labelled]]:
-    """Labeled images a class at the most, and the sets."""
+    seen: dict[str, _Labeled], taught: _Labeled, config: EvaluateConfig, classes: int
+) -> tuple[int, list[_Labeled]]:
+    """Maximum number of labeled images per class, and the few-shot sets."""
     if "few_shot_set" in seen:
         return int(np.bincount(seen["few_shot_set"].y).max()), [seen["few_shot_set"]]
     shots = config.shots or max(1, round(0.01 * len(taught.y) / classes))
     return shots, [taught.part(draw_shots(taught.y, shots, config.seed + draw)) for draw in range(config.draws)]
 
 
-_Prober = Callable[[_Labelled, ProbeConfig], Probe]
-"""Trains a probe on some labeled images, validated on those that are held out."""
+_Prober = Callable[[_Labeled, ProbeConfig], Probe]
+"""Trains a probe on labeled images, with the held-out images for validation."""
 
 
-def _cached(held: _Labelled, classes: int) -> _Prober:
-    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+def _cached(held: _Labeled, classes: int) -> _Prober:
+    def probe(chosen: _Labeled, protocol: ProbeConfig) -> Probe:
         return linear_probe(chosen.x, chosen.y, held.x, held.y, classes, protocol)
 
     return probe
 
 
-def _augmented(
-    encoder: nn.Module, held: _Labelled, classes: int, preprocessing: Preprocessing, workers: int
-) -> _Prober:
-    def views(labelled: _Labelled) -> Tensor:
-        source = SubsetSource(labelled.source, labelled.positions)
+def _augmented(encoder: nn.Module, held: _Labeled, classes: int, preprocessing: Preprocessing, workers: int) -> _Prober:
+    def views(labeled: _Labeled) -> Tensor:
+        source = SubsetSource(labeled.source, labeled.positions)
         return load_views(source, preprocessing=preprocessing, workers=workers).images
 
     judged = views(held)
 
-    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+    def probe(chosen: _Labeled, protocol: ProbeConfig) -> Probe:
         pad = preprocessing.image_size // 8  # 4 px of 32, as in the paper
         return linear_probe_augmented(encoder, views(chosen), chosen.y, judged, held.y, classes, protocol, pad=pad)
 
@@ -283,7 +281,7 @@ def _augmented(
 
 def _groups(counts: list[int] | None, classes: int, config: EvaluateConfig) -> dict[str, NDArray[np.int64]] | None:
     if counts is None or len(set(counts)) < 2:
-        return None  # nothing tells frequent classes from rare ones
+        return None  # no frequent and rare classes
     if len(counts) != classes:
         raise InputError(f"there are {len(counts)} class counts but {classes} classes: give one count for each class")
     return class_groups(counts, rule=config.groups)
@@ -305,7 +303,7 @@ def _details(probes: list[Probe]) -> dict[str, Any]:
     }
 
 
-def _described(used: _Labelled) -> dict[str, Any]:
+def _described(used: _Labeled) -> dict[str, Any]:
     return {
         "name": used.source.name,
         "images": len(used.source),
@@ -315,7 +313,7 @@ def _described(used: _Labelled) -> dict[str, Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """Plain JSON with null where a number is unknown."""
+    """Plain JSON with null instead of nan."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

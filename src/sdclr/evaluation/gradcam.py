@@ -1,7 +1,7 @@
-"""Grad-CAM: which parts of an image an encoder's score rests on (Selvaraju et al., ICCV 2017).
+"""Grad-CAM: heat maps of the image regions that determine a score (Selvaraju et al., ICCV 2017).
 
-A score needs no classifier: `similarity_target` takes the likeness to a class's mean feature, for which a few labeled
-images are enough; `logit_target` takes a linear probe's logit.
+A score does not need a classifier: `similarity_target` is the similarity to a class's mean feature, for which a few
+labeled images are enough. `logit_target` is the logit of a linear probe.
 """
 
 import difflib
@@ -22,26 +22,27 @@ Target = Callable[[Tensor], Tensor]
 
 
 def gradcam(encoder: nn.Module, images: Tensor, target: Target, *, layer: str | None = None) -> Tensor:
-    """Heat maps: where the layer's activations speak for the target.
+    """Heat maps of the positions where the layer's activations increase the target.
 
-    A channel's weight is the spatial mean of the score's gradient in it (eq. 1); the map is the weighted sum of the
-    channels, negative values cut off (eq. 2), brought to the image's size by bilinear interpolation and divided by its
-    maximum. An image in which nothing speaks for the target has a map of zeros.
+    A channel's weight is the spatial mean of the score's gradient in it (eq. 1). The map is the weighted sum of the
+    channels with negative values set to 0 (eq. 2), bilinearly interpolated to the image's size and divided by its
+    maximum. If no position increases the target, the map is zero.
 
-    The encoder runs in eval mode, in which no image influences another's map. Its training mode and the gradients of
-    its parameters stay as they were. Memory is that of one forward pass with gradients: give large sets in parts.
+    The encoder runs in eval mode, so images do not influence each other's maps. Its training mode is restored, and the
+    gradients of its parameters do not change. Memory is that of one forward pass with gradients: split large sets.
 
     Args:
         encoder: Maps images `(N, C, H, W)` to features `(N, D)`; or a pruned twin's `part("encoder")`.
-        images: `(N, C, H, W)`, whatever the encoder takes.
-        target: The scores to explain: one for each row of features, which depends on that row alone.
-        layer: Dotted name of the module whose output is looked at; by default what `last_map` finds.
+        images: `(N, C, H, W)` input of the encoder.
+        target: The scores to explain: one for each row of features, which depends on that row only.
+        layer: Dotted name of the module whose output is used; by default the result of `last_map`.
 
     Returns:
         `(N, H, W)` float32 in [0, 1], on the encoder's device.
 
     Raises:
-        InputError: The encoder has no spatial map or no such layer, or the target gives no score for each image.
+        InputError: If the encoder has no spatial map or no such layer, or the target does not give a differentiable
+            score per image.
     """
     if images.ndim != 4 or not len(images):
         raise InputError(f"images must be (N, C, H, W) with at least one image, not {tuple(images.shape)}")
@@ -68,21 +69,21 @@ def gradcam(encoder: nn.Module, images: Tensor, target: Target, *, layer: str | 
 
 @torch.no_grad()
 def last_map(encoder: nn.Module, images: Tensor, *, min_side: int = 2) -> str:
-    """The module with the last spatial map `(N, C, h, w)` before pooling: of a ResNet, its last stage.
+    """The module with the last spatial map `(N, C, h, w)` before pooling, such as the last stage of a ResNet.
 
-    Small images leave little of a map: one position tells nothing, and 2 x 2 hardly where. Smaller maps than asked for
-    are passed over, so that a stage before the last may be taken.
+    For small images the last map can be too small to localize anything. Maps below the minimum side are skipped, so
+    that the result may be an earlier stage.
 
     Args:
-        encoder: The network; it is run once, in the mode that it is in.
+        encoder: The network, which is run once in its current mode.
         images: An image `(1, C, H, W)`.
-        min_side: What both sides of the map must have, in positions.
+        min_side: Minimum of both sides of the map, in positions.
 
     Returns:
         The module's dotted name in `encoder.named_modules()`.
 
     Raises:
-        InputError: There is none, or what comes after it are tokens, as in vision transformers.
+        InputError: If there is no such map, or tokens follow it, as in vision transformers.
     """
     last: list[tuple[str, Tensor]] = []
 
@@ -108,47 +109,47 @@ def last_map(encoder: nn.Module, images: Tensor, *, min_side: int = 2) -> str:
 
 
 def class_prototypes(
-    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, num_classes: int, *, centred: bool = False
+    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, num_classes: int, *, centered: bool = False
 ) -> Tensor:
-    """Mean direction of each class: the mean of its normalized features, of length 1.
+    """Mean direction of each class: the mean of its normalized features, scaled to length 1.
 
-    Features that come out of a ReLU have most of their direction in common, whatever the class. `centred` takes that
-    away: what is left is what a class has beyond the others, and a heat map for it tells more of the class.
+    Features after a ReLU have similar directions in all classes. `centered` removes this common part, so that heat maps
+    are more specific to the class.
 
     Args:
         features: `(N, D)`.
         labels: `(N,)` class ids in `[0, num_classes)`.
         num_classes: Number of classes K.
-        centred: Give each prototype's difference from the mean of all of them.
+        centered: Subtract the mean of all prototypes from each.
 
     Returns:
         `(K, D)` float32; zeros for a class without images.
 
     Raises:
-        InputError: Shapes or labels that do not fit.
+        InputError: If shapes or labels do not match.
     """
     x = F.normalize(checked_features(features, "features"))
     y = checked_labels(labels, "labels", count=len(x), num_classes=num_classes).to(x.device)
     sums = torch.zeros(num_classes, x.shape[1], device=x.device).index_add_(0, y, x)
     prototypes = F.normalize(sums)
-    if centred:
+    if centered:
         present = prototypes.any(dim=1)
         prototypes[present] -= prototypes[present].mean(dim=0)
     return prototypes
 
 
 def similarity_target(prototypes: Tensor, labels: ArrayLike | Tensor) -> Target:
-    """Cosine between an image's features and the prototype of its class.
+    """Cosine similarity between an image's features and the prototype of its class.
 
-    Behind global average pooling the weighted sum of such a score has mean 0 over the positions: its map shows what is
-    more like the class than the image as a whole.
+    After global average pooling, the weighted sum of channels for this score has mean 0 over the positions. Its map
+    shows the positions that are more similar to the class than the whole image.
 
     Args:
-        prototypes: `(K, D)`, as `class_prototypes` gives them.
+        prototypes: `(K, D)`, from `class_prototypes`.
         labels: `(N,)` class ids of the images.
 
     Raises:
-        InputError: A label that is no class, or a class that has no prototype.
+        InputError: If a label is not a class id, or a class has no prototype.
     """
     count = len(torch.as_tensor(labels))
     known = checked_labels(labels, "labels", count=count, num_classes=len(prototypes)).to(prototypes.device)
@@ -160,14 +161,14 @@ def similarity_target(prototypes: Tensor, labels: ArrayLike | Tensor) -> Target:
 
 
 def logit_target(classifier: LinearClassifier, labels: ArrayLike | Tensor) -> Target:
-    """A linear probe's logit of the image's class.
+    """A linear probe's logit for the image's class.
 
     Args:
         classifier: A probe trained on the encoder's features.
         labels: `(N,)` class ids of the images.
 
     Raises:
-        InputError: A label that is no class of the probe.
+        InputError: If a label is not a class of the probe.
     """
     count, classes = len(torch.as_tensor(labels)), len(classifier.bias)
     known = checked_labels(labels, "labels", count=count, num_classes=classes)
@@ -177,7 +178,7 @@ def logit_target(classifier: LinearClassifier, labels: ArrayLike | Tensor) -> Ta
 
 @contextmanager
 def _watched(encoder: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    """The outputs of a module, as leaves of the graph of all that comes after it."""
+    """Collect the outputs of a module, as leaves of the graph of the following modules."""
     modules = dict(encoder.named_modules())
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=4)
@@ -189,7 +190,7 @@ def _watched(encoder: nn.Module, name: str) -> Iterator[list[Tensor]]:
         if not isinstance(output, Tensor):
             return None
         seen.append(output.detach().requires_grad_())
-        return seen[-1].clone()  # what comes next may work in place, which no leaf allows
+        return seen[-1].clone()  # the next module may work in place, which is not allowed on leaves
 
     handle = modules[name].register_forward_hook(cut)
     try:
@@ -199,13 +200,13 @@ def _watched(encoder: nn.Module, name: str) -> Iterator[list[Tensor]]:
 
 
 def _positions(output: Tensor) -> int:
-    """How many positions there are at the least: 1 for a vector in whatever shape."""
+    """Lower bound of the number of positions; 1 for a vector in any shape."""
     sides = sorted(output.shape[1:])
     return int(torch.Size(sides[:-1]).numel())
 
 
 def _is_map(output: Tensor, images: Tensor) -> bool:
-    """Whether an output is `(N, C, h, w)`: some transformers have `(N, h, w, C)`, whose last two sides do not fit."""
+    """Whether an output is `(N, C, h, w)`, not `(N, h, w, C)` as in some transformers: compares the aspect ratio."""
     if output.ndim != 4:
         return False
     height, width = images.shape[2:]

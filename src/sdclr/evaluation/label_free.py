@@ -1,7 +1,7 @@
-"""What features alone say about a collection and its encoder: no function here looks at a label.
+"""Indices of a collection and its encoder from features alone, without labels.
 
-Each index is a plain function of features, cluster sizes or neighbors. Which of them follow the imbalance of a
-collection is measured by `benchmarks/diagnosis.py`; by itself none of them is a proof.
+Each index is a function of features, cluster sizes or neighbors. `benchmarks/evidence/diagnosis.py` measures which of
+them correlate with the imbalance of a collection; no index alone is a proof.
 """
 
 import math
@@ -20,15 +20,15 @@ _BLOCK: Final = 2048
 
 
 def gini(sizes: ArrayLike) -> float:
-    """How unequal sizes are: 0 where all are equal, towards 1 where one has everything.
+    """Gini coefficient of sizes: 0 if all are equal, close to 1 if one cluster has nearly all images.
 
-    Half the mean absolute difference of two sizes over their mean (Gini, 1912).
+    Half the mean absolute difference of two sizes, divided by their mean (Gini, 1912).
 
     Args:
         sizes: (K,) numbers of 0 or more, not all 0.
 
     Raises:
-        InputError: If they are not.
+        InputError: If a size is negative, or all are 0.
     """
     rising = np.sort(_sizes(sizes))
     ranks = np.arange(1, len(rising) + 1)
@@ -36,23 +36,23 @@ def gini(sizes: ArrayLike) -> float:
 
 
 def effective_number(sizes: ArrayLike) -> float:
-    """How many equal clusters would be as diverse: the exponential of the entropy of their shares (Hill, 1973).
+    """Number of equal clusters with the same diversity: the exponential of the entropy of their shares (Hill, 1973).
 
     Args:
         sizes: (K,) numbers of 0 or more, not all 0.
 
     Returns:
-        From 1, one cluster has everything, to K, all are equal.
+        From 1 (one cluster has all images) to K (all are equal).
 
     Raises:
-        InputError: If they are not.
+        InputError: If a size is negative, or all are 0.
     """
     known = _sizes(sizes)
     return math.exp(_entropy(known / known.sum()))
 
 
 def smaller_half_share(sizes: ArrayLike) -> float:
-    """Share of the images that lie in the smaller half of the clusters; 0.5 where all are equal.
+    """Share of the images in the smaller half of the clusters; 0.5 if all are equal.
 
     With an odd number of clusters, half of the middle one counts.
 
@@ -60,7 +60,7 @@ def smaller_half_share(sizes: ArrayLike) -> float:
         sizes: (K,) numbers of 0 or more, not all 0.
 
     Raises:
-        InputError: If they are not.
+        InputError: If a size is negative, or all are 0.
     """
     rising = np.sort(_sizes(sizes))
     half, odd = divmod(len(rising), 2)
@@ -74,13 +74,13 @@ def rank_me(features: ArrayLike | Tensor) -> float:
     Rank*, ICML 2023, eq. 1.
 
     Args:
-        features: (N, D), as the encoder gives them.
+        features: (N, D) raw features.
 
     Returns:
         From 1 to min(N, D).
 
     Raises:
-        InputError: Features that cannot be used.
+        InputError: If the features are not a finite (N, D) array.
     """
     return _spread(torch.linalg.svdvals(checked_features(features, "features").double()))
 
@@ -89,7 +89,7 @@ def directions(features: ArrayLike | Tensor) -> float:
     """Effective number of directions in which images differ from their mean.
 
     The exponential of the entropy of the variances along the principal directions of features of length 1. Without
-    the centring it is the Vendi score with the cosine as similarity (Friedman & Dieng, TMLR 2023, eq. 2).
+    centering it equals the Vendi score with cosine similarity (Friedman & Dieng, TMLR 2023, eq. 2).
 
     Args:
         features: (N, D).
@@ -98,46 +98,46 @@ def directions(features: ArrayLike | Tensor) -> float:
         From 1 to min(N - 1, D).
 
     Raises:
-        InputError: Features that cannot be used.
+        InputError: If the features are not a finite (N, D) array.
     """
     return _spread(_variances(features))
 
 
 def leading_direction(features: ArrayLike | Tensor) -> float:
-    """Share of the variance of features of length 1 that their first principal direction has.
+    """Share of the first principal direction in the variance of features of length 1.
 
     Args:
         features: (N, D).
 
     Returns:
-        From 1 / D to 1; nan where all images are alike.
+        From 1 / D to 1; nan if all images are equal.
 
     Raises:
-        InputError: Features that cannot be used.
+        InputError: If the features are not a finite (N, D) array.
     """
     variances = _variances(features)
     return float(variances[-1] / variances.sum()) if variances.sum() > 0 else math.nan
 
 
 def cell_sizes(features: ArrayLike | Tensor, count: int) -> NDArray[np.int64]:
-    """Images in cells of about equal extent, where k-means draws more and smaller cells where images are dense.
+    """Numbers of images in cells of about equal extent. k-means would use smaller cells in dense regions.
 
-    Centers are chosen farthest first (Gonzalez, 1985), beginning at the image farthest from the mean; each image
-    belongs to the nearest.
+    Centers are chosen farthest first (Gonzalez, 1985), starting with the image farthest from the mean. Each image
+    belongs to the nearest center.
 
     Args:
         features: (N, D).
-        count: Cells sought.
+        count: Number of cells.
 
     Returns:
-        (K,) sizes; fewer than `count` where images coincide.
+        (K,) sizes; fewer than `count` if images coincide.
 
     Raises:
-        InputError: Features that cannot be used.
+        InputError: If the features are not a finite (N, D) array.
     """
     rows = F.normalize(checked_features(features, "features"))
-    centre = rows[(rows @ rows.mean(0)).argmin()]
-    best = rows @ centre
+    center = rows[(rows @ rows.mean(0)).argmin()]
+    best = rows @ center
     cell = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for number in range(1, min(count, len(rows))):
         close = rows @ rows[best.argmin()]
@@ -155,13 +155,13 @@ def uniformity(features: ArrayLike | Tensor, *, t: float = 2.0) -> float:
 
     Args:
         features: (N, D), N at least 2.
-        t: Of the potential `exp(-t |x - y|²)`.
+        t: Parameter of the potential `exp(-t |x - y|²)`.
 
     Returns:
         From -4t to 0.
 
     Raises:
-        InputError: Features that cannot be used, or a single image.
+        InputError: If the features are not a finite (N, D) array, or there is a single image.
     """
     rows = F.normalize(checked_features(features, "features"))
     if len(rows) < 2:
@@ -174,57 +174,57 @@ def uniformity(features: ArrayLike | Tensor, *, t: float = 2.0) -> float:
 
 
 def alignment(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """Squared distance of the features of an image's two views on the unit sphere (Wang & Isola, as above).
+    """Squared distance between the normalized features of an image's two views (Wang & Isola, as above).
 
     Args:
-        first: (N, D).
-        second: (N, D), of the other views.
+        first: (N, D) features of one view of each image.
+        second: (N, D) features of the other view.
 
     Returns:
-        (N,) from 0, alike, to 4; their mean is the paper's alignment loss.
+        (N,) from 0 (equal) to 4; the mean is the paper's alignment loss.
 
     Raises:
-        InputError: Features that cannot be used, or that do not belong together.
+        InputError: If features are not finite, or shapes do not match.
     """
     one, other = _pair(first, second)
     return (F.normalize(one) - F.normalize(other)).square().sum(1).cpu().numpy()
 
 
 def forgetting(dense: ArrayLike | Tensor, sparse: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """How much pruning changes an image's features: 1 minus their cosine (Jiang et al., ICML 2021, section 4.7).
+    """Change of an image's features by pruning: 1 minus their cosine similarity (Jiang et al., ICML 2021, section 4.7).
 
     Args:
-        dense: (N, D) features by the encoder.
-        sparse: (N, D) features by its pruned twin.
+        dense: (N, D) features of the encoder.
+        sparse: (N, D) features of its pruned twin.
 
     Returns:
         (N,) from 0 to 2.
 
     Raises:
-        InputError: Features that cannot be used, or that do not belong together.
+        InputError: If features are not finite, or shapes do not match.
     """
     one, other = _pair(dense, sparse)
     return (1 - F.cosine_similarity(one, other)).clamp_(min=0).cpu().numpy()
 
 
 def hubness(indices: ArrayLike | Tensor, count: int) -> float:
-    """Skewness of how often each image is among another's k nearest neighbors.
+    """Skewness of the number of images that have a given image among their k nearest neighbors.
 
     Radovanović et al., *Hubs in Space*, JMLR 2010, eq. 1.
 
     Args:
         indices: (N, k) neighbors of each image.
-        count: Images that could be neighbors.
+        count: Number of possible neighbors.
 
     Returns:
-        0 where all are named equally often; the larger, the more a few images are the neighbors of most.
+        0 if all images occur equally often; large if a few images are neighbors of most others.
     """
     named = np.bincount(np.asarray(indices).ravel(), minlength=count)
     return float((((named - named.mean()) / named.std()) ** 3).mean()) if named.std() > 0 else 0.0
 
 
 def intrinsic_dimension(distances: ArrayLike | Tensor) -> float:
-    """Dimension of the surface that images lie on, by the two nearest neighbors of each.
+    """Intrinsic dimension of the features, from the two nearest neighbors of each image.
 
     The maximum-likelihood form of Facco et al., *Estimating the intrinsic dimension of datasets by a minimal
     neighborhood information*, Scientific Reports 2017: the dimension is the inverse of the mean log d2 / d1.
@@ -234,7 +234,7 @@ def intrinsic_dimension(distances: ArrayLike | Tensor) -> float:
         distances: (N, k) Euclidean distances to the nearest neighbors, nearest first, k at least 2.
 
     Returns:
-        The dimension; nan where no image tells.
+        The dimension; nan if it cannot be estimated.
     """
     known = np.asarray(distances, dtype=np.float64)
     known = known[known[:, 0] > 0]
@@ -250,7 +250,7 @@ def size_correlation(labels: NDArray[np.int64], values: ArrayLike) -> float:
         values: (N,) the quantity.
 
     Returns:
-        From -1 to 1: above 0, images of large clusters have more of it. nan where nothing varies.
+        From -1 to 1; above 0 if the quantity is larger in large clusters. nan if sizes or means do not vary.
     """
     known = np.asarray(values, dtype=np.float64)
     sizes = np.bincount(labels)

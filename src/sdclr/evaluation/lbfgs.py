@@ -1,8 +1,7 @@
 """L-BFGS for a convex function in coordinates in which its curvature is about one.
 
-`torch.optim.LBFGS` and SciPy's begin with a step of length 1 over the gradient's norm, and need several passes over the
-data to make up for that; and they stop by the gradient in the coordinates that they see. Where coordinates are scaled
-by the curvature, a whole first step is right.
+`torch.optim.LBFGS` and SciPy's L-BFGS start with a step of length 1 over the gradient's norm, and then need several
+passes over the data to correct it. With coordinates scaled by the curvature, the first step can have full length.
 """
 
 from collections import deque
@@ -15,8 +14,8 @@ _HISTORY = 20
 _DECREASE, _CURVATURE = 1e-4, 0.9
 """The weak Wolfe conditions (Nocedal & Wright, *Numerical Optimization*, 2006, section 3.1)."""
 _SLACK = 1e-6
-"""Share of the value below which a difference may be rounding: there the slopes decide (Hager & Zhang, *A new conjugate
-gradient method with guaranteed descent and an efficient line search*, SIAM J. Optim. 2005, equation 4.1)."""
+"""Differences below this share of the value may be rounding errors: then slopes are compared (Hager & Zhang, *A new
+conjugate gradient method with guaranteed descent and an efficient line search*, SIAM J. Optim. 2005, equation 4.1)."""
 _TRIES = 12
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
@@ -26,7 +25,7 @@ Memory = deque[tuple[Tensor, Tensor, float]]
 
 
 def new_memory() -> Memory:
-    """A memory of nothing."""
+    """An empty memory."""
     return deque(maxlen=_HISTORY)
 
 
@@ -40,15 +39,15 @@ def minimize(
 ) -> tuple[Tensor, int]:
     """The minimum of a convex function by L-BFGS (Nocedal & Wright, algorithm 7.5).
 
-    It ends when no entry of the gradient is above the tolerance, or when a step neither gains what such a gradient
-    would leave nor makes the gradient smaller: rounding allows no more then.
+    It stops when no entry of the gradient is above the tolerance. It also stops, because of rounding, when a step
+    reduces neither the value by what such a gradient can still gain nor the gradient.
 
     Args:
-        objective: The function, of curvature about one.
-        start: Where to begin.
-        tolerance: For the largest entry of the gradient.
-        max_iterations: Steps, at most.
-        memory: What earlier steps told about the curvature, which grows; by default nothing.
+        objective: The function, with a curvature of about one.
+        start: Initial point.
+        tolerance: Maximum of the largest gradient entry.
+        max_iterations: Maximum number of steps.
+        memory: Earlier steps, to which new ones are added; by default empty.
 
     Returns:
         The point, and the number of steps.
@@ -83,7 +82,7 @@ def minimize(
 
 
 def _direction(gradient: Tensor, steps: Memory) -> Tensor:
-    """Minus the gradient times the inverse curvature that the last steps tell (the two-loop recursion)."""
+    """Minus the gradient times the inverse curvature, estimated from the last steps (the two-loop recursion)."""
     direction, shares = -gradient, []
     for change, turn, bend in reversed(steps):
         shares.append(float((change * direction).sum()) / bend)
@@ -99,7 +98,7 @@ def _direction(gradient: Tensor, steps: Memory) -> Tensor:
 def _line_search(
     objective: Objective, point: Tensor, direction: Tensor, value: float, slope: float
 ) -> tuple[Tensor, float, Tensor] | None:
-    """A point along a direction of descent that fulfils both conditions, whole steps first; None if there is none."""
+    """A point along a descent direction that meets both conditions, or the best one found; None if there is none."""
     low, high, length = 0.0, float("inf"), 1.0
     best: tuple[Tensor, float, Tensor] | None = None
     for _ in range(_TRIES):

@@ -1,8 +1,8 @@
 """A linear probe at its optimum: multinomial logistic regression on cached features, by L-BFGS.
 
-`linear_probe` follows the paper's protocol: a number of epochs of SGD. This asks for the best layer instead. The
-objective is convex, so the answer depends on no learning rate, no schedule and no seed; the one thing to choose is the
-L2 penalty, and the validation set chooses it.
+`linear_probe` follows the paper's protocol: a number of epochs of SGD. This module finds the optimal layer instead. The
+objective is convex, so the result does not depend on a learning rate, a schedule or a seed. The only hyperparameter is
+the L2 penalty, which the validation set chooses.
 """
 
 import functools
@@ -23,26 +23,26 @@ from sdclr.products import product
 from sdclr.progress import stage
 
 _ROWS = 2048
-"""Images whose logits are computed at once."""
+"""Number of images whose logits are computed at once."""
 _ROUNDING = 1e-5
-"""Entries of the gradient from which on it takes double precision to make them smaller."""
+"""Tolerance of the gradient below which double precision is needed."""
 _CONSTANT = 1e-6
-"""A feature that varies by less than this share of its mean varies by rounding alone."""
+"""A feature whose deviation is below this share of its mean counts as constant up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogisticProbe(LinearClassifier):
-    """A logistic regression at its optimum, and how it was chosen.
+    """A logistic regression at its optimum, with details of the search.
 
     Attributes:
-        penalty: The penalty that won.
-        converged: Whether the gradient came down to `LogisticConfig.tolerance`.
-        gradient: Largest entry of the gradient at the end, in the coordinates that were optimized.
+        penalty: The chosen penalty.
+        converged: Whether the gradient reached `LogisticConfig.tolerance`.
+        gradient: Largest entry of the final gradient, in the optimized coordinates.
         iterations: Iterations of L-BFGS, over all penalties.
-        evaluations: Times that the objective was evaluated on all images.
-        by_penalty: Validation accuracy for every penalty that was tried, each solved to
-            `LogisticConfig.search_tolerance`.
-        edge: The end of the grid the winner lies on, if no penalty inside does as well: a better one may lie beyond it.
+        evaluations: Number of evaluations of the objective on all images.
+        by_penalty: Validation accuracy of every tested penalty, each solved to `LogisticConfig.search_tolerance`.
+        edge: The end of the grid with the chosen penalty, if no penalty inside is as good: a better one may be outside
+            the grid.
     """
 
     penalty: float
@@ -63,28 +63,28 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
     num_classes: int,
     config: LogisticConfig = LOGISTIC,
 ) -> LogisticProbe:
-    """Fit a linear layer on cached features to the optimum of its penalised likelihood.
+    """Fit a linear layer on cached features to the optimum of its penalized likelihood.
 
-    The mean cross-entropy plus `penalty / 2` times the squared norm of the weights is minimized, where the weights are
-    those of features standardized to mean 0 and deviation 1 on the training set, and biases go free. The layer
-    returned takes raw features. Penalties are solved from the strongest on, each from where the two before it point;
-    those that are much too weak are left out. The layer of best validation accuracy is then solved to
-    `config.tolerance`, at last in double precision. It runs on the device that `train_x` is on and draws nothing at
-    random.
+    The objective is the mean cross-entropy plus `penalty / 2` times the squared norm of the weights. These weights are
+    for features standardized to mean 0 and deviation 1 on the training set; biases have no penalty. The returned layer
+    takes raw features. Penalties are solved from the strongest to the weakest, each from an extrapolation of the two
+    before it, until weaker ones stop improving. The layer of best validation accuracy is then solved to
+    `config.tolerance`, finally in double precision. The computation runs on the device of `train_x`, without
+    randomness.
 
     Args:
         train_x: (N, D) features.
         train_y: (N,) class ids in `[0, num_classes)`.
-        val_x: (V, D) features that choose the penalty.
+        val_x: (V, D) features for the choice of the penalty.
         val_y: (V,) class ids.
         num_classes: Number of classes K.
-        config: `LOGISTIC` or your own.
+        config: Penalties and tolerances.
 
     Returns:
         The layer of the chosen penalty; the strongest wins a tie.
 
     Raises:
-        InputError: Shapes or labels that do not fit, or features that are not finite.
+        InputError: If shapes or labels do not match, or features are not finite.
     """
     train = checked_features(train_x, "train_x")
     validation = checked_features(val_x, "val_x", width=train.shape[1]).to(train.device)
@@ -104,7 +104,7 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
             states[penalty] = problem.minimise(start, penalty, config.search_tolerance, config.max_iterations, steps)
             by_penalty[penalty] = accuracy(problem.layer(states[penalty]))
             if by_penalty[penalty] > max((by_penalty[other] for other in by_penalty if other > penalty), default=-1.0):
-                memory = steps  # of the penalty that is the best so far, which is solved further below
+                memory = steps  # for the best penalty so far, which is solved further below
             if len(by_penalty) - list(by_penalty.values()).index(max(by_penalty.values())) > config.patience:
                 break
         penalty = max(by_penalty, key=lambda candidate: (by_penalty[candidate], candidate))
@@ -129,12 +129,12 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
 
 
 class Problem:
-    """The objective in coordinates in which it is well conditioned.
+    """The objective in well-conditioned coordinates.
 
-    Features are standardized and turned into the eigenbasis of their covariance, which leaves the norm of the weights
-    and so the penalty as they are. There the curvature of a class along eigenvalue `s` is about `p s + penalty`, where
-    `p` is the share of the images that are of the class, as long as no image is classified with certainty. L-BFGS sees
-    each weight multiplied by the root of that curvature, and then needs a fraction of the steps.
+    Features are standardized and rotated into the eigenbasis of their covariance. This changes neither the norm of the
+    weights nor the penalty. In this basis the curvature of a class along eigenvalue `s` is about `p s + penalty`, where
+    `p` is the class's share of the images, as long as no image is classified with certainty. L-BFGS optimizes each
+    weight multiplied by the root of that curvature, and therefore needs far fewer steps.
 
     A state is a layer in the eigenbasis, (K, D + 1) float64, the bias last.
     """
@@ -151,13 +151,13 @@ class Problem:
         self.iterations = self.evaluations = 0
 
     def precise(self) -> None:
-        """Go on in double precision. Single is faster, but its rounding hides the last digits of the optimum."""
+        """Switch to double precision. Single precision is faster, but rounding limits its accuracy."""
         self.x = self.x.double()
 
     def expected(self, states: Mapping[float, Tensor], penalty: float) -> Tensor:
-        """Where the optimum at a penalty is to be expected: on the line through the last two, by the logarithm.
+        """Expected optimum at a penalty: linear extrapolation of the last two states in the logarithm of the penalty.
 
-        Without any it is the optimum at an endless penalty: no weights, and the frequencies of the classes.
+        Without states it is the optimum at an infinite penalty: zero weights, and biases from the class frequencies.
         """
         if not states:
             weights = self.spectrum.new_zeros(self.num_classes, len(self.spectrum))
@@ -172,7 +172,7 @@ class Problem:
     def minimise(
         self, start: Tensor, penalty: float, tolerance: float, max_iterations: int, memory: Memory | None = None
     ) -> Tensor:
-        """The state that L-BFGS reaches from `start`, with what it remembers of the same penalty."""
+        """The state that L-BFGS reaches from `start`, with its memory for the same penalty."""
         scale = self._scale(penalty)
 
         def objective(parameters: Tensor) -> tuple[float, Tensor]:
@@ -186,9 +186,9 @@ class Problem:
         return self._state(found * scale)
 
     def _state(self, weights: Tensor) -> Tensor:
-        """The same for all classes may be added to their weights; as at the optimum, these add up to zero.
+        """Center the weights over classes, since a common offset does not change predictions. The optimum is centered.
 
-        Otherwise the penalty alone would bend the objective in that direction, and make it slow.
+        Otherwise only the penalty would give curvature in that direction, and convergence would be slow.
         """
         return weights - weights.mean(dim=0)
 
@@ -203,28 +203,28 @@ class Problem:
 
     @functools.cached_property
     def frequency(self) -> Tensor:
-        """(K,) share of the images that are of each class; at least that of one image."""
+        """(K,) share of the images of each class; at least that of one image."""
         counts = torch.bincount(self.y.flatten(), minlength=self.num_classes).clamp_(min=1).double()
         return counts / counts.sum()
 
     def _scale(self, penalty: float) -> Tensor:
-        """(K, D + 1) what each of L-BFGS's parameters is multiplied by; the bias is free of the penalty."""
+        """(K, D + 1) factor on each of L-BFGS's parameters; the bias has no penalty."""
         spectrum = torch.cat([self.spectrum, self.spectrum.new_ones(1)])
         penalties = torch.full_like(spectrum, penalty)
         penalties[-1] = 0
         return (self.frequency[:, None] * spectrum + penalties).rsqrt_()
 
     def _objective(self, state: Tensor, penalty: float) -> tuple[float, Tensor]:
-        """Value and gradient (K, D + 1) at a state, summed in double precision whatever that of the features."""
+        """Value and gradient (K, D + 1) at a state, summed in double precision."""
         self.evaluations += 1
         weight, bias = state[:, :-1].to(self.x.dtype).contiguous(), state[:, -1].to(self.x.dtype)
         loss = torch.zeros((), dtype=torch.float64, device=state.device)
         gradient = torch.zeros_like(state)
-        # Some rows at a time, so that logits stay in the cache.
+        # In blocks of rows, so that logits stay in the cache.
         for x, y in zip(torch.split(self.x, _ROWS), torch.split(self.y, _ROWS), strict=True):
             logarithms = product(x, weight, bias).log_softmax(dim=1)
             loss -= logarithms.gather(1, y).sum(dtype=torch.float64)
-            # The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
+            # The gradient of the cross-entropy in the logits is `softmax - onehot`, so autograd is not needed.
             error = logarithms.exp_()
             error.scatter_add_(1, y, error.new_full((1, 1), -1.0).expand(len(y), 1))
             gradient[:, :-1] += product(error.T, x.T)

@@ -1,4 +1,4 @@
-"""The most similar images by the encoder's features."""
+"""Search for the most similar images by the encoder's features."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.choices import Amp, Metric
-from sdclr.data.decode import BadImage
 from sdclr.data.image_files import ImageFiles
 from sdclr.data.sources import ImageSource, image_file, open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
@@ -26,7 +26,7 @@ from sdclr.progress import tell
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 _MANY = 50_000
-"""Ids up to which one that is not known is compared with all of them, to suggest another."""
+"""Maximum number of ids that an unknown id is compared with, to suggest a similar one."""
 
 
 class Row(NamedTuple):
@@ -41,11 +41,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """Neighbors, query by query in the order asked, the nearest first."""
+    """Neighbors in the order of the queries, the nearest first."""
 
     rows: list[Row]
     bad: list[BadImage]
-    """Images that could not be decoded, queries among them: these have no rows."""
+    """Unreadable images and queries, which have no rows."""
 
     def write(self, path: str | Path) -> Path:
         """Write the columns query, rank, id, distance to a `.csv` or `.parquet` file.
@@ -82,28 +82,28 @@ def neighbors(
 ) -> Found:
     """Find the k nearest images of a collection for each query.
 
-    The search is exact up to 200,000² comparisons of queries with images, as for 40,000 queries of a million images,
-    and approximate beyond (`sdclr.features.approximate`).
+    The search is exact up to 200,000² comparisons of queries with images, for example 40,000 queries and a million
+    images, and approximate beyond (`sdclr.features.approximate`).
 
     Args:
-        images: The images; or embeddings of them, a file or a folder of shards, which saves the encoder's work.
-        queries: Ids of the collection, or else paths of other image files. An image is not its own neighbor.
-        k: Neighbors a query; of fewer images, all others.
+        images: The images; or their embeddings, a file or a folder of shards, so that the encoder is not needed.
+        queries: Ids of the collection, or paths of other image files. An image is not its own neighbor.
+        k: Neighbors per query; all other images if there are fewer.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives. Embeddings that are queried
-            by their own ids need none; for other queries it must be the encoder that made them.
-        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
+            default the pretrained encoder of `load_encoder()`. Queries of embeddings by their own ids need no encoder;
+            other queries need the encoder that computed the embeddings.
+        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` is the distance of the raw features.
         batch_size: Images per forward pass.
-        device: Where the encoder and the search run.
-        workers: Processes that decode.
+        device: Device of the encoder and the search.
+        workers: Number of processes that decode.
         amp: Precision of the forward pass; `auto` uses bfloat16 if it is clearly faster (as timed on a CPU).
 
     Returns:
-        The neighbors, and what could not be decoded.
+        The neighbors, and the unreadable images.
 
     Raises:
-        InputError: If a query is neither an id nor a file, there is no other image, or the embeddings are not this
-            run's.
+        InputError: If a query is neither an id nor a file, there is no other image, or the embeddings come from another
+            encoder.
     """
     if not queries:
         raise InputError("no queries: name ids of the images, or image files")
@@ -132,7 +132,7 @@ def neighbors(
 
 
 class _Use:
-    """The encoder, loaded when it is first needed: embeddings that are queried by id need none."""
+    """The encoder, loaded when it is first needed. Queries of embeddings by id need none."""
 
     def __init__(self, encoder: EncoderLike, source: ImageSource) -> None:
         self._encoder, self._source = encoder, source
@@ -147,7 +147,7 @@ class _Use:
         """The encoder.
 
         Args:
-            query: An image that is not among embeddings and needs it, for the error.
+            query: A query outside the embeddings, for the error.
         """
         embedded = isinstance(self._source, (str, Path)) and bool(embedding_files(self._source))
         if not self.named and embedded:
@@ -158,7 +158,7 @@ class _Use:
 
 
 def _base(use: _Use, source: ImageSource, *, workers: int, **how: Any) -> tuple[Embeddings, list[BadImage]]:
-    """Ids and features of what is searched, from disk or from the encoder, and the images left out."""
+    """Ids and features of the collection, from disk or from the encoder, and the unreadable images."""
     if isinstance(source, (str, Path)) and embedding_files(source):
         base = read_embeddings(source)
         made_by = base.about.get("encoder")
@@ -194,7 +194,7 @@ def _search(
         k = candidates
     values = np.stack([base.values[row_of[query]] if query in row_of else outside[query] for query in queries])
     features = torch.from_numpy(base.values).to(device)
-    # One more than asked, since an image of the source finds itself.
+    # One more than k, because an image of the collection finds itself.
     found = find_neighbors(features, min(k + 1, len(base.ids)), queries=torch.from_numpy(values), metric=metric)
     rows = []
     for query, row, distances, indices in zip(
@@ -206,7 +206,7 @@ def _search(
 
 
 def _paths(images: ImageSource, queries: Sequence[str | Path], row_of: dict[str, int]) -> dict[str, int]:
-    """Rows of queries that are paths of the collection's own files, which then are not their own neighbors."""
+    """Rows of queries that are paths of the collection's files, so that they are not their own neighbors."""
     asked = {Path(query).absolute(): str(query) for query in queries if str(query) not in row_of}
     if not asked or (isinstance(images, (str, Path)) and embedding_files(images)):
         return {}

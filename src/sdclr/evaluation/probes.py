@@ -1,10 +1,10 @@
-"""Linear probes: how well a frozen encoder's features separate classes by a linear layer.
+"""Linear probes, which measure how well a linear layer separates classes by a frozen encoder's features.
 
-The protocol is that of Jiang et al. (ICML 2021), section 4.2: a linear layer trained by SGD with momentum on *raw*
-features (no standardization), with a stepwise learning rate, kept at its best epoch by validation accuracy. The best
-learning rate depends on the features' scale, so a grid of them is trained at once on identical batches, and the
-validation set chooses. `linear_probe` works on cached features, `linear_probe_augmented` on images that are cropped and
-flipped anew every epoch.
+The protocol is that of Jiang et al. (ICML 2021), section 4.2: a linear layer is trained by SGD with momentum on *raw*
+features (no standardization), with a stepwise learning rate. The epoch with the best validation accuracy is kept. The
+best learning rate depends on the features' scale, so a grid of rates is trained at once on identical batches, and the
+validation set chooses. `linear_probe` uses cached features, `linear_probe_augmented` images that are randomly cropped
+and flipped in every epoch.
 """
 
 import math
@@ -24,21 +24,21 @@ from sdclr.features.extract import checked_features, checked_labels, encode_batc
 from sdclr.progress import stage
 
 DECAY = 0.1
-"""What every milestone multiplies the learning rate by."""
+"""Factor on the learning rate at every milestone."""
 
 NEGLIGIBLE = 1e-30
-"""Probabilities below this are taken for 0 in a gradient."""
+"""Probabilities below this count as 0 in a gradient."""
 
 VALIDATION_BLOCK = 4096
-"""Validation images scored at once: bounds the logits of a wide grid over many classes."""
+"""Validation images scored at once; limits the memory of logits with many classes and learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearClassifier:
     """A trained linear layer.
 
-    What trained it was chosen on the validation set, so `validation_accuracy` is a little optimistic: report accuracy
-    on a test set.
+    Its hyperparameters were chosen on the validation set, so `validation_accuracy` is slightly optimistic: report
+    accuracy on a test set.
 
     Attributes:
         weight: (K, D) float32, on CPU.
@@ -58,14 +58,15 @@ class LinearClassifier:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe(LinearClassifier):
-    """A linear layer trained by SGD, and how it was chosen.
+    """A linear layer trained by SGD, with details of the selection.
 
     Attributes:
-        learning_rate: The initial learning rate that won.
-        epoch: Epochs of training behind these weights, from 1.
-        curve: (epochs,) validation accuracy of the winning rate after each epoch; nan once it has diverged.
-        by_learning_rate: Best validation accuracy of every rate of the grid; nan for one that diverged at once.
-        edge: The end of the grid the winner lies on, if no rate inside does as well: a better one may lie beyond it.
+        learning_rate: The chosen initial learning rate.
+        epoch: Number of training epochs of these weights, from 1.
+        curve: (epochs,) validation accuracy of the chosen rate after each epoch; nan after divergence.
+        by_learning_rate: Best validation accuracy of every rate of the grid; nan if it diverged in the first epoch.
+        edge: The end of the grid with the chosen rate, if no rate inside is as good: a better one may be outside the
+            grid.
     """
 
     learning_rate: float
@@ -75,7 +76,7 @@ class Probe(LinearClassifier):
     edge: Literal["lowest", "highest"] | None
 
 
-def linear_probe(  # noqa: PLR0917  two labeled sets, as everywhere in the field
+def linear_probe(  # noqa: PLR0917  two labeled sets, as usual in the field
     train_x: ArrayLike | Tensor,
     train_y: ArrayLike | Tensor,
     val_x: ArrayLike | Tensor,
@@ -85,22 +86,22 @@ def linear_probe(  # noqa: PLR0917  two labeled sets, as everywhere in the field
 ) -> Probe:
     """Train a linear layer on cached features.
 
-    Features are used raw, as in the paper; scale them beforehand if you want them scaled. It runs on the device that
-    `train_x` is on (CPU for arrays) and is deterministic by `config.seed` there.
+    Features are used raw, as in the paper; scale them before if you want them scaled. The training runs on the device
+    of `train_x` (CPU for arrays) and is deterministic by `config.seed` there.
 
     Args:
         train_x: (N, D) features.
         train_y: (N,) class ids in `[0, num_classes)`.
-        val_x: (V, D) features that choose the learning rate and the epoch.
+        val_x: (V, D) features for the choice of learning rate and epoch.
         val_y: (V,) class ids.
         num_classes: Number of classes K.
-        config: `LINEAR`, `FEW_SHOT` or your own.
+        config: `LINEAR`, `FEW_SHOT` or other settings.
 
     Returns:
         The best layer by validation accuracy. The earlier epoch, then the earlier rate of the grid wins a tie.
 
     Raises:
-        InputError: Shapes or labels that do not fit, features that are not finite, or a grid that diverged altogether.
+        InputError: If shapes or labels do not match, features are not finite, or all learning rates diverged.
     """
     train = checked_features(train_x, "train_x")
     validation = checked_features(val_x, "val_x", width=train.shape[1]).to(train.device)
@@ -127,21 +128,21 @@ def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
     device: torch.device | str | None = None,
     amp: bool = False,
 ) -> Probe:
-    """Train a linear layer on features of images that are cropped and flipped anew every epoch.
+    """Train a linear layer on features of images that are randomly cropped and flipped in every epoch.
 
-    The encoder stays frozen, in eval mode; it runs `config.epochs` times over the training images, whatever the number
+    The encoder stays frozen, in eval mode. It runs `config.epochs` times over the training images, whatever the number
     of learning rates.
 
     Args:
-        encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is put back afterwards.
+        encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is restored afterwards.
         train_images: (N, 3, S, S) uint8.
         train_y: (N,) class ids in `[0, num_classes)`.
-        val_images: (V, 3, S, S) uint8, seen as they are.
+        val_images: (V, 3, S, S) uint8, used without augmentation.
         val_y: (V,) class ids.
         num_classes: Number of classes K.
-        config: `LINEAR`, `FEW_SHOT` or your own.
-        pad: Black border in pixels that the crops may reach into.
-        device: Where to run; the encoder is moved there. By default where the encoder is.
+        config: `LINEAR`, `FEW_SHOT` or other settings.
+        pad: Width of the black border for crops, in pixels.
+        device: Device, to which the encoder is moved; by default the encoder's device.
         amp: Run the encoder in half precision.
 
     Returns:
@@ -171,12 +172,12 @@ def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
 
 
 def pad_crop_flip(images: Tensor, pad: int = 4, generator: torch.Generator | None = None) -> Tensor:
-    """Each image shifted by up to `pad` pixels either way over a black border, and mirrored with probability one half.
+    """Shift each image by up to `pad` pixels, filled with black, and mirror it with probability one half.
 
     Args:
         images: (N, C, H, W), any dtype and device.
         pad: Largest shift in pixels.
-        generator: CPU generator that draws shifts and flips.
+        generator: CPU generator for shifts and flips.
 
     Returns:
         (N, C, H, W).
@@ -198,19 +199,18 @@ def stratified_holdout(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Hold out about `fraction` of every class for validation.
 
-    Of a class with two or more images at least one is held out and at least one kept; a class with a single image keeps
-    it.
+    A class with two or more images has at least one image in each set. A single image of a class is not held out.
 
     Args:
         labels: (N,) class ids.
         fraction: Share to hold out, between 0 and 1.
-        seed: Fixes the choice.
+        seed: Seed of the choice.
 
     Returns:
         Training and validation positions, each ascending.
 
     Raises:
-        InputError: The fraction is not between 0 and 1, or no class can spare an image.
+        InputError: If the fraction is not between 0 and 1, or no class has two images.
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction={fraction} must lie between 0 and 1")
@@ -227,11 +227,11 @@ def stratified_holdout(
 
 
 class _Grid:
-    """One linear layer per learning rate, stepped together by SGD with momentum.
+    """One linear layer per learning rate, all updated together by SGD with momentum.
 
-    The layers' rows are stacked, so that one matrix product serves the whole grid; a layer's numbers never meet
-    another's, so one that diverges leaves the rest alone. All start from zero, which for this convex problem is as good
-    as any start and needs no randomness.
+    The layers' rows are stacked, so that one matrix product computes the whole grid. Layers are independent, so a
+    diverged layer does not affect the others. All start from zero, which is as good as any start for this convex
+    problem and needs no randomness.
     """
 
     def __init__(self, width: int, num_classes: int, config: ProbeConfig, device: torch.device) -> None:
@@ -245,16 +245,16 @@ class _Grid:
         self.minus_one = torch.full((1, 1, 1), -1.0, device=device)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, D) features to (L, K, B): images last, so that a softmax over few classes runs along memory."""
+        """Logits (L, K, B) of features (B, D). With images as last axis a softmax over few classes is fast."""
         return torch.addmm(self.parameters[:, -1:], self.parameters[:, :-1], x.T).view(*self.shape, len(x))
 
     def step(self, x: Tensor, y: Tensor, scale: float) -> None:
         """One step on the mean cross-entropy of a batch, every learning rate multiplied by `scale`.
 
-        The gradient of the cross-entropy in the logits is `softmax - onehot`; written out, it needs no autograd.
+        The gradient of the cross-entropy in the logits is `softmax - onehot`, so autograd is not needed.
         """
-        # Probabilities so small that nothing is lost with them: numbers that float32 holds in denormal form only make
-        # the product below several times slower, and high learning rates give many.
+        # Negligible probabilities are set to 0: denormal numbers, which are frequent at high learning rates, make the
+        # product below several times slower.
         error = F.threshold(self.logits(x).softmax(dim=1), NEGLIGIBLE, 0.0, inplace=True)
         error.scatter_add_(1, y.expand(len(error), 1, -1), self.minus_one.expand(len(error), 1, len(y)))
         error = error.view(-1, len(x)).div_(len(x))
@@ -266,7 +266,7 @@ class _Grid:
         self.parameters.addcmul_(self.velocity, self.rates[:, None], value=-scale)
 
     def accuracy(self, x: Tensor, y: Tensor) -> NDArray[np.float64]:
-        """(L,) share of images classified rightly; nan for a layer that gives a number that is not finite."""
+        """(L,) share of correctly classified images; nan for a layer with logits that are not finite."""
         right = torch.zeros(self.shape[0], dtype=torch.int64, device=x.device)
         finite = torch.ones(self.shape[0], dtype=torch.bool, device=x.device)
         for part, labels in zip(torch.split(x, VALIDATION_BLOCK), torch.split(y, VALIDATION_BLOCK), strict=True):
@@ -292,7 +292,7 @@ def _train(
     num_classes: int,
     config: ProbeConfig,
 ) -> Probe:
-    """The one training loop: `features` maps positions (B,) in the training set to features (B, D)."""
+    """The common training loop: `features` maps positions (B,) in the training set to features (B, D)."""
     grid = _Grid(val_x.shape[1], num_classes, config, val_x.device)
     order = torch.Generator().manual_seed(config.seed)
     accuracies = np.full((len(config.learning_rates), config.epochs), np.nan)
@@ -329,11 +329,11 @@ def _train(
 
 
 def edge_of_grid(peaks: Mapping[float, float], winner: float) -> Literal["lowest", "highest"] | None:
-    """The end of a grid on which the winner lies, unless it is alone or a value inside the grid does as well.
+    """The end of a grid at which the winner is; None if a value inside is as good, or the grid has one value.
 
     Args:
-        peaks: Best validation accuracy by the value that was tried; below 0 where there is none.
-        winner: One of the values.
+        peaks: Best validation accuracy of each value; below 0 if there is none.
+        winner: The chosen value.
     """
     inside = [peak for value, peak in peaks.items() if min(peaks) < value < max(peaks)]
     if len(peaks) == 1 or min(peaks) < winner < max(peaks) or max(inside, default=-1.0) >= peaks[winner]:

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
-"""Number of images up to which all are compared with all. Fewer queries are compared with more, at equal work."""
+"""Up to this number, all images are compared with all. Fewer queries are compared with more images, at equal work."""
 
 PROBES: Final = 64
 """Number of centers whose vectors are compared with a query."""
@@ -48,7 +48,7 @@ def find_neighbors(
     queries: ArrayLike | Tensor | None = None,
     metric: Metric = "cosine",
     approximate: bool | None = None,
-) -> Neighbours:
+) -> Neighbors:
     """The k nearest neighbors of each query: exact if feasible, otherwise approximate.
 
     Args:
@@ -89,7 +89,7 @@ def is_approximate(features: Tensor, queries: int) -> bool:
 
 
 def sample_recall(
-    features: ArrayLike | Tensor, neighbors: Neighbours, *, metric: Metric = "cosine", seed: int = 0
+    features: ArrayLike | Tensor, neighbors: Neighbors, *, metric: Metric = "cosine", seed: int = 0
 ) -> float:
     """Fraction of the true nearest neighbors that were found, estimated by an exact search for 1,000 images.
 
@@ -112,19 +112,19 @@ def sample_recall(
     return float((found <= limit).float().mean())
 
 
-def _nearest_in_parts(base: Tensor, k: int, queries: Tensor, metric: Metric) -> Neighbours:
+def _nearest_in_parts(base: Tensor, k: int, queries: Tensor, metric: Metric) -> Neighbors:
     """`nearest` for few queries, in parts, to avoid a copy of all features."""
     parts = []
     for begin in range(0, len(base), EXACT_UP_TO):
         part = base[begin : begin + EXACT_UP_TO]
         found = nearest(part, min(k, len(part)), queries=queries, metric=metric)
-        parts.append(Neighbours(found.distances, found.indices + begin))
+        parts.append(Neighbors(found.distances, found.indices + begin))
     distances, order = torch.cat([part.distances for part in parts], dim=1).sort(dim=1, stable=True)
     indices = torch.cat([part.indices for part in parts], dim=1).gather(1, order)
-    return Neighbours(distances[:, :k], indices[:, :k])
+    return Neighbors(distances[:, :k], indices[:, :k])
 
 
-def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
+def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbors:
     # Faiss takes a moment to import, and small collections do not need it.
     import faiss
 
@@ -152,7 +152,7 @@ def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -
             update(done)
     del index
     return_freed_memory()
-    return Neighbours(distances, indices)
+    return Neighbors(distances, indices)
 
 
 def _index(faiss: Any, base: Tensor, metric: Metric, update: Update) -> Any:
@@ -188,7 +188,7 @@ def _by_center(index: Any, asked: Tensor, metric: Metric) -> list[Tensor]:
     return [order[begin : begin + _CHUNK] for begin in range(0, len(order), _CHUNK)]
 
 
-def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> Neighbours:
+def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> Neighbors:
     """Distances of rows to queries in float32, nearest first."""
     columns = []
     for column in places.unbind(dim=1):
@@ -197,12 +197,12 @@ def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> 
         else:
             columns.append(torch.linalg.vector_norm(queries - base[column], dim=1))
     distances, order = torch.stack(columns, dim=1).sort(dim=1, stable=True)
-    return Neighbours(distances, places.gather(1, order))
+    return Neighbors(distances, places.gather(1, order))
 
 
-def _others(found: Neighbours, own: Tensor) -> Neighbours:
+def _others(found: Neighbors, own: Tensor) -> Neighbors:
     """Remove one neighbor of each query: the query itself, whose row is in `own`, or else the last one."""
     itself = found.indices == own[:, None].to(found.indices.device)
     itself[~itself.any(dim=1), -1] = True
     shape = (len(own), found.indices.shape[1] - 1)
-    return Neighbours(found.distances[~itself].view(shape), found.indices[~itself].view(shape))
+    return Neighbors(found.distances[~itself].view(shape), found.indices[~itself].view(shape))

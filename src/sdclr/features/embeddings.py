@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import from_json
 from sdclr.data.columns import description, is_list, read_parts, read_values
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
-from sdclr.data.pages import split_page, tiff_pages
+from sdclr.decoding.decode import decode_image
+from sdclr.decoding.pages import split_page, tiff_pages
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import looking_at, read_array
 from sdclr.intensities import Intensities

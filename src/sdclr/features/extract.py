@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.fastest import forward_amp

@@ -19,7 +19,7 @@ _BLOCK_BYTES: Final = 64 * 2**20
 """Default memory of one block of similarities."""
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest neighbors of some queries.
 
     Attributes:
@@ -38,7 +38,7 @@ def nearest(
     queries: ArrayLike | Tensor | None = None,
     metric: Metric = "cosine",
     block: int | None = None,
-) -> Neighbours:
+) -> Neighbors:
     """The k nearest neighbors of each query by exhaustive search, exact up to float32 rounding.
 
     Besides features and result, memory is linear in N and does not grow with the number of queries.
@@ -66,8 +66,8 @@ def nearest(
         base, asked, half = F.normalize(base), F.normalize(asked), None
     else:
         # For features far from the origin, rounding in products hides the differences between neighbors.
-        centre = base.mean(dim=0)
-        base, asked = base - centre, asked - centre
+        center = base.mean(dim=0)
+        base, asked = base - center, asked - center
         half = base.square().sum(dim=1) / 2
     columns = -(-len(base) // GROUP) * GROUP
     rows = min(len(asked), block or max(1, _BLOCK_BYTES // (4 * columns)))
@@ -94,7 +94,7 @@ def nearest(
             update(begin + len(part))
     if half is None:
         distances.clamp_(min=0)
-    return Neighbours(distances, indices)
+    return Neighbors(distances, indices)
 
 
 def _exact(queries: Tensor, base: Tensor, places: Tensor) -> Tensor:

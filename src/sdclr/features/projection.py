@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.errors import InputError
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.progress import Update, stage
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _JITTER: Final = 0.01
 """Noise on averaged positions, in units of their standard deviation, so that no two are the same."""
 
 
-def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
+def project(neighbors: Neighbors, *, seed: int = 0) -> NDArray[np.float32]:
     """Place images in the plane so that neighbors are close together.
 
     Memory is linear in N k. On one processor core 100,000 images with 15 neighbors take about half a minute

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import BadImageError
 

@@ -1,4 +1,4 @@
-"""Self-damaging contrastive learning: contrast a network with its pruned copy. Imports only torch and itself."""
+"""Self-damaging contrastive learning, which contrasts a network with its pruned copy. Imports only torch and itself."""
 
 import lazy_loader
 

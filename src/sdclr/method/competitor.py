@@ -70,7 +70,7 @@ class SelfCompetitor(nn.Module):
         self._norm = nn.Module()
         self._norm_names: list[str] = []
         if independent_norm:
-            self._copy_normalisation(parameters=independent_norm is True)
+            self._copy_normalization(parameters=independent_norm is True)
         self.refresh()
 
     @property
@@ -83,7 +83,7 @@ class SelfCompetitor(nn.Module):
         """Recompute the masks from the current weights and `ratio`."""
         masks = self.masks
         for name, mask in self._criterion(self._weights(), self.ratio).items():
-            masks[name].copy_(mask)  # in place: what was compiled or captured goes on seeing them
+            masks[name].copy_(mask)  # in place, so that compiled or captured code uses them
 
     def sparsity(self) -> dict[str, float]:
         """Share of removed weights in each layer, in [0, 1]."""
@@ -110,14 +110,14 @@ class SelfCompetitor(nn.Module):
         return {name: getattr(self._norm, _escaped(name)) for name in self._norm_names}
 
     def part(self, name: str) -> nn.Module:
-        """One child of the twin as a module of its own, such as the pruned `encoder` without its head."""
+        """One child of the twin as a module, such as the pruned `encoder` without its head."""
         return _Part(self, name)
 
     def _weights(self) -> dict[str, Tensor]:
         parameters = dict(self.network.named_parameters())
         return {name: parameters[name].detach() for name in self._prunable}
 
-    def _copy_normalisation(self, *, parameters: bool) -> None:
+    def _copy_normalization(self, *, parameters: bool) -> None:
         for prefix, module in self.network.named_modules():
             if not isinstance(module, NORMALIZATION):
                 continue
@@ -145,7 +145,7 @@ class _Part(nn.Module):
 
 
 def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:
-    """Names, in the order of `named_parameters()`, of the weights that may go."""
+    """Names of the prunable weights, in the order of `named_parameters()`."""
     has_encoder = isinstance(getattr(network, "encoder", None), nn.Module)
 
     def in_encoder(name: str, module: nn.Module) -> bool:
@@ -158,12 +158,12 @@ def _prunable_names(network: nn.Module, prunable: Prunable | None) -> list[str]:
 
 
 def _in_autocast(weight: Tensor) -> Tensor:
-    """The weight in the type that autocast would cast its masked copy to: half as wide, half as much to write."""
+    """The weight in the type to which autocast would convert its masked copy, which halves the memory to write."""
     device = weight.device.type
     casts = weight.dtype == torch.float32 and torch.is_autocast_enabled(device)
     return weight.to(torch.get_autocast_dtype(device)) if casts else weight
 
 
 def _escaped(name: str) -> str:
-    """A parameter's dotted name as the name of one buffer, which may hold no dot."""
+    """A parameter's dotted name as a buffer's name, which must not contain dots."""
     return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Dropout in place of pruning: the control of Jiang et al. (ICML 2021, §4.8)."""
+"""Dropout instead of pruning: a control of Jiang et al. (ICML 2021, §4.8)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +44,10 @@ class DropoutCompetitor(SelfCompetitor):
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
-        """Drop outputs of the network's layers for as long as the twin runs: the layers are shared with the network."""
+        """Drop outputs of the layers inside the block, while the twin runs. The network shares these layers."""
 
         def drop(layer: nn.Module, inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):  # of attention, which tells its weights beside what it passes on
+            if isinstance(output, tuple):  # attention also returns its weights
                 return drop(layer, inputs, output[0]), *output[1:]
             return F.dropout(output, self.dropped, training=layer.training)
 

@@ -45,7 +45,7 @@ def nt_xent(
         alone: Use only the samples of this process; other processes need not take part.
 
     Returns:
-        The loss in nats: `(N,)` for `"none"`, else a scalar.
+        The loss in nats: `(N,)` for `"none"`, otherwise a scalar.
 
     Raises:
         ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative or comes with `decoupled`,
@@ -61,11 +61,11 @@ def nt_xent(
         raise ValueError("the decoupled loss is no -log p, which the focal loss is made of: give one of them")
     # Autocast would run the products below in half precision, whatever the type of their inputs.
     with torch.autocast(a.device.type, enabled=False):
-        a, b = _normalised(a), _normalised(b)
-        anchors = torch.cat([a, b])  # (2n, D): this process's
+        a, b = _normalized(a), _normalized(b)
+        anchors = torch.cat([a, b])  # (2n, D): of this process
         candidates, own = (
             (anchors, 0) if alone else gather(anchors)
-        )  # (2N, D): everyone's; anchor i is candidate own + i
+        )  # (2N, D): of all processes; anchor i is candidate own + i
         if decoupled:
             tiled = False
         elif tiled is None:
@@ -89,8 +89,8 @@ def focal_loss(loss: Tensor, gamma: float) -> Tensor:
         raise ValueError(f"the focal loss takes a gamma of 0 or more, not {gamma!r}")
     if gamma == 0:
         return loss
-    # -expm1(-loss) is 1 - p without the cancellation that 1 - exp(-loss) has where p is almost 1. Rounding may leave
-    # a loss a little below 0; and at 0 the power of a gamma below 1 has no finite slope.
+    # -expm1(-loss) is 1 - p without the cancellation of 1 - exp(-loss) for p near 1. Rounding may give a loss slightly
+    # below 0, and at 0 the power has no finite slope for a gamma below 1.
     return (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny).pow(gamma) * loss
 
 
@@ -98,7 +98,7 @@ def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float, *,
     """Loss of each anchor, `(2n,)`, from the whole matrix of logits."""
     logits = (anchors / temperature) @ candidates.T  # (2n, 2N)
     itself = own + torch.arange(len(anchors), device=anchors.device)
-    with torch.no_grad():  # the softmax of -inf is zero, and so is its gradient: nothing to record
+    with torch.no_grad():  # the softmax of -inf and its gradient are zero, so autograd need not record this
         logits.scatter_(1, itself[:, None], -torch.inf)
     positive = itself.roll(len(anchors) // 2)
     if decoupled:
@@ -107,7 +107,7 @@ def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float, *,
     return F.cross_entropy(logits, positive, reduction="none")
 
 
-def _normalised(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
 
 
@@ -122,7 +122,7 @@ def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
 
 
 def gather(rows: Tensor) -> tuple[Tensor, int]:
-    """Rows `(n, D)` of all processes in the order of ranks, and where this process's begin."""
+    """Rows `(n, D)` of all processes in the order of ranks, and the position of this process's first row."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, 0
     gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -132,8 +132,7 @@ def gather(rows: Tensor) -> tuple[Tensor, int]:
 class _Gather(torch.autograd.Function):
     """All-gather whose backward pass sums the gradients of all processes for these rows.
 
-    With gradients then averaged over processes, as DistributedDataParallel does, the step is that of the mean loss
-    over the global batch.
+    DistributedDataParallel then averages gradients over processes, so a step follows the mean loss of the global batch.
     """
 
     @staticmethod

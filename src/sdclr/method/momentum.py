@@ -1,4 +1,4 @@
-"""A network that follows another as a moving average: the target network of MoCo, BYOL and similar frameworks."""
+"""The momentum network, a moving average of another network: the target of MoCo, BYOL and similar frameworks."""
 
 import copy
 from typing import Any
@@ -33,7 +33,7 @@ class MomentumNetwork(nn.Module):
         """Move towards the current weights of `network`."""
         own: list[torch.Tensor] = list(self.network.parameters())
         others: list[torch.Tensor] = list(network.parameters())
-        torch._foreach_lerp_(own, others, 1 - self.momentum)  # as torch's own optimizers do
+        torch._foreach_lerp_(own, others, 1 - self.momentum)  # as in torch's optimizers
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:

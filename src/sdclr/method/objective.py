@@ -22,13 +22,13 @@ class Follows(Protocol):
 
         Args:
             network: The dense network.
-            progress: Share of the run's steps that are taken, in (0, 1].
+            progress: Share of the run's steps that are done, in (0, 1].
         """
         ...
 
 
 class Objective(nn.Module):
-    """The training objective as ONE module: `forward` runs both branches and returns the loss of each sample.
+    """The training objective as one module: `forward` runs both branches and returns the loss of each sample.
 
     DistributedDataParallel, `torch.compile` and autocast see an ordinary module. With a competitor the second view
     goes through the pruned twin (self-damaging); without one, through the network itself.
@@ -71,7 +71,7 @@ class Objective(nn.Module):
         if samples is None or not self.rebalancers:
             return self.framework(a, b, view1, view2)
         heard1 = _Heard(a)
-        heard2 = heard1 if b is a else _Heard(b)  # frameworks ask whether both branches are one
+        heard2 = heard1 if b is a else _Heard(b)  # frameworks check whether both branches are the same object
         losses = self.framework(heard1, heard2, view1, view2)
         for rebalancer in self.rebalancers:
             losses = rebalancer(losses, (heard1.outputs[0], heard2.outputs[-1]), samples)
@@ -82,7 +82,7 @@ class Objective(nn.Module):
 
         Args:
             epoch: From 0.
-            begins: Whether training starts at its first step, and not in the middle.
+            begins: Whether the epoch starts with its first step. False if training resumes within the epoch.
         """
         for rebalancer in self._rebalancers():
             rebalancer.enter_epoch(epoch)
@@ -110,7 +110,7 @@ class Objective(nn.Module):
         """Update the parts that follow the network. Call it after every step of the optimizer.
 
         Args:
-            progress: Share of the run's steps that are taken, in (0, 1].
+            progress: Share of the run's steps that are done, in (0, 1].
         """
         if isinstance(self.framework, Follows):
             self.framework.after_step(self.network, progress)

@@ -14,7 +14,7 @@ class Predictor(nn.Module):
         twin: Add a second normalization for a damaged second branch.
 
     Raises:
-        ValueError: A dimension is below 1.
+        ValueError: If a dimension is below 1.
     """
 
     def __init__(self, dim: int, hidden: int, *, twin: bool = False) -> None:

@@ -71,7 +71,7 @@ def random_masks(
 
 
 def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Share of removed weights in each layer, in [0, 1] (what the paper's Fig. 6 plots)."""
+    """Share of removed weights in each layer, in [0, 1] (as in the paper's Fig. 6)."""
     return {name: 1.0 - mask.sum().item() / mask.numel() for name, mask in masks.items()}
 
 
@@ -90,7 +90,7 @@ def _keep_largest(scores: dict[str, Tensor], ratio: float, scope: Scope) -> dict
 
 
 def _keep_mask(magnitude: Tensor, ratio: float) -> Tensor:
-    """Remove exactly the smallest `pruned_count` entries of a flat tensor, earlier ones first among equals."""
+    """Remove exactly the smallest `pruned_count` entries of a flat tensor. Of equal entries the earlier go first."""
     count = pruned_count(ratio, magnitude.numel())
     if count == 0:
         return torch.ones_like(magnitude, dtype=torch.bool)

@@ -1,10 +1,10 @@
-"""Log-sum-exp over all candidates in tiles: exact, in memory that grows with their number and not with its square.
+"""Exact log-sum-exp over all candidates in tiles, with memory linear in their number instead of quadratic.
 
-The matrix of logits of NT-Xent has (2N)² entries, 16 GiB at N = 32,768. Here one tile of it lives at a time: the
-forward pass sums it up, the backward pass computes it again. A tile stays in the processor's cache, which makes this
-the faster way, too.
+The matrix of logits of NT-Xent has (2N)² entries, 16 GiB at N = 32,768. Here only one tile of it is in memory: the
+forward pass sums it up, and the backward pass computes it again. A tile stays in the processor's cache, so this is also
+faster.
 
-Each direction is an operator of its own, which `torch.compile` takes as it is: no graph break, and no loop unrolled.
+The forward and the backward pass are custom operators, so `torch.compile` neither breaks the graph nor unrolls loops.
 """
 
 from collections.abc import Iterator
@@ -15,46 +15,46 @@ from torch import Tensor
 
 
 class Tiling(NamedTuple):
-    """How a matrix of logits is cut on one kind of device."""
+    """Tile sizes for one type of device."""
 
     height: int
-    """Rows of a tile. Low, as the triangle of a symmetric matrix is followed in steps of it."""
+    """Rows of a tile. Low, because the triangle of a symmetric matrix is covered in steps of this height."""
     width: int
     """Columns of a tile."""
     worthwhile: int
-    """Entries of the matrix from which tiles are taken by default."""
+    """Number of matrix entries from which tiles are used by default."""
 
 
-# Four megabytes of float32. Tiles of one megabyte gain 10 % on an idle core and lose far more on busy ones, as every
-# operation on a tile is a meeting of all threads. Below 512 rows the whole matrix is as fast.
+# Four megabytes of float32. Tiles of one megabyte are 10 % faster on an idle core but much slower on busy ones, because
+# every operation on a tile synchronizes all threads. Below 512 rows the whole matrix is as fast.
 _ON_CPU = Tiling(height=256, width=4096, worthwhile=512 * 512)
-# A GPU wants work for all its multiprocessors at once, and few launches: 64 MiB. One tile is no better than the whole.
+# 64 MiB: a GPU needs work for all multiprocessors, and few kernel launches. A single tile has no advantage.
 _ON_GPU = Tiling(height=2048, width=8192, worthwhile=2048 * 8192)
 
-# Logits of unit vectors lie within ±1/τ. Up to here neither exp(1/τ), summed over 10¹³ candidates, nor exp(-1/τ) leaves
-# the range of float32, so no maximum is needed for an exact sum.
+# Logits of unit vectors are within ±1/τ. Up to this value neither exp(1/τ), summed over 10¹³ candidates, nor exp(-1/τ)
+# leaves the range of float32, so an exact sum needs no maximum.
 _LARGEST_BARE_LOGIT = 40.0
 
 
 def tiling(device: torch.device) -> Tiling:
-    """The tiling that suits a device."""
+    """The default tiling of a device."""
     return _ON_CPU if device.type == "cpu" else _ON_GPU
 
 
 def log_sum_exp(
     anchors: Tensor, candidates: Tensor, own: int, temperature: float, *, tile: tuple[int, int] | None = None
 ) -> Tensor:
-    """`log Σ exp(anchor · candidate / τ)` for each anchor, over all candidates but the anchor itself.
+    """`log Σ exp(anchor · candidate / τ)` for each anchor, over all candidates except the anchor itself.
 
-    Differentiable once, by anchors and candidates. If the candidates are the very tensor of the anchors, the matrix of
-    logits is symmetric, and half its tiles do.
+    Differentiable once, by anchors and candidates. If `candidates` is the same tensor object as `anchors`, the matrix
+    of logits is symmetric, and half of its tiles are enough.
 
     Args:
         anchors: Unit vectors `(n, D)`, float32 or float64.
         candidates: Unit vectors `(N, D)` of the same type. Anchor `i` is candidate `own + i`.
-        own: Where the anchors begin among the candidates.
+        own: Position of the first anchor among the candidates.
         temperature: τ > 0.
-        tile: Rows and columns of a tile; by default as suits the device.
+        tile: Rows and columns of a tile; by default those of the device.
 
     Returns:
         `(n,)`.
@@ -74,7 +74,7 @@ def _among_themselves(rows: Tensor, height: int, width: int) -> Tensor:
     for above, beside, tile in _upper_tiles(rows, height, width):
         sums[above] += tile.sum(1)
         if beside != above:
-            sums[beside] += tile.sum(0)  # the tile below the diagonal is this one's transpose
+            sums[beside] += tile.sum(0)  # the tile below the diagonal is the transpose
     return sums.log_()
 
 
@@ -84,7 +84,7 @@ def _among_themselves_backward(grad: Tensor, result: Tensor, rows: Tensor, *, he
     gradient = torch.zeros_like(rows)
     memory = _room(rows, rows, height, width)
     for above, beside, tile in _upper_tiles(rows, height, width):
-        # Each logit has a share in the sums of its row and, as its own transpose, in that of its column.
+        # Each logit is part of the sum of its row and, by symmetry, of the sum of its column.
         shares = memory[: tile.numel()].view_as(tile)
         tile.mul_(torch.add(share[above, None], share[beside], out=shares))
         gradient[above].addmm_(tile, rows[beside])
@@ -94,7 +94,7 @@ def _among_themselves_backward(grad: Tensor, result: Tensor, rows: Tensor, *, he
 
 
 def _upper_tiles(rows: Tensor, height: int, width: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """`exp(row · row')` on and above the diagonal, zero on it; a tile's memory is the next one's."""
+    """Tiles of `exp(row · row')` above the diagonal, with zeros on it. All tiles share the same memory."""
     memory = _room(rows, rows, height, width)
     for above in _blocks(0, len(rows), height):
         yield above, above, _products(rows[above], rows[above], memory).exp_().fill_diagonal_(0)
@@ -107,7 +107,7 @@ def _among_candidates(anchors: Tensor, candidates: Tensor, own: int, height: int
     memory = _room(anchors, candidates, height, width)
     result = torch.empty_like(anchors[:, 0])
     for rows in _blocks(0, len(anchors), height):
-        # The sum so far, as a multiple of exp(peak). The lowest number instead of -inf, which would breed NaN.
+        # The sum so far, as a multiple of exp(peak). The peak starts at the lowest number, because -inf gives NaN.
         total = torch.zeros_like(result[rows])
         peak = torch.full_like(total, torch.finfo(total.dtype).min)
         for columns in _blocks(0, len(candidates), width):
@@ -142,17 +142,17 @@ def _blocks(start: int, stop: int, length: int) -> list[slice]:
 
 
 def _room(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """Memory for the largest tile, among them the square ones on the diagonal."""
+    """Memory for the largest tile, including the square tiles on the diagonal."""
     return rows.new_empty(min(height, len(rows)) * min(max(height, width), len(columns)))
 
 
 def _products(rows: Tensor, columns: Tensor, memory: Tensor) -> Tensor:
-    """Every row's product with every column's, in memory lent."""
+    """Dot products of all rows with all columns, written into `memory`."""
     tile = memory[: len(rows) * len(columns)].view(len(rows), len(columns))
     return torch.mm(rows, columns.T, out=tile)
 
 
-# How the operators' results look to compilers, and how the operators are differentiated.
+# Shapes of the operators' results for compilers, and their gradients.
 
 
 @_among_themselves.register_fake

@@ -17,14 +17,14 @@ from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, read_embeddings
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.files import read_array, read_json
 from sdclr.files.alone import only_process
 from sdclr.mining.config import MineConfig
 from sdclr.mining.growing import images_of
 from sdclr.mining.kept import FEATURES, GUARD
 from sdclr.mining.kinds import Kinds
-from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.plan import default_folder, networks_of, ratios_of
 from sdclr.mining.reading import read_collection
 from sdclr.progress import tell
@@ -138,7 +138,7 @@ OLD_NEIGHBORS: Final = 10
 """Nearest old images of each new one that are sought, and that the page shows."""
 
 
-def nearest_old(new: Tensor, old: Tensor) -> Neighbours:
+def nearest_old(new: Tensor, old: Tensor) -> Neighbors:
     """The nearest old images of each new one by cosine distance, exact or approximate as `find_neighbors` decides.
 
     Args:
@@ -152,12 +152,12 @@ def nearest_old(new: Tensor, old: Tensor) -> Neighbours:
     return near
 
 
-def unlike_old(old: Neighbours) -> Tensor:
+def unlike_old(old: Neighbors) -> Tensor:
     """(N,) mean distance to the `AGAINST_K` nearest old images; 0 for images that are among the old ones already."""
-    return neighbour_distance(old, AGAINST_K).masked_fill(old.distances[:, 0] < _SAME, 0)
+    return neighbor_distance(old, AGAINST_K).masked_fill(old.distances[:, 0] < _SAME, 0)
 
 
-def new_kinds(kinds: Kinds, among: Neighbours, old: Neighbours) -> NDArray[np.bool_]:
+def new_kinds(kinds: Kinds, among: Neighbors, old: Neighbors) -> NDArray[np.bool_]:
     """Which kinds of the new images have no counterpart among the old ones.
 
     A kind has none if, for more than half of its images, ten other new images are nearer than the nearest old one (of

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
@@ -21,12 +20,13 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
-from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.ranking import kind_groups
 from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
 """The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""
@@ -173,7 +173,7 @@ def diagnose(
     copies = duplicates_among(drawn, near, encoded.kept, workers=workers)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
-    distance = neighbour_distance(near, config.k).numpy()
+    distance = neighbor_distance(near, config.k).numpy()
     clusters = _by_cluster(groups, distance, encoded)
     return Diagnosis(
         summary=[

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sdclr.data.sources import Source, fingerprint, image_file
 from sdclr.errors import DamagedFileError
 from sdclr.features.embeddings import EmbeddedImages
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.files import parsing, read_json, with_checksum, write_csv, write_json
 from sdclr.files.reading import Keys
 from sdclr.mining.looks import Looks, compare_pairs, read_looks
@@ -118,7 +118,7 @@ class Duplicates:
 
 def duplicates_among(
     source: Source,
-    near: Neighbours,
+    near: Neighbors,
     usable: NDArray[np.int64],
     *,
     folder: Path | None = None,
@@ -187,7 +187,7 @@ class _Lists(NamedTuple):
         return found
 
 
-def _candidate_lists(near: Neighbours, usable: NDArray[np.int64]) -> _Lists:
+def _candidate_lists(near: Neighbors, usable: NDArray[np.int64]) -> _Lists:
     distances = near.distances.cpu().numpy()
     width = min(LISTED, distances.shape[1])
     # A collection's own scale: encoders differ in how near they hold ordinary images to be.

@@ -39,7 +39,7 @@ def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(dense.float(), pruned.float())
 
 
-def own_normalisation(run: Run) -> bool:
+def own_normalization(run: Run) -> bool:
     """Whether the run's pruned branch has normalization statistics of its own."""
     damage = run.config.damage
     return damage.kind != "none" and damage.independent_norm is not False

@@ -10,7 +10,7 @@ _ACTIVE: Final = 4096
 """Rows that are kept up to date after every pick; all others only now and then."""
 
 _BLOCK: Final = 16_384
-_CENTRES: Final = 1024
+_CENTERS: Final = 1024
 """Rows and new centers whose distances are computed at once: 64 MiB."""
 
 
@@ -20,7 +20,7 @@ def farthest_first(
     first: int,
     *,
     weights: Tensor | None = None,
-    centres: Sequence[int] = (),
+    centers: Sequence[int] = (),
     active: int = _ACTIVE,
 ) -> list[int]:
     """Pick, again and again, the row of largest `weight * distance to the nearest row chosen so far`.
@@ -40,7 +40,7 @@ def farthest_first(
         count: Rows to pick, at most N less the number of centers.
         first: The first pick where nothing has been chosen.
         weights: (N,) not negative; all 1 by default.
-        centres: Rows chosen beforehand; they are not picked.
+        centers: Rows chosen beforehand; they are not picked.
         active: Rows kept up to date.
 
     Returns:
@@ -55,7 +55,7 @@ def farthest_first(
         taken=torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
     )
     picked: list[int] = []
-    fresh = list(centres)
+    fresh = list(centers)
     if not fresh and count:
         picked, fresh = [first], [first]
     while len(picked) < count:
@@ -107,10 +107,10 @@ def _pick(some: _State, rest: float, count: int) -> list[int]:
     return picked
 
 
-def _approach(state: _State, centres: Sequence[int]) -> None:
+def _approach(state: _State, centers: Sequence[int]) -> None:
     """Lower the squared distances to those of new centers, block by block."""
     rows, norms, gaps = state.rows, state.norms, state.gaps
-    for group in torch.split(torch.tensor(centres, dtype=torch.int64, device=rows.device), _CENTRES):
+    for group in torch.split(torch.tensor(centers, dtype=torch.int64, device=rows.device), _CENTERS):
         there, length = rows[group], norms[group]
         for begin in range(0, len(rows), _BLOCK):
             part = slice(begin, begin + _BLOCK)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.features.approximate import find_neighbors
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -59,7 +59,7 @@ class DistinctImages:
     distances: NDArray[np.float32]
 
 
-def distinct_images(features: Tensor, neighbors: Neighbours) -> DistinctImages:
+def distinct_images(features: Tensor, neighbors: Neighbors) -> DistinctImages:
     """Collapse near-copies, and find the neighbors of what is left.
 
     Only images that lost neighbors are searched again.

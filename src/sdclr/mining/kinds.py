@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
 from sdclr.out_of_memory import return_freed_memory
@@ -102,7 +102,7 @@ class Kinds:
         return np.flatnonzero(self.labels == kind)
 
 
-def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbours | None = None) -> Kinds:
+def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbors | None = None) -> Kinds:
     """Find the kinds of a collection and its odd images.
 
     Args:
@@ -135,7 +135,7 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
         return _one_kind(table)
     if neighbors is None:
         neighbors = find_neighbors(table, k)
-    distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
+    distinct = distinct_images(table, Neighbors(neighbors.distances[:, :k], neighbors.indices[:, :k]))
     if len(distinct.positions) <= 1:
         return _one_kind(table)
     with stage("finding kinds"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sdclr.data.sources import Source, image_file
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import temporary_array
 from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture

@@ -14,7 +14,7 @@ from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
 from sdclr.files.alone import only_process
@@ -22,10 +22,10 @@ from sdclr.mining.against import AGAINST_K, Old, nearest_old, new_kinds, open_ol
 from sdclr.mining.before import SCORES, has_scores, kept_intensities, reading_key, scores_before
 from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates, duplicates_among
-from sdclr.mining.forgetting import own_normalisation
+from sdclr.mining.forgetting import own_normalization
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
-from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
+from sdclr.mining.neighbors import local_outlier_factor, neighbor_distance
 from sdclr.mining.plan import default_folder, networks_of, ratios_of
 from sdclr.mining.ranking import kind_groups, rank_images
 from sdclr.mining.reading import Reading, count_unread, read_collection
@@ -257,7 +257,7 @@ def _scored(
     ratios: tuple[float, ...],
     old: Old | None,
     device: torch.device,
-) -> tuple[Scores, Neighbours]:
+) -> tuple[Scores, Neighbors]:
     usable, total = reading.usable, len(source)
     # Without bad images the file itself is searched, so that features lie in memory once.
     features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
@@ -272,7 +272,7 @@ def _scored(
         whole[usable] = array
         return whole
 
-    distance = {k: neighbour_distance(near, k) for k in ks}
+    distance = {k: neighbor_distance(near, k) for k in ks}
     columns = {f"distance_{k}": spread(values) for k, values in distance.items()}
     if config.lof or config.score == "lof":
         columns |= {f"lof_{k}": spread(local_outlier_factor(near, k)) for k in ks}
@@ -291,7 +291,7 @@ def _scored(
         columns[ranking] = spread(far)
     by_kind = spread(kind_rarity(kinds, far.cpu().numpy(), leading=leading))
     shown = "against" if near_old is not None else config.score
-    own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
+    own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalization(used.run)
     scores = rank_images(
         source.ids,
         columns,
@@ -310,7 +310,7 @@ def _scored(
             "source": source.name,
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
-            "normalisation": ("own" if own else "shared") if ratios else None,
+            "normalization": ("own" if own else "shared") if ratios else None,
             "neighbors": _search(features, near, config.seed),
             "map": describe_map(len(usable)) if config.map else None,
             "intensities": to_json(seen) if (seen := intensities_of(source)[0]) else None,
@@ -325,19 +325,19 @@ def _scored(
     return replace(scores, since=reading.since), near
 
 
-def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:
+def _map(near: Neighbors, seed: int) -> NDArray[np.float32]:
     """Places of images by the neighbors that kinds are found with, however many more were asked for."""
-    return project(Neighbours(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
+    return project(Neighbors(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
 
 
-def _neighbors(features: torch.Tensor, k: int) -> Neighbours:
+def _neighbors(features: torch.Tensor, k: int) -> Neighbors:
     """The k nearest neighbors of each image, or as many as there are; a single image has itself at distance 0."""
     if len(features) == 1:
-        return Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+        return Neighbors(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
     return find_neighbors(features, min(k, len(features) - 1))
 
 
-def _search(features: torch.Tensor, near: Neighbours, seed: int) -> dict[str, Any]:
+def _search(features: torch.Tensor, near: Neighbors, seed: int) -> dict[str, Any]:
     """How neighbors were sought, and the share of the true ones that were found."""
     if not is_approximate(features, len(features)):
         return {"search": "exact", "recall": 1.0}

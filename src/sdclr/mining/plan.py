@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
@@ -11,6 +10,7 @@ from sdclr.mining.config import MineConfig
 from sdclr.mining.forgetting import Networks, load_networks, pruned_copies
 from sdclr.mining.reading import Plan
 from sdclr.training.resolve import ResolvedEncoder
+from sdclr.views.config import ViewConfig
 
 
 def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:

@@ -19,11 +19,8 @@ from torch.utils.data import Dataset
 from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.changes import image_versions
-from sdclr.data.config import ViewConfig
-from sdclr.data.render_cv import render_cv_batch
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
@@ -47,6 +44,9 @@ from sdclr.mining.kept import (
 from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import stage, tell
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render_cv import render_cv_batch
 
 _CHUNK: Final = 4096
 """Images of a chunk, about: it is a whole number of batches, so that a pass that goes on meets the same batches."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.formats import formats
+from sdclr.decoding.formats import formats
 
 SIDE: Final = 160
 """Longer side in pixels at which images are compared; smaller ones are compared as they are."""

@@ -131,7 +131,7 @@ class Scores:
             "groups": [asdict(group) for group in self.groups],
             "duplicates": [list(group) for group in self.duplicates],
             "label_next": list(self.label_next),
-            "labelled": self.labels is not None,
+            "labeled": self.labels is not None,
             "about": self.about,
             # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
             "exact_ids": {i: self.ids[i] for i, text in enumerate(plain) if text != self.ids[i]},
@@ -284,7 +284,7 @@ class Scores:
                 groups=tuple(KindGroup(**group) for group in described["groups"]),
                 odd=_in_order(_numbers(table, "odd", 0)),
                 bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
-                labels=_numbers(table, "label", -1) if described["labelled"] else None,
+                labels=_numbers(table, "label", -1) if described.get("labeled", described.get("labelled")) else None,
                 classes=tuple(described["classes"]),
                 score=described["score"],
                 about=described["about"],

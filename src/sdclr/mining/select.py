@@ -37,7 +37,7 @@ def select(
     *,
     encoder: MinedEncoder = None,
     method: Method = DEFAULT,
-    labelled: Sequence[str] = (),
+    labeled: Sequence[str] = (),
     config: MineConfig | None = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -51,7 +51,7 @@ def select(
         budget: Number of images to choose; "all" puts all images without labels in order.
         encoder: As for `mine`.
         method: How to choose.
-        labelled: Ids of images that have labels already.
+        labeled: Ids of images that have labels already.
         config: Settings of mining; `MineConfig()` by default.
         out: The folder of the scores; by default as for `mine`.
         seed: Seed of the random choices of a method.
@@ -59,11 +59,11 @@ def select(
         workers: Processes that decode images.
 
     Raises:
-        InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
+        InputError: If an id among `labeled` is not in the source, or the budget is above what is left to label.
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)
-    known = set(labelled)
+    known = set(labeled)
     # What is wrong is said before the images are read.
     strange = sorted(known - set(source.ids))
     if strange:
@@ -91,7 +91,7 @@ def select(
                 scores.rarity[single],
                 first,
                 method=method,
-                labelled=np.searchsorted(single, np.sort(usable[rows])),
+                labeled=np.searchsorted(single, np.sort(usable[rows])),
                 kinds=scores.kinds[single],
                 seed=seed,
             )
@@ -100,9 +100,9 @@ def select(
     return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)
 
 
-def _check(budget: int | Literal["all"], images: int, labelled: int, unreadable: str) -> None:
+def _check(budget: int | Literal["all"], images: int, labeled: int, unreadable: str) -> None:
     """Refuse a budget that the images cannot fill."""
-    free = images - labelled
+    free = images - labeled
     if free < 1:
         raise InputError(f"all {images:,} images have labels already{unreadable}: there is nothing left to choose")
     if budget != "all" and not 1 <= budget <= free:

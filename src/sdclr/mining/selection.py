@@ -21,7 +21,7 @@ from sdclr.mining.k_center import farthest_first
 from sdclr.mining.kinds import find_kinds
 from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
 
-_NEIGHBOURS: Final = 10
+_NEIGHBORS: Final = 10
 _DRAWN: Final = 20_000
 """Images that `typicality` and `coverage` look at; of more, so many are drawn at random."""
 _CENTERS: Final = 2_000
@@ -36,7 +36,7 @@ def select_samples(
     budget: int,
     *,
     method: Method = DEFAULT,
-    labelled: ArrayLike | None = None,
+    labeled: ArrayLike | None = None,
     kinds: ArrayLike | None = None,
     alpha: float = 4.0,
     clusters: int = 100,
@@ -74,7 +74,7 @@ def select_samples(
             the 10 nearest neighbors, for methods that need it.
         budget: Images to choose.
         method: How to choose.
-        labelled: Positions of images that have labels already. They are not chosen, and the methods that seek
+        labeled: Positions of images that have labels already. They are not chosen, and the methods that seek
             variety keep away from them.
         kinds: (N,) kind of each image, from 0, for `kinds`; by default those that `find_kinds` finds.
         alpha: How much rarity counts in `weighted` and `sampled`; 0 leaves variety, or chance, alone.
@@ -90,11 +90,11 @@ def select_samples(
 
     Example:
         >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
-        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labelled=[0]))
+        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labeled=[0]))
         [1, 2]
     """
     rows = F.normalize(checked_features(features, "features"))
-    known = _positions(labelled, len(rows))
+    known = _positions(labeled, len(rows))
     if method not in get_args(Method):
         raise InputError(f"method={method!r} is not known: choose from {', '.join(get_args(Method))}")
     if not 1 <= budget <= len(rows) - len(known):
@@ -130,10 +130,10 @@ class _Pool:
         """(N,) rarity as given, or else the mean distance to the nearest neighbors."""
         if self.scores is not None:
             return self.scores
-        neighbours = min(_NEIGHBOURS, len(self.rows) - 1)
-        if not neighbours:
+        neighbors = min(_NEIGHBORS, len(self.rows) - 1)
+        if not neighbors:
             return np.zeros(1)
-        return find_neighbors(self.rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
+        return find_neighbors(self.rows, neighbors).distances.mean(dim=1).cpu().double().numpy()
 
     @property
     def open(self) -> NDArray[np.int64]:
@@ -179,7 +179,7 @@ def _sampled(pool: _Pool) -> NDArray[np.int64]:
 
 def _k_center(pool: _Pool) -> NDArray[np.int64]:
     first = int(pool.rng.choice(pool.open))
-    return np.array(farthest_first(pool.rows, pool.budget, first, centres=pool.known.tolist()), dtype=np.int64)
+    return np.array(farthest_first(pool.rows, pool.budget, first, centers=pool.known.tolist()), dtype=np.int64)
 
 
 def _both(pool: _Pool) -> NDArray[np.int64]:
@@ -190,7 +190,7 @@ def _both(pool: _Pool) -> NDArray[np.int64]:
 
 def _weighted(pool: _Pool) -> NDArray[np.int64]:
     weights, first = torch.from_numpy(np.exp(pool.log_weights())), int(_rarity(pool)[0])
-    found = farthest_first(pool.rows, pool.budget, first, weights=weights, centres=pool.known.tolist())
+    found = farthest_first(pool.rows, pool.budget, first, weights=weights, centers=pool.known.tolist())
     return np.array(found, dtype=np.int64)
 
 
@@ -230,8 +230,8 @@ def _mixed(pool: _Pool) -> NDArray[np.int64]:
     common = _coverage(replace(pool, budget=pool.budget - far))
     if not far:
         return common
-    centres = [*pool.known.tolist(), *common.tolist()]
-    rare = np.array(farthest_first(pool.rows, far, centres[0], centres=centres), dtype=np.int64)
+    centers = [*pool.known.tolist(), *common.tolist()]
+    rare = np.array(farthest_first(pool.rows, far, centers[0], centers=centers), dtype=np.int64)
     # After each three of coverage comes one of those far from all.
     place = np.concatenate([np.arange(len(common)), (_MIXED - 1) * np.arange(1, far + 1) - 0.5])
     return np.concatenate([common, rare])[np.argsort(place)]
@@ -240,8 +240,8 @@ def _mixed(pool: _Pool) -> NDArray[np.int64]:
 def _kinds(pool: _Pool) -> NDArray[np.int64]:
     kinds = find_kinds(pool.rows).labels if pool.groups is None else pool.groups
     first = one_of_each(pool.rows, kinds, pool.known)[: pool.budget]
-    centres = [*pool.known.tolist(), *first.tolist()]
-    rest = farthest_first(pool.rows, pool.budget - len(first), centres[0], centres=centres)
+    centers = [*pool.known.tolist(), *first.tolist()]
+    rest = farthest_first(pool.rows, pool.budget - len(first), centers[0], centers=centers)
     return np.concatenate([first, np.array(rest, dtype=np.int64)])
 
 
@@ -327,13 +327,13 @@ def _kind_labels(kinds: ArrayLike | None, count: int) -> NDArray[np.int64] | Non
     return labels.astype(np.int64)
 
 
-def _positions(labelled: ArrayLike | None, count: int) -> NDArray[np.int64]:
-    positions = np.asarray([] if labelled is None else labelled)
+def _positions(labeled: ArrayLike | None, count: int) -> NDArray[np.int64]:
+    positions = np.asarray([] if labeled is None else labeled)
     if positions.size == 0:
         return np.zeros(0, dtype=np.int64)
     if positions.ndim != 1 or positions.dtype.kind not in "iu":
-        raise InputError(f"labelled has shape {positions.shape} and type {positions.dtype}: give a list of positions")
+        raise InputError(f"labeled has shape {positions.shape} and type {positions.dtype}: give a list of positions")
     outside = positions[(positions < 0) | (positions >= count)]
     if len(outside):
-        raise InputError(f"labelled holds {int(outside[0])}: positions of {count} images go from 0 to {count - 1}")
+        raise InputError(f"labeled holds {int(outside[0])}: positions of {count} images go from 0 to {count - 1}")
     return np.unique(positions).astype(np.int64)

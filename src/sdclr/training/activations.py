@@ -14,17 +14,17 @@ from sdclr.errors import InputError
 
 
 def checkpoint_activations(network: nn.Module) -> int:
-    """Make every repeated block of a network (a residual block, a transformer's layer) forget what it computed inside.
+    """Recompute every repeated block of a network (a residual block, a transformer layer) in the backward pass.
 
-    Loss and gradients stay the same, for a third more computation. It works for a network that is run as its own twin:
-    timm's switch of this name would not, because the second pass happens when the twin's weights are no longer in
-    place, and would silently take the network's own.
+    Loss and gradients stay the same, for a third more computation. It also works for a network that runs as its own
+    twin. timm's option of this name does not: its second pass runs after the twin's weights are removed, and silently
+    uses the network's own.
 
     Args:
         network: Changed in place; names of parameters and buffers stay.
 
     Returns:
-        Number of blocks found.
+        Number of blocks.
 
     Raises:
         InputError: If no block is found.
@@ -38,7 +38,7 @@ def checkpoint_activations(network: nn.Module) -> int:
 
 
 def _repeated_blocks(module: nn.Module) -> list[nn.Module]:
-    """The children of a sequence of composite modules of one class, if no such sequence lies inside them."""
+    """The children of a sequence of composite modules of one class, unless they contain such a sequence."""
     children = list(module.children())
     alike = isinstance(module, nn.Sequential) and len({type(child) for child in children}) == 1
     composite = alike and all(next(child.children(), None) is not None for child in children)
@@ -48,7 +48,7 @@ def _repeated_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 class _Recomputed:
-    """A block's forward pass that keeps its input, and the tensors that it ran with."""
+    """A block's forward pass that stores only its input and references to its weights and buffers."""
 
     def __init__(self, block: nn.Module) -> None:
         self.inner = _Inner(block)
@@ -56,12 +56,12 @@ class _Recomputed:
     def __call__(self, *args: Any) -> Any:
         if not is_grad_enabled():
             return self.inner(*args)
-        # The tensors as they are now: while a network runs as its own twin they are the twin's.
+        # The current tensors: while a network runs as its own twin, these are the twin's.
         return checkpoint(_TwoPasses(self.inner), *args, use_reentrant=False)
 
 
 class _TwoPasses:
-    """The same tensors in both passes; the second updates copies of the running statistics, which have been updated."""
+    """Both passes use the same tensors. The second updates copies of the running statistics, so they update once."""
 
     def __init__(self, inner: nn.Module) -> None:
         self.inner = inner
@@ -77,7 +77,7 @@ class _TwoPasses:
 
 
 class _Inner(nn.Module):
-    """A block as it was, with its own forward pass."""
+    """A block with its original forward pass."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Curves for TensorBoard, written synchronously.
 
-torch's SummaryWriter writes from its own thread: on a full disk it prints a traceback, and the training gets the error
+torch's SummaryWriter writes from its own thread. On a full disk it prints a traceback, and the training gets the error
 only at a later step.
 """
 
@@ -16,18 +16,18 @@ from typing import Any, Final
 from sdclr.files import append
 
 _OPENED: Final = count()
-"""Tells files apart that one process begins in the same second."""
+"""Distinguishes files that one process creates in the same second."""
 
 
 class Board:
-    """A file of events in a folder.
+    """A file of TensorBoard events.
 
     Args:
-        folder: Is made if it is missing. Files of earlier sessions stay beside.
-        step: Steps already taken: TensorBoard hides what earlier files say of later ones.
+        folder: Created if it is missing. Files of earlier sessions stay there.
+        step: Number of steps done. TensorBoard hides later steps in earlier files.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -39,10 +39,10 @@ class Board:
         self._append({"file_version": "brain.Event:2"}, {"step": step + 1, "session_log": begin})
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add numbers by name.
+        """Add values by name.
 
         Raises:
-            StorageError: They cannot be written.
+            StorageError: The file cannot be written.
         """
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from sdclr.training.pretrain import Trainer
 
 MOST_EPOCHS: Final = 2000
-"""Epochs that a budget buys at most: the paper's longest runs."""
+"""Maximum number of epochs in a budget: the length of the paper's longest runs."""
 WHOLE_EPOCHS: Final = 10
-"""From so many epochs on a run ends with a whole one. A shorter one ends at the step that the budget allows."""
+"""A run of at least this many epochs ends with a whole epoch. A shorter run ends at the step that the budget allows."""
 
 _TIMED_STEPS: Final = (5, 200)
-"""Steps that are timed, at least and at most."""
+"""Minimum and maximum number of timed steps."""
 _TIMED_SECONDS: Final = (2.0, 10.0)
-"""Seconds that are timed, at least and at most; between them 3% of the budget."""
+"""Minimum and maximum duration of the measurement in seconds; between them it takes 3% of the budget."""
 _TIMED_SHARE: Final = 0.1
-"""Share of the budget after which even the fewest steps are not waited for."""
+"""Share of the budget after which the measurement stops, even before the minimum number of steps."""
 
 
 class Speed(NamedTuple):
-    """What training costs, in seconds."""
+    """Costs of training, in seconds."""
 
     step: float
-    """One step."""
+    """Cost of one step."""
     epoch: float
-    """What an epoch costs beyond its steps: looks at the features, new masks, workers that start."""
+    """Additional cost of an epoch: features for rebalancers, new masks, start of workers."""
     start: float
-    """What the first step costs beyond the others."""
+    """Additional cost of the first step."""
 
 
 class Length(NamedTuple):
-    """How long a run is."""
+    """Length of a run."""
 
     epochs: int
     steps: int | None
@@ -54,11 +54,11 @@ class Length(NamedTuple):
 
 
 def affordable(left: float, speed: Speed, steps_per_epoch: int) -> Length:
-    """The longest run that some seconds pay for: one step at least, 2,000 epochs at most.
+    """The longest run that fits into a time: at least one step, at most 2,000 epochs.
 
     Args:
-        left: Seconds.
-        speed: What training costs.
+        left: The time in seconds.
+        speed: Costs of training.
         steps_per_epoch: Steps of a whole epoch.
 
     Example:
@@ -81,16 +81,16 @@ def affordable(left: float, speed: Speed, steps_per_epoch: int) -> Length:
 def measured(
     epoch: Callable[[int], Iterator[float]], budget: Budget, *, agree: Callable[[int], int] = lambda flag: flag
 ) -> Speed:
-    """Measure what steps cost, over two epochs at least, or as far as a tenth of the budget reaches.
+    """Measure the costs over at least two epochs, or until a tenth of the budget is used.
 
     Args:
-        epoch: Begins an epoch and takes its steps. After each it yields the seconds by which it was shorter than a step
-            of the run, which count as if they had gone by. What it changes is thrown away.
-        budget: Bounds the time that this takes, and has the clock.
-        agree: Gives several processes the largest of their flags, so that they stop together.
+        epoch: Begins an epoch and takes its steps. After each step it yields by how many seconds the step was shorter
+            than in the run; they are added to the measured time. Its changes are discarded.
+        budget: Limits the time of the measurement, and provides the clock.
+        agree: Gives all processes the largest of their flags, so that they stop together.
     """
-    openings: list[float] = []  # seconds of the first step of each epoch, with what begins the epoch
-    steps: list[float] = []  # of each other step
+    openings: list[float] = []  # seconds of the first step of each epoch, with the start of the epoch
+    steps: list[float] = []  # seconds of each other step
     begun = last = budget.clock()
     for number in itertools.count():
         first = True
@@ -103,7 +103,7 @@ def measured(
                 return _speed(openings, steps)
             if verdict == _NEXT:
                 break
-    raise AssertionError  # for mypy: the loop above has no end of its own
+    raise AssertionError  # for mypy: the loop above only ends by a return
 
 
 _GO_ON, _NEXT, _STOP = range(3)
@@ -112,7 +112,7 @@ _GO_ON, _NEXT, _STOP = range(3)
 def _verdict(openings: int, steps: int, gone: float, seconds: float) -> int:
     """Whether to take another step, to begin another epoch, or to stop."""
     fewest, most = _TIMED_STEPS
-    if gone >= _TIMED_SHARE * seconds and (steps or openings > 1):  # an opening alone does not tell what a step costs
+    if gone >= _TIMED_SHARE * seconds and (steps or openings > 1):  # one opening does not give the cost of a step
         return _STOP
     patience = min(max(0.03 * seconds, _TIMED_SECONDS[0]), _TIMED_SECONDS[1])
     if openings + steps < most and (openings + steps < fewest or gone < patience):
@@ -121,10 +121,10 @@ def _verdict(openings: int, steps: int, gone: float, seconds: float) -> int:
 
 
 def _speed(openings: Sequence[float], steps: Sequence[float]) -> Speed:
-    """Costs of step, epoch and start. The first step that opens no epoch is left out: it still warms up."""
+    """Costs of step, epoch and start. The first step after an opening is left out, because it still warms up."""
     typical = steps[1:] or steps or openings[1:] or openings
     step = max(sum(typical) / len(typical), 1e-9)
-    # Where there was time for one opening only, every epoch is taken to cost as much: rather too short than too long.
+    # With a single opening, every epoch is assumed to cost as much: the run may be too short but not too long.
     epoch = max(0.0, min(openings[1:] or openings) - step)
     return Speed(step, epoch, max(0.0, openings[0] - step - epoch))
 
@@ -133,9 +133,9 @@ def choose_length(trainer: "Trainer", config: PretrainConfig, budget: Budget) ->
     """Measure a run's speed and choose its length. All processes call this together; the first one decides.
 
     Args:
-        trainer: Of a run that has not begun; of no use afterwards, but for its feed.
+        trainer: A trainer of a run that has not begun. Afterwards only its feed can be used.
         config: The run's settings.
-        budget: What the whole run may take.
+        budget: Time budget of the whole run.
 
     Returns:
         The settings with this length.
@@ -154,12 +154,12 @@ def choose_length(trainer: "Trainer", config: PretrainConfig, budget: Budget) ->
 
 
 def note_choice(file: Path, budget: Budget, length: Length, speed: Speed) -> None:
-    """Write what was measured and chosen."""
+    """Write the measured speed and the chosen length."""
     write_json(file, {"minutes": budget.minutes, **length._asdict(), "seconds": speed._asdict()})
 
 
 def _sentence(budget: Budget, length: Length, speed: Speed, steps_per_epoch: int, batch: int) -> str:
-    """What was decided, in one line."""
+    """The choice in one line, for the user."""
     steps = length.steps or length.epochs * steps_per_epoch
     rate = f"{batch / speed.step:,.0f} images/s"
     seconds = speed.start + steps * speed.step + length.epochs * speed.epoch
@@ -172,19 +172,19 @@ def _sentence(budget: Budget, length: Length, speed: Speed, steps_per_epoch: int
 
 
 def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> PretrainConfig:
-    """The settings of a run that was begun, where the caller leaves them to the run.
+    """The caller's settings, with those of an existing run where the caller leaves them open.
 
     Args:
-        run: Whose `config.json` is there.
-        config: What the caller asks for.
-        budget: The caller's; the run must have been begun with as many minutes.
+        run: A run with a `config.json`.
+        config: The caller's settings.
+        budget: The caller's time budget, which must equal the run's.
 
     Raises:
-        InputError: If the run was begun with another budget, or with a number of epochs.
+        InputError: If the run was started with another budget, or with a number of epochs.
     """
     old = run.config
     if config.optim.warmup_epochs is None and old.optim.warmup_epochs is not None:
-        # Before the warm-up followed the length of the run, it was a number: 10 epochs, or 1 from trained weights.
+        # Earlier versions stored a number: 10 epochs, or 1 from trained weights.
         config = replace(config, optim=replace(config.optim, warmup_epochs=old.optim.warmup_epochs))
     if budget is None:
         return config
@@ -193,16 +193,16 @@ def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> Pretrai
 
 
 def check_minutes(file: Path, budget: Budget, *, begun: str, option: str) -> None:
-    """Check that what lies in a folder was begun with as many minutes.
+    """Check that a folder's training was started with the same time budget.
 
     Args:
         file: The folder's `budget.json`, which is absent if there was no budget.
-        budget: The caller's.
-        begun: What it was begun with otherwise, such as "200 epochs".
-        option: What names another folder.
+        budget: The caller's time budget.
+        begun: Length for the error message if there was no budget, such as "200 epochs".
+        option: The option that names another folder.
 
     Raises:
-        InputError: If it was begun with another budget, or none.
+        InputError: If it was started with another budget, or none.
     """
     minutes = read_json(file, keys={"minutes": (int, float)})["minutes"] if file.is_file() else None
     if minutes == budget.minutes:

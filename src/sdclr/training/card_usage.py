@@ -11,20 +11,20 @@ from sdclr.encoders import SMALL_SIDE, CifarResNet, Encoder, timm_options
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a backbone is made without this package."""
+    """How to create a backbone without this package."""
 
     name: str
-    """timm's, without the tag of pretrained weights."""
+    """timm's name, without the tag of pretrained weights."""
     arguments: dict[str, Any]
-    """What `timm.create_model` must be told besides."""
+    """Further arguments of `timm.create_model`."""
     small_stem: bool
-    """A ResNet with one 3x3 convolution of stride 1 and no max-pooling."""
+    """Whether the ResNet starts with a 3x3 convolution of stride 1 without max-pooling."""
     narrow: int | None
-    """A ResNet's channels in the first stage, where they are not 64."""
+    """A ResNet's channels in the first stage; None if they are 64."""
 
     @property
     def plain(self) -> bool:
-        """Whether timm makes it by itself."""
+        """Whether timm can create it directly."""
         return not self.small_stem and self.narrow is None
 
     @classmethod
@@ -43,12 +43,12 @@ class Architecture:
 
 
 def how_to_use(encoder: Encoder, architecture: Architecture, formats: Sequence[str]) -> str:
-    """Lines of code that load the exported encoder and give features, for each format that was written."""
+    """Code that loads the exported encoder and computes features, for each written format."""
     size, shorter = encoder.image_size, encoder.preprocessing.resized_side
     interpolation = encoder.preprocessing.interpolation
     views = (
         f"Images become RGB, upright, transparency laid over white. Those with both sides up to {SMALL_SIDE} px are "
-        f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the centre is cut out. "
+        f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the center is cut out. "
         "`preprocessing.json` says the same to programs. In the folder of this card:"
     )
     parts = [views, _code(_PREPARE.format(small=SMALL_SIDE, size=size, shorter=shorter, interpolation=interpolation))]
@@ -76,7 +76,7 @@ with torch.inference_mode():
     if "onnx" in formats:
         lines = (
             'import onnxruntime\n\nsession = onnxruntime.InferenceSession("encoder.onnx")\n'
-            'images = prepare(Image.open("image.jpg")).numpy()  # uint8; normalisation is inside\n'
+            'images = prepare(Image.open("image.jpg")).numpy()  # uint8; normalization is inside\n'
             f'(features,) = session.run(None, {{"images": images}})  # (1, {encoder.num_features})'
         )
         parts += ["### ONNX Runtime", _code(lines)]

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any moment: written under another name, synced, renamed; two are kept."""
+"""Checkpoints that survive a crash at any time: written under another name, synced and renamed. Two are kept."""
 
 import hashlib
 import io
@@ -18,11 +18,11 @@ _COPIES: Final = "put back whole copies of it and of its checksum, or name anoth
 
 
 def check_space(folder: Path, module: nn.Module) -> None:
-    """Check before a training that a checkpoint of it can be written.
+    """Check before a training that the disk has space for a checkpoint.
 
     Args:
-        folder: Where it will lie.
-        module: What is trained; its optimizer keeps one number or more for each weight.
+        folder: Folder of the checkpoints.
+        module: The trained module; its optimizer stores one or more numbers per weight.
 
     Raises:
         StorageError: The disk has too little space.
@@ -32,12 +32,12 @@ def check_space(folder: Path, module: nn.Module) -> None:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
-    """Write the state after `step` steps and remove all but it and the newest before it.
+    """Write the state after `step` steps. Remove all checkpoints except it and the newest one before it.
 
-    Later ones go too: the run has come here from an earlier state because they were damaged.
+    Checkpoints of later steps are removed too: they were damaged, so the run resumed from an earlier state.
 
-    A checkpoint is a file that `torch.load(…, weights_only=True)` reads, beside the SHA-256 of its bytes, which is
-    written first: a checkpoint without its sum, or with another, is taken for damaged.
+    A checkpoint is a file for `torch.load(…, weights_only=True)`, with the SHA-256 of its bytes in a second file, which
+    is written first. A checkpoint with a missing or different checksum counts as damaged.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -47,24 +47,24 @@ def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
     write_atomically(path, data)
     kept = [old for old in _newest_first(folder) if old <= path][:KEPT]
     for file in folder.iterdir():
-        ours = file.name.lstrip(".").startswith("step-")  # with a dot: what a crash left half-written
+        ours = file.name.lstrip(".").startswith("step-")  # with a dot: half-written before a crash
         if ours and file not in kept and file not in map(_sum_of, kept):
             remove(file)
     return path
 
 
 def save_snapshot(folder: Path, state: dict[str, Any], epoch: int) -> None:
-    """Write the state of network and competitor after `epoch` epochs; what others wrote before stays."""
+    """Write the state of network and competitor after `epoch` epochs. Other snapshots stay."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(folder / f"epoch-{epoch:05d}.pt", buffer.getbuffer())
 
 
 def load_snapshot(folder: Path, epoch: int) -> tuple[dict[str, Any], Path]:
-    """The state after `epoch` epochs, and where it lies.
+    """The state after `epoch` epochs, and its file.
 
     Raises:
-        InputError: If it is not there or cannot be read.
+        InputError: If it does not exist or cannot be read.
     """
     path = folder / f"epoch-{epoch:05d}.pt"
     there = ", ".join(str(number) for number in snapshot_epochs(folder) if number != epoch) or "none"
@@ -72,19 +72,19 @@ def load_snapshot(folder: Path, epoch: int) -> tuple[dict[str, Any], Path]:
 
 
 def snapshot_epochs(folder: Path) -> list[int]:
-    """The epochs of which there is a snapshot, rising."""
+    """The epochs with a snapshot, in ascending order."""
     names = [path.stem.removeprefix("epoch-") for path in folder.glob("epoch-*.pt")]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def load_checkpoint(folder: Path, keys: Keys | None = None) -> tuple[dict[str, Any], Path] | None:
-    """The newest checkpoint that is whole, and where it lies; None if there is none.
+    """The newest undamaged checkpoint, and its file; None if there is no checkpoint.
 
-    A damaged one is passed over with a warning that names it.
+    Damaged ones are skipped with a warning.
 
     Args:
-        folder: Where they lie.
-        keys: What a state must hold, and its types.
+        folder: Folder of the checkpoints.
+        keys: Required keys of the state, and their types.
 
     Raises:
         DamagedFileError: If there are checkpoints and every one is damaged.
@@ -103,21 +103,21 @@ def load_checkpoint(folder: Path, keys: Keys | None = None) -> tuple[dict[str, A
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Where the newest checkpoint lies or, if it is lost, has lain; None if there is none."""
+    """File of the newest checkpoint, even if only its checksum is left; None if there is none."""
     return max((path.with_suffix(".pt") for path in folder.glob("step-*")), default=None)
 
 
 def read_checkpoint(path: Path, keys: Keys, remedy: str = _COPIES) -> dict[str, Any]:
-    """The state in a checkpoint, whose bytes must be those that were written.
+    """The state in a checkpoint, after a check of its checksum.
 
     Args:
         path: The file.
-        keys: What the state must hold, and its types.
-        remedy: How to make it again.
+        keys: Required keys of the state, and their types.
+        remedy: Advice for the error message.
 
     Raises:
-        InputError: It or its checksum is missing.
-        DamagedFileError: It is damaged.
+        InputError: The file or its checksum is missing.
+        DamagedFileError: The file is damaged.
     """
     data, expected = read_bytes(path, remedy), read_bytes(_sum_of(path), remedy)
     if expected.strip() != hashlib.sha256(data).hexdigest().encode():

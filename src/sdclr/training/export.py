@@ -24,7 +24,7 @@ from sdclr.training.model_card import model_card, preprocessing
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
 TOLERANCE: Final = 1e-4
-"""How far exported features may lie from the encoder's, as a share of the largest of them."""
+"""Maximum difference between exported features and the encoder's, as a share of the largest feature."""
 
 _TORCHVISION: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _ONNX_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
@@ -33,25 +33,25 @@ _NAMES: Final = {
 }
 """Names of the files of an export."""
 _ONNX_LIMIT: Final = 2 * 10**9
-"""Bytes of weights that fit into one ONNX file."""
+"""Maximum size of the weights in one ONNX file, in bytes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """Result of an export."""
 
     folder: Path
     files: tuple[str, ...]
-    """Names of the files in it."""
+    """Names of the files in the folder."""
     differences: dict[Format, float]
-    """For each format written, how far its features lie from the encoder's, as a share of the largest of them."""
+    """For each written format, the largest difference from the encoder's features, as a share of the largest one."""
     left_out: dict[Format, str]
-    """Formats that were not asked for by name and cannot be had, and why."""
+    """Formats that cannot be written and were not requested by name, with the reason."""
 
 
 @stage("exporting")
 def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] | None = None) -> Exported:
-    """Write an encoder into a new folder, each format read back and compared before it counts as written.
+    """Write an encoder into a new folder. Each format is read back and its features are compared.
 
     The folder holds `README.md` (a model card), `preprocessing.json`, and
 
@@ -98,13 +98,13 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
 
 
 def _check_folder(folder: Path) -> None:
-    """Check that a folder is new, or empty but for what a killed export has left."""
+    """Check that a folder is new, or empty except for files of a killed export."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a new folder for the export")
     with looking_at(folder):
         there = {file.name for file in folder.iterdir()} if folder.exists() else set()
     aside = left_aside(folder).name
-    if {"README.md", "preprocessing.json"} <= there <= _NAMES:  # written last, as one: a killed one left less
+    if {"README.md", "preprocessing.json"} <= there <= _NAMES:  # a killed export lacks one of them
         raise InputError(f"{folder} holds a whole export already: use it, remove it, or name a new folder")
     if there - ({aside} | _NAMES if aside in there else set()):
         raise InputError(f"{folder} is not empty: name a new folder for the export")
@@ -120,7 +120,7 @@ def _checked(name: Format, difference: float) -> float:
 
 
 def _has_timms_names(encoder: Encoder) -> bool:
-    """Whether the weights are those of the architecture that its settings name, so that others can load them."""
+    """Whether the weights have the names and shapes of the configured architecture, so that others can load them."""
     try:
         with torch.random.fork_rng(devices=[]):
             built = create_encoder(encoder.config, encoder.image_size)
@@ -133,7 +133,7 @@ def _has_timms_names(encoder: Encoder) -> bool:
 
 
 def _obstacle(name: Format, encoder: Encoder, architecture: Architecture, *, named: bool) -> str | None:
-    """Why a format cannot be written."""
+    """Reason why a format cannot be written; None if it can."""
     config = encoder.config
     if name != "onnx" and (config.name in CIFAR_RESNETS or not named):
         if named:
@@ -165,7 +165,7 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, reso
     import timm
 
     _write_weights(encoder, folder)
-    if not architecture.plain:  # the card's lines of code make what `create_encoder` does
+    if not architecture.plain:  # the card's code builds the same network as `create_encoder`
         weights, kept = encoder.backbone.state_dict(), read_safetensors(folder / "model.safetensors")
         return float(any(not torch.equal(weights[name].cpu(), kept[name]) for name in weights))
     size, seen = encoder.image_size, encoder.preprocessing
@@ -181,7 +181,7 @@ def _write_timm(encoder: Encoder, architecture: Architecture, folder: Path, reso
             "std": list(encoder.config.std),
             "interpolation": seen.interpolation,
             "crop_mode": seen.crop_mode,
-            "crop_pct": 1.0 if small else seen.crop_pct,  # small images are seen whole
+            "crop_pct": 1.0 if small else seen.crop_pct,  # small images are not cropped
             "num_classes": 0,
         },
     }
@@ -205,7 +205,7 @@ def _write_torchvision(encoder: Encoder, architecture: Architecture, folder: Pat
 
 
 def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _resolved: ResolvedEncoder) -> float:
-    onnxruntime = importlib.import_module("onnxruntime")  # an extra
+    onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
     file = folder / "encoder.onnx"
     batch = torch.export.Dim("N", min=1)
     with _quiet():
@@ -225,7 +225,7 @@ def _write_onnx(encoder: Encoder, _architecture: Architecture, folder: Path, _re
     def encoded(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-    # Another number of images than it was traced with, and a single one.
+    # Batch sizes that differ from the traced one, among them 1.
     return max(_farthest(encoder, encoded, _pictures(encoder, count)) for count in (5, 1))
 
 
@@ -235,7 +235,7 @@ _WRITERS: Final[dict[Format, _Writer]] = {
     "torchvision": _write_torchvision,
     "onnx": _write_onnx,
 }
-"""Each writes its files and returns how far the features lie apart once they are read back."""
+"""Each writes its files, reads them back and returns the difference between the features."""
 
 
 def _write_weights(encoder: Encoder, folder: Path) -> None:
@@ -258,7 +258,7 @@ def _farthest(encoder: nn.Module, other: Callable[[Tensor], Tensor], images: Ten
 
 
 def _pictures(encoder: Encoder, count: int) -> Tensor:
-    """Images to compare on, the same ones every time."""
+    """Random images for the comparison; equal for equal arguments."""
     generator = torch.Generator().manual_seed(count)
     size = encoder.image_size
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
@@ -266,7 +266,7 @@ def _pictures(encoder: Encoder, count: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the ONNX exporter says about itself: whether it worked is checked."""
+    """Silence the ONNX exporter's logs and warnings, because the result is checked."""
     loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The batches of a run: images in memory or decoded by workers; unreadable ones are found beforehand and listed."""
+"""The batches of a run, from images in memory or decoded by workers. Unreadable images are listed before training."""
 
 import hashlib
 import math
@@ -13,18 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sdclr.config import to_json
-from sdclr.data.cache import cached
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.decode import BadImage
 from sdclr.data.intensities import intensities_of
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, read_bad_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
 from sdclr.files import write_json
 from sdclr.intensities import Intensities
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
@@ -38,14 +38,14 @@ class Feed:
     """A loader over the usable images of a source.
 
     Args:
-        loader: Gives the batches; its samples are the usable images.
+        loader: Yields the batches; its samples are the usable images.
         source: All images.
         kept: `(M,)` positions in the source of the loader's samples.
-        bad: What is listed as unusable so far.
-        run: Whose list it is.
-        images: The loader's samples: where they are held in memory `(M, 3, H, W)` uint8 on the device that trains,
-            else a source.
-        workers: Processes that decode.
+        bad: Images listed as unusable so far.
+        run: The run with this list.
+        images: The loader's samples: `(M, 3, H, W)` uint8 on the training device if they are in memory, otherwise a
+            source.
+        workers: Number of processes that decode.
     """
 
     loader: Loader
@@ -57,8 +57,13 @@ class Feed:
     workers: int = 0
 
     @property
+    def outside(self) -> NDArray[np.bool_] | None:
+        """`(M,)` whether each of the loader's samples is an outside image; None if there are none in the source."""
+        return outside_images(self.source, self.kept)
+
+    @property
     def intensities(self) -> Intensities | None:
-        """By which range of intensities the images are seen, if some have more than 8 bits."""
+        """Intensity range of the images; None if all have 8 bits."""
         return intensities_of(self.source)[0] or None
 
     def name(self, sample: int) -> str:
@@ -66,7 +71,7 @@ class Feed:
         return self.source.ids[int(self.kept[sample])]
 
     def list_bad_images(self, place: Processes) -> None:
-        """Add to the run's list what went bad since it was scanned (a file removed under way, a failing disk).
+        """Add images that became unreadable during training (a removed file, a failing disk) to the run's list.
 
         All processes call this together.
         """
@@ -81,7 +86,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class _Usable:
-    """The images that a run trains on: positions in the source `(M,)`, and pixels if they are held in memory."""
+    """The images that a run trains on: positions in the source `(M,)`, and pixels if they are in memory."""
 
     kept: NDArray[np.int64]
     images: Tensor | None
@@ -96,13 +101,13 @@ def create_feed(
     *,
     weights: NDArray[np.float64] | None = None,
 ) -> Feed:
-    """Find the images that can be used, list the others in the run, and make a loader over the former.
+    """Find the usable images, list the others in the run, and create a loader over the usable ones.
 
-    This is settled when a run starts: when it goes on, it goes on with the same images. All processes call it together.
+    A new run stores this selection, and a resumed run uses the same images. All processes call this together.
 
     Raises:
-        InputError: If too many images are bad, too few are left for one batch, or one that the run was started with
-            can no longer be had.
+        InputError: If too many images are bad, too few are left for one batch, or an image that the run was started
+            with can no longer be read.
     """
     lookers = default_workers() if runtime.workers is None else runtime.workers
     workers = default_workers(place.device) if runtime.workers is None else runtime.workers
@@ -125,8 +130,10 @@ def create_feed(
         writers = place.world * max(1, workers)
         side = short_side(config.views.image_size)
         images = cached(chosen, side, limit_gb=runtime.cache_gb, writers=writers, tell=place.first)
-    loader = _loader(images, config, replace(runtime, workers=workers), place)
-    place.barrier()  # everyone has read what was settled, if anything was, before it is written
+    outside = outside_images(source, usable.kept)
+    draws = None if outside is None else int((~outside).sum())
+    loader = _loader(images, config, replace(runtime, workers=workers), place, draws)
+    place.barrier()  # all processes have read the stored selection before it is written
     if place.first and "left_out" not in settled:
         write_json(run.source_file, _description(source, usable, bad) | {"weights": weights_digest(weights)})
     if weights is not None:
@@ -135,15 +142,14 @@ def create_feed(
 
 
 def default_workers(trains_on: torch.device | None = None) -> int:
-    """How many processes decode by default, of the cores that this process may use and shares with those beside it.
+    """Default number of decoding processes, from the cores that this process may use (divided by local processes).
 
-    Where nothing else needs the cores, and beside a GPU, all but one, which feeds it: 16 at the most, since that is
-    more than a GPU takes up and each holds batches in memory. Training on a CPU uses every core itself, and there it
-    takes tens of times as long to train on an image as to decode it and draw its views: a quarter of the cores, 8 at
-    the most.
+    With a GPU or without training: all cores but one, at most 16. More would exceed the speed of a GPU, and each
+    process holds batches in memory. With training on a CPU: a quarter of the cores, at most 8, because training uses
+    every core itself and takes tens of times as long per image as decoding and drawing views.
 
     Args:
-        trains_on: The device that trains meanwhile, if any.
+        trains_on: The device that trains at the same time, if any.
     """
     cores = _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if trains_on is not None and trains_on.type == "cpu":
@@ -152,12 +158,12 @@ def default_workers(trains_on: torch.device | None = None) -> int:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may run on; in a container also no more than its share of time (Linux, cgroup v2)."""
+    """Cores that this process may use; in a container limited by its CPU quota (Linux, cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CPU_SHARE.read_text().split()
         return min(cores, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # there is no such file, or no limit in it: "max"
+    except (OSError, ValueError):  # no such file, or no limit in it ("max")
         return cores
 
 
@@ -167,13 +173,13 @@ def _survey(source: Source, workers: int, place: Processes) -> tuple[_Usable, li
         loaded = load_images(source, workers=min(workers, len(source) // IMAGES_PER_WORKER))
         if not loaded.sizes_differ:
             return _Usable(loaded.kept, loaded.images), loaded.bad
-        # The first images did not tell. That makes no image bad.
+        # Sizes differ after the first images, so the images are streamed instead. No image is bad for that reason.
     bad = place.broadcast(scan(source, workers=workers) if place.first else [])
     return _Usable(_positions(source, {item.id for item in bad}), None), bad
 
 
 def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -> _Usable:
-    """The images that a run was started with; whatever has become of the others."""
+    """The images that a run was started with, whether or not the others are readable now."""
     kept = _positions(source, set(settled["left_out"]))
     if not settled["held_in_memory"]:
         return _Usable(kept, None)
@@ -189,15 +195,25 @@ def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -
     return _Usable(kept, loaded.images if bool(wanted.all()) else loaded.images[wanted])
 
 
-def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, place: Processes) -> Loader:
+def outside_images(source: Source, kept: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """`(M,)` whether each of the kept images of a source is an outside one; None if the source has none."""
+    outside: NDArray[np.bool_] | None = getattr(source, "outside", None)
+    return None if outside is None else outside[kept]
+
+
+def _loader(
+    images: Tensor | Source, config: PretrainConfig, runtime: Runtime, place: Processes, draws: int | None
+) -> Loader:
+    # An epoch has as many samples as there are own images, so that its length does not depend on the outside ones.
     shared: dict[str, Any] = {
         "seed": config.seed,
         "batch_size": config.batch_size,
         "rank": place.rank,
         "world": place.world,
+        "draws": draws,
     }
     if isinstance(images, Tensor):
-        # Compiling takes a CPU longer than it would save.
+        # On a CPU compiling takes longer than it saves.
         compiled = runtime.compile and place.device.type == "cuda"
         return ResidentLoader(images, config.views, **shared, channels_last=runtime.channels_last, compile=compiled)
     return StreamLoader(
@@ -210,22 +226,22 @@ def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, p
     )
 
 
-def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:
-    """Sampling weights `(N,)`, one for each image.
+def checked_weights(weights: ArrayLike, images: int, *, outside: int = 0) -> NDArray[np.float64]:
+    """Sampling weights `(N,)`, one for each image, followed by ones for so many outside images.
 
     Raises:
-        InputError: If there are not as many, or they make no sense.
+        InputError: If their number is wrong, or they are not finite, negative or all zero.
     """
     checked = np.asarray(weights, dtype=np.float64)
     if checked.shape != (images,):
         raise InputError(f"sampling weights of shape {checked.shape} for {images} images: give one for each")
     if not np.isfinite(checked).all() or (checked < 0).any() or not checked.sum() > 0:
         raise InputError("sampling weights must be finite, not negative and not all zero")
-    return checked
+    return np.concatenate([checked, np.ones(outside)])
 
 
 def weights_digest(weights: NDArray[np.float64] | None) -> str | None:
-    """What sampling weights are known by in a run."""
+    """SHA-256 of sampling weights, stored in the run; None without weights."""
     return None if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()
 
 
@@ -240,7 +256,7 @@ def _listed(run: Run) -> list[BadImage]:
 
 
 def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[str, Any]:
-    """What a run is trained on. Labels go no further than this: counts say afterwards which classes were rare."""
+    """Description of the training set. Labels are used for class counts only, which later tell the rare classes."""
     counts = None
     if source.labels is not None:
         counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)).tolist()
@@ -258,5 +274,6 @@ def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[s
         else dict(zip(shown.names, shown.positive_counts().tolist(), strict=True)),
         "held_in_memory": usable.images is not None,
         "left_out": [source.ids[index] for index in left_out.tolist()],
+        **({} if (outside := outside_images(source, usable.kept)) is None else {"outside_images": int(outside.sum())}),
         **({"intensities": to_json(seen)} if (seen := intensities_of(source)[0]) else {}),
     }

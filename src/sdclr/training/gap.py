@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.sources import Source
 from sdclr.features.extract import evaluating
 from sdclr.method import nt_xent
 from sdclr.training.sample import sampled_views
+from sdclr.views.config import ViewConfig
 
 
-def generalisation_gap(
+def generalization_gap(
     network: nn.Module,
     images: Tensor | Source,
     held: Tensor,
@@ -26,25 +26,25 @@ def generalisation_gap(
     batch_size: int = 256,
     dtype: torch.dtype | None = None,
 ) -> float:
-    """Mean loss of images held out less that of images trained on, all candidates of each other, in nats.
+    """Mean loss of held-out images minus that of training images, in nats. All images are candidates of each other.
 
-    The loss is NT-Xent whatever the run's own is: it needs nothing but outputs. The network is in eval mode for it.
+    The loss is NT-Xent, whatever the run's loss, because it only needs outputs. The network runs in eval mode.
 
     Args:
-        network: The dense network; its modes are put back.
-        images: The run's, `(N, 3, H, W)` uint8 on the network's device, or what decodes them.
-        held: `(n,)` positions of the images held out.
-        trained: `(n,)` positions of images trained on.
-        views: What the views are like.
+        network: The dense network; its modes are restored afterwards.
+        images: The run's images: `(N, 3, H, W)` uint8 on the network's device, or a source.
+        held: `(n,)` positions of held-out images.
+        trained: `(n,)` positions of training images.
+        views: Settings of the views.
         temperature: τ.
         seed: The run's seed.
-        epoch: Decides, with the seed, which views are drawn.
-        batch_size: Views of a forward pass.
-        dtype: What products are computed in; None for float32.
+        epoch: Determines the views, with the seed.
+        batch_size: Views per forward pass.
+        dtype: Type of products; None for float32.
     """
     chosen = torch.cat([held, trained])
     with evaluating(network) as device, torch.no_grad():
-        # Drawn as no epoch of training draws them: those of its own would be the very views that were learned.
+        # Another seed than in training: otherwise these could be the views that the network was trained on.
         (batch,) = sampled_views(
             images, np.asarray(chosen), views, device, seed=seed ^ 2**62, epoch=epoch, batch_size=len(chosen)
         )

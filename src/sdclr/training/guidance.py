@@ -10,41 +10,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.choices import Amp
-from sdclr.data.loading import Batch
-from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
+from sdclr.loading.batches import Batch
 from sdclr.method import AdaptiveRatio, Objective
-from sdclr.method.rebalancing import Curation, Density
+from sdclr.method.rebalancing import Curation, Density, Outside
 from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
-from sdclr.training.gap import generalisation_gap
+from sdclr.training.gap import generalization_gap
 from sdclr.training.sample import sampled_views
+from sdclr.views.randaugment import randaugment
 
 MOST_DRAWS = 4
-"""Pairs of views of one image that a measurement of the gap averages over, at most."""
+"""Maximum number of view pairs per image that the gap is averaged over."""
 
 SAMPLED = 512
-"""Images by which a twin's statistics are corrected, at most; both views of each are taken."""
+"""Maximum number of images for correcting a twin's statistics; both views of each are used."""
 SAMPLED_AT_ONCE = 64
-"""Images of a batch of these: 128 views give steady statistics and fit where a training step fits."""
+"""Batch size for these images: 128 views give stable statistics and need no more memory than a training step."""
 
 
 LOOKED_AT_ONCE = 256
-"""Images of a forward pass that measures the gap, at most; a smaller batch size of the training bounds it, too."""
+"""Maximum number of images in a forward pass that measures the gap; the training's batch size is a second limit."""
 
 
 class Guidance:
-    """Carries out, epoch by epoch, what a run's rebalancers ask for.
+    """Applies the run's rebalancers to the sampling and the augmentation in each epoch.
 
     Args:
-        objective: What is trained, with its rebalancers.
+        objective: The trained objective, with its rebalancers.
         feed: The batches.
-        config: The run's.
-        place: This process among the others.
-        amp: Precision of looks at the features.
+        config: The run's configuration.
+        place: The rank of this process.
+        amp: Precision of forward passes that read features.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Guidance:
         self._saved = 0.0
 
     def enter_epoch(self, epoch: int, *, begins: bool, rehearsing: bool = False) -> None:
-        """Settle what holds in an epoch. All processes call this together, before they ask for its batches.
+        """Update sampling and augmentation for an epoch. All processes call this together, before its first batch.
 
         Args:
             epoch: From 0.
-            begins: Whether its first step comes next, and not one in the middle, where it was settled before.
-            rehearsing: Whether the epoch is measured and thrown away. On a CPU, `sample` then gives one batch only.
+            begins: Whether the epoch starts with its first step. False if a run resumes within the epoch.
+            rehearsing: Whether the epoch only measures the speed. On a CPU, `sample` then gives one batch only.
         """
         self._epoch, self._rehearsing = epoch, rehearsing
         self._objective.enter_epoch(epoch, begins=begins)
@@ -73,11 +73,11 @@ class Guidance:
         if sampling is not None:
             own = 1.0 if self._own_weights is None else self._own_weights
             self._feed.loader.weights = own * sampling.double().cpu().numpy()
-        strength = self._objective.strength  # on the host, or drawing would wait for the device at every step
+        strength = self._objective.strength  # kept on the host: otherwise every step would wait for the device
         self._strength = None if strength is None else strength.double().cpu().numpy()
 
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both views `(N, 3, S, S)` of a batch, changed as strongly as each sample is to be."""
+        """Both views `(N, 3, S, S)` of a batch, augmented with the strength of each sample."""
         if self._strength is None:
             return batch.view1, batch.view2
         strength, settings = self._strength[batch.indices], self._config.randaugment
@@ -96,15 +96,15 @@ class Guidance:
         return view1, view2
 
     def sample(self, step: int) -> Iterator[Tensor]:
-        """Batches of views `(n, 3, S, S)` of some images, drawn and changed as training does at present.
+        """Batches of views `(n, 3, S, S)` of a sample of the images, drawn and augmented as in the current epoch.
 
-        They are a function of the seed and the step, and alike on all processes.
+        They depend on the seed and the step only, and are equal on all processes.
 
         Args:
-            step: Of the run, from 0.
+            step: Step of the run, from 0.
 
         Yields:
-            One batch after the other.
+            The batches.
         """
         begun = time.perf_counter()
         weights = self._feed.loader.weights
@@ -119,7 +119,7 @@ class Guidance:
             chosen,
             self._config.views,
             self._place.device,
-            seed=self._config.seed ^ 2**61,  # apart from those of training and of the gap
+            seed=self._config.seed ^ 2**61,  # differs from the seeds of training and of the gap
             epoch=step,
             batch_size=at_once,
         )
@@ -130,26 +130,26 @@ class Guidance:
                 return
 
     def take_saved(self) -> float:
-        """Seconds that a rehearsal has saved since the last call: those of the batches that `sample` left out."""
+        """Seconds that a rehearsal saved since the last call: the time of the batches that `sample` left out."""
         saved, self._saved = self._saved, 0.0
         return saved
 
     def _look(self) -> None:
-        """Give density and curation the encoder's features, if it is time, and an adaptive ratio the gap."""
+        """Update an adaptive ratio from the gap, and rebalancers that need features if an update is due."""
         for rebalancer in self._objective.rebalancers:
             if isinstance(rebalancer, AdaptiveRatio):
                 rebalancer.update(self._place.broadcast(self._gap(rebalancer) if self._place.first else 0.0))
-            if isinstance(rebalancer, Density | Curation) and rebalancer.due(self._epoch):
+            if isinstance(rebalancer, Density | Curation | Outside) and rebalancer.due(self._epoch):
                 encoder = cast("Network", self._objective.network).encoder
                 size = self._config.views.image_size
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
 
     def _gap(self, adaptive: AdaptiveRatio) -> float:
-        """Of the present epoch: the mean over several views of each image, where there are few images."""
+        """The gap in the current epoch. With few images it is the mean over several view pairs of each image."""
         held, trained = adaptive.chosen(self._epoch)
         draws = max(1, min(MOST_DRAWS, 256 // len(held)))
         gaps = [
-            generalisation_gap(
+            generalization_gap(
                 self._objective.network,
                 self._feed.images,
                 held,

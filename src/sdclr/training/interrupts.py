@@ -8,15 +8,15 @@ from types import FrameType
 from typing import Final
 
 TIME_IS_UP: Final = signal.SIGALRM
-"""The signal by which `stopping_after` asks."""
+"""The signal that `stopping_after` uses."""
 
 
-class Interrupted(BaseException):  # like KeyboardInterrupt, which it stands in for
-    """The run was asked to stop and its state is saved.
+class Interrupted(BaseException):  # like KeyboardInterrupt, which it replaces
+    """A signal or a time limit stopped the run, and its state is saved.
 
     Args:
-        signum: The signal that asked; `TIME_IS_UP` is that of a time limit.
-        message: Where the state lies and how to go on.
+        signum: The signal; `TIME_IS_UP` for a time limit.
+        message: Where the state is saved and how to resume.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -25,7 +25,7 @@ class Interrupted(BaseException):  # like KeyboardInterrupt, which it stands in 
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The shell's exit code for a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.signum
 
 
@@ -44,9 +44,9 @@ class Interrupts:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Interrupts]:
-    """Listen for SIGINT and SIGTERM; what handled them before does so again afterwards.
+    """Listen for SIGINT and SIGTERM, and restore the previous handlers afterwards.
 
-    Python delivers signals to the main thread only: elsewhere nothing is listened for.
+    Python delivers signals to the main thread only. In another thread this does nothing.
     """
     interrupts = Interrupts()
     _listeners.append(interrupts)
@@ -58,22 +58,22 @@ def listening() -> Iterator[Interrupts]:
 
 
 _AGAIN: Final = 1.0
-"""Seconds between two requests."""
+"""Seconds between two requests to stop."""
 _listeners: list[Interrupts] = []
-"""Who listens, the innermost last."""
+"""Active listeners, the innermost last."""
 
 
 @contextlib.contextmanager
 def stopping_after(seconds: float) -> Iterator[None]:
-    """A time limit. Who is listening when it ends is asked to stop; else what is going on is interrupted at once.
+    """Limit the time of a block. When the time is up, the innermost listener is asked to stop.
 
-    It needs the main thread, as signals do: elsewhere there is no limit.
+    Without a listener the block is interrupted at once. Like signals, the limit works in the main thread only.
 
     Args:
-        seconds: From now on.
+        seconds: The limit, from now on.
 
     Raises:
-        Interrupted: By `TIME_IS_UP`, when the time is up.
+        Interrupted: With the signal `TIME_IS_UP`, when the time is up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -87,7 +87,7 @@ def stopping_after(seconds: float) -> Iterator[None]:
         _listeners[-1].signum = signum
 
     before = signal.signal(TIME_IS_UP, ring)
-    # Again and again, because a listener that is past its last step does not stop.
+    # Repeated, because a listener that is past its last step does not stop.
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), _AGAIN)
     try:
         yield
@@ -98,7 +98,7 @@ def stopping_after(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(interrupts: Interrupts) -> Iterator[None]:
-    """Its signals are handled by this."""
+    """Handle SIGINT and SIGTERM with `interrupts` inside the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

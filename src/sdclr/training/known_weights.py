@@ -1,7 +1,7 @@
 """Metadata of trained weights before they are read: the encoder that they fit, their license, and their training.
 
-Weights have the same names everywhere: `timm:NAME` and `timm:NAME=FILE` (a model of timm with its own weights, or with
-those of a file), a run's or an exported folder, or a file of weights under timm's names.
+All commands use the same names of weights: `timm:NAME` and `timm:NAME=FILE` (a timm model with its own weights, or with
+those in a file), the folder of a run or an export, or a file of weights under timm's names.
 """
 
 from dataclasses import dataclass, replace
@@ -22,40 +22,40 @@ from sdclr.training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class KnownWeights:
-    """What can be told of trained weights without reading them."""
+    """Metadata of trained weights, available without reading them."""
 
     spec: str
-    """How they are named."""
+    """Name of the weights."""
     license: str | None = None
-    """Their license, by the name that timm or the run has for it; None if that is not known."""
+    """License, by the name in timm or in the run; None if unknown."""
     labels: bool | None = None
-    """Whether class labels trained them; None if that is not known."""
+    """Whether the weights were trained with class labels; None if unknown."""
     teacher: str = UNKNOWN_TEACHER
     """The same in words."""
     encoder: EncoderConfig | None = None
-    """The encoder that they fit; None if they do not say."""
+    """The encoder that the weights fit; None if unknown."""
     image_size: int | None = None
-    """Side of the images that they are made for, in pixels."""
+    """Side of the images that the weights are made for, in pixels; None if unknown."""
 
     @property
     def words(self) -> str:
-        """What is known in one phrase, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
+        """Name, license and use of labels, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
         return f"{self.spec} ({f'license {self.license}' if self.license else 'license not known'}, {self.teacher})"
 
 
 def is_timm(spec: str) -> bool:
-    """Whether weights are named as those of a model of timm."""
+    """Whether a name refers to a timm model."""
     return spec.startswith(PREFIX)
 
 
 def known_weights(spec: str) -> KnownWeights:
-    """What is known of trained weights.
+    """Metadata of trained weights.
 
     Args:
-        spec: How they are named: `timm:NAME`, `timm:NAME=FILE`, a run's folder or a file.
+        spec: Name of the weights: `timm:NAME`, `timm:NAME=FILE`, a run's folder or a file.
 
     Raises:
-        InputError: If timm has no model of this name, or what a folder says of its encoder cannot be read.
+        InputError: If timm has no model of this name, or a folder's description of its encoder cannot be read.
 
     Example:
         >>> known_weights("timm:tf_efficientnet_lite0").words
@@ -74,10 +74,10 @@ def known_weights(spec: str) -> KnownWeights:
 
 
 def untagged(name: str) -> EncoderConfig:
-    """The encoder that timm's weights fit, by the model's name alone: a run's weights soon differ from those of a tag.
+    """The encoder that timm's weights fit, without the tag in its name: training changes the tagged weights.
 
     Args:
-        name: A model's name, with the tag of its weights or without.
+        name: Name of a model, with or without the tag of its weights.
 
     Raises:
         InputError: If timm has no such model or no such weights.
@@ -91,7 +91,7 @@ def _of_timm(spec: str) -> KnownWeights:
     described = describe_timm(parsed.name)
     found = KnownWeights(spec=spec, encoder=untagged(parsed.name), image_size=int(described["input_size"][-1]))
     if parsed.file is not None:
-        return found  # nobody says what the file holds
+        return found  # license and training of the weights in the file are unknown
     labels, teacher = taught_by(described["name"])
     return replace(found, license=described.get("license"), labels=labels, teacher=teacher)
 
@@ -110,7 +110,7 @@ def _of_folder(spec: str, folder: Path) -> KnownWeights:
 
 
 def _inherited(spec: str, folder: Path) -> KnownWeights:
-    """What a run passes on: a run has no labels of its own, but the weights that it started from may have had some."""
+    """Metadata of a run's weights. A run uses no labels, but its initial weights may have been trained with labels."""
     run = Run(folder)
     if run.start_file.is_file():
         start = read_json(run.start_file)

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard, and the progress."""
+"""The log of a run: metrics.jsonl, TensorBoard and progress."""
 
 import json
 import time
@@ -14,27 +14,27 @@ SLOW: Final = (
     "This takes more than an hour on a CPU. For a shorter run stop it, and give --minutes 30, which chooses how many "
     "epochs fit, or fewer --epochs, in a new folder."
 )
-"""What is said of a long run on a CPU."""
+"""Advice for a long run on a CPU."""
 
 _SETTLED: Final = 5.0
 _STEPS: Final = 3
-"""Seconds and steps after the first step that the estimate of the time is taken from."""
+"""Minimum seconds and steps, after the first step, for the time estimate."""
 _WORTH: Final = 30.0
-"""Seconds below which nobody needs an estimate."""
+"""No estimate is shown if fewer seconds are left."""
 _LONG: Final = 3600.0
 
 
 class Log:
-    """Writes what is measured, on the first process only.
+    """Writes metrics, on the first process only.
 
     Args:
         folder: The run's folder.
-        step: Steps already taken: lines of later steps, from a session that was cut off, are taken back.
+        step: Number of steps done. Lines of later steps, from an interrupted session, are removed.
         total: Steps of the whole run.
         epochs: Epochs of the whole run.
-        images_per_step: For the speed, in images a second.
-        active: False writes nothing, as the other processes should.
-        slow: What to say if the run will take more than an hour.
+        images_per_step: Batch size, for the speed in images per second.
+        active: False on the other processes, which write nothing.
+        slow: Message if the run will take more than an hour.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Log:
         self.advance(step)
 
     def advance(self, step: int) -> None:
-        """Say how far the run is, without logging."""
+        """Show the progress without logging."""
         if not self._active:
             return
-        if self._first is None:  # the first step also prepares, and says nothing of the speed
+        if self._first is None:  # the first step also prepares, so it does not count for the speed
             self._open.close()
             of, done = self._total * self._images_per_step, step * self._images_per_step
             self._update = self._open.enter_context(stage("training", of, done=done, counted=False))
@@ -83,11 +83,11 @@ class Log:
         self._estimate(step)
 
     def close(self) -> None:
-        """End the stage."""
+        """End the progress display."""
         self._open.close()
 
     def _estimate(self, step: int) -> None:
-        """Say once how long the run will take. The first step, which also prepares, does not count."""
+        """Show once how long the run will take. The first step, which also prepares, does not count."""
         now = time.perf_counter()
         if self._first is None:
             self._first = (now, step)
@@ -105,7 +105,7 @@ class Log:
             tell(self._slow)
 
     def _take_back(self, step: int) -> None:
-        """Write the log anew without what a session that was cut off has added, and without damaged lines."""
+        """Rewrite the log without lines after `step`, from an interrupted session, and without damaged lines."""
         if self._file.exists():
             lines = read_json_lines(self._file, keys={"step": int}, skip=True)
             kept = [json.dumps(line) for line in lines if line["step"] <= step]

@@ -40,23 +40,23 @@ from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
 
 THREADS_GAIN: Final = 1.05
-"""How many times as fast fewer threads must be to be taken."""
+"""More threads are kept unless they take this many times as long as fewer threads."""
 _QUIET: Final = 1.3
-"""How much longer than its own work a pass may take on one thread where nobody else is at work."""
+"""Maximum ratio of wall time to CPU time of a pass on one thread, if no other process uses the CPU."""
 _SHORT: Final = 0.1
-"""Seconds of a step, if threads shared it evenly, below which fewer threads are tried."""
+"""Fewer threads are tried if a step, divided evenly over the threads, takes less than this, in seconds."""
 _THREADS_ENV: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SMALLEST_IN_BF16: Final = 16
-"""Side of the views, in pixels, from which `auto` may train in bfloat16. Features of 8 px images lost 1.6 points of kNN
-accuracy by it, those of 16 px images nothing that was measurable (docs/results/precision.md)."""
+"""Smallest side of views, in pixels, that `auto` may train in bfloat16. It cost 1.6 points of kNN accuracy at 8 px, and
+nothing measurable at 16 px (docs/results/precision.md)."""
 
 
 class Settled(NamedTuple):
-    """What a run computes with.
+    """Number format and threads of a run.
 
     Attributes:
         dtype: Type of products and convolutions; None for float32.
-        threads: Threads of torch on a CPU.
+        threads: Number of torch's threads on a CPU.
     """
 
     dtype: torch.dtype | None
@@ -64,28 +64,28 @@ class Settled(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """The type by its name."""
+        """Name of the type."""
         return _called(self.dtype)
 
     def threads_in_force(self) -> contextlib.AbstractContextManager[None]:
-        """Run inside with so many threads; the caller's number is put back outside."""
+        """Use this number of threads inside the block, and restore the caller's number afterwards."""
         return set_threads(self.threads)
 
 
 def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place: Processes, run: Run) -> Settled:
-    """The number format and the threads of a run: those that are told, else those it has, else the fastest.
+    """Choose the number format and the threads of a run: given values first, then stored ones, then the fastest.
 
-    `runtime.amp` and `runtime.threads` come first, then what the last session on such a device (CPU or GPU) noted.
-    What is left open on a CPU is timed: a few forward and backward passes of a copy of the objective, about a second,
-    remembered for other runs of the kind (see `sdclr.fastest`). A number of threads that the caller chose, by
-    `OMP_NUM_THREADS`, `MKL_NUM_THREADS` or `torch.set_num_threads`, is kept. With several processes the first decides.
+    `runtime.amp` and `runtime.threads` come first, then the values of the last session on this type of device (CPU or
+    GPU). The remaining choices are timed on a CPU: a few forward and backward passes of a copy of the objective take
+    about a second, and other runs of this kind reuse the result (see `sdclr.fastest`). A number of threads that the
+    caller set by `OMP_NUM_THREADS`, `MKL_NUM_THREADS` or `torch.set_num_threads` is kept. The first process decides.
 
     Args:
-        objective: What will be trained. It is not changed, and no random number is drawn.
-        config: The run's.
-        runtime: How it is carried out.
-        place: This process among the others.
-        run: The run, for what it noted.
+        objective: The objective to train. It is not changed, and no random number is drawn.
+        config: The run's configuration.
+        runtime: Settings of the execution.
+        place: The rank of this process.
+        run: The run, with its earlier sessions.
     """
 
     def decide() -> Settled:
@@ -114,9 +114,9 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
 
 
 def last_sitting(run: Run, device: torch.device) -> dict[str, Any]:
-    """What the last session on a device of this type noted; empty if there was none.
+    """The record of the last session on a device of this type; empty if there was none.
 
-    A run that moves between CPU and GPU is settled for each: neither tells what suits the other.
+    A run that moves between CPU and GPU has separate choices for each.
     """
     own = [session for session in run.sessions() if session.get("device_type", device.type) == device.type]
     return own[-1] if own else {}
@@ -124,29 +124,29 @@ def last_sitting(run: Run, device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a training may compute with: at least one type and one number of threads, the usual ones first."""
+    """Possible types and numbers of threads of a training: at least one of each, the default first."""
 
     dtypes: tuple[torch.dtype | None, ...]
     threads: tuple[int, ...]
 
     @property
     def settled(self) -> Settled | None:
-        """The only possibility, if it is the only one."""
+        """The result if there is only one possibility; otherwise None."""
         return Settled(self.dtypes[0], self.threads[0]) if len(self.dtypes) == len(self.threads) == 1 else None
 
     def fastest(
         self, step: Callable[[Tensor], object], *, shape: tuple[int, ...], batch: int, about: Mapping[str, Any]
     ) -> Settled:
-        """The fastest possibility on this machine, measured or remembered.
+        """The fastest possibility on this machine, measured now or before.
 
-        Types are compared on one thread. Fewer threads than usual are tried where a step is so short that threads may
-        wait for each other longer than they work.
+        Types are compared on one thread. Fewer threads than the default are tried if a step is so short that threads
+        may wait for each other longer than they work.
 
         Args:
             step: A forward and a backward pass for images `(n, *shape)`, float32 in [0, 1].
-            shape: Of one image.
-            batch: Images of a step; fewer are timed if that takes long.
-            about: What is trained, as plain JSON.
+            shape: Shape of one image.
+            batch: Images per step; fewer are timed if that takes long.
+            about: Description of the training, as plain JSON.
         """
         what = {"mode": "training", "shape": shape, "batch": batch, **about}
         dtype = self.dtypes[0]
@@ -162,12 +162,12 @@ class Choice:
 
 
 class _Timed:
-    """A training step that is timed.
+    """Times a training step.
 
     Args:
-        step: Forward and backward.
-        shape: Of one image.
-        batch: Images of a step of the training.
+        step: Forward and backward pass.
+        shape: Shape of one image.
+        batch: Images per training step.
     """
 
     def __init__(self, step: Callable[[Tensor], object], shape: tuple[int, ...], batch: int) -> None:
@@ -175,11 +175,11 @@ class _Timed:
 
     @functools.cached_property
     def some(self) -> Tensor:
-        """As many images as it takes to time a step, and no more than the training has."""
+        """Enough images to time a step, at most a training batch."""
         return grown(self._step, self._images, at_first=min(4, self._batch), most=self._batch)
 
     def threads(self, candidates: tuple[int, ...], dtype: torch.dtype | None) -> dict[str, Any]:
-        """The best number of threads, from one up as long as more of them are no slower."""
+        """The best number of threads: starts at one, and takes more as long as they are not slower."""
         call = functools.partial(self._run, self.some, 1, dtype)
         call()
         clocks = (time.perf_counter, time.process_time)
@@ -204,7 +204,7 @@ class _Timed:
 
 
 def _step_of(objective: Objective, runtime: Runtime) -> Callable[[Tensor], None]:
-    """Forward and backward of a copy of the objective, which is made when the first step is taken."""
+    """Forward and backward pass of a copy of the objective, which the first step creates."""
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     copies: list[Objective] = []
 
@@ -222,12 +222,12 @@ def _step_of(objective: Objective, runtime: Runtime) -> Callable[[Tensor], None]
 def possible_dtypes(
     amp: Amp, noted: str | None, device: torch.device, *, image_size: int
 ) -> tuple[torch.dtype | None, ...]:
-    """Types to choose among, the usual one first.
+    """Types to choose among, the default first.
 
     Args:
-        amp: What is asked.
-        noted: What `auto` was settled to before, by its name; None at the start.
-        device: Where it runs.
+        amp: The user's setting.
+        noted: Name of the type that an earlier session chose for `auto`; None at the start.
+        device: Device of the run.
         image_size: Side of the views in pixels.
     """
     if amp != "auto":
@@ -240,7 +240,7 @@ def possible_dtypes(
 
 
 def _threads(asked: int | None, noted: int | None, device: torch.device) -> tuple[int, ...]:
-    """Numbers of threads to choose among, the usual one first, then ever half as many."""
+    """Numbers of threads to choose among: the default first, each other number half of the one before."""
     if asked is not None:
         return (asked,)
     usual = torch.get_num_threads()
@@ -248,11 +248,11 @@ def _threads(asked: int | None, noted: int | None, device: torch.device) -> tupl
         return (usual,)
     if noted is not None and noted <= usual:
         return (noted,)
-    return tuple(usual >> halvings for halvings in range(usual.bit_length()))  # one is the last of them
+    return tuple(usual >> halvings for halvings in range(usual.bit_length()))  # the last is 1
 
 
 def _chosen_by_caller(threads: int) -> bool:
-    """Whether someone set the number of threads: by default it is that of the cores, physical or logical."""
+    """Whether the caller set the number of threads. The default is the number of physical or logical cores."""
     if any(os.environ.get(name) for name in _THREADS_ENV):
         return True
     machine = torch.cpu.get_capabilities()
@@ -266,7 +266,7 @@ def _called(dtype: torch.dtype | None) -> str:
 
 
 def _dtype_called(name: str) -> torch.dtype | None:
-    """The type to compute in, as a session names it."""
+    """The type with the name in a session's record."""
     known = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
         raise InputError(f"this run records an unknown precision {name!r}: choose one with --amp")

@@ -7,16 +7,16 @@ from sdclr.training.distributed import Processes
 
 
 def refresh_masks(objective: Objective, damage: DamageConfig, progress: float, place: Processes) -> None:
-    """Choose the twin's masks from the present weights, at the present ratio. All processes call this together.
+    """Choose the twin's masks from the current weights, at the current ratio. All processes call this together.
 
     Args:
-        objective: With a competitor; and with an `AdaptiveRatio` if the ratio is adaptive.
-        damage: Its configuration.
-        progress: Share of the run's steps that are taken, in [0, 1).
-        place: This process among the others.
+        objective: Without a competitor nothing is done. An adaptive ratio needs an `AdaptiveRatio`.
+        damage: Configuration of the competitor.
+        progress: Share of the run's steps that are done, in [0, 1).
+        place: The rank of this process.
 
     Raises:
-        InputError: Two processes chose other masks.
+        InputError: Two processes chose different masks.
     """
     competitor = objective.competitor
     if competitor is None:
@@ -27,5 +27,5 @@ def refresh_masks(objective: Objective, damage: DamageConfig, progress: float, p
     else:
         competitor.ratio = next(each.ratio for each in objective.rebalancers if isinstance(each, AdaptiveRatio))
     competitor.refresh()
-    if place.world > 1:  # averaged gradients of differently pruned twins would train neither
+    if place.world > 1:  # gradients of differently pruned twins must not be averaged
         place.check_alike(tensors_digest(competitor.masks), f"the masks at ratio {competitor.ratio:g}")

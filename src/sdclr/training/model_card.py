@@ -30,7 +30,7 @@ def preprocessing(encoder: Encoder) -> dict[str, Any]:
         "other_images": {
             "resize_shorter_side": seen.resized_side,
             "interpolation": f"{seen.interpolation}, antialiased",
-            "centre_crop": [size, size],
+            "center_crop": [size, size],
         },
         "range": [0.0, 1.0],
         "mean": list(encoder.config.mean),
@@ -41,12 +41,12 @@ def preprocessing(encoder: Encoder) -> dict[str, Any]:
 
 
 def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats: Sequence[str]) -> str:
-    """The card as Markdown, with a head that model hubs read.
+    """The card as Markdown, with metadata for model hubs.
 
     Args:
         resolved: The encoder, and its run if it has one.
-        architecture: How its backbone is made.
-        formats: The formats that lie beside the card.
+        architecture: Architecture of its backbone.
+        formats: The exported formats.
     """
     run, encoder = resolved.run, resolved.encoder
     head = ["---"]
@@ -67,7 +67,7 @@ def model_card(resolved: ResolvedEncoder, architecture: Architecture, *, formats
 
 
 def _of_run(run: Run, encoder: Encoder, architecture: Architecture) -> list[str]:
-    """The sections on an encoder that a run trained."""
+    """Sections for an encoder that a run trained."""
     return [
         _introduction(run, encoder, architecture),
         "## Training images\n\n" + _training_set(run),
@@ -77,7 +77,7 @@ def _of_run(run: Run, encoder: Encoder, architecture: Architecture) -> list[str]
 
 
 def _pretrained(encoder: Encoder, architecture: Architecture) -> list[str]:
-    """The sections on an encoder that was pretrained elsewhere."""
+    """Sections for a pretrained encoder without a run."""
     size, weights = encoder.image_size, sum(parameter.numel() for parameter in encoder.parameters())
     origin = "Weights of unknown origin." if encoder.origin is None else f"Weights: {_plain(encoder.origin.sentence)}."
     introduction = (
@@ -188,7 +188,7 @@ def _introduction(run: Run, encoder: Encoder, architecture: Architecture) -> str
 
 
 def _trained(start: Start | None) -> str:
-    """The start of the encoder, and the use of labels."""
+    """The encoder's initial weights, and the use of labels."""
     if start is None:
         return "An image encoder trained without labels"
     return f"An image encoder that started from the weights {_started_from(start)} and was adapted without labels"
@@ -263,7 +263,7 @@ def _results(run: Run) -> str:
         result = read_json(file)
         if result.get("branch", "dense") != "dense" or not all(name in result for name in names):
             continue
-        read_evaluation(file)  # which checks it
+        read_evaluation(file)  # checks the file
         for name, title in names.items():
             figures = [result[name]["balance"][column] for column in columns]
             rows.append((title, *("-" if figure is None else f"{figure:.1f}" for figure in figures)))
@@ -285,10 +285,10 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(text: Any, *, forbidden: str = "`|<>*_[]#&\\") -> str:
-    """An untrusted name without the characters that Markdown or HTML would interpret."""
+    """Remove characters that Markdown or HTML would interpret from an untrusted name."""
     return "".join(character for character in str(text) if character.isprintable() and character not in forbidden)
 
 
 def _started_from(start: Start) -> str:
-    """The weights by name, their license, and what taught them. Underscores stay: names of models are full of them."""
+    """The weights by name, with license and use of labels. Underscores stay, because names of models contain them."""
     return _plain(start.words, forbidden="`|<>*[]#&\\")

@@ -4,8 +4,8 @@ Statistics that move to augmented views of a small collection cost a pretrained 
 With fixed statistics each batch-norm layer of the encoder is an affine map, whose weight and bias are trained.
 
 A pruned twin has weaker activations, so the network's statistics do not fit it. Statistics measured on the twin itself
-do not fit either: they are those of the augmented views, and make the twin differ from the network even if nothing is
-pruned. The statistics are therefore corrected for the effect of pruning: after each refresh of the masks, every layer
+do not fit either: they are those of the augmented views, and make the twin differ from the network even without
+pruning. The statistics are therefore corrected for the effect of pruning: after each refresh of the masks, every layer
 of the twin gets the statistics with which its output has the mean and variance of the network's output.
 """
 
@@ -22,13 +22,13 @@ from sdclr.method import DropoutCompetitor, SelfCompetitor
 
 
 def fix_statistics(module: nn.Module) -> int:
-    """Keep the batch-norm layers of every encoder in a module in evaluation mode, whatever `train()` is called.
+    """Keep the batch-norm layers of every encoder in a module in evaluation mode, even after `train()`.
 
-    Weight and bias of these layers can still be trained. Projection heads and predictors stay as they are. Copies of
-    the module are fixed, too. Call it after layers are replaced, for example by synchronized ones.
+    Weight and bias of these layers can still be trained. Projection heads and predictors do not change. Copies of the
+    module are fixed, too. Call it after layers are replaced, for example by synchronized ones.
 
     Args:
-        module: An `Encoder`, or what holds some: a network, or an objective with its momentum network.
+        module: An `Encoder`, or a module that contains encoders: a network, or an objective with its momentum network.
 
     Returns:
         The number of layers.
@@ -52,22 +52,22 @@ def fix_statistics(module: nn.Module) -> int:
 
 @torch.no_grad()
 def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Give a pruned twin the running statistics with which its layers have the network's means and variances.
+    """Correct a pruned twin's running statistics, so that its layers have the network's output means and variances.
 
     With the network's statistics μ and σ², and mean and variance of a layer's input, m and v in the network, m' and v'
-    in the twin, these are `σ'² = σ² v'/v` and `μ' = m' - (m - μ) σ'/σ`, averaged over the batches. Layers follow each
-    other: what a layer of the twin sees comes from layers that are corrected already. Where nothing is pruned, the twin
-    stays the network. (Jordan et al., *REPAIR*, ICLR 2023, for networks between two others.)
+    in the twin, these are `σ'² = σ² v'/v` and `μ' = m' - (m - μ) σ'/σ`, averaged over the batches. Layers are corrected
+    in order, so the input of a layer of the twin comes from corrected layers. Without pruning the twin equals the
+    network. The method follows Jordan et al., *REPAIR*, ICLR 2023, who correct interpolated networks.
 
-    A competitor without statistics of its own runs with the network's, and nothing is done. The projection head's
-    statistics and the modes of all layers stay as they were.
+    If the competitor has no separate statistics, nothing is done. The projection head's statistics and the modes of all
+    layers do not change.
 
     Args:
         competitor: The pruned twin of a network with an `encoder`.
-        batches: Images `(N, 3, H, W)`, on the network's device; all samples of a layer's input count alike.
+        batches: Images `(N, 3, H, W)`, on the network's device; all samples of a layer's input have equal weight.
 
     Returns:
-        The running means and variances that were settled, `(C,)` each: the competitor's own tensors.
+        The corrected running means and variances, `(C,)` each: the competitor's own tensors.
     """
     encoder = competitor.network.get_submodule("encoder")
     layers = _layers(encoder)
@@ -87,21 +87,21 @@ def recalibrate(competitor: SelfCompetitor, batches: Iterable[Tensor]) -> list[T
 
 
 _HARDLY: Final = 1e-8
-"""Variance under which a channel says nothing, such as one that has lost all its weights."""
+"""Variance of a channel without information, such as one whose weights are all pruned."""
 
 _Moments = tuple[Tensor, Tensor]
 """Mean and variance of each channel, `(C,)`."""
 
 
 def _with_statistics(twin: SelfCompetitor) -> set[str]:
-    """Names, within the encoder, of layers of which the twin has running statistics of its own."""
+    """Names, within the encoder, of layers for which the twin has separate running statistics."""
     start, end = "encoder.", ".running_mean"
     own = twin.normalization()
     return {name.removeprefix(start).removesuffix(end) for name in own if name.startswith(start) and name.endswith(end)}
 
 
 def _seen(encoder: nn.Module, batch: Tensor, layers: Mapping[str, _BatchNorm]) -> dict[str, list[_Moments]]:
-    """Moments of what each layer of the network is given, one for each time that it runs."""
+    """Moments of the input of each layer of the network, one entry per call."""
     seen: dict[str, list[_Moments]] = {name: [] for name in layers}
 
     def note(name: str, _: Any, given: Tensor) -> None:
@@ -121,7 +121,7 @@ def _correct(
     seen: Mapping[str, list[_Moments]],
     settled: dict[str, list[_Moments]],
 ) -> None:
-    """Run the twin on a batch, each of its layers with the statistics that fit the batch, and note these."""
+    """Run the twin on a batch, correct the statistics of each layer, and record them in `settled`."""
     calls = dict.fromkeys(layers, 0)
 
     def fit(name: str, layer: Any, given: Tensor) -> None:
@@ -131,7 +131,7 @@ def _correct(
         ratio = (own_variance + _HARDLY) / (variance + _HARDLY)
         fitted = ((spread + layer.eps) * ratio - layer.eps).clamp_min(0)
         scale = ((fitted + layer.eps) / (spread + layer.eps)).sqrt()
-        # While the twin runs, the layer's statistics are the twin's own.
+        # While the twin runs, the layer holds the twin's statistics.
         layer.running_mean.copy_(own_mean - (mean - at) * scale)
         layer.running_var.copy_(fitted)
         settled[name].append(_statistics(layer))
@@ -142,7 +142,7 @@ def _correct(
 
 
 def _moments(given: Tensor) -> _Moments:
-    """Of a layer's input `(N, C, …)`."""
+    """Moments of a layer's input `(N, C, …)`."""
     channels = given.float().transpose(0, 1).flatten(1)
     return channels.mean(dim=1), channels.var(dim=1, correction=0)
 
@@ -152,7 +152,7 @@ def _statistics(layer: Any) -> _Moments:
 
 
 class _Evaluating:
-    """The method `train` of a layer that stays in evaluation mode."""
+    """Replacement of a layer's `train` that keeps it in evaluation mode."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
@@ -170,7 +170,7 @@ def _layers(encoder: nn.Module) -> dict[str, _BatchNorm]:
 
 @contextmanager
 def _before(layers: Mapping[str, _BatchNorm], action: Callable[[str, Any, Tensor], object]) -> Iterator[None]:
-    """Inside, an action is told each layer's name, the layer and its input before it runs."""
+    """Inside the block, call an action with name, layer and input before each layer runs."""
     handles = [
         layer.register_forward_pre_hook(lambda layer, given, name=name: _nothing(action(name, layer, given[0])))
         for name, layer in layers.items()
@@ -183,12 +183,12 @@ def _before(layers: Mapping[str, _BatchNorm], action: Callable[[str, Any, Tensor
 
 
 def _nothing(_: object) -> None:
-    """Else what a hook returns would become the layer's input."""
+    """Discard a result: a hook's return value would replace the layer's input."""
 
 
 @contextmanager
 def _evaluating(layers: Mapping[str, _BatchNorm]) -> Iterator[None]:
-    """Inside, layers normalize by their running statistics; outside, they are in the mode in which they were."""
+    """Inside the block, layers normalize by their running statistics. Afterwards their modes are restored."""
     before = [(layer, layer.training) for layer in layers.values()]
     for layer in layers.values():
         layer.training = False

@@ -1,4 +1,4 @@
-"""The start of a run: a folder that holds a run resumes it, and a new run initializes its network."""
+"""The start of a run: open its folder, resume an existing run, and initialize the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sdclr.config import differences, digest
 from sdclr.data.intensities import intensities_of, with_intensities
-from sdclr.data.sources import Source, fingerprint
+from sdclr.data.joined import JoinedSource
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_json
@@ -23,18 +24,38 @@ from sdclr.training.run import Run
 from sdclr.training.start import load_start
 
 
+def with_outside(own: Source, outside: ImageSource | None, config: PretrainConfig) -> Source:
+    """The images of a run: own ones, followed by outside ones if there are any.
+
+    Raises:
+        InputError: If outside images are given without the rebalancer that uses them, or it without them.
+    """
+    asked = "outside" in config.rebalance
+    if outside is None:
+        if asked:
+            raise InputError("--rebalance outside needs outside images: add --outside IMAGES, or leave it out")
+        return own
+    if not asked:
+        raise InputError(
+            "only the rebalancer outside uses outside images: add --rebalance outside, or leave out --outside"
+        )
+    return JoinedSource(own, open_source(outside))
+
+
 def default_run(source: Source, config: PretrainConfig, budget: Budget | None = None) -> Path:
-    """The folder of a run that its caller does not name."""
+    """Default folder of a run."""
     minutes = f"-{budget.minutes:g}min" if budget else ""
     return Path("runs") / f"{source.name}-{digest(config)}{minutes}"
 
 
 def as_trained(run: Run, images: Source) -> Source:
-    """The images by the range of intensities that the run was begun with, if it has begun.
+    """The images with the intensity range that the run was started with, if it has started.
 
     Raises:
-        InputError: Another range is asked for.
+        InputError: Another range is given.
     """
+    if isinstance(images, JoinedSource):
+        return JoinedSource(as_trained(run, images.own), images.others, images.name)
     kept = run.intensities
     seen, given = intensities_of(images)
     if kept is not None and given and seen != kept:
@@ -46,7 +67,7 @@ def as_trained(run: Run, images: Source) -> Source:
 
 
 def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network:
-    """The network to train: from weights of one's own if asked, unless the run has some already."""
+    """The network to train. It loads trained weights if `config` names them and the run has no checkpoint."""
     network = create_network(config.encoder, config.head, config.views.image_size)
     if config.start is not None and not any(run.checkpoints.glob("*.pt")):
         start = load_start(network, config.start)
@@ -57,7 +78,7 @@ def first_network(run: Run, config: PretrainConfig, place: Processes) -> Network
 
 @contextmanager
 def alone(run: Run, place: Processes) -> Iterator[None]:
-    """Train a run in no more than one job at a time. All processes of a job call this together.
+    """Lock a run, so that only one job trains it. All processes of a job call this together.
 
     Raises:
         InputError: If another job trains the run.
@@ -75,7 +96,7 @@ def open_run(
     *,
     budget: Budget | None = None,
 ) -> tuple[Run, PretrainConfig]:
-    """The run in a folder, checked to be this one if there is one, and its settings."""
+    """The run in a folder and its settings. An existing run must have the same settings, images and weights."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder with --run")
     parts = config.accumulate * place.world

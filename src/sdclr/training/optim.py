@@ -14,10 +14,10 @@ from sdclr.training.optim_config import OptimConfig
 
 
 def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over all parameters of `module`, each once however often it is shared.
+    """Create the optimizer for all parameters of `module`. A shared parameter is included once.
 
     Raises:
-        InputError: If rates are to decay by depth and the encoder's layers have no order.
+        InputError: If the learning rate decays by depth and the encoder's layers have no order.
     """
     from timm.optim.lars import Lars
 
@@ -28,7 +28,7 @@ def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Opti
         groups = _by_scale([{"params": parameters}], scales)
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, weight_decay=decay, fused=True)
         if momentum:
-            # As torch would at the first step; but if loss scaling skips that one, it takes uninitialized memory.
+            # torch does this at the first step. If loss scaling skips that step, torch uses uninitialized memory.
             for parameter in parameters:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
@@ -37,19 +37,19 @@ def create_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Opti
     if config.name == "adamw":
         groups = _by_scale([weights, others], scales)
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
-    weights["always_adapt"] = True  # its layer-wise rates are for weights, decayed or not
+    weights["always_adapt"] = True  # LARS adapts the rates of weights, with and without weight decay
     return Lars(_by_scale([weights, others], scales), lr=config.lr, momentum=config.momentum)
 
 
 def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
-    """The share of the learning rate that each parameter of an encoder has, by depth: `decay ** blocks behind it`.
+    """Factor on the learning rate of each encoder parameter, by depth: `decay ** number of deeper blocks`.
 
     As for fine-tuning transformers (Clark et al., *ELECTRA*, ICLR 2020; Bao et al., *BEiT*, ICLR 2022), with timm's
-    order of layers. A pruned twin's own parameters have the share of the network's.
+    order of layers. A pruned twin's own parameters have the factors of the network's parameters.
 
     Args:
-        module: What holds the encoder, and perhaps a competitor.
-        decay: Of one block.
+        module: Contains the encoder, and perhaps a competitor.
+        decay: Factor per block.
 
     Raises:
         InputError: If timm gives the encoder's layers no order.
@@ -77,7 +77,7 @@ _Group = dict[str, Any]
 
 
 def _by_scale(groups: list[_Group], scales: Mapping[nn.Parameter, float]) -> list[_Group]:
-    """Groups of parameters that share a scale, too; those at the full rate come first."""
+    """Split parameter groups by scale. Groups at the full rate come first."""
     if not scales:
         return groups
     split = []
@@ -90,12 +90,12 @@ def _by_scale(groups: list[_Group], scales: Mapping[nn.Parameter, float]) -> lis
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, epochs: float, config: OptimConfig) -> float:
-    """Learning rate of a step, counted from 0: a pure function, so that a resumed run needs no schedule state.
+    """Learning rate of a step: a pure function, so that a resumed run needs no schedule state.
 
     Args:
-        step: The step.
+        step: The step, from 0.
         steps_per_epoch: Steps of a whole epoch.
-        epochs: Length of the run; a run that ends within an epoch has a fraction of one.
+        epochs: Length of the run; a fraction if the run ends within an epoch.
         config: The schedule.
     """
     warmup = config.warmup(epochs) * steps_per_epoch
@@ -114,16 +114,16 @@ def _cosine(high: float, low: float, progress: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate, scaled where the group has a scale."""
+    """Set the learning rate of every parameter group, times the scale of the group if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimizer a state that was saved."""
+    """Load a saved state into an optimizer."""
     optimizer.load_state_dict(state)
     for parameter, buffers in optimizer.state.items():
         for name, buffer in buffers.items():
             if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
-                # Fused optimizers take it for granted that a weight and its momentum lie in memory alike.
+                # Fused optimizers assume that a weight and its momentum have the same memory layout.
                 buffers[name] = torch.empty_like(parameter).copy_(buffer)

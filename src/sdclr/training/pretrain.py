@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import to_json
-from sdclr.data.loading import Batch
-from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.fastest import name_of
 from sdclr.files import parsing, write_json
+from sdclr.loading.batches import Batch
 from sdclr.method import Objective
 from sdclr.out_of_memory import IN_TRAINING, enough_memory
 from sdclr.progress import bar_by_default
@@ -43,14 +42,16 @@ from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import SLOW, Log
 from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
+from sdclr.training.nonfinite import give_up
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import alone, as_trained, default_run, first_network, open_run
+from sdclr.training.opening import alone, as_trained, default_run, first_network, open_run, with_outside
 from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
 from sdclr.training.sessions import note_session
 from sdclr.training.wrapping import wrapped
+from sdclr.views.render import to_device
 
 
 def pretrain(
@@ -61,6 +62,7 @@ def pretrain(
     runtime: Runtime | None = None,
     weights: ArrayLike | None = None,
     minutes: float | Budget | None = None,
+    outside: ImageSource | None = None,
 ) -> Run:
     """Train an encoder on images without labels, or resume an interrupted call with the same arguments.
 
@@ -69,25 +71,30 @@ def pretrain(
         config: Settings that determine the result; by default `default_config(source)`.
         run: Folder of the run; by default `runs/` with a name from source and configuration.
         runtime: Settings of the execution, which may change when the run resumes.
-        weights: `(N,)` sampling weights of the images, up to a factor, in addition to rebalancers; by default uniform.
+        weights: `(N,)` sampling weights of the images of `source`, up to a factor, in addition to rebalancers; by
+            default uniform.
         minutes: Time budget in minutes, including the report: measures the speed and chooses the number of epochs,
             instead of that in `config`. The run's configuration stores the choice, so that a resumed run is the same.
+        outside: Outside images, of other kinds than those of `source`, for the rebalancer `outside`. An epoch has as
+            many samples as `source` has images, whether they are own or outside ones.
 
     Returns:
         The finished run.
 
     Raises:
-        InputError: If the images or the configuration cannot be used, or the folder holds another run.
+        InputError: If the images or the configuration cannot be used, the folder holds another run, or outside images
+            are given without the rebalancer `outside` or it without them.
         FloatingPointError: If the loss is not finite; names the step, the images and the last checkpoint.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
-    images = open_source(source)
+    own = open_source(source)
     limit = Budget.of(minutes)
-    config = config or default_config(images, minutes=None if limit is None else limit.minutes)
+    config = config or default_config(own, minutes=None if limit is None else limit.minutes)
     runtime = runtime or Runtime()
+    images = with_outside(own, outside, config)
     folder = Path(run) if run is not None else default_run(images, config, limit)
     images = as_trained(Run(folder), images)
-    drawn = None if weights is None else checked_weights(weights, len(images))
+    drawn = None if weights is None else checked_weights(weights, len(own), outside=len(images) - len(own))
     with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened, config = open_run(folder, images, config, place, drawn, budget=limit)
         if opened.finished:
@@ -101,10 +108,10 @@ def pretrain(
             with trainer.settled.threads_in_force(), enough_memory(config.batch_size, remedy=IN_TRAINING):
                 if limit and not begun:
                     config, feed, settled = choose_length(trainer, config, limit), trainer.feed, trainer.settled
-                    del trainer  # its memory is needed
+                    del trainer  # frees its memory
                     trainer = make(config=config, feed=feed, settled=settled)
                 if place.first and not begun:
-                    write_json(opened.config_file, to_json(config))  # last: until it is there, nothing is settled
+                    write_json(opened.config_file, to_json(config))  # last: this file marks the run as begun
                 with listening() as interrupts:
                     trainer.train(interrupts)
     return opened
@@ -121,15 +128,15 @@ def _trainer(
     feed: Feed | None = None,
     settled: Settled | None = None,
 ) -> "Trainer":
-    """A run at its start, or where its newest checkpoint has it. All processes call this together."""
+    """A trainer at the start of the run, or at its newest checkpoint. All processes call this together."""
     seed(config.seed, place.device)
-    # What is wrong with the settings comes out before images are looked at.
+    # Errors in the settings are raised before images are read.
     objective = create_objective(config, first_network(run, config, place))
     feed = feed or create_feed(images, run, config, runtime, place, weights=weights)
     settled = settled or settle(objective, config, runtime, place, run)
     per_epoch = feed.loader.steps_per_epoch
     lasting = replace(config, epochs=math.ceil(config.total_steps(per_epoch) / per_epoch), steps=None)
-    objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept)))
+    objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept), feed.outside))
     return Trainer(run, config=config, runtime=runtime, objective=objective, feed=feed, place=place, settled=settled)
 
 
@@ -166,26 +173,26 @@ class Trainer:
         self.epochs = config.epochs if config.steps is None else self.total / self.steps_per_epoch
         objective = objective.to(place.device)
         if place.world > 1 and place.device.type == "cuda":
-            # Batch statistics over all processes: their number must not change the run. torch has no CPU version.
-            # timm's converter, in place: torch's own would drop the activations that timm fuses into normalization.
+            # Batch statistics over all processes, so that their number does not change the run. torch has no CPU
+            # version. timm's converter works in place. torch's would drop activations that timm fuses into the layers.
             convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         if config.fixes_statistics:
             fix_statistics(objective)
         if runtime.channels_last:
             objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         if runtime.checkpoint_activations:
-            if config.damage.kind == "dropout":  # the twin's layers drop nothing in the second pass
+            if config.damage.kind == "dropout":  # dropout is off when the blocks are recomputed
                 raise InputError("--checkpoint-activations cannot repeat what dropout drops: leave it out")
             checkpoint_activations(objective.network)
         self.objective = objective
-        # A compiled pass would break at its hook.
+        # The watch's hook would break a compiled pass.
         self.watch = None if runtime.compile else CollapseWatch(cast("Network", objective.network).head)
         self.optimizer = create_optimizer(objective, config.optim)
         self.scaler = GradScaler(place.device.type, enabled=self.dtype == torch.float16)
         self.step = 0
         self.window: list[tuple[int, Tensor, NDArray[np.int64]]] = []  # (step, loss, samples) not checked yet
         self.last_batch = np.empty(0, dtype=np.int64)
-        self.logged_losses: list[float] = []  # of this logging interval, already checked
+        self.logged_losses: list[float] = []  # checked losses of this logging interval
         self.last_checkpoint: Path | None = None
         self.saved_step: int | None = None
         self.guidance = Guidance(objective, feed, config, place=place, amp=name_of(self.dtype))
@@ -217,7 +224,7 @@ class Trainer:
                     self._keep_snapshot()
                     if not self._compare_notes():
                         continue
-                    # All processes save at the same step, though their clocks and signals differ.
+                    # All processes save at the same step, although their clocks and signals differ.
                     overdue = self.step < self.total and time.monotonic() - saved >= period
                     signum, due = divmod(self.place.any(2 * interrupts.signum + overdue), 2)
                     if signum or due:
@@ -236,7 +243,7 @@ class Trainer:
         self.place.barrier()
 
     def rehearse(self, epoch: int) -> Iterator[float]:
-        """Measure an epoch: take its steps, yielding what each saved (`take_saved`). The state is of no use then."""
+        """Take the steps of an epoch to measure them, and yield `take_saved` after each. Discard the trainer then."""
         self.step = epoch * self.steps_per_epoch
         self.objective.train()
         self.guidance.enter_epoch(epoch, begins=True, rehearsing=True)
@@ -246,7 +253,7 @@ class Trainer:
             yield self.guidance.take_saved()
 
     def _take_step(self, batch: Batch) -> None:
-        """Refresh the masks if it is time, then one optimizer step."""
+        """Refresh the masks if due, then take one optimizer step."""
         self._refresh_masks()
         drawn = self.guidance.views(batch)
         seed(self._step_seed(self.place.rank), self.place.device)
@@ -272,27 +279,27 @@ class Trainer:
         self.step += 1
 
     def _refresh_masks(self) -> None:
-        """Choose the competitor's masks anew if it is time."""
+        """Update the competitor's masks if due."""
         damage, competitor = self.config.damage, self.objective.competitor
         if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
             return
-        seed(self._step_seed(0), self.place.device)  # alike on all processes: masks may be drawn at random
+        seed(self._step_seed(0), self.place.device)  # equal on all processes: masks may be drawn at random
         refresh_masks(self.objective, damage, self.step / self.total, self.place)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
                 settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
             for statistic in settled:
-                statistic.copy_(self.place.mean(statistic))  # to the bit, if processes round differently
+                statistic.copy_(self.place.mean(statistic))  # makes them identical if processes round differently
 
     def _compare_notes(self) -> bool:
-        """Whether processes ask each other after this step if one is to stop: on GPUs that makes the host wait."""
+        """Whether processes exchange stop and save requests after this step; on GPUs the host waits for that."""
         often = self.place.device.type == "cpu" or self.place.world == 1 or not self.runtime.checkpoint_minutes
         return often or self.step % self.runtime.log_steps == 0
 
     def _log(self, log: Log, epoch: int) -> None:
-        """Check the losses and write their mean when it is time.
+        """Check the losses, and write their mean if due.
 
-        Reading a loss makes the host wait for the device: on a GPU that happens at logging only.
+        Reading a loss makes the host wait for the device, so on a GPU it happens only when losses are logged.
         """
         due = not self.step % self.runtime.log_steps or not self.step % self.steps_per_epoch or self.step == self.total
         if not due and self.place.device.type != "cpu":
@@ -311,7 +318,7 @@ class Trainer:
             log.advance(self.step)
 
     def _check_losses(self) -> None:
-        """Move the window's losses to the host, averaged over processes; a loss that is not finite ends the run."""
+        """Move the window's losses to the host, averaged over processes. A loss that is not finite ends the run."""
         if not self.window:
             return
         losses = self.place.mean(torch.stack([loss for _, loss, _ in self.window])).tolist()
@@ -322,22 +329,12 @@ class Trainer:
         self.last_batch = self.window[-1][2]
         self.window.clear()
 
-    def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> NoReturn:
-        """End the run at a number that is not finite. All processes call this together."""
-        shares = self.place.gather([self.feed.name(index) for index in indices.tolist()])
-        names = [name for share in shares for name in share]
-        listed = self.run.path / f"nonfinite-step-{step}.json"
-        if self.place.first:
-            write_json(listed, {"step": step, "images": names})
-        good = (
-            f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint is saved"
-        )
-        some = ", ".join(names[:3])
-        remedy = "lower --optim.lr, raise the warm-up or drop --amp, in a new run"
-        raise FloatingPointError(f"{what} (images {some}, …, all in {listed}); {good}: {remedy}")
+    def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> None:
+        """Raise an error for a number that is not finite. All processes call this together."""
+        give_up(what, step, indices, feed=self.feed, place=self.place, checkpoint=self.last_checkpoint)
 
     def save(self) -> None:
-        """Write a checkpoint of the whole state, unless it is there. All processes call this together."""
+        """Write a checkpoint of the whole state, unless it exists. All processes call this together."""
         self._check_losses()  # a state after a loss that is not finite is never saved
         if self.saved_step == self.step:
             return
@@ -348,10 +345,10 @@ class Trainer:
         if self.place.first:
             self._write_checkpoint()
         self.saved_step = self.step
-        self.place.barrier()  # a process that ends while the first still writes would make torchrun end that too
+        self.place.barrier()  # if a process ended while the first still writes, torchrun would end that one too
 
     def _keep_snapshot(self) -> None:
-        """After every so many whole epochs, if asked."""
+        """Write a snapshot if one is due after this epoch."""
         every = self.runtime.snapshot_epochs
         epochs, begun = divmod(self.step, self.steps_per_epoch)
         if every and not begun and not epochs % every and self.place.first:
@@ -381,12 +378,12 @@ class Trainer:
         self.logged_losses = list(state["logged_losses"])
 
     def _step_seed(self, rank: int) -> int:
-        """Decides what a step draws beyond the views, such as dropout; each process draws its own."""
+        """Seed of a step's random numbers other than views, such as dropout; differs between processes."""
         key = f"{self.config.seed} {self.step} {rank}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
 
     def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Exchange gradients between processes once a step, with the last part of the batch."""
+        """Exchange gradients between processes once per step, with the last part of the batch."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
@@ -395,6 +392,6 @@ class Trainer:
         return torch.autocast(self.place.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _laid_out(self, view: Tensor) -> Tensor:
-        """The view as the weights lie in memory; as a rule the loader has drawn it so."""
+        """The view in the memory layout of the weights; usually the loader has already used it."""
         layout = torch.channels_last if self.runtime.channels_last else torch.contiguous_format
         return view.contiguous(memory_format=layout)

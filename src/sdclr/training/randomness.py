@@ -1,4 +1,4 @@
-"""torch's random state: seeded temporarily, and then restored."""
+"""Temporary seeding of torch's random state."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import torch
 
 @contextlib.contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state as it was."""
+    """Restore the caller's random state after the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
 def seed(number: int, device: torch.device) -> None:
-    """Seed the CPU's generator and the device's: `torch.manual_seed` would seed those of all other GPUs too."""
+    """Seed the generators of the CPU and the device. `torch.manual_seed` would also seed those of all other GPUs."""
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):

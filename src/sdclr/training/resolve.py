@@ -1,4 +1,4 @@
-"""From any name of an encoder to the encoder, its preprocessing, and its run if it has one."""
+"""Load an encoder by any of its names, with its preprocessing, and its run if it has one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from sdclr.intensities import Intensities
 from sdclr.training.run import Run
 
 _SMALL_VIEW: Final = 96
-"""Pixels that small images are enlarged to for a pretrained network: a fifth of the work of 224, and the kinds that are
-found are the same (docs/results/rarity.md)."""
+"""Side in pixels to which small images are enlarged for a pretrained network: a fifth of the work at 224 px, with the
+same kinds found (docs/results/rarity.md)."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class ResolvedEncoder:
     """An encoder ready for use."""
 
     name: str
-    """What the user called it."""
+    """Name that the user gave."""
     encoder: Encoder
     """In eval mode on the CPU."""
     run: Run | None = None
-    """The run it belongs to; None for an encoder without one."""
+    """Run of the encoder; None if it has none."""
     intensities: Intensities | None = None
-    """By which range of intensities images are seen: that of the encoder's training, or else of the images."""
+    """Intensity range for the images: that of the encoder's training, or otherwise that of the images."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes what the encoder sees."""
+        """Preprocessing of images for the encoder."""
         if self.intensities is None:
             return self.encoder.preprocessing
         return replace(self.encoder.preprocessing, intensities=self.intensities)
 
     @property
     def short_name(self) -> str:
-        """For reports: the run's folder name, or what the user called the encoder."""
+        """Name in reports: the run's folder name, or the name that the user gave."""
         return self.name if self.run is None else self.run.path.resolve().name
 
     @property
@@ -55,10 +55,10 @@ class ResolvedEncoder:
         """The run.
 
         Args:
-            what: What needs one, for the error: "--score loss".
+            what: The feature that needs a run, for the error: "--score loss".
 
         Raises:
-            InputError: If the encoder has none.
+            InputError: If the encoder has no run.
         """
         if self.run is None:
             raise InputError(
@@ -76,16 +76,16 @@ def resolve_encoder(
 ) -> ResolvedEncoder:
     """Load an encoder by any of its names.
 
-    A pretrained network that takes images of any size sees small images (the first ones have both sides up to 96 px) at
-    96 px instead of its own size.
+    If the images are small (the first ones have both sides up to 96 px), a pretrained network that takes any size gets
+    them at 96 px instead of its own size.
 
     Args:
-        encoder: What the user gave.
-        images: The images that it will see.
+        encoder: Name or object that the user gave.
+        images: The images to encode.
         image_size: Side of the view in pixels, for pretrained networks that take images of any size.
 
     Raises:
-        InputError: If there is no such encoder, it is not finished or damaged, or its size cannot be changed.
+        InputError: If the encoder does not exist, is unfinished or damaged, or its size cannot be changed.
     """
     if isinstance(encoder, ResolvedEncoder):
         return encoder
@@ -111,7 +111,7 @@ def _found(
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is a run, finished or not; exports and bare copies of an encoder are none.
+    """Whether a folder is a run, finished or not. Exports and bare copies of an encoder are not.
 
     Raises:
         InputError: If the folder holds neither a run nor an encoder.

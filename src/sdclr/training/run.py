@@ -34,7 +34,7 @@ from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
 from sdclr.training.trainable import freeze_all_but
 
 STATE: Final[Keys] = {"step": int, "objective": dict, "optimizer": dict, "scaler": dict, "logged_losses": list}
-"""What a checkpoint of a run holds."""
+"""Keys of a run's checkpoint, with their types."""
 _SOURCE: Final[Keys] = {"name": str, "images": int}
 _SOURCE_MAY: Final[Keys] = {
     "bad_images": int,
@@ -80,33 +80,33 @@ class Run:
 
     @property
     def source_file(self) -> Path:
-        """What the run was trained on: name, number of images, fingerprint of their ids, class counts if known."""
+        """The training images: name, number, fingerprint of the ids, class counts if known."""
         return self.path / "source.json"
 
     @property
     def image_files(self) -> Path:
-        """Sizes and times of the images' files when they were last trained on."""
+        """Sizes and modification times of the image files when the run last trained on them."""
         return self.path / "image_files.npy"
 
     @property
     def start_file(self) -> Path:
-        """Which weights the encoder started from, if not at random: name, file, SHA-256, license, part of labels."""
+        """The encoder's initial weights, unless random: name, file, SHA-256, license, use of labels."""
         return self.path / "start.json"
 
     @property
     def sessions_file(self) -> Path:
         """One JSON object for each time that training started or resumed: device, precision, threads, versions."""
-        earlier = self.path / "sittings.jsonl"  # its name until 0.1
+        earlier = self.path / "sittings.jsonl"  # the name until 0.1
         return earlier if earlier.exists() else self.path / "sessions.jsonl"
 
     @property
     def budget_file(self) -> Path:
-        """The minutes that a run was given, the speed that was measured, and the length that was chosen, if any."""
+        """The time budget in minutes, the measured speed and the chosen length. Absent without a time budget."""
         return self.path / "budget.json"
 
     @property
     def metrics_file(self) -> Path:
-        """One JSON object a line."""
+        """Metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -116,12 +116,12 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of whole states."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def snapshots(self) -> Path:
-        """The folder of networks as they were after some epochs, if the run was asked to keep them."""
+        """The folder of snapshots of the network after some epochs, if the run stores them."""
         return self.path / "snapshots"
 
     @property
@@ -136,10 +136,10 @@ class Run:
 
     @property
     def config(self) -> PretrainConfig:
-        """What the run was started with."""
+        """The run's settings."""
         values = read_json(self.config_file, _AGAIN)
         if values.get("start") is not None:
-            values.setdefault("norm_statistics", "moving")  # as in runs that were begun before one could choose
+            values.setdefault("norm_statistics", "moving")  # the behavior before this setting existed
         if not values.get("damage", {}).get("also", True):
             del values["damage"]["also"]  # runs of earlier versions name no further competitors here
         try:
@@ -156,14 +156,14 @@ class Run:
 
     @property
     def intensities(self) -> Intensities | None:
-        """By which range of intensities the images were seen; None where all have 8 bits, or nothing says it."""
+        """Intensity range of the training images; None if all have 8 bits, or the run does not record it."""
         if not self.source_file.exists() or "intensities" not in (source := self.source):
             return None
         with parsing(self.source_file, _AGAIN):
             return from_json(Intensities, source["intensities"])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """What was logged, in order."""
+        """The logged metrics, in order."""
         if self.metrics_file.exists():
             yield from read_json_lines(self.metrics_file, keys={"step": int})
 
@@ -181,11 +181,10 @@ class Run:
         """Network and competitor in eval mode on the CPU, without rebalancers.
 
         Args:
-            epoch: As they were after so many epochs, of which there is a snapshot; by default as the newest checkpoint
-                has them.
+            epoch: Number of epochs of a snapshot; by default the newest checkpoint is loaded.
 
         Raises:
-            InputError: If no checkpoint is whole, or there is no such snapshot.
+            InputError: If there is no undamaged checkpoint, or no such snapshot.
         """
         state, file = self._newest() if epoch is None else load_snapshot(self.snapshots, epoch)
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
@@ -193,15 +192,15 @@ class Run:
         return self.restored(objective, state, file)
 
     def restored(self, objective: Objective, state: Mapping[str, Any], file: Path) -> Objective:
-        """An objective of this run, without rebalancers, in a state that was saved; in eval mode.
+        """Load a saved state into an objective of this run, without rebalancers, and set it to eval mode.
 
         Args:
-            objective: With this run's structure.
-            state: Of network, competitor and framework.
-            file: Where it was read from.
+            objective: An objective with this run's structure.
+            state: State of network, competitor and framework.
+            file: File of the state.
 
         Raises:
-            DamagedFileError: If the state is of something else.
+            DamagedFileError: If the state does not fit the objective.
         """
         own = {name: value for name, value in state.items() if not name.startswith("rebalancers.")}
         with parsing(file, f"put back whole copies of it and of {self.config_file}"):
@@ -212,7 +211,7 @@ class Run:
 
     @property
     def pruned_fraction(self) -> float | None:
-        """Share of the encoder's weights that the second branch lacks at the end; None if it lacks none."""
+        """Share of the encoder's weights that are pruned in the second branch at the end; None without pruning."""
         damage = self.config.damage
         if not damage.prunes:
             return None
@@ -221,7 +220,7 @@ class Run:
 
     def _newest(self) -> tuple[dict[str, Any], Path]:
         last = last_checkpoint(self.checkpoints)
-        if last is not None and self.finished:  # one before it would be of another encoder than the run's
+        if last is not None and self.finished:  # an earlier checkpoint would hold another encoder than the run's
             remedy = (
                 "put back a whole copy, or remove encoder.json from the run and run the same `sdclr pretrain` again"
             )
@@ -235,11 +234,11 @@ class Run:
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
-    """What `sdclr evaluate` wrote of a branch.
+    """Results that `sdclr evaluate` wrote for a branch.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is something else.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file has other contents.
     """
     remedy = "run `sdclr evaluate` again, which writes it"
     values = read_json(file, remedy, keys=dict.fromkeys(_CLASSIFIERS, dict))
@@ -250,19 +249,19 @@ def read_evaluation(file: Path) -> dict[str, Any]:
 
 
 def create_objective(config: PretrainConfig, network: Network | None = None) -> Objective:
-    """Network, competitor and framework with random weights; `torch.manual_seed` decides which.
+    """Network, competitor and framework with random weights, determined by `torch.manual_seed`.
 
     Args:
-        config: What decides them.
-        network: The network, if it is there.
+        config: Settings of the run.
+        network: An existing network; by default a new one is created.
     """
     network = network or create_network(config.encoder, config.head, config.views.image_size)
-    freeze_all_but(network, config.trainable)  # before the twin is made, which copies what is trainable
+    freeze_all_but(network, config.trainable)  # before the twin is created, which copies this setting
     return Objective(create_framework(config, network), network, _competitor(config.damage, network))
 
 
 def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | None:
-    """The damaged twin, if there is to be one."""
+    """The damaged twin; None without damage."""
     if damage.kind == "none":
         return None
     if damage.kind == "dropout":
@@ -272,7 +271,7 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
         return magnitude_masks(weights, ratio, scope=damage.scope)
 
     def at_random(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-        # Drawn from the global generator, which the trainer seeds alike on all processes before masks are chosen.
+        # Drawn from the global generator, which the trainer seeds equally on all processes before masks are chosen.
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         return random_masks(weights, ratio, generator=generator, scope=damage.scope)
 
@@ -282,10 +281,10 @@ def _competitor(damage: DamageConfig, network: nn.Module) -> SelfCompetitor | No
 
 
 def create_framework(config: PretrainConfig, network: nn.Module) -> nn.Module:
-    """What compares the branches.
+    """The framework, which compares the branches.
 
     Raises:
-        InputError: If a number in its configuration makes no sense.
+        InputError: If a number in its configuration is invalid.
     """
     damaged = config.damage.kind != "none"
     contrast: dict[str, Any] = {

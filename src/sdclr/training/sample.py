@@ -1,4 +1,4 @@
-"""Views of some of a run's images, drawn outside the training epochs."""
+"""Views of a sample of the run's images, drawn outside the training epochs."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import Batch, ResidentLoader
 from sdclr.data.sources import Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.loading.batches import Batch, ResidentLoader
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.config import ViewConfig
 
 
 def sampled_views(
@@ -23,16 +23,16 @@ def sampled_views(
     epoch: int,
     batch_size: int,
 ) -> Iterator[Batch]:
-    """Two views of each of the chosen images, in whole batches; what is left over after the last one is dropped.
+    """Two views of each of the chosen images, in whole batches; an incomplete last batch is dropped.
 
     Args:
-        images: The run's, `(N, 3, H, W)` uint8 on the device, or what decodes them.
+        images: The run's images: `(N, 3, H, W)` uint8 on the device, or a source.
         chosen: `(n,)` positions of the images.
-        views: What the views are like.
-        device: Where they are needed.
-        seed: Decides, with the epoch, which views are drawn and in which order.
-        epoch: Any number from 0 on.
-        batch_size: Images a batch.
+        views: Settings of the views.
+        device: Device of the views.
+        seed: Determines, with the epoch, the views and their order.
+        epoch: Any number from 0.
+        batch_size: Images per batch.
 
     Yields:
         Batches whose `indices` are positions in `chosen`, from 0 to n - 1.

@@ -1,4 +1,4 @@
-"""The sessions of a run: settings that the configuration leaves open, and that may differ between sessions."""
+"""The sessions of a run: settings outside the configuration, which may differ between sessions."""
 
 import torch
 
@@ -15,10 +15,10 @@ def note_session(run: Run, step: int, settled: Settled, *, compiled: bool, place
 
     Args:
         run: The run.
-        step: At which it begins or goes on.
-        settled: What it computes with.
-        compiled: Whether the forward pass is.
-        place: This process among the others.
+        step: The step at which the session starts.
+        settled: Number format and threads.
+        compiled: Whether the forward pass is compiled.
+        place: The rank of this process.
     """
     if not place.first:
         return

@@ -1,4 +1,4 @@
-"""Input sizes at which a timm architecture can be trained, tested without computation."""
+"""Input sizes that a timm architecture supports, tested without computation."""
 
 from collections.abc import Iterable
 
@@ -13,15 +13,15 @@ Shapes = dict[str, tuple[int, ...]]
 def first_that_fits(
     candidates: Iterable[tuple[EncoderConfig, int]], *, trained_at: int | None = None
 ) -> tuple[EncoderConfig, int]:
-    """The first of some encoders and sizes of images, in pixels, that timm can make.
+    """The first pair of encoder and image size, in pixels, that timm can create.
 
     Args:
-        candidates: In order of preference; at least one.
-        trained_at: Size of images at which an encoder has trained weights, if it has. They must fit at the other size,
-            but for position embeddings, which can be resampled.
+        candidates: Pairs in order of preference; at least one.
+        trained_at: Image size of the encoder's trained weights, if it has some. They must fit at the new size, except
+            position embeddings, which can be resampled.
 
     Raises:
-        InputError: If timm can make none of them: why it cannot make the last.
+        InputError: If timm can create none of them; gives the reason for the last.
     """
     failed: InputError | None = None
     for encoder, size in candidates:
@@ -36,7 +36,7 @@ def first_that_fits(
 
 def _shapes(encoder: EncoderConfig, size: int) -> Shapes:
     """Shapes of an encoder's weights by name, without position embeddings."""
-    # Tensors of this device have shapes and no values.
+    # Tensors on the meta device have shapes and no values.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         state = create_encoder(encoder, size).backbone.state_dict()
     return {name: tuple(weight.shape) for name, weight in state.items() if name != "pos_embed"}

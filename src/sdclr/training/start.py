@@ -1,4 +1,4 @@
-"""Start from a trained encoder: a timm model, a run, or a file of weights."""
+"""Initial weights from a trained encoder: a timm model, a run, or a file of weights."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,34 +16,34 @@ from sdclr.training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where an encoder's first weights came from."""
+    """Source of an encoder's initial weights."""
 
     file: str
-    """The file that was read, or where else the weights came from."""
+    """The file that was read, or another source of the weights."""
     sha256: str
-    """Of its bytes, in hexadecimal."""
+    """SHA-256 of its bytes, in hexadecimal."""
     spec: str = ""
-    """How the weights were named."""
+    """Name of the weights, as the user gave it."""
     license: str | None = None
-    """Under which license they are, as far as it is known."""
+    """License of the weights; None if unknown."""
     labels: bool | None = None
-    """Whether labels of classes trained them; None if that is not known."""
+    """Whether the weights were trained with class labels; None if unknown."""
     teacher: str = UNKNOWN_TEACHER
     """The same in words."""
     left_out: tuple[str, ...] = ()
-    """What else it holds: the weights of a classifier, and modules beside the encoder."""
+    """Parts that were not loaded: a classifier's weights, and modules outside the encoder."""
     resized: tuple[str, ...] = ()
-    """Position embeddings that were brought from another grid of patches to this one's."""
+    """Position embeddings that were resampled to another grid of patches."""
 
     @property
     def words(self) -> str:
-        """What is known, in one phrase, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
+        """Name, license and use of labels, such as "timm:resnet18 (license apache-2.0, trained with labels)"."""
         spec = self.spec or self.file
         return KnownWeights(spec=spec, license=self.license, labels=self.labels, teacher=self.teacher).words
 
 
 def start_of(run: Run) -> Start | None:
-    """What a run's encoder started from; None if it started at random, or has not begun."""
+    """Source of the initial weights of a run's encoder; None for random weights, or before the run starts."""
     if not run.start_file.is_file():
         return None
     known = {field.name for field in fields(Start)}
@@ -53,30 +53,30 @@ def start_of(run: Run) -> Start | None:
 
 
 def load_start(network: Network, spec: str | Path) -> Start:
-    """Put trained weights into a network's encoder. The projection head stays as it is: random.
+    """Load trained weights into a network's encoder. The projection head keeps its random weights.
 
-    Call it before a competitor or a momentum network is made of the network: both begin as copies of parts of it.
+    Call it before a competitor or a momentum network is created: both start as copies of parts of the network.
 
-    What may be named:
+    Accepted names:
 
-    - `timm:NAME`, a model of timm's with its weights, or `timm:NAME=FILE`, with those of a file;
-    - a finished run's folder, or any with `encoder.json` and `encoder.safetensors`;
-    - a file of weights under timm's names: `.safetensors`, or one that torch writes (`PICKLED`), of a bare state
-      dictionary or one under `state_dict` or `model`, a run's snapshots and checkpoints among them. Prefixes such as
-      `module.` and `backbone.` are taken off; a classifier and what lies beside the encoder are left out.
+    - `timm:NAME`, a timm model with its weights, or `timm:NAME=FILE`, with the weights in a file;
+    - the folder of a finished run, or any folder with `encoder.json` and `encoder.safetensors`;
+    - a file of weights under timm's names: `.safetensors`, or one that torch writes (`PICKLED`), with a bare state
+      dictionary or one under `state_dict` or `model`, such as a run's snapshots and checkpoints. Prefixes such as
+      `module.` and `backbone.` are removed. A classifier and modules outside the encoder are left out.
 
-    Name, stem, patches, width and normalization of the input must be those of the weights, as far as they say. Position
-    embeddings of another number of patches, as when the images have another size, are interpolated.
+    Name, stem, patches, width and input normalization of the encoder must equal those of the weights, where known.
+    Position embeddings are interpolated if the number of patches differs, for example at another image size.
 
     Args:
-        network: Changed in place. Nothing is changed if this raises.
-        spec: What to start from.
+        network: Changed in place. If this raises an error, nothing is changed.
+        spec: Name of the weights.
 
     Returns:
-        What was read.
+        Description of the loaded weights.
 
     Raises:
-        InputError: If there are no such weights, they hold more than weights or damaged ones, or they do not fit.
+        InputError: If there are no such weights, the file holds more than weights or is damaged, or they do not fit.
     """
     spec = str(spec)
     encoder = network.encoder
@@ -107,7 +107,7 @@ def load_start(network: Network, spec: str | Path) -> Start:
 
 
 def _of_timm(spec: str) -> tuple[Weights, str, str]:
-    """Weights of a model of timm, where they were read from, and the digest of that file."""
+    """Weights of a timm model, their source, and the digest of the file."""
     trained = load_pretrained(spec)
     origin = trained.origin
     assert origin is not None  # noqa: S101  # for mypy: pretrained encoders have one
@@ -115,7 +115,7 @@ def _of_timm(spec: str) -> tuple[Weights, str, str]:
 
 
 def _check_settings(spec: str, given: EncoderConfig, asked: EncoderConfig) -> None:
-    """The encoder is the one that the weights are of, and normalizes its input in the same way."""
+    """Check that name and input normalization of the encoder equal those of the weights."""
     if given.name != asked.name:
         raise InputError(
             f"the weights of {spec} are of {given.name!r}, not of {asked.name!r}: give --encoder.name {given.name}"

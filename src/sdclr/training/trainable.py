@@ -1,4 +1,4 @@
-"""The part of the encoder that is trained. The rest keeps its initial weights."""
+"""Training of a part of the encoder. The rest keeps its initial weights."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The module whose forward pass is a training step: compiled, and distributed over processes."""
+"""Compilation of the objective and its distribution over processes."""
 
 import warnings
 
@@ -10,12 +10,12 @@ from sdclr.training.distributed import Processes
 
 
 def wrapped(objective: nn.Module, runtime: Runtime, place: Processes) -> nn.Module:
-    """An objective, compiled and spread over processes as asked.
+    """Compile an objective and distribute it over processes, as `runtime` says.
 
     Args:
-        objective: On the device; a compiled one is changed in place.
-        runtime: What is asked.
-        place: This process among the others.
+        objective: On the device; compilation changes it in place.
+        runtime: Whether to compile.
+        place: The rank of this process.
     """
     model = objective
     if runtime.cuda_graphs:
@@ -24,7 +24,7 @@ def wrapped(objective: nn.Module, runtime: Runtime, place: Processes) -> nn.Modu
         model.compile()
     if place.world > 1:
         ids = [place.device] if place.device.type == "cuda" else None
-        # torch warns of layouts for each 1x1 convolution in channels_last, where two descriptions fit one memory.
+        # torch warns of the strides of each 1x1 convolution in channels_last, where two descriptions are equivalent.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # Running statistics are not averaged in training mode, and masks are equal everywhere by construction.
         model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,1 +1,1 @@
-"""What the commands do, one module each. A module is imported when its command runs, and only then."""
+"""Actions of the commands, one module each. A module is imported only when its command runs."""

@@ -1,4 +1,4 @@
-"""`sdclr apply`: marks made on the page go back into the work."""
+"""Action of `sdclr apply`, which uses the marks made on a page."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,15 +14,15 @@ from sdclr.marks.table import read_marks
 from sdclr.visible import visible
 
 _LISTED: Final = 10
-"""Images, or labels, that are named."""
+"""Maximum number of listed images or labels."""
 
 
 def run(command: Apply, console: Console) -> None:
-    """Carry out `sdclr apply`."""
+    """Apply the marks, and print and write the results."""
     if command.undo is not None:
         _undo(command.undo, console)
         return
-    assert command.marks is not None  # noqa: S101  # for mypy: __post_init__ has looked
+    assert command.marks is not None  # noqa: S101  # for mypy: __post_init__ has checked
     how: How = "copy" if command.copy else "hardlink" if command.hard_links else "symlink"
     done = apply_marks(
         read_marks(command.marks, *command.also),
@@ -115,7 +115,7 @@ def _undo(log: Path, console: Console) -> None:
 
 
 def _first(names: Sequence[object]) -> str:
-    """The first names: one on the same line, several on a line each."""
+    """The first names: a single one on the same line, several on separate lines."""
     listed = [visible(str(name)) for name in names[:_LISTED]]
     more = [f"and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     return "".join(f"\n         {name}" for name in (*listed, *more)) if len(listed) > 1 else listed[0]

@@ -1,4 +1,4 @@
-"""`sdclr bench`: methods crossed, trained on the same splits, and set in a row."""
+"""Action of `sdclr bench`."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,12 @@ from sdclr.version import __version__
 
 
 def run(command: Bench, console: Console) -> None:
-    """Carry out `sdclr bench`.
+    """Train the missing runs, and print and write the leaderboard.
 
     Raises:
-        InputError: A cell makes no sense, or there are no images.
+        InputError: If a cell is invalid, or there are no images.
         Interrupted: On Ctrl-C or SIGTERM. The same command resumes.
-        SystemExit: With 1, after everything else is done, if a run failed.
+        SystemExit: With 1 at the end, if a run failed.
     """
     asked = planned(command)
     baseline = asked.entries[0] if command.baseline is None else asked.find(command.baseline)
@@ -76,10 +76,10 @@ def run(command: Bench, console: Console) -> None:
 
 
 def planned(command: Bench) -> Matrix:
-    """What a command compares.
+    """The matrix of runs that a command compares.
 
     Raises:
-        InputError: A cell makes no sense.
+        InputError: If a cell is invalid.
     """
     if command.matrix:
         cells = [parse_cell(text) for text in command.matrix]
@@ -96,12 +96,12 @@ def _setting(command: Bench) -> Setting:
 
 
 def _head(command: Bench, asked: Matrix, data: Data) -> dict[str, Any]:
-    """What it takes to read the leaderboard and to make it again."""
+    """Settings that describe the leaderboard and allow to create it again."""
     scale = pretraining(command.dataset, "long_tail", "simclr", _setting(command), 1)
     configs = [entry.config for entry in asked.entries]
 
     def usual(get: Callable[[PretrainConfig], Any]) -> Any:
-        """What all rows have; else the scale's, from which a row that differs says so."""
+        """The common value of all rows; otherwise the scale's, and rows state different values."""
         values = {get(config) for config in configs}
         return values.pop() if len(values) == 1 else get(scale)
 
@@ -138,7 +138,7 @@ def _header(head: Mapping[str, Any], states: Sequence[State]) -> str:
 
 
 def _remarks(asked: Matrix, failed: Mapping[str, str]) -> list[str]:
-    """What is not in the tables, and why."""
+    """Lists of cells that were left out and runs that failed, with reasons."""
     lists = {
         "Left out": [f"- {cell}: {why}" for cell, why in asked.left_out.items()],
         "Failed": [f"- {name}: {why}" for name, why in failed.items()],
@@ -147,7 +147,7 @@ def _remarks(asked: Matrix, failed: Mapping[str, str]) -> list[str]:
 
 
 def _spelled(command: Bench) -> str:
-    """The command that makes the leaderboard again; where data lies is the reader's."""
+    """The command that creates the leaderboard again, with placeholders for paths of data."""
     several: dict[str, Sequence[Any]] = {
         "--matrix": command.matrix,
         "--frameworks": command.frameworks,

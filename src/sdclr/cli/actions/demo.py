@@ -1,4 +1,4 @@
-"""`sdclr demo`: what it does."""
+"""Action of `sdclr demo`."""
 
 from rich.console import Console
 

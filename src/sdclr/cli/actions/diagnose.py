@@ -1,4 +1,4 @@
-"""`sdclr diagnose`: what it does."""
+"""Action of `sdclr diagnose`."""
 
 from rich.console import Console
 

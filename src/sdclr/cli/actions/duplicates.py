@@ -1,4 +1,4 @@
-"""`sdclr duplicates`: its options, and what it does."""
+"""Action of `sdclr duplicates`."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -19,11 +19,11 @@ from sdclr.visible import visible
 
 _GROUPS: Final = 5
 _MEMBERS: Final = 4
-"""Groups, and images of a group, that are listed."""
+"""Maximum numbers of listed groups, and of listed images per group."""
 
 
 def run(command: Duplicates, console: Console) -> None:
-    """Find near-duplicates, tell, and write the lists."""
+    """Find near-duplicates, print them, and write the lists."""
     config = MineConfig()
     source, used = open_mined(command.images, command.encoder, out=command.folder)
     device, workers = machine(command.device, command.workers)

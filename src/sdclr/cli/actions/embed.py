@@ -1,4 +1,4 @@
-"""`sdclr embed`: what it does."""
+"""Action of `sdclr embed`."""
 
 from rich.console import Console
 

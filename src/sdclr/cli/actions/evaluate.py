@@ -1,4 +1,4 @@
-"""`sdclr evaluate`: what it does."""
+"""Action of `sdclr evaluate`."""
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from sdclr.training.resolve import resolve_encoder
 
 
 def run(command: Evaluate, console: Console) -> None:
-    """Measure, and print the table."""
+    """Evaluate, and print the table."""
     device, workers = machine(command.device, command.workers)
     train = open_source(command.train)
     used = resolve_encoder(command.encoder, train)

@@ -1,4 +1,4 @@
-"""`sdclr export`: what it does."""
+"""Action of `sdclr export`."""
 
 from rich.console import Console
 
@@ -8,7 +8,7 @@ from sdclr.training.export import export
 
 
 def run(command: Export, console: Console) -> None:
-    """Write the files and name them."""
+    """Write the files, and print their names."""
     written = export(command.encoder, command.folder, command.formats)
     for file in written.files:
         console.print(f"{written.folder / file}", markup=False)

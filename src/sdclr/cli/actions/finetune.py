@@ -1,4 +1,4 @@
-"""`sdclr finetune`: its options, and what it does."""
+"""Action of `sdclr finetune`."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from sdclr.cli.plan import tell_images, tell_machine, tell_output
 from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.cli.told import counted, tell_encoder
 from sdclr.data.sources import open_source
-from sdclr.data.subset import select
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
+from sdclr.longtail.subset import select
 from sdclr.reporting.tables import balance_table
 from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
@@ -22,7 +22,7 @@ from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
 
 
 def run(command: Finetune, console: Console) -> None:
-    """Train, test, and tell the figures."""
+    """Train, test, and print the table."""
     limit = _budget(command)
     train = select(open_source(command.train), command.subset)
     start = "scratch" if command.start == "scratch" else resolve_encoder(command.start, train)
@@ -70,10 +70,10 @@ def run(command: Finetune, console: Console) -> None:
 
 
 def _budget(command: Finetune) -> Budget | None:
-    """The time that the command was given.
+    """The time budget of the command; None without one.
 
     Raises:
-        InputError: Epochs are given as well.
+        InputError: If epochs are given as well.
     """
     usual = FinetuneConfig()
     given = [name for name in ("epochs", "second_epochs") if getattr(command.config, name) != getattr(usual, name)]
@@ -84,5 +84,5 @@ def _budget(command: Finetune) -> Budget | None:
 
 
 def _balance(figures: dict[str, float | None]) -> Balance:
-    """Figures as a result file holds them: null where unknown."""
+    """The balance from the values of a result file, with nan for null."""
     return Balance(**{name: float("nan") if value is None else value for name, value in figures.items()})

@@ -1,4 +1,4 @@
-"""`sdclr info`: what it does."""
+"""Action of `sdclr info`."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -17,7 +17,7 @@ def run(command: Info, console: Console) -> None:
     """Describe images and environment."""
     told: dict[str, Any] = {}
     if command.images is not None:
-        # What needs torch; the environment is described without it.
+        # Imports torch, which the description of the environment does not need.
         inspected = import_module("sdclr.cli.inspected")
         told |= {"given": private_removed(command.images), **inspected.tell_collection(command, console)}
     environment = describe_environment()
@@ -29,7 +29,7 @@ def run(command: Info, console: Console) -> None:
 
 
 def _lines(about: Environment) -> Iterable[str]:
-    """The environment, for people and for bug reports."""
+    """Lines on the environment, also for bug reports."""
     yield "Environment:"
     yield field("sdclr", f"{about.sdclr}, {about.python}")
     yield field("system", about.system)

@@ -1,4 +1,4 @@
-"""`sdclr mine`: what it does."""
+"""Action of `sdclr mine`."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ from sdclr.mining.plan import default_folder, passes
 from sdclr.training.resolve import ResolvedEncoder
 
 _LABELED: Final = 100
-"""Images that the next command chooses to label, at most half of all."""
+"""Budget of the suggested `sdclr select`, limited to half of all images."""
 
 
 def run(command: Mine, console: Console) -> None:
@@ -72,5 +72,5 @@ def run(command: Mine, console: Console) -> None:
 
 
 def _is_network(command: Mine, used: object) -> bool:
-    """Whether the encoder can be named again where embeddings cannot be."""
+    """Whether the same encoder can be given to commands that do not take embeddings or an image size."""
     return isinstance(used, ResolvedEncoder) and command.config.image_size is None

@@ -1,4 +1,4 @@
-"""`sdclr neighbors`: what it does."""
+"""Action of `sdclr neighbors`."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def run(command: Neighbors, console: Console) -> None:
 
 
 def _opened(command: Neighbors) -> tuple[Any, Any]:
-    """The images and the encoder; embeddings as they are named, for they may need no encoder."""
+    """The images and the encoder. Embeddings are not opened, because they may not need an encoder."""
     if embedding_files(command.images):
         return command.images, command.encoder
     source = open_source(command.images)

@@ -1,4 +1,4 @@
-"""`sdclr pack`: what it does."""
+"""Action of `sdclr pack`."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`sdclr pretrain`: what it does."""
+"""Action of `sdclr pretrain`."""
 
 from typing import get_args
 
@@ -9,7 +9,7 @@ from sdclr.cli.plan import tell_pretraining
 from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.config import to_json
 from sdclr.data.sources import open_source
-from sdclr.data.subset import select
+from sdclr.longtail.subset import select
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
@@ -17,7 +17,7 @@ from sdclr.settings import SettingsFile
 from sdclr.training.config import SCRATCH, PretrainConfig
 from sdclr.training.defaults import default_config, hint_on_start, starting_line
 from sdclr.training.distributed import resolve_device
-from sdclr.training.opening import default_run
+from sdclr.training.opening import default_run, with_outside
 from sdclr.training.pretrain import pretrain
 
 
@@ -25,15 +25,16 @@ def run(command: Pretrain, console: Console) -> None:
     """Train, and write the report."""
     source = select(open_source(command.images), command.subset)
     limit = budget(command.minutes)
-    folder = command.run or default_run(source, command.config, limit)
-    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes)
+    outside = None if command.outside is None else open_source(command.outside)
+    folder = command.run or default_run(with_outside(source, outside, command.config), command.config, limit)
+    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes, outside=outside)
     if command.config.start is not None:
         note(console, starting_line(command.config, command.minutes))
     gpu = resolve_device(command.runtime.device).type == "cuda"
     hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
     if hint is not None:
         note(console, hint)
-    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit)
+    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit, outside=outside)
     if speaks():
         page = run_report(run, source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)
@@ -46,14 +47,14 @@ def run(command: Pretrain, console: Console) -> None:
 
 
 def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainConfig:
-    """The settings that options change: of a recipe, or what suits the images; and over them those of a file.
+    """The defaults of the options: from a recipe or automatic, replaced by the values of a settings file.
 
     Args:
-        command: The command as read with permissive defaults, which the file's values have replaced.
+        command: The command, parsed with permissive defaults and the values of the file.
         file: A settings file.
 
     Raises:
-        InputError: There are no such images, or a value of the file does not go with the recipe.
+        InputError: If there are no such images, or a value of the file contradicts the recipe.
     """
     if file is not None and _is_whole(file):
         return file.config(PretrainConfig, apart=APART)
@@ -76,14 +77,14 @@ def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainCon
 
 
 def _start(asked: PretrainConfig) -> str | None:
-    """Where the weights start as far as it was asked: options of an encoder ask for one of random weights."""
+    """The requested initial weights; None if not requested. Options of an encoder mean random weights."""
     if asked.start != PERMISSIVE.start:
         return asked.start or SCRATCH
     return None if asked.encoder == PERMISSIVE.encoder else SCRATCH
 
 
 def _is_whole(file: SettingsFile) -> bool:
-    """Whether a file says everything: that of a run, to which a later version may have added settings, or its like."""
+    """Whether a file has all settings, or is a run's config.json, which may lack settings of later versions."""
     every = to_json(PretrainConfig())
     whole = all(
         key in file.values and (not isinstance(value, dict) or value.keys() <= file.values[key].keys())

@@ -1,4 +1,4 @@
-"""`sdclr recipe`: a named recipe as a settings file."""
+"""Action of `sdclr recipe`."""
 
 from rich.console import Console
 
@@ -10,9 +10,9 @@ from sdclr.settings import settings_text
 _RECIPES = {"cifar_lt": cifar_lt, "imagenet100_lt": imagenet100_lt, "imagenet_lt": imagenet_lt}
 
 
-def run(command: Recipe, console: Console) -> None:  # noqa: ARG001  # all commands have one
-    """Write it to standard output."""
+def run(command: Recipe, console: Console) -> None:  # noqa: ARG001  # all commands take one
+    """Write a recipe as a settings file to standard output."""
     config = _RECIPES[command.name](command.method, command.head)
-    # TOML leaves out what is None. The name of the recipe says what such settings are.
+    # TOML leaves out settings that are None. The name of the recipe defines them.
     first = {"recipe": command.name} if command.format == "toml" else None
     write_lines([settings_text(config, command.format, first=first).rstrip("\n")])

@@ -1,4 +1,4 @@
-"""`sdclr report`: what it does."""
+"""Action of `sdclr report`."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`sdclr reproduce`: the runs behind a table or figure of the paper, and the paper's own numbers beside ours."""
+"""Action of `sdclr reproduce`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +33,12 @@ What = Annotated[
 
 
 def run(command: Reproduce, console: Console) -> None:
-    """Carry out `sdclr reproduce`.
+    """Train the missing runs, and print and write tables and figures.
 
     Raises:
-        InputError: No run can be done.
+        InputError: If there are no images for any run.
         Interrupted: On Ctrl-C or SIGTERM. The same command resumes.
-        SystemExit: With 1, after everything else is done, if a run failed.
+        SystemExit: With 1 at the end, if a run failed.
     """
     limit = budget(command.minutes)
     setting = Setting(
@@ -89,8 +89,8 @@ def run(command: Reproduce, console: Console) -> None:
 
 
 def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command: Reproduce) -> str:
-    """A table of the paper beside our numbers, as Markdown, with what it takes to read it."""
-    missing = {state.job.name: "no data" for state in states if state.status == "no data"}  # why, the plan has told
+    """A table of the paper next to our numbers, as Markdown, with a header that describes the runs."""
+    missing = {state.job.name: "no data" for state in states if state.status == "no data"}  # the plan gives the reason
     tables = [compared_table(one, rows, missing), contrast_table(one, rows)]
     there = {state.job.name for state in states if state.status != "no data"}
     head = f"# {one.title}\n\n{_header([job for job in one.jobs if job.name in there], command)}\n"
@@ -98,7 +98,7 @@ def page(one: Experiment, rows: Sequence[Row], states: Sequence[State], command:
 
 
 def _header(jobs: Sequence[Job], command: Reproduce) -> str:
-    """At which size, on which images, by which version."""
+    """Scale, data, version and command of the results."""
     data = Data(root=command.data, lists=command.lists)
     scale = {
         "cpu": "Scale cpu: SMALL. A quarter-width ResNet-18 at 16 px, a fiftieth of the paper's epochs, half its batch "
@@ -119,7 +119,7 @@ def _header(jobs: Sequence[Job], command: Reproduce) -> str:
 
 
 def _spelled(command: Reproduce) -> str:
-    """The command that makes the table again; where data lies is the reader's."""
+    """The command that creates the table again, with a placeholder for the path of data."""
     options = {"--scale": command.scale, "--splits": command.splits, "--epochs": command.epochs}
     told = [f"{name} {value}" for name, value in options.items() if value is not None]
     head = [] if command.head == "matched" else [f"--head {command.head}"]
@@ -127,7 +127,7 @@ def _spelled(command: Reproduce) -> str:
 
 
 def _figures(one: Experiment, queue: Queue, rows: Sequence[Row], out: Path) -> list[Path]:
-    """Draw a figure of what is finished; a table has none."""
+    """Draw the figure of an experiment from its finished runs; a table has none."""
     if one.figure is None:
         return []
     tasks = [

@@ -1,4 +1,4 @@
-"""`sdclr apply`: its options."""
+"""Options of `sdclr apply`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr demo`: its options."""
+"""Options of `sdclr demo`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr diagnose`: its options."""
+"""Options of `sdclr diagnose`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr duplicates`: its options."""
+"""Options of `sdclr duplicates`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr embed`: its options."""
+"""Options of `sdclr embed`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr evaluate`: its options."""
+"""Options of `sdclr evaluate`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr export`: its options."""
+"""Options of `sdclr export`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr info`: its options."""
+"""Options of `sdclr info`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr mine`: its options."""
+"""Options of `sdclr mine`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sdclr neighbors`: its options."""
+"""Options of `sdclr neighbors`."""
 
 from dataclasses import dataclass
 from pathlib import Path

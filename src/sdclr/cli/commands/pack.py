@@ -1,4 +1,4 @@
-"""`sdclr pack`: its options."""
+"""Options of `sdclr pack`."""
 
 from dataclasses import dataclass
 from pathlib import Path

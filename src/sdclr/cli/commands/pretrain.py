@@ -1,4 +1,4 @@
-"""`sdclr pretrain`: its options."""
+"""Options of `sdclr pretrain`."""
 
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 import tyro
 
-from sdclr.cli.options import Images
+from sdclr.cli.options import Images, LabeledImages
 from sdclr.cli.parsing import read
-from sdclr.data.config import SubsetConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import SubsetConfig
 from sdclr.settings import read_settings_file
 from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
@@ -51,6 +51,8 @@ class Pretrain:
     minutes: float | None = None
     """Time budget in minutes, including the report: measures the speed and chooses the number of epochs, instead of
     --epochs. On a CPU, photographs then start from pretrained weights if they are installed."""
+    outside: LabeledImages | None = None
+    """Outside images, of other kinds than IMAGES, for --rebalance outside."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)
@@ -103,24 +105,24 @@ FITTED: Final = (
     "--optim.lr",
     "--temperature",
 )
-"""Options whose default follows from the images and the machine, so that the help names none."""
+"""Options whose default depends on the images and the machine, so that the help does not show one."""
 
 
 PERMISSIVE = PretrainConfig(
     start="?", epochs=10**9, batch_size=720720, optim=OptimConfig(lr=1e9, final_lr=0.0, warmup_epochs=0.0)
 )
-"""Stands in for the defaults until the images are known: no single option contradicts it (720720 = 16·9·5·7·11·13). Its
-start is none that anybody gives, so that one can tell whether one was given."""
+"""Defaults until the images are known, which no single option contradicts (720720 = 16·9·5·7·11·13). The start is no
+valid name, so that a given start is recognized."""
 
 APART = ("recipe",)
-"""Keys of a settings file that are no settings of a run but say what it changes."""
+"""Keys of a settings file that are not settings of a run, but name the recipe that it changes."""
 
 
 def parse(options: list[str]) -> Pretrain:
-    """Read the options. They are read twice, because the defaults depend on the images that they name.
+    """Parse the options. They are parsed twice, because the defaults depend on the images.
 
     Raises:
-        InputError: An option has a value that cannot be used, or there are no such images.
+        InputError: If an option has a value that cannot be used, or there are no such images.
     """
     options = _spelt_out(options)
     file = None
@@ -131,13 +133,13 @@ def parse(options: list[str]) -> Pretrain:
             file = read_settings_file(command.settings)
             command = _read(options, file.config(PretrainConfig, base=PERMISSIVE, apart=APART), silent=True)
     except SystemExit:
-        command = _read(options, PretrainConfig())  # says what is wrong with the usual defaults
+        command = _read(options, PretrainConfig())  # prints the error with the usual defaults
     defaults: PretrainConfig = import_module("sdclr.cli.actions.pretrain").defaults(command, file)
     return _read(options, defaults)
 
 
 def _check_minutes(command: Pretrain) -> None:
-    """Refuse a length beside the time that is to decide it."""
+    """Raise an error if a length is given in addition to a time budget."""
     if command.minutes is None:
         return
     check_budget(command.minutes)
@@ -153,7 +155,7 @@ def _read(options: list[str], defaults: PretrainConfig, *, silent: bool = False)
 
 
 def _spelt_out(options: list[str]) -> list[str]:
-    """The options with two short forms in full: `--damage KIND`, and `--rebalance` with commas."""
+    """Expand two short forms of options: `--damage KIND`, and `--rebalance` with commas."""
     full: list[str] = []
     for argument in options:
         name, equals, value = argument.partition("=")

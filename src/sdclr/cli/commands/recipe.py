@@ -1,4 +1,4 @@
-"""`sdclr recipe`: its options."""
+"""Options of `sdclr recipe`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

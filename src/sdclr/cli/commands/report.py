@@ -1,4 +1,4 @@
-"""`sdclr report`: its options."""
+"""Options of `sdclr report`."""
 
 from dataclasses import dataclass
 from pathlib import Path

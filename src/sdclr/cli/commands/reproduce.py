@@ -1,4 +1,4 @@
-"""`sdclr reproduce`: its options."""
+"""Options of `sdclr reproduce`."""
 
 from dataclasses import dataclass
 from pathlib import Path

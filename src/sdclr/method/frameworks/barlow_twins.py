@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., ICML 2021): equal features of both views, each telling something else."""
+"""Barlow Twins (Zbontar et al., ICML 2021): equal features in both views, without redundancy between features."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from sdclr.method.losses import gather
 class BarlowTwins(nn.Module):
     """`Σ_i (1 - C_ii)² + λ Σ_i Σ_{j≠i} C_ij²` (eq. 1-2), C the correlations between the outputs of `a` and `b`.
 
-    The loss is one of the batch and does not decompose over samples: every sample is given the same.
+    The loss is computed over the batch and does not decompose over samples: every sample gets the same loss.
 
     Args:
         config: Weights of the loss.
@@ -27,7 +27,7 @@ class BarlowTwins(nn.Module):
     def forward(
         self, a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], view1: Tensor, view2: Tensor
     ) -> Tensor:
-        """The batch's loss, once for each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images."""
+        """The batch's loss, repeated for each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images."""
         z1, z2 = a(view1), b(view2)
         with torch.autocast(z1.device.type, enabled=False):
             first, second = (standardised(gather(z.float())[0]) for z in (z1, z2))

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020): predict what a slowly moving network says of the other view."""
+"""BYOL (Grill et al., NeurIPS 2020): predict the output of a momentum network for the other view."""
 
 import math
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from sdclr.method.predictor import Predictor
 
 
 class BYOL(nn.Module):
-    """`2 - 2 cos(q(a(view1)), t(view2))` and the same with the views exchanged, the second through `b` (eq. 2).
+    """`2 - 2 cos(q(a(view1)), t(view2))` plus the same with exchanged views, where view 2 runs through `b` (eq. 2).
 
     t is the momentum network, which follows the dense weights. There are no negatives.
 
     Args:
         network: Encoder and projection head, from which the momentum network starts.
-        dim: Length of its outputs.
+        dim: Dimension of its outputs.
         config: Momentum and predictor.
         damaged: Whether the second branch is a damaged twin, with separate normalization in the predictor.
     """
@@ -41,7 +41,7 @@ class BYOL(nn.Module):
         return 4 - 2 * (cosine(prediction1, target2) + cosine(prediction2, target1))
 
     def after_step(self, network: nn.Module, progress: float) -> None:
-        """Let the momentum network follow, ever more slowly (section 3.2)."""
+        """Update the momentum network, with a momentum that rises to 1 (section 3.2)."""
         self.target.momentum = rising(self.momentum, progress)
         self.target.follow(network)
 

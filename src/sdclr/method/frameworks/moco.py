@@ -1,4 +1,4 @@
-"""MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a queue of keys from a slowly moving network as negatives."""
+"""MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a queue of keys from a momentum network as negatives."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from sdclr.method.momentum import MomentumNetwork
 
 
 class MoCo(nn.Module):
-    """Contrast queries of two branches with keys of a momentum network; negatives wait in a queue.
+    """Contrast queries of two branches with keys of a momentum network. Negatives come from a queue.
 
     `-log( exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σ exp(q·k⁻/τ)) )`, k⁻ over the queue (He et al., eq. 1), outputs normalized.
-    Both views serve as query once, so that the second branch takes part: `MoCo(network)(network, network, …)` is MoCo
-    with the symmetric loss, `MoCo(network)(network, competitor, …)` its self-damaged form. With `symmetric=False` the
-    first view alone is a query, as first published, and there is no second branch to damage.
+    Each view is a query once, so that both branches are trained: `MoCo(network)(network, network, …)` is MoCo with the
+    symmetric loss, `MoCo(network)(network, competitor, …)` its self-damaging form. With `symmetric=False` only the
+    first view is a query, as first published, and there is no second branch to damage.
 
-    The queue is filled in training mode. Every process queues the keys of all. Batches are not shuffled among
-    processes; use synchronized batch normalization instead.
+    The queue is filled in training mode only, with the keys of all processes. Batches are not shuffled among processes;
+    use synchronized batch normalization instead.
 
     Args:
         network: Encoder and projection head, from which the momentum network starts.
@@ -85,7 +85,7 @@ class MoCo(nn.Module):
         return key
 
     def _contrast(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):  # it would take half precision for the products below
+        with torch.autocast(query.device.type, enabled=False):  # it would use half precision for the products below
             query = F.normalize(query.float(), dim=1)
             positive = (query * key).sum(1, keepdim=True)
             logits = torch.cat([positive, query @ negatives.T], dim=1) / self.temperature

@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen, Xie and He, ICCV 2021): the batch as negatives, a momentum network as target, a predictor."""
+"""MoCo v3 (Chen, Xie and He, ICCV 2021): negatives from the batch, a momentum network as target, and a predictor."""
 
 from collections.abc import Callable
 

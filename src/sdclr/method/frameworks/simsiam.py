@@ -11,7 +11,7 @@ from sdclr.method.predictor import Predictor
 
 
 class SimSiam(nn.Module):
-    """`-½ cos(p(a(view1)), sg(z2)) - ½ cos(p(b(view2)), sg(z1))`, sg stopping the gradient (eq. 2).
+    """`-½ cos(p(a(view1)), sg(z2)) - ½ cos(p(b(view2)), sg(z1))`, where sg stops the gradient (eq. 2).
 
     z1 and z2 are the dense branch's projections of the views. If `b` is a damaged twin, z2 needs a separate pass
     without gradient.

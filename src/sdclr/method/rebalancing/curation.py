@@ -31,7 +31,7 @@ class Curation(SampleWeights):
             clusters: `(N, L)` as for `curated_weights`.
 
         Raises:
-            ValueError: If they are not of this set.
+            ValueError: If their number is not that of the images.
         """
         if len(clusters) != len(self.weights):
             raise ValueError(f"clusters of {len(clusters)} images for {len(self.weights)}: give those of each")
@@ -50,11 +50,11 @@ def curated_weights(clusters: Tensor, *, share: float = 0.1) -> Tensor:
 
     Args:
         clusters: `(N, L)` int64, the cluster of each image at each level, the largest clusters first. Images with a
-            negative number belong to none: they weigh 1.
+            negative number have no cluster and get weight 1.
         share: n / N in (0, 1]; no weight exceeds 1 / share.
 
     Returns:
-        `(N,)` float64 of mean 1, on the same device.
+        `(N,)` float64 with mean 1, on the same device.
 
     Raises:
         ValueError: If clusters are not `(N, L)` with one level or more, or the share is outside its range.
@@ -79,7 +79,7 @@ def curated_weights(clusters: Tensor, *, share: float = 0.1) -> Tensor:
 
 
 def _shared_out(paths: Tensor, sizes: Tensor, total: Tensor) -> Tensor:
-    """The part of a total for each leaf `(P,)` of one node, from paths `(P, levels left)` and sizes of the leaves."""
+    """Share of a total for each leaf `(P,)` of a node, from paths `(P, remaining levels)` and sizes of the leaves."""
     if not paths.shape[1]:
         return total.expand(len(sizes))
     counts = torch.unique_consecutive(paths[:, 0], return_counts=True)[1].tolist()
@@ -93,8 +93,8 @@ def _even(sizes: Tensor, total: Tensor) -> Tensor:
     """`min(sizes, c)` with c such that the sum is the total, which is at most that of the sizes."""
     ordered = sizes.sort().values
     filled = ordered.cumsum(0) - ordered
-    # c, if as many of the smallest get all that they have as stand before it.
+    # Candidates for c: entry i assumes that the i smallest clusters are used completely.
     levels = (total - filled) / torch.arange(len(sizes), 0, -1, device=sizes.device)
     fits = levels <= ordered
-    fits[-1] = True  # rounding may stand against it where all get what they have
+    fits[-1] = True  # rounding may prevent a fit if all clusters are used completely
     return sizes.minimum(levels[fits.int().argmax()])

@@ -16,7 +16,7 @@ from sdclr.method.rebalancing.rebalancer import Outputs
 from sdclr.method.rebalancing.weights import SampleWeights
 
 _RANGE: Final = 1e3
-"""By what factor a distance may differ from the median, so that its powers stay finite."""
+"""Maximum ratio between a distance and the median, in both directions, so that powers stay finite."""
 
 _HALVINGS: Final = 50
 
@@ -43,7 +43,7 @@ class Density(SampleWeights):
             distances: `(N,)`, 0 or more: the distance of each image to its neighbors. The scale does not matter.
 
         Raises:
-            ValueError: If they have another length than the set, or are not finite numbers of 0 or more.
+            ValueError: If their number is wrong, or they are not finite numbers of 0 or more.
         """
         if distances.shape != self.weights.shape:
             raise ValueError(f"{tuple(distances.shape)} distances for {len(self.weights)} images: give one for each")
@@ -58,12 +58,12 @@ class Density(SampleWeights):
         """Sampling weight of each image; None if losses are weighted, and before the first weights."""
         return None if self.config.weigh == "loss" else super().sampling
 
-    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # the base's
+    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # of the base
         """Losses times the weights, whose mean over the set is 1, if losses are weighted."""
         return losses * self.weights[samples].to(losses.dtype) if self.config.weigh == "loss" else losses
 
     def _strength(self) -> float:
-        """Of the weights made in the epoch entered, in (0, 1]."""
+        """Strength of weights computed in the current epoch, in (0, 1]."""
         if self.config.full is None:
             return 1.0
         every = self.config.every
@@ -78,7 +78,7 @@ def density_weights(
     cap: float = 10.0,
     floor: float = 0.1,
 ) -> Tensor:
-    """`w = clip(c d^α, floor, cap)` with c such that the mean is 1.
+    """Weights `w = clip(c d^α, floor, cap)`, where c makes their mean 1.
 
     α is `power`, or the value, up to `MAX_POWER`, for which the effective number is a share `effective` of all. This
     number falls as α rises: compared with a lower power, a higher one gives smaller weights up to some distance and
@@ -109,12 +109,12 @@ def density_weights(
 
 
 def effective_number(weights: Tensor) -> float:
-    """Effective number of samples `(Σw)² / Σw²` as a share of all: 1 for equal weights, 1/N if one has them all."""
+    """Effective number of samples `(Σw)² / Σw²` as a share of all: 1 for equal weights, 1/N for a single weight."""
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
 
 
 def _logarithms(distances: Tensor) -> Tensor:
-    """Of the distances over their median, without what is beyond the range."""
+    """Logarithms of the distances divided by their median, clipped to the range."""
     positive = distances[distances > 0]
     if not len(positive):
         return torch.zeros_like(distances)
@@ -122,7 +122,7 @@ def _logarithms(distances: Tensor) -> Tensor:
 
 
 def _power_for(ordered: Tensor, effective: float, *, cap: float, floor: float) -> float:
-    """The smallest power whose effective number is not above the share, by bisection; else the highest."""
+    """The smallest power whose effective number is at most the share, by bisection; otherwise the highest power."""
 
     def number(power: float) -> float:
         scale = _scale(ordered, power, cap=cap, floor=floor)
@@ -140,14 +140,14 @@ def _power_for(ordered: Tensor, effective: float, *, cap: float, floor: float) -
 
 
 def _scale(ordered: Tensor, power: float, *, cap: float, floor: float) -> float:
-    """The logarithm of the factor with which the weights' mean is 1, for logarithms of distances in ascending order."""
+    """Logarithm of the factor that makes the weights' mean 1, for ascending logarithms of distances."""
     if power == 0:
         return 0.0
     count = len(ordered)
     powers = (power * ordered).exp()
-    # Ascending, so that no sum holds anything large beside what it is asked for.
+    # In ascending order, so that small powers are not lost in large sums.
     sums = torch.cat([powers.new_zeros(1), powers.cumsum(0)])
-    # With the factor at either end all weights would be 1 or more, or 1 or less.
+    # At one end of the bisection all weights are at most 1, at the other at least 1.
     low, high = -power * float(ordered[-1]), -power * float(ordered[0])
     below, upto = 0, count
     for _ in range(_HALVINGS):

@@ -13,17 +13,17 @@ from sdclr.method.rebalancing.sinkhorn import sinkhorn
 
 
 class Harmonization(Rebalancer):
-    """Adds `CE(q1, softmax(t2 / γ)) + CE(q2, softmax(t1 / γ))` to the losses, from the middle of the run on.
+    """Adds `CE(q1, softmax(t2 / γ)) + CE(q2, softmax(t1 / γ))` to the losses, after a warm-up.
 
     `t = normalize(z Wᵀ)` are the outputs' products with K fixed directions W. The targets q assign the batch of all
     processes to clusters of sizes π (`sinkhorn`). π counts the images of the set nearest to each direction, by a
-    running mean of their t of view 1. A cluster without nearest images gets none.
+    running mean of their t of view 1. A cluster without nearest images gets size 0.
 
     It stores K numbers per image in float32: in half precision, the steps of a mean with momentum 0.999 would vanish.
 
     Args:
         samples: Images in the set.
-        dim: Width D of the network's outputs.
+        dim: Dimension D of the network's outputs.
         epochs: Epochs of the run.
         config: Clusters, targets and schedule.
     """
@@ -44,7 +44,7 @@ class Harmonization(Rebalancer):
         self.register_buffer("vectors", spread_directions(clusters, dim))
         self.register_buffer("logits", torch.zeros(samples, clusters))
         self.register_buffer("prior", torch.full((clusters,), 1 / clusters))
-        # Tensors, so that a compiled step need not be compiled anew in every epoch.
+        # Tensors, so that a compiled step is not recompiled in every epoch.
         self.register_buffer("weight_now", torch.zeros(()), persistent=False)
         self.register_buffer("momentum_now", torch.zeros(()), persistent=False)
         self.active = False
@@ -59,7 +59,7 @@ class Harmonization(Rebalancer):
 
     @torch.no_grad()
     def begin_epoch(self, epoch: int) -> None:
-        """Update the clusters' sizes, if it is time."""
+        """Update the clusters' sizes if due."""
         since = epoch - self.begins
         if since >= 0 and since % self.every == 0:
             seen = self.logits.any(1).to(self.prior.dtype)
@@ -67,7 +67,7 @@ class Harmonization(Rebalancer):
             self.prior.copy_(torch.where(seen.any(), sizes / seen.sum(), self.prior))
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:
-        """Losses `(n,)` with the term, of outputs `(n, D)`; unchanged during the warm-up."""
+        """Losses `(n,)` with the term, from outputs `(n, D)`; unchanged during the warm-up."""
         # Autocast would run the products below in half precision, whatever the type of their inputs.
         with torch.autocast(losses.device.type, enabled=False):
             logits1 = self._logits(outputs[0])
@@ -97,15 +97,15 @@ class Harmonization(Rebalancer):
 
 
 def spread_directions(count: int, dim: int) -> Tensor:
-    """Unit vectors `(count, dim)` that lie as far from each other as they can, turned at random, always the same.
+    """Unit vectors `(count, dim)` with maximal distances, in a random but fixed rotation.
 
-    Up to `dim + 1` of them form a simplex: every two have the cosine `-1 / (count - 1)`. More cannot; they are driven
-    apart by gradient descent on the mean of `log Σ exp(cosine / 0.1)` over all others.
+    Up to `dim + 1` vectors form a simplex: every two have the cosine `-1 / (count - 1)`. More vectors are spread by
+    gradient descent on the mean of `log Σ exp(cosine / 0.1)` over all others.
     """
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(count, dim, generator=generator, dtype=torch.float64)
     if count <= dim + 1:
-        # What is orthogonal to (1, …, 1) in as many dimensions as there are vectors: the simplex's own space.
+        # The simplex spans the space orthogonal to (1, …, 1) in `count` dimensions.
         ones_first = torch.cat([torch.ones(count, 1, dtype=torch.float64), torch.eye(count, dtype=torch.float64)], 1)
         basis = torch.linalg.qr(ones_first[:, :-1]).Q[:, 1:]
         turned = torch.linalg.qr(vectors[:-1].T).Q
@@ -114,6 +114,6 @@ def spread_directions(count: int, dim: int) -> Tensor:
     vectors = F.normalize(vectors.float(), dim=1)
     for _ in range(200):
         attention = (vectors @ vectors.T / 0.1).fill_diagonal_(-torch.inf).softmax(1)
-        # The gradient by a vector: from its own term, and from its place in the terms of the others.
+        # The gradient of a vector, from its own term and from those of the others.
         vectors = F.normalize(vectors - 0.1 * (attention + attention.T) @ vectors, dim=1)
     return vectors

@@ -1,4 +1,4 @@
-"""A temperature for each image, learned (Qiu et al., *Not All Semantics are Created Equal …*, ICML 2023: iSogCLR)."""
+"""A learned temperature for each image (iSogCLR: Qiu et al., *Not All Semantics are Created Equal …*, ICML 2023)."""
 
 import math
 
@@ -24,7 +24,7 @@ class IndividualTemperature(Rebalancer):
 
     Args:
         samples: Images in the set.
-        config: Temperatures and how they are learned.
+        config: Temperatures and learning rates.
     """
 
     temperatures: Tensor  # (samples,): τ
@@ -41,15 +41,15 @@ class IndividualTemperature(Rebalancer):
         self.register_buffer("seen", torch.zeros(samples, dtype=torch.bool))
 
     def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:
-        """Losses `(n,)` of outputs `(n, D)`; works on the whole matrix of cosines.
+        """Losses `(n,)` from outputs `(n, D)`. Uses the whole matrix of cosines.
 
         Raises:
-            ValueError: If there is one image alone, which has no negatives.
+            ValueError: If the batch has a single image, which has no negatives.
         """
         # Autocast would run the products below in half precision, whatever the type of their inputs.
         with torch.autocast(losses.device.type, enabled=False):
-            anchors = torch.cat([_normalised(branch) for branch in outputs])  # (2n, D)
-            candidates, own = gather(anchors)  # (2N, D): everyone's; anchor i is candidate own + i
+            anchors = torch.cat([_normalized(branch) for branch in outputs])  # (2n, D)
+            candidates, own = gather(anchors)  # (2N, D): of all processes; anchor i is candidate own + i
             if len(candidates) < 4:
                 raise ValueError("one image has no negatives: a batch needs 2 or more")
             cosines = anchors @ candidates.T  # (2n, 2N)
@@ -57,17 +57,17 @@ class IndividualTemperature(Rebalancer):
             positive = cosines.gather(1, itself.roll(len(samples))[:, None]).squeeze(1)
             temperature = self.temperatures[samples].repeat(2).to(cosines)
             weights, estimate = self._weights(cosines.detach(), temperature, itself, samples)
-            similarity = (weights * cosines).sum(1)  # its gradient is that of τ log s, with s as estimated
+            similarity = (weights * cosines).sum(1)  # has the gradient of τ log s, with the estimate of s
             value = (temperature * (estimate + self.config.rho) - positive).detach()
             slope = estimate + self.config.rho - similarity.detach() / temperature  # dF/dτ
             self._learn(of_all(samples), of_all(torch.stack([*slope.view(2, -1), *estimate.view(2, -1)], 1)))
             loss = similarity - positive
-            loss = loss + (value - loss).detach()  # what is reported is F
+            loss = loss + (value - loss).detach()  # the value becomes F, the gradient stays
             return loss.view(2, -1).mean(0) / self.config.initial
 
     @torch.no_grad()
     def _weights(self, cosines: Tensor, temperature: Tensor, itself: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each anchor, `exp(cosine / τ) / s` over the number of negatives, `(2n, 2N)`, and log s, `(2n,)`."""
+        """For each anchor, `exp(cosine / τ) / s` divided by the number of negatives, `(2n, 2N)`, and log s, `(2n,)`."""
         logits = cosines / temperature[:, None]
         for excluded in (itself, itself.roll(len(samples))):
             logits.scatter_(1, excluded[:, None], -torch.inf)
@@ -93,5 +93,5 @@ class IndividualTemperature(Rebalancer):
         self.seen[once] = True
 
 
-def _normalised(outputs: Tensor) -> Tensor:
+def _normalized(outputs: Tensor) -> Tensor:
     return F.normalize(outputs if outputs.dtype == torch.float64 else outputs.float(), dim=1)

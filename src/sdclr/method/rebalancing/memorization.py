@@ -11,7 +11,7 @@ from sdclr.method.rebalancing.rebalancer import Outputs, Rebalancer, mean_by_sam
 
 
 class Memorization(Rebalancer):
-    """Strength `w = z / (2 max|z|) + 1/2` with z the standardized moving average of each sample's loss.
+    """Strength `w = z / (2 max|z|) + 1/2`, where z is the standardized moving average of each sample's loss.
 
     A sample's average starts with its first loss and then moves as `m' = β m + (1 - β) loss`. Strengths are computed at
     the start of each epoch. In the first epoch all are 0, as in the published code. Later, samples not seen yet (such
@@ -25,7 +25,7 @@ class Memorization(Rebalancer):
     average: Tensor
     """`(N,)` the moving average of each sample's loss."""
     seen: Tensor
-    """`(N,)` whether there is one."""
+    """`(N,)` whether the sample has an average."""
     settled: Tensor
     """`(N,)` the strengths of this epoch."""
 
@@ -44,16 +44,16 @@ class Memorization(Rebalancer):
         if self.config.constant is not None:
             self.settled.fill_(self.config.constant)
             return
-        average = self.average.double()  # in which equal losses have exactly themselves as mean
+        average = self.average.double()  # double precision, so that the mean of equal losses is exact
         mean = (average * self.seen).sum() / self.seen.sum().clamp(min=1)
-        # The standard deviation that z is divided by divides max|z| as well.
-        centred = (average - mean) * self.seen
-        strengths = 0.5 + 0.5 * centred / centred.abs().max().clamp(min=torch.finfo(centred.dtype).tiny)
-        self.settled.copy_(strengths * self.seen.any())  # nothing is known: nothing is changed
+        # The standard deviation cancels out between z and max|z|.
+        centered = (average - mean) * self.seen
+        strengths = 0.5 + 0.5 * centered / centered.abs().max().clamp(min=torch.finfo(centered.dtype).tiny)
+        self.settled.copy_(strengths * self.seen.any())  # zero if no loss is known
 
     @property
     def strength(self) -> Tensor:
-        """Of this epoch, `(N,)` in [0, 1]."""
+        """The strengths of this epoch, `(N,)` in [0, 1]."""
         return self.settled
 
     @torch.no_grad()

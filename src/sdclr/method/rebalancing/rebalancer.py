@@ -39,8 +39,8 @@ class Rebalancer(nn.Module):
         """The losses to train on.
 
         Args:
-            losses: `(n,)` of this process's samples, from the framework and the rebalancers before.
-            outputs: `(n, D)` of the dense branch for view 1, and of the other branch for view 2.
+            losses: `(n,)` losses of this process's samples, from the framework and the previous rebalancers.
+            outputs: `(n, D)` outputs of the dense branch for view 1, and of the other branch for view 2.
             samples: `(n,)` int64, positions of the samples in the set. A sample may occur twice.
 
         Returns:
@@ -62,12 +62,12 @@ def of_all(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_by_sample(samples: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples in order, `(n,)`, and the mean of each one's values, `(n, …)`, repeated for repeated samples.
+    """The sorted samples, `(n,)`, and the mean of each sample's values, `(n, …)`, repeated for repeated samples.
 
     `state[samples] = …` is then deterministic, without synchronization with a device.
     """
     ordered, order = samples.sort(stable=True)
-    group = (ordered != ordered.roll(1)).cumsum(0).clamp_min(1) - 1  # samples that are all one make one group
+    group = (ordered != ordered.roll(1)).cumsum(0).clamp_min(1) - 1  # clamped for the case that all are equal
     total = torch.zeros_like(values).index_add_(0, group, values[order])
     count = values.new_zeros(len(values)).index_add_(0, group, values.new_ones(len(values)))
     return ordered, total[group] / count[group].view(-1, *[1] * (values.ndim - 1))

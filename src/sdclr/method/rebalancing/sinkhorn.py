@@ -1,21 +1,22 @@
-"""Entropic optimal transport of samples to clusters: Sinkhorn's iteration."""
+"""Entropic optimal transport of samples to clusters, by Sinkhorn's iteration."""
 
 import math
 
 import torch
 from torch import Tensor
 
-# With scores in [-1, 1] and 1/ε up to here no number of the iteration leaves exp(±80), and so the range of float32. The
-# logarithms of a fixed point of the samples' scaling spread by at most 40, as the kernel does: it begins within 20 of
-# one. An iteration brings it no farther away, so it stays within 40 of its start; two products more add 20 each.
+# With scores in [-1, 1] and 1/ε up to this value, all numbers of the iteration stay within exp(±80), the range of
+# float32. The logarithms of a fixed point of the samples' scaling span at most 40, like the kernel, so the start is
+# within 20 of one. Iterations do not increase this distance, so the scaling stays within 40 of its start. Two further
+# products add 20 each.
 _LARGEST_BARE_SCORE = 20.0
 
 
 def sinkhorn(scores: Tensor, prior: Tensor, *, epsilon: float = 0.05, iterations: int = 300) -> Tensor:
     """Assign samples to clusters of given sizes, so that the scores are high.
 
-    Maximises `Σ Q s + ε H(Q)` over Q >= 0 with `Σ_k Q_ik = 1/N` and `Σ_i Q_ik = π_k` (Cuturi, NeurIPS 2013). The
-    sums of samples are exact; those of clusters are as near to π as the iterations bring them.
+    Maximizes `Σ Q s + ε H(Q)` over Q >= 0 with `Σ_k Q_ik = 1/N` and `Σ_i Q_ik = π_k` (Cuturi, NeurIPS 2013). The
+    sums of samples are exact; those of clusters approach π with the iterations.
 
     Args:
         scores: `(…, N, K)` in [-1, 1], such as cosines.
@@ -32,7 +33,7 @@ def sinkhorn(scores: Tensor, prior: Tensor, *, epsilon: float = 0.05, iterations
     return shares
 
 
-# An operator of its own, so that `torch.compile` does not unroll its hundreds of iterations.
+# A custom operator, so that `torch.compile` does not unroll its hundreds of iterations.
 @torch.library.custom_op("sdclr::sinkhorn", mutates_args=())
 def _shares(scores: Tensor, prior: Tensor, epsilon: float, iterations: int) -> Tensor:
     iterate = _by_scaling if 1 / epsilon <= _LARGEST_BARE_SCORE else _by_logarithms
@@ -45,7 +46,7 @@ def _like_scores(scores: Tensor, _prior: Tensor, _epsilon: float, _iterations: i
 
 
 def _by_scaling(scores: Tensor, prior: Tensor, iterations: int) -> Tensor:
-    """Scale rows and columns of `exp(scores)`: two products of matrix and vector an iteration."""
+    """Scale rows and columns of `exp(scores)`, with two matrix-vector products per iteration."""
     kernel, count = scores.exp(), scores.shape[-2]
     of_samples = torch.full_like(kernel[..., :1], 1 / count)
     of_clusters = torch.zeros_like(kernel[..., 0, :, None])
@@ -56,11 +57,11 @@ def _by_scaling(scores: Tensor, prior: Tensor, iterations: int) -> Tensor:
 
 
 def _by_logarithms(scores: Tensor, prior: Tensor, iterations: int) -> Tensor:
-    """The same with logarithms of the scalings: for scores whose exponential leaves the range of numbers."""
+    """The same with logarithms of the scalings, for scores whose exponential leaves the range of float32."""
     start = -math.log(scores.shape[-2])
     of_samples = torch.full_like(scores[..., :1], start)
     of_clusters = torch.zeros_like(scores[..., :1, :])
     for _ in range(iterations):
         of_clusters = prior.log() - (scores + of_samples).logsumexp(-2, keepdim=True)
         of_samples = start - (scores + of_clusters).logsumexp(-1, keepdim=True)
-    return (scores + of_clusters).softmax(-1)  # the last update of the samples, without its rounding
+    return (scores + of_clusters).softmax(-1)  # equals the last update of the samples without rounding

@@ -7,7 +7,7 @@ from sdclr.method.rebalancing.rebalancer import Rebalancer
 
 
 class TemperatureSchedule(Rebalancer):
-    """`τ(e) = low + (high - low) (1 + cos(2πe/T)) / 2` over epochs e with T the length of a period.
+    """`τ(e) = low + (high - low) (1 + cos(2πe/T)) / 2` in epoch e, with period T.
 
     Args:
         epochs: Epochs of the run.
@@ -26,6 +26,6 @@ class TemperatureSchedule(Rebalancer):
 
     @property
     def temperature(self) -> float:
-        """Of the epoch entered."""
+        """The temperature in the current epoch."""
         low, high = self.config.low, self.config.high
         return low + (high - low) * (1 + math.cos(2 * math.pi * self.epoch / self.period)) / 2

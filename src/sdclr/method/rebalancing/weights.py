@@ -1,4 +1,4 @@
-"""Common base of rebalancers that compute sampling weights from the features of the whole set every few epochs."""
+"""Base class of rebalancers that compute sampling weights from the features of the whole set every few epochs."""
 
 import math
 
@@ -23,7 +23,7 @@ class SampleWeights(Rebalancer):
     """
 
     weights: Tensor
-    """`(N,)` float64, of mean 1."""
+    """`(N,)` float64, with mean 1."""
 
     def __init__(self, samples: int, *, epochs: int, start: float, every: int) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class SampleWeights(Rebalancer):
     def _adopt(self, weights: Tensor, *, shuffled_by: int | None) -> None:
         """Store new weights, the same on all processes. As a control, a seed permutes them at random."""
         if shuffled_by is not None:
-            # The same permutation each time, as rare images stay rare.
+            # The same permutation each time, because rare images stay rare, too.
             weights = weights[torch.randperm(len(weights), generator=torch.Generator().manual_seed(shuffled_by))]
         self.weights.copy_(weights)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(self.weights, src=0)  # processors may differ in the last bit, and then in what is drawn
+            dist.broadcast(self.weights, src=0)  # processors may round differently, and then draw different images
