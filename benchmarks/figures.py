@@ -1,8 +1,8 @@
-"""Draw every figure of docs/results again from the data that is committed beside it: no training, under a minute.
+"""Draw every figure of docs/results from the committed data next to it, without training, in less than a minute.
 
     python benchmarks/figures.py --out docs/results        # or: make figures
 
-Figure 5 of the paper shows images under Grad-CAM, which come from trained encoders: `sdclr reproduce figure5`.
+Figure 5 of the paper is not included, because its heat maps need trained encoders: `sdclr reproduce figure5`.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from sdclr.reporting.figures import save_figure  # noqa: E402
 
 
 def draw_all(data: Path, out: Path) -> None:
-    """Draw into a folder.
+    """Draw all figures into a folder.
 
     Args:
         data: The folder with the committed data.
-        out: Gets one SVG for each figure.
+        out: Folder for one SVG per figure.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name in get_args(FigureName):
@@ -52,7 +52,7 @@ def draw_all(data: Path, out: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object."""
+    """Read a JSON object."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 

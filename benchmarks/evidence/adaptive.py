@@ -1,4 +1,4 @@
-"""What does each way of damaging cost or gain, over widths and lengths of training?
+"""Effect of each type of damage, for several widths and lengths of training.
 
     python benchmarks/evidence/adaptive.py train  --data $SDCLR_DATA/data/cifar10 --set cifar10 --widths 16 \
         --epochs 40 --splits 1 2 --arms simclr simclr-again 0 0.5 0.5-statistics adaptive --out runs/adaptive.jsonl
@@ -6,17 +6,17 @@
 
 Sets and pairs are those of `arms.py`. Each arm is SimCLR or its self-damaging form:
 
-- `simclr`, and `simclr-again`, the same with another seed: what two equal runs differ by; `simclr-held`, never shown a
-  tenth of the images, as adaptive is not;
-- a number: that pruning ratio with normalization of its own, the paper's form. `0` prunes nothing, so that what it
-  costs is the price of the second normalization alone;
-- `-statistics`: with statistics of its own and weight and bias shared;
+- `simclr`, and `simclr-again`, the same with another seed, for the difference between equal runs; `simclr-held`,
+  trained without a tenth of the images, like adaptive;
+- a number: that pruning ratio with separate normalization, the paper's form. `0` prunes nothing and shows the cost of
+  the separate normalization alone;
+- `-statistics`: separate statistics, shared weight and bias;
 - `ramp-0.8`, `cyclic-0.8`: schedules;
-- `adaptive`: by the generalization gap, at gain 2, with statistics of its own.
+- `adaptive`: ratio by the generalization gap, at gain 2, with separate statistics.
 
-What it should show, written before it ran: adaptive is at least SimCLR - 0.3 points on linear All at every width and
-length, since it prunes nothing where there is no gap; fixed heavy ratios lose in narrow and short runs; where there is
-a gap, damage lowers few-shot Std.
+Expectation, written before the first run: adaptive is at least SimCLR - 0.3 points on linear All at every width and
+length, because it prunes nothing without a gap. Fixed heavy ratios lose in narrow and short runs. With a gap, damage
+lowers few-shot Std.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ from sdclr.training.config import DamageConfig, PretrainConfig
 
 
 def damage(arm: str) -> DamageConfig:
-    """What an arm's name says."""
+    """The damage of an arm, from its name."""
     name, _, rest = arm.partition("-")
     if name == "simclr":
         return DamageConfig(kind="none")

@@ -1,17 +1,17 @@
 """SimCLR and SDCLR on CIFAR-10-LT at a size for CPUs, over several class orders, with a balanced control.
 
-What it should show, written before it ran: whether self-damage helps the rare classes of a narrow network in a short
-run. The paper's gain was seen with a full ResNet-18 over 2000 epochs; at a quarter of the width and a fiftieth of the
-epochs we expect SDCLR to lose some accuracy, more with a larger ratio, and the balanced control to show whether a low
-Few accuracy comes from rarity or from hard classes.
+Expectation, written before the first run: the question is whether self-damage helps the rare classes of a narrow
+network in a short run. The paper's gain was measured with a full ResNet-18 over 2000 epochs. At a quarter of the width
+and a fiftieth of the epochs SDCLR should lose some accuracy, more with a larger ratio. The balanced control shows
+whether a low Few accuracy comes from rarity or from hard classes.
 
     python benchmarks/evidence/cifar10_lt.py train --data $SDCLR_DATA/data/cifar10 --runs runs/cifar10-lt
     python benchmarks/evidence/cifar10_lt.py report --data $SDCLR_DATA/data/cifar10 --runs runs/cifar10-lt \
         --out docs/results
 
-`train` goes on where it was stopped; two of them side by side (`--share 0/2`, `--share 1/2`) divide the runs. With
-`--amp bf16 --arms simclr sdclr-0.5` and a folder of its own it asks whether mixed precision costs anything; expected:
-differences from float32 within the deviation over class orders, in either direction.
+`train` resumes after an interruption. Two processes can divide the runs (`--share 0/2`, `--share 1/2`). With `--amp
+bf16 --arms simclr sdclr-0.5` and a separate folder it measures the effect of mixed precision. Differences from float32
+are expected to stay within the deviation over class orders.
 """
 
 import argparse
@@ -49,7 +49,7 @@ ARMS = {
 
 
 def config(damage: DamageConfig) -> PretrainConfig:
-    """Quarter-width ResNet-18 at 16 px; everything but size, batch and length as in the paper."""
+    """Quarter-width ResNet-18 at 16 px; all settings except size, batch and length as in the paper."""
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
         views=ViewConfig(image_size=16),

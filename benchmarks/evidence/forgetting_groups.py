@@ -1,13 +1,13 @@
-"""Which groups of classes are among the most forgotten images, over the epochs: the paper's Figure 2 in small.
+"""Groups of classes among the most forgotten images, over the epochs: a small version of the paper's Figure 2.
 
     python benchmarks/evidence/forgetting_groups.py --data $SDCLR_DATA/data/cifar10 --runs runs/forgetting \
         --out docs/results
 
-The paper prunes the encoder of a long-tailed SimCLR run and finds that, among the 1 % of test images whose features
-change most, Few classes have more than their share. What it should show here, written before it ran: the contest of
-rarity scores found forgetting near chance at this size, so that shares are expected to stay near those of the test
-set, which is balanced. Encoders are those of `rarity_runs.py` (imbalance 100, "long"), SimCLR and SDCLR, two class
-orders. The control is the shares of the test set. At 1 % of 10,000 images a share has a standard error of 5 %.
+The paper prunes the encoder of a long-tailed SimCLR run and finds that Few classes are overrepresented among the 1 % of
+test images whose features change most. Expectation, written before the first run: in the comparison of rarity scores,
+forgetting was near chance at this size, so shares should stay near those of the balanced test set, which are the
+control. Encoders are those of `rarity_runs.py` (imbalance 100, "long"), SimCLR and SDCLR, for two class orders. At 1 %
+of 10,000 images a share has a standard error of 5 %.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SHARE = 0.01
 
 
 def shares(run: Run, epoch: int, views: torch.Tensor, labels: np.ndarray, few: dict[str, Any]) -> list[dict[str, Any]]:
-    """Shares of the groups among the most forgotten, at each ratio; SimCLR's network keeps its statistics."""
+    """Shares of the groups among the most forgotten images at each ratio. SimCLR's network keeps its statistics."""
     objective = run.objective(epoch)
     encoder = objective.network.encoder
     dense = encode_images(encoder, views)
@@ -56,7 +56,7 @@ def shares(run: Run, epoch: int, views: torch.Tensor, labels: np.ndarray, few: d
 
 
 def collect(data: Path, runs: Path) -> list[dict[str, Any]]:
-    """Train what is not there, and look at every snapshot."""
+    """Train missing runs, and evaluate every snapshot."""
     train, test = open_source(data, split="train"), open_source(data, split="test")
     views = load_views(test, preprocessing=Preprocessing(image_size=16)).images
     found = []
@@ -80,7 +80,7 @@ def control(groups: dict[str, Any]) -> dict[str, float]:
 
 
 def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """A panel for each method and ratio: mean over class orders, with their range; dotted, the test set's shares."""
+    """A panel for each method and ratio: mean and range over class orders, and dotted the test set's shares."""
     control_share = control(class_groups(np.arange(10, 0, -1)))
     figure, axes = plt.subplots(2, len(RATIOS), figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
     for line, method in zip(axes, ("simclr", "sdclr"), strict=True):

@@ -1,4 +1,4 @@
-"""Images of no use, and near-duplicates, made from the images of a collection by a seed."""
+"""Seeded junk images and near-duplicates, made from the images of a collection."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ SHORTEST_BURST, LONGEST_BURST = 8, 45
 
 
 def _black(image: Image, random: np.random.Generator) -> Image:
-    """The lens cap: black, with a little noise of the sensor."""
+    """A black image with some sensor noise, as with a lens cap."""
     return np.clip(random.normal(3, 2, image.shape), 0, 255).astype(np.uint8)
 
 
@@ -45,7 +45,7 @@ def _torn(image: Image, random: np.random.Generator) -> Image:
 
 
 def _half_decoded(image: Image, random: np.random.Generator) -> Image:
-    """What Pillow shows of a JPEG file cut off on its way. Small images are enlarged first, to have rows to lose."""
+    """Pillow's result for a truncated JPEG file. Small images are enlarged first, so that rows can be missing."""
     height, width = image.shape[:2]
     factor = max(1, round(96 / min(height, width)))
     large = Pillow.fromarray(image).resize((width * factor, height * factor), Pillow.Resampling.BICUBIC)
@@ -72,15 +72,15 @@ JUNK: dict[str, Callable[[Image, np.random.Generator], Image]] = {
 
 
 def junk_images(images: Sequence[Image], count: int, *, seed: int) -> list[tuple[str, Image]]:
-    """Images of no use, in the sizes of a collection's images.
+    """Junk images in the sizes of a collection's images.
 
     Args:
-        images: (H, W, 3) each, some of which are spoiled.
-        count: How many; the kinds of junk take turns.
-        seed: Decides what is drawn.
+        images: (H, W, 3) each; some of them are turned into junk.
+        count: Number of junk images; the types alternate.
+        seed: Seed of the random choices.
 
     Returns:
-        Kind of junk and image.
+        Type of junk, and image.
     """
     random = np.random.default_rng(seed)
     kinds = list(JUNK)
@@ -105,10 +105,10 @@ def near_duplicates(images: Sequence[Image], *, seed: int) -> list[Copy]:
 
     Args:
         images: (H, W, 3) each.
-        seed: Decides what is drawn.
+        seed: Seed of the random choices.
 
     Returns:
-        3 % of the images once each, then bursts of 8 to 45 frames that make 3 % of the images together; at least one.
+        One copy of 3 % of the images each, then bursts of 8 to 45 frames with 3 % of the images in all; at least one.
     """
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(images))
@@ -135,7 +135,7 @@ def _recompressed(image: Image, random: np.random.Generator) -> Image:
 
 
 def _shifted(image: Image, random: np.random.Generator) -> Image:
-    """Moved by up to 3 % of each side (at least one pixel); the border is repeated. A little noise of the sensor."""
+    """Shifted by up to 3 % of each side (at least one pixel), with a repeated border and some sensor noise."""
     height, width = image.shape[:2]
     most = (max(1, round(0.03 * height)), max(1, round(0.03 * width)))
     down, right = (int(random.integers(-reach, reach + 1)) for reach in most)

@@ -1,10 +1,10 @@
-"""Contact sheets of the kinds found in the contest's collections: a row for each kind, its size beside it.
+"""Contact sheets of the kinds found in the collections of the comparison, with one row per kind.
 
     python benchmarks/evidence/kinds_sheets.py --data DIR --clothing DIR --cache features \
         --out sheets [--only separated]
 
-The first image of a row is the kind's medoid, the others are drawn at random. Unless `--kinds-only` is given, two more
-rows show the images that kinds ranks first. A red frame means junk, a green one a rare class.
+The first image of a row is the kind's medoid; the others are drawn at random. Without `--kinds-only`, further rows show
+odd images and the first images of the ranking by kinds. Red frames mark junk, green ones a rare class.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Line = tuple[str, NDArray[np.int64]]
 
 
 def lines_of(case: Case, *, columns: int = COLUMNS, seed: int = 0, ranking: bool = True) -> list[Line]:
-    """Caption and images of each row: kinds from the smallest to the largest, odd images, and the ranking's start."""
+    """Caption and images of each row: kinds by increasing size, odd images, and the start of the ranking."""
     found = find_kinds(case.features)
     labels = np.asarray(found.labels)
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Near-duplicates of an image, made by a seed: one function for each kind of change."""
+"""Seeded near-duplicates of an image, with one function for each type of change."""
 
 import io
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def resized(image: Image, random: np.random.Generator) -> Image:  # noqa: ARG001
 
 
 def crop(share: float) -> Change:
-    """A window at a random place that keeps this share of the area; its aspect differs by up to 10 %."""
+    """A random crop with this share of the area. Its aspect ratio differs by up to 10 %."""
 
     def cropped(image: Image, random: np.random.Generator) -> Image:
         height, width = image.shape[:2]
@@ -37,12 +37,12 @@ def crop(share: float) -> Change:
 
 
 def mirrored(image: Image, random: np.random.Generator) -> Image:  # noqa: ARG001  # all take both
-    """Left and right exchanged."""
+    """Mirrored horizontally."""
     return np.ascontiguousarray(image[:, ::-1])
 
 
 def exposed(image: Image, random: np.random.Generator) -> Image:
-    """Values times 0.5 to 0.75, or 1.3 to 1.6: what gets too bright is clipped."""
+    """Values times 0.5 to 0.75, or 1.3 to 1.6, clipped."""
     gain = random.uniform(0.5, 0.75) if random.random() < 0.5 else random.uniform(1.3, 1.6)
     return _clipped(image * gain)
 
@@ -60,7 +60,7 @@ def gamma(image: Image, random: np.random.Generator) -> Image:
 
 
 def temperature(image: Image, random: np.random.Generator) -> Image:
-    """Red and blue changed against each other by up to 25 %, as by another white balance."""
+    """Red and blue changed in opposite directions by up to 25 %, as by another white balance."""
     change = random.choice([-1, 1]) * random.uniform(0.12, 0.25)
     return _clipped(image * np.array([1 + change, 1, 1 - change]))
 
@@ -71,7 +71,7 @@ def gray(image: Image, random: np.random.Generator) -> Image:  # noqa: ARG001  #
 
 
 def rotated(image: Image, random: np.random.Generator) -> Image:
-    """Turned by 3 degrees either way; the corners get black."""
+    """Rotated by 3 degrees in either direction, with black corners."""
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), random.choice([-3.0, 3.0]), 1)
     return np.asarray(cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_CUBIC), dtype=np.uint8)
@@ -87,7 +87,7 @@ def bordered(image: Image, random: np.random.Generator) -> Image:
 
 
 def combined(image: Image, random: np.random.Generator) -> Image:
-    """Cropped to 80 %, made 30 % smaller, relit by up to 20 %, JPEG of quality 50; half of them mirrored."""
+    """Cropped to 80 %, 30 % smaller, brightness changed by up to 20 %, JPEG of quality 50; half of them mirrored."""
     small = _resized(crop(0.8)(image, random), 0.7)
     lit = _clipped(small * random.uniform(0.8, 1.2))
     return _jpeg(mirrored(lit, random) if random.random() < 0.5 else lit, 50)
@@ -109,7 +109,7 @@ CHANGES: dict[str, Change] = {
     "border": bordered,
     "combined": combined,
 }
-"""Kinds of change by name."""
+"""Types of change by name."""
 
 
 def _jpeg(image: Image, quality: int) -> Image:

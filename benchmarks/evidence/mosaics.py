@@ -1,9 +1,10 @@
-"""SimCLR and SDCLR on mosaics of CIFAR-10 images, whose attributes (the classes shown) are long-tailed.
+"""SimCLR and SDCLR on mosaics of CIFAR-10 images, whose attributes (the classes in the mosaic) are long-tailed.
 
-What it should show, written before it ran: that probes by attribute work from end to end. On balanced test mosaics each
-attribute has the same base rate, 34 %, so groups compare. Trained encoders must beat an untrained one, and that one the
-base rate. A run is minutes long, far too short to tell SDCLR from SimCLR: expected is a difference of a point or two in
-either direction, and, as each class order makes other classes rare, none of it says what rarity does to a class.
+Expectation, written before the first run: probes by attribute work from end to end. On balanced test mosaics each
+attribute has the same base rate, 34 %, so groups can be compared. Trained encoders must be better than an untrained
+one, and that one better than the base rate. A run takes minutes, far too short to distinguish SDCLR from SimCLR: a
+difference of one or two points in either direction is expected. Different classes are rare in each class order, so the
+results do not show the effect of rarity on a class.
 
     python benchmarks/evidence/mosaics.py --data $SDCLR_DATA/data/cifar10 --runs runs/mosaics
 """
@@ -27,14 +28,14 @@ from sdclr.views.config import ViewConfig
 
 SIMCLR = PretrainConfig(
     encoder=EncoderConfig(name="resnet18", stem="small", width=16),
-    views=ViewConfig(image_size=32, crop_scale=(0.3, 1.0)),  # smaller crops would often share no tile
+    views=ViewConfig(image_size=32, crop_scale=(0.3, 1.0)),  # two smaller crops would often have no tile in common
     damage=DamageConfig(kind="none"),
     optim=OptimConfig(lr=0.125, warmup_epochs=1),  # the paper's 0.5 for a batch of 512
     batch_size=128,
     epochs=10,
 )
 ARMS = {
-    # One epoch at no learning rate worth the name: random weights, and normalization statistics of the images.
+    # One epoch at a negligible learning rate: random weights, with normalization statistics of the images.
     "untrained": replace(SIMCLR, epochs=1, optim=OptimConfig(lr=1e-12, final_lr=0.0, warmup_epochs=0)),
     "simclr": SIMCLR,
     "sdclr-0.3": replace(SIMCLR, damage=DamageConfig(ratio=0.3)),
@@ -44,7 +45,7 @@ ARMS = {
 def evaluated(
     arm: str, runs: Path, sets: tuple[MosaicSource, MosaicSource, MosaicSource], *, epochs: int, size: int, seed: int
 ) -> AttributeResult:
-    """Pre-train on long-tailed mosaics; probe on balanced ones, test on balanced ones of the test images."""
+    """Pre-train on long-tailed mosaics, train probes on balanced ones, and test on balanced ones of test images."""
     train, labeled, test = sets
     views = replace(SIMCLR.views, image_size=size)
     config = replace(ARMS[arm], views=views, seed=seed, epochs=1 if arm == "untrained" else epochs)

@@ -1,12 +1,11 @@
-"""What bfloat16 costs in accuracy: the same runs in float32 and in bfloat16, pair by pair.
+"""Effect of bfloat16 on accuracy: pairs of equal runs in float32 and bfloat16.
 
     python benchmarks/evidence/precision.py train  --data $SDCLR_DATA/data/cifar10 --out docs/results/precision.jsonl
     python benchmarks/evidence/precision.py report --out docs/results/precision.jsonl
 
 Sets, networks and evaluation are those of `arms.py`. The two runs of a pair share images, class order, initial weights,
-views and learning rates. Each pair stands beside a third run, in float32 with another seed: what chance alone changes.
-The rule by which the result is judged was written before the first run; `docs/results/precision.md` states it. A run
-that is in the file is not run again.
+views and learning rates. A third run in float32 with another seed shows the effect of chance. The decision rule was
+written before the first run; see `docs/results/precision.md`. Runs in the file are not repeated.
 """
 
 import argparse
@@ -31,7 +30,7 @@ KINDS: dict[str, Amp] = {"float32": "none", "bf16": "bf16", "float32-again": "no
 """Precision of each run of a triple; `-again` has another seed."""
 MEASURES = (("linear", "all"), ("few_shot", "all"), ("few_shot", "few"), ("knn", "all"))
 HARM = 0.5
-"""Points of mean accuracy that a loss must exceed, beside twice its standard error, to count as harm."""
+"""Minimum mean loss of accuracy in points that counts as harm; it must also exceed twice its standard error."""
 
 
 def configure(made: PretrainConfig, arm: str) -> PretrainConfig:
@@ -63,7 +62,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """Mean differences to float32 of the same pair with their standard errors, as a Markdown table."""
+    """Mean differences from float32 within pairs, with standard errors, as a Markdown table."""
     found: dict[tuple[str, str], dict[str, dict[int, Any]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         method, _, kind = row["arm"].partition("-")
@@ -85,7 +84,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _with_error(pairs: Sequence[float]) -> str:
-    """Their mean and its standard error; bold where it counts as harm."""
+    """Mean and standard error; bold if the loss counts as harm."""
     if len(pairs) < 2:
         return ""
     mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / len(pairs) ** 0.5

@@ -1,8 +1,8 @@
 """The radius of ProbCover as its paper chooses it (Yehuda et al., NeurIPS 2022, section 3.3), for comparison.
 
 It is the largest radius at which 95 % of the balls are pure: all images of a ball have the pseudo-label of its center.
-Pseudo-labels are clusters of k-means. The paper takes as many clusters as there are classes; a user who has no labels
-does not know that number, and `PSEUDO_CLASSES` stands for it.
+Pseudo-labels are k-means clusters. The paper uses as many clusters as classes. Without labels this number is unknown,
+and `PSEUDO_CLASSES` is used instead.
 """
 
 import math
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PURITY: Final = 0.95
-"""Share of the balls that are pure; the paper's value."""
+"""Required share of pure balls; the paper's value."""
 
 PSEUDO_CLASSES: Final = 20
-"""Clusters that serve as pseudo-labels. More give a smaller radius."""
+"""Number of clusters for pseudo-labels. More clusters give a smaller radius."""
 
 _BLOCK: Final = 2048
 
@@ -25,20 +25,20 @@ _BLOCK: Final = 2048
 def pure_threshold(
     rows: Tensor, labels: NDArray[np.int64], *, purity: float = PURITY, centers: NDArray[np.int64] | None = None
 ) -> float:
-    """The cosine above which two images cover each other, so that a given share of the balls is pure.
+    """Cosine above which two images cover each other, such that a given share of the balls is pure.
 
-    The ball of an image is pure as long as it ends before the nearest image of another label. So the radius is a
-    quantile of those distances, and no search over radii is needed.
+    The ball of an image is pure if it ends before the nearest image with another label. The radius is therefore a
+    quantile of these distances, and needs no search.
 
     Args:
-        rows: (N, D) of length 1.
+        rows: (N, D) with length 1.
         labels: (N,) pseudo-labels.
-        purity: Share of the balls that must be pure, in (0, 1].
-        centers: Positions of the balls that are looked at; by default all.
+        purity: Required share of pure balls, in (0, 1].
+        centers: Positions of the centers; by default all images.
 
     Returns:
-        The smallest cosine c for which that share of the balls {y : cos(x, y) > c} is pure; minus infinity if there is
-        one label only. The paper's radius is `sqrt(2 - 2 c)`.
+        The smallest cosine c for which this share of the balls {y : cos(x, y) > c} is pure; minus infinity if there is
+        only one label. The paper's radius is `sqrt(2 - 2 c)`.
     """
     asked = np.arange(len(rows)) if centers is None else centers
     known = torch.from_numpy(labels).to(rows.device)

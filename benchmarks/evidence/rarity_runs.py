@@ -1,8 +1,8 @@
-"""The encoders of the contest of rarity scores: SimCLR and SDCLR on CIFAR-10-LT, short and long.
+"""Train the encoders of the comparison of rarity scores: SimCLR and SDCLR on CIFAR-10-LT, short and long.
 
     python benchmarks/evidence/rarity_runs.py --data $SDCLR_DATA/data/cifar10 --runs runs/rarity [--share 0/2]
 
-Goes on where it was stopped. Two of them side by side divide the runs.
+Resumes after an interruption. Two processes can divide the runs with `--share`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ METHODS = {"simclr": DamageConfig(kind="none"), "sdclr": DamageConfig(ratio=0.5)
 
 
 class Trained(NamedTuple):
-    """One encoder of the contest."""
+    """One encoder of the comparison."""
 
     imbalance: int
     order: int
@@ -43,7 +43,7 @@ class Trained(NamedTuple):
 
 
 def matrix() -> Iterator[Trained]:
-    """All encoders; a whole class order after the other, so that what is there when time is up can be compared."""
+    """All encoders, one class order after the other, so that an incomplete set can be compared."""
     for order in ORDERS:
         for length in EPOCHS:
             for imbalance in IMBALANCES:
@@ -52,7 +52,7 @@ def matrix() -> Iterator[Trained]:
 
 
 def split_of(train: Source, trained: Trained) -> LongTailSplit:
-    """The subset it saw, and how many images each class has there."""
+    """The training subset of an encoder, with the number of images of each class."""
     if train.labels is None:
         raise ValueError(f"{train.name} has no labels")
     drawn = {"max_count": MAX_COUNT, "imbalance": trained.imbalance, "seed": trained.order}
@@ -60,13 +60,13 @@ def split_of(train: Source, trained: Trained) -> LongTailSplit:
 
 
 def subset_of(train: Source, trained: Trained) -> Source:
-    """What it saw."""
+    """The training images of an encoder."""
     name = f"cifar10-if{trained.imbalance}-order{trained.order}"
     return SubsetSource(train, split_of(train, trained).long_tail, name=name)
 
 
 def config_of(trained: Trained) -> PretrainConfig:
-    """Quarter-width ResNet-18 at 16 px; batches small enough for a few thousand images to give many steps."""
+    """Quarter-width ResNet-18 at 16 px, with small batches, so that a few thousand images give many steps."""
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
         views=ViewConfig(image_size=16),
@@ -78,7 +78,7 @@ def config_of(trained: Trained) -> PretrainConfig:
 
 
 def train_all(data: Path, runs: Path, share: tuple[int, int]) -> None:
-    """Train a share of the encoders, those that are finished left out."""
+    """Train a share of the encoders, without the finished ones."""
     train = open_source(data, split="train")
     for trained in list(matrix())[share[0] :: share[1]]:
         if not Run(runs / trained.name).finished:

@@ -1,4 +1,4 @@
-"""The scores of the contest: what each makes of a table of features. All are larger for rarer images."""
+"""The compared rarity scores, computed from features. All are larger for rarer images."""
 
 import importlib
 import math
@@ -24,11 +24,11 @@ Score = NDArray[np.float64]
 DISTANCE_K, LOF_K, WALK_K, WALK_STEPS = 10, 20, 15, 16
 SMALLEST_CLUSTER, COMPONENTS = 15, 50
 SMALL_SHARE = 0.1
-"""HDBSCAN's clusters of at most this share of the images come before its noise."""
+"""Clusters of HDBSCAN with at most this share of the images rank before noise."""
 
 
 def kinds_module() -> ModuleType | None:
-    """`sdclr.mining.kinds`, or None where this version of the library has no such score."""
+    """`sdclr.mining.kinds`, or None if this version of the library does not have it."""
     try:
         return importlib.import_module("sdclr.mining.kinds")
     except ModuleNotFoundError:
@@ -36,11 +36,11 @@ def kinds_module() -> ModuleType | None:
 
 
 def baseline_scores(features: NDArray[np.float32], *, seed: int = 0) -> dict[str, Score]:
-    """Every score but kinds and forgetting.
+    """All scores except kinds and forgetting.
 
     Args:
         features: (N, D).
-        seed: Of the isolation forest, k-means and the control.
+        seed: Seed of the isolation forest, k-means and the control.
 
     Returns:
         (N,) by the score's name.
@@ -61,7 +61,7 @@ def baseline_scores(features: NDArray[np.float32], *, seed: int = 0) -> dict[str
 
 
 def kinds_score(features: NDArray[np.float32], distance: ArrayLike, *, k: int = 15) -> tuple[Score, int]:
-    """The candidate, and the number of kinds it found."""
+    """The score by kinds, and the number of kinds."""
     module = kinds_module()
     if module is None:
         raise ModuleNotFoundError("sdclr.mining.kinds is not there")
@@ -77,11 +77,11 @@ def module_sizes(found: object) -> NDArray[np.int64]:
 
 
 def hdbscan_score(rows: NDArray[np.float32], distance: Score) -> Score:
-    """Small clusters first, the smallest in front; then noise by distance; then large clusters.
+    """Small clusters first, from the smallest; then noise by distance; then large clusters.
 
     Args:
-        rows: (N, D) of length 1.
-        distance: (N,), decides among images of one cluster and orders noise.
+        rows: (N, D) with length 1.
+        distance: (N,), orders images within a cluster and within noise.
     """
     count = min(COMPONENTS, *rows.shape)
     reduced = PCA(count, random_state=0).fit_transform(rows)
@@ -93,21 +93,21 @@ def hdbscan_score(rows: NDArray[np.float32], distance: Score) -> Score:
 
 
 def kmeans_score(features: NDArray[np.float32], clusters: int, distance: Score, *, seed: int) -> Score:
-    """Small k-means clusters first; distance decides within one."""
+    """Small k-means clusters first; images within a cluster by distance."""
     found = find_clusters(features, min(clusters, len(features)), seed=seed)
     return _lexicographic(-found.sizes[found.labels], distance)
 
 
 def walk_score(around: Neighbors, k: int, steps: int, *, block: int = 512) -> Score:
-    """-1/Σp²: how few images a random walk on the symmetric neighbor graph reaches in effect.
+    """-1/Σp²: minus the effective number of images that a random walk on the symmetric neighbor graph reaches.
 
     An edge joins two images if either is among the k nearest neighbors of the other; every image has an edge to itself.
 
     Args:
         around: At least k neighbors of each of N images.
-        k: Neighbors that count.
+        k: Number of neighbors used.
         steps: Steps of the walk.
-        block: Walks followed at once.
+        block: Number of walks computed at once.
 
     Returns:
         (N,).

@@ -5,8 +5,8 @@
 
 Writes `digits.npz`, `clothing.npz` and `cifar10.npz` with `train` (N, D) and `test` (M, D) float32 features, their
 classes `train_y` and `test_y`, and their positions in the set, `train_at` and `test_at`. Of CIFAR-10 only the training
-images of the long tails of `ORDERS` are encoded, and every second test image. Images are seen as `sdclr mine` sees
-them. What is there is not made again.
+images of the long tails of `ORDERS` and every second test image are encoded. Preprocessing is that of `sdclr mine`.
+Existing files are kept.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ORDERS = (1, 2, 3, 4)
 """Class orders of CIFAR-10-LT."""
 
 Parts = dict[str, tuple[Source, NDArray[np.int64]]]
-"""Training and test images, each with the positions that are encoded."""
+"""Training and test images, each with the positions to encode."""
 
 
 def whole(open_part: Callable[[str], Source]) -> Parts:
@@ -43,7 +43,7 @@ def cifar_parts(folder: Path) -> Parts:
 
 
 def cache_features(name: str, parts: Parts, folder: Path) -> Path:
-    """Write the features of both parts of a set, unless they are there."""
+    """Write the features of both parts of a set, unless the file exists."""
     file = folder / f"{name}.npz"
     if file.is_file():
         return file

@@ -1,4 +1,4 @@
-"""A small collection of pictures and the commands that are run on it, for the benchmarks of faults."""
+"""A small collection of pictures, and commands on it, for the benchmarks of faults."""
 
 import contextlib
 import io
@@ -11,11 +11,11 @@ import numpy as np
 SIDE = 112
 """Longer side of a picture in pixels: large enough that worker processes decode it."""
 NETWORK = ["--start", "scratch", "--encoder.name", "resnet20", "--views.image-size", "32", "--head.dim", "8"]
-"""The options of a network that takes a second to train."""
+"""Options of a network that trains in a second."""
 
 
 def write_pictures(folder: Path, count: int, *, classes: int = 3, seed: int = 0) -> None:
-    """Smooth pictures in a folder for each class, with one color weaker in each."""
+    """Write smooth pictures into one folder per class. Each class has one weaker color."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         kind = number % classes
@@ -36,8 +36,8 @@ def pretraining(images: Path, run: Path, *, epochs: int = 2, workers: int = 2, b
 
 
 def do(arguments: list[str]) -> tuple[int, str]:
-    """Run a command in this process; its exit code, and what it printed."""
-    from sdclr.cli import main  # noqa: PLC0415  # slow to load, or a change of its own
+    """Run a command in this process. Returns its exit code and its output."""
+    from sdclr.cli import main  # noqa: PLC0415  # slow to load
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -46,6 +46,6 @@ def do(arguments: list[str]) -> tuple[int, str]:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
             return code, said.getvalue()
-        except BaseException:  # noqa: BLE001  # `main` lets nothing else out: a fault to be told
+        except BaseException:  # noqa: BLE001  # `main` raises nothing else, so this is a fault
             return 70, said.getvalue() + traceback.format_exc()
     return 0, said.getvalue()

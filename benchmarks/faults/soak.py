@@ -1,11 +1,11 @@
-"""Whether a process that trains and mines for hours keeps to its memory and gives everything back.
+"""Endurance test: whether a process that trains and mines for hours leaks memory or other resources.
 
     python benchmarks/faults/soak.py --minutes 60 --out docs/results/soak.csv --figure docs/results/soak.svg
 
-One process runs `pretrain` with two decoding processes, `mine` with its page, `embed` and `finetune`, again and again,
-in fresh folders. After each round it notes its own memory, open files and threads, the processes that it has started,
-entries of /dev/shm that it or a process that has ended left, and temporary files. The first rounds load libraries and
-fill pools, so that they do not count. Ends with 1 if counts rise, or memory by more than 5 % over the rest.
+One process repeatedly runs `pretrain` with two decoding processes, `mine` with its page, `embed` and `finetune`, in new
+folders. After each round it records its memory, open files, threads, child processes, entries of /dev/shm that it or an
+ended process left, and temporary files. The first rounds load libraries and fill pools, so they do not count. Ends with
+exit code 1 if counts rise, or memory rises by more than 5 % over the other rounds.
 """
 
 import argparse
@@ -25,15 +25,15 @@ import psutil
 from scene import do, pretraining, write_pictures
 
 SHORT = ["--method", "ce", "--epochs", "2", "--batch-size", "16"]
-"""A fine-tuning of a second."""
+"""Options of a fine-tuning that takes a second."""
 WARM_UP = 3
-"""Rounds that do not count."""
+"""Number of first rounds that do not count."""
 GROWTH = 0.05
-"""Share by which the memory of the last rounds may exceed that of the first that count."""
+"""Maximum growth of memory from the first counted rounds to the last, as a share."""
 
 
 class Sample(NamedTuple):
-    """What a process holds after a round."""
+    """Resources of the process after a round."""
 
     seconds: float
     memory_mb: float
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 def sample(began: float, temporary: Path) -> Sample:
-    """What this process holds now."""
+    """Current resources of this process."""
     process = psutil.Process()
     return Sample(
         round(time.monotonic() - began, 1),
@@ -59,17 +59,17 @@ def sample(began: float, temporary: Path) -> Sample:
 
 
 def left_in_shared_memory() -> int:
-    """Entries of /dev/shm by torch that belong to this process, or to none that is alive."""
+    """Number of torch's entries in /dev/shm that belong to this process or to an ended one."""
     names = [entry.name for entry in Path("/dev/shm").iterdir()] if Path("/dev/shm").is_dir() else []  # noqa: S108
     owners = [int(found[1]) for name in names if (found := re.match(r"torch_(\d+)_", name))]
     return sum(owner == os.getpid() or not psutil.pid_exists(owner) for owner in owners)
 
 
 def one_round(place: Path, images: Path, test: Path) -> None:
-    """Train, mine, embed and fine-tune in a folder of its own.
+    """Train, mine, embed and fine-tune in a separate folder.
 
     Raises:
-        SystemExit: A command failed.
+        SystemExit: If a command failed.
     """
     run = place / "run"
     commands = [
@@ -86,7 +86,7 @@ def one_round(place: Path, images: Path, test: Path) -> None:
 
 
 def soak(minutes: float, place: Path, out: Path | None = None) -> list[Sample]:
-    """Rounds until the time is up, at least two that count; samples so far lie in a CSV file after each."""
+    """Run rounds until the time is up, at least two that count. Each round writes the samples so far to a CSV file."""
     temporary = place / "tmp"
     temporary.mkdir()
     tempfile.tempdir = str(temporary)
@@ -104,7 +104,7 @@ def soak(minutes: float, place: Path, out: Path | None = None) -> list[Sample]:
 
 
 def write(samples: Sequence[Sample], path: Path) -> None:
-    """The samples as a CSV file."""
+    """Write the samples to a CSV file."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(Sample._fields)
@@ -112,7 +112,7 @@ def write(samples: Sequence[Sample], path: Path) -> None:
 
 
 def rising(samples: Sequence[Sample]) -> list[str]:
-    """What rose after the warm-up; empty if nothing did."""
+    """Resources that grew after the warm-up."""
     counted = samples[WARM_UP:]
     part = max(1, len(counted) // 4)
     first, last = counted[:part], counted[-part:]
@@ -129,7 +129,7 @@ def rising(samples: Sequence[Sample]) -> list[str]:
 
 def draw(samples: Sequence[Sample], path: Path) -> None:
     """Memory and counts over time."""
-    from matplotlib import rc_context  # noqa: PLC0415  # slow to load, or a change of its own
+    from matplotlib import rc_context  # noqa: PLC0415  # slow to load
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -48,7 +48,7 @@ def page(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Write the page; of a target that was fuzzed twice with one engine, the last counts."""
+    """Write the page. If a target was fuzzed twice with the same engine, the last result counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     lines = [json.loads(line) for file in parser.parse_args().results for line in file.read_text().splitlines()]

@@ -1,7 +1,7 @@
-"""What a reader does beside reading, by Python's audit events: it may write in its own folder alone.
+"""Watch a reader by Python's audit events. It may write only in its own folder.
 
-It may not connect, start programs or unpickle. What compiled libraries do by themselves raises no events; the caller
-compares listings of the folders around for that.
+It must not connect, start programs or unpickle. Compiled libraries raise no events; for them the caller compares
+listings of the surrounding folders.
 """
 
 import os
@@ -22,7 +22,7 @@ _CHANGES: Final = {
     "os.truncate": (0,),
     "os.chmod": (0,),
 }
-"""Which arguments of an event are paths that change."""
+"""Positions of arguments that are changed paths, by event."""
 _NEVER: Final = frozenset(
     {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind", "os.system"}
     | {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "pickle.find_class"}
@@ -34,14 +34,14 @@ _hooked: list[bool] = []
 
 
 class Watch:
-    """What happened that may not."""
+    """Collects forbidden events."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)
         self.found: list[str] = []
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Look at one audit event."""
+        """Check one audit event."""
         if event in _NEVER:
             self.found.append(f"{event} {arguments[:2]!r}"[:300])
         elif event == "open":
@@ -56,14 +56,14 @@ class Watch:
         if isinstance(path, int) or path is None:
             return
         named = Path(os.fsdecode(path))
-        place = Path(os.path.realpath(named.parent), named.name)  # where the name itself lies, whatever it links to
+        place = Path(os.path.realpath(named.parent), named.name)  # the place of the name itself, not of a link's target
         if str(place) != os.devnull and not place.is_relative_to(self.root):
             self.found.append(f"{event} {str(place)!r} {mode or ''}"[:300])
 
 
 @contextmanager
 def watching(root: Path) -> Iterator[Watch]:
-    """Collect what happens inside that may not: writes outside `root`, connections, programs, unpickling."""
+    """Collect forbidden events inside the block: writes outside `root`, connections, programs, unpickling."""
     if not _hooked:
         _hooked.append(True)
         sys.addaudithook(_hook)

@@ -1,4 +1,4 @@
-"""What a step asks of the host: kernels it launches, copies and waits, and whether the device ever has to stop."""
+"""Work of the host in a step: launched kernels, copies and waits, and whether the device has to stop."""
 
 import time
 import warnings
@@ -19,7 +19,7 @@ RANGE = "measured steps"
 WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"}
 """Calls by which the host waits for the device."""
 WAITING = "called a synchronizing CUDA operation"
-"""torch's words for it in its synchronization debug mode."""
+"""torch's message in its synchronization debug mode."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
 
 
@@ -29,7 +29,7 @@ class Range(Protocol):
 
 
 class Event(Protocol):
-    """What is read of one of the profiler's events; times in microseconds."""
+    """The used attributes of the profiler's events; times in microseconds."""
 
     name: str
     device_type: DeviceType
@@ -39,26 +39,26 @@ class Event(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """What happened in a number of steps, divided by that number."""
+    """Activity per step, as a mean over several steps."""
 
     waits: dict[str, float]
     """Calls that wait for the device, by name."""
     launches: float
     """Kernels and graphs that the host launched."""
     pageable: float
-    """Copies from or to memory that is not pinned: the host waits for those, too."""
+    """Copies from or to memory that is not pinned, for which the host waits, too."""
     copies: float
-    """Copies of any kind, those within the device included."""
+    """All copies, including those within the device."""
     kernels: float
     """Kernels that ran."""
     busy: float
     """Seconds of the device's kernels and copies."""
     top: list[tuple[str, float, float]]
-    """The kernels that took longest: name, how often, seconds."""
+    """The kernels that took longest: name, number of calls, seconds."""
 
 
 def profile_steps(steps: Steps, count: int, *, top: int = 15) -> Activity | None:
-    """Watch some steps; None on a CPU, where nothing is launched."""
+    """Profile some steps; None on a CPU."""
     if steps.device.type != "cuda":
         return None
     steps.prepare()
@@ -67,16 +67,16 @@ def profile_steps(steps: Steps, count: int, *, top: int = 15) -> Activity | None
         with record_function(RANGE):
             for _ in range(count):
                 steps.step()
-        synchronize(steps.device)  # all kernels are done, and this wait is none of the steps'
+        synchronize(steps.device)  # waits for all kernels, outside the measured range
     return summarize(watched.events(), count, top=top)
 
 
 def summarize(events: Iterable[Event], count: int, *, top: int) -> Activity:
-    """Calls of the host within the range, and all that the device did for them."""
+    """Calls of the host within the range, and all work of the device for them."""
     events = list(events)
     span = next(e.time_range for e in events if e.name == RANGE and e.device_type == DeviceType.CPU)
     host = [e for e in events if e.device_type == DeviceType.CPU and span.start <= e.time_range.start < span.end]
-    # The profiler repeats the ranges of the host on the device's time line.
+    # The profiler repeats the host's ranges on the device's timeline.
     device = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation and e.name != RANGE]
     copies = [event for event in device if event.name.startswith(("Memcpy", "Memset"))]
     kernels = [event for event in device if not event.name.startswith(("Memcpy", "Memset"))]
@@ -100,7 +100,7 @@ def _seconds(event: Event) -> float:
 
 
 def first_wait(steps: Steps, count: int) -> str | None:
-    """The first operation in some steps at which torch says that the host waits; empty if there is none.
+    """The first operation in some steps for which the host waits, according to torch; empty if there is none.
 
     None on a CPU.
     """
@@ -110,7 +110,7 @@ def first_wait(steps: Steps, count: int) -> str | None:
     steps.take(2)
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
+        warnings.simplefilter("ignore")  # torch warns that the mode is a prototype
         torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(count):
@@ -127,7 +127,7 @@ def first_wait(steps: Steps, count: int) -> str | None:
 
 @contextmanager
 def waits_by_place(device: torch.device) -> Iterator[Counter[str]]:
-    """Count where torch says that the host waits, by file and line; nothing on a CPU."""
+    """Count the host's waits by file and line, according to torch; nothing on a CPU."""
     found: Counter[str] = Counter()
     if device.type != "cuda":
         yield found
@@ -147,9 +147,9 @@ def waits_by_place(device: torch.device) -> Iterator[Counter[str]]:
 
 
 def host_seconds(steps: Steps, count: int, clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
-    """Median seconds that the host takes to ask for a step, and until the device is done with it.
+    """Median seconds until the host has queued a step, and until the device has finished it.
 
-    Each step starts with the device at rest. If the first is much the smaller, the host keeps ahead.
+    Each step starts with an idle device. If the first number is much smaller, the host stays ahead.
     """
     steps.prepare()
     steps.take(1)

@@ -1,4 +1,4 @@
-"""How what was measured on a device is told: tables, and the targets that several sections share."""
+"""Tables of measurements on a GPU, and targets that several sections share."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ from gpu_host import Activity
 from speed_harness import Comparison, Table, Target, quartiles
 
 PAIRS = 15_000
-"""Pairs of views a second that are asked of an H100-class GPU."""
+"""Target for an H100-class GPU in pairs of views per second."""
 
 Cell = str | float
 
 
 def pairs_table(found: Comparison, batch: int) -> Table:
-    """Pairs of views a second."""
+    """Pairs of views per second."""
     rows = [(name, batch / found.median(name)) for name in found.samples]
     return Table(title="Pairs a second", note="Of the median step.", heading=("", "pairs a second"), rows=rows)
 
@@ -23,14 +23,14 @@ def memory_table(title: str, note: str, peaks: Mapping[str, int | None]) -> Tabl
 
 
 def kernel_table(name: str, seen: Activity) -> Table:
-    """What the device spends a step on."""
+    """Time of each kernel in a step."""
     rows = [(f"`{kernel}`", often, 1000 * taken, 100 * taken / seen.busy) for kernel, often, taken in seen.top]
     title = f"Kernels that take longest, {name}"
     return Table(title=title, note="By torch's profiler.", heading=("kernel", "a step", "ms", "% of all"), rows=rows)
 
 
 def mebibytes(size: int | None) -> Cell:
-    """Absent where it was not measured."""
+    """Mebibytes; an empty cell if not measured."""
     return "" if size is None else size / 2**20
 
 

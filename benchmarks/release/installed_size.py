@@ -1,8 +1,8 @@
-"""Measure how much disk an installation takes: the package alone, and what each extra adds.
+"""Measure the disk space of an installation: the package alone, and each extra.
 
     python benchmarks/release/installed_size.py
 
-Installs into a new environment below a temporary folder, with the versions of constraints.txt, and writes the section
+Installs into a new environment in a temporary folder, with the versions of constraints.txt, and writes the section
 "Installed size" of docs/dependencies.md. Downloads some gigabytes.
 """
 
@@ -22,20 +22,20 @@ _MEGABYTE: Final = 1 << 20
 
 
 def size(folder: Path) -> int:
-    """The bytes that all files of a folder take on disk, as `du` counts them."""
+    """Disk space of a folder in bytes, from `du`."""
     return (
         int(subprocess.run(["du", "-sk", folder], check=True, capture_output=True, text=True).stdout.split()[0]) << 10
     )
 
 
 def pip(python: Path, *arguments: str) -> str:
-    """What pip prints; it runs outside the repository's own environment."""
+    """Run pip in an environment, and return its output."""
     command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
 def added_by(python: Path, extra: str, scratch: Path) -> tuple[int, list[str]]:
-    """Bytes and names of the packages that an extra needs beyond those that the environment has."""
+    """Bytes and names of the packages that an extra adds to the environment."""
     constraints = ("--constraint", "constraints.txt")
     plan = json.loads(pip(python, "install", "--dry-run", "--report", "-", *constraints, f".[{extra}]"))
     wanted = [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in plan["install"]]

@@ -1,4 +1,4 @@
-r"""What a command shows in a terminal: its lines, and the progress bar as it stood every few seconds.
+r"""Transcript of a command in a terminal: its lines, and the progress bar every few seconds.
 
 The transcripts of docs/first_run.md were made by
 
@@ -26,7 +26,7 @@ CODE = re.compile(r"\x1b\[(\??)([0-9;]*)([a-zA-Z])")
 
 
 class Screen:
-    """As much of a terminal as a bar at the bottom needs."""
+    """A minimal terminal, sufficient for a progress bar at the bottom."""
 
     def __init__(self) -> None:
         self.lines = [""]
@@ -46,7 +46,7 @@ class Screen:
 
     @property
     def line(self) -> str:
-        """What stands in the line of the cursor."""
+        """Text in the line of the cursor."""
         return self.lines[self.row].rstrip()
 
     def _control(self, number: str, letter: str) -> None:
@@ -71,7 +71,7 @@ class Screen:
 
 
 def in_terminal(command: list[str], every: float) -> list[str]:
-    """The lines of a command in a terminal; bars, every so many seconds, between those that stay."""
+    """The lines of a command in a terminal, with the bar every `every` seconds."""
     mine, theirs = pty.openpty()
     env = os.environ | {"COLUMNS": str(COLUMNS), "LINES": "40", "TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
@@ -96,7 +96,7 @@ def in_terminal(command: list[str], every: float) -> list[str]:
 
 
 def _whole(data: bytes) -> tuple[str, bytes]:
-    """The text of complete characters and codes, and the rest."""
+    """The text up to the last complete character and code, and the rest."""
     cut = len(data)
     begun = data.rfind(b"\x1b")
     if begun >= 0 and not re.match(rb"\x1b\[\??[0-9;]*[a-zA-Z]", data[begun:]):

@@ -1,9 +1,9 @@
-"""How much views of shrunk images differ from those of the photos: what decides at which size images are kept.
+"""Difference between views of shrunk images and views of the original photos. It determines the size of stored images.
 
     python benchmarks/speed/cache_error.py --data shared/data/clothing/train [--count 100]
 
-The photos have a short side of 224 px. Views of 16 to 80 px stand for photos that have 14 to 2.8 times the side of a
-view. The reference is Pillow's bicubic resize of the same box of the whole photo, with fractions of a pixel.
+The photos have a short side of 224 px, so that views of 16 to 80 px represent photos with 14 to 2.8 times the side of a
+view. The reference is Pillow's bicubic resize of the same box of the original photo, with subpixel accuracy.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def cut(photo: Image.Image, box: tuple[float, ...], size: int, how: Image.Resamp
 
 
 def errors(source: Source, indices: Sequence[int], size: int, ratio: float) -> list[float]:
-    """For each image, by how many of 255 steps a view of the shrunk image differs in the mean from the photo's."""
+    """For each image, the mean absolute difference (of 255) between a view of the shrunk image and of the photo."""
     side = round(ratio * size)
     with patch.object(module, "_SLACK", 1.0):
         return [
@@ -45,7 +45,7 @@ def errors(source: Source, indices: Sequence[int], size: int, ratio: float) -> l
 
 
 def yardsticks(source: Source, indices: Sequence[int], size: int) -> tuple[float, float]:
-    """The same for views by bilinear resizing, and for photos that were saved once more as JPEGs of quality 75."""
+    """The same for views by bilinear resizing, and for photos saved again as JPEGs of quality 75."""
     bilinear, saved = [], []
     for _, _, photo, box in _drawn(source, indices, size, 2 * size):
         wanted = cut(photo, box, size, Image.Resampling.BICUBIC)
@@ -57,7 +57,7 @@ def yardsticks(source: Source, indices: Sequence[int], size: int) -> tuple[float
 
 
 def _drawn(source: Source, indices: Sequence[int], size: int, side: int) -> Iterator[tuple[Any, ...]]:
-    """The shrunk image, the view that is drawn of it, the photo, and the view's box in the photo."""
+    """The shrunk image, the drawn view, the photo, and the view's box in the photo."""
     config = ViewConfig(image_size=size, crop_scale=(0.08, 1.0), flip=0, jitter=0, gray=0, blur=0)
     for index in indices:
         shrunk = shrunk_image(source, index, side)
@@ -70,7 +70,7 @@ def _drawn(source: Source, indices: Sequence[int], size: int, side: int) -> Iter
 
 
 def table(source: Source, count: int) -> Table:
-    """Mean and 90th percentile for each size of the views and each ratio, beside the yardsticks."""
+    """Mean and 90th percentile for each size of the views and each ratio, with the yardsticks."""
     indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
     rows = []
     for size in SIZES:

@@ -1,13 +1,13 @@
-"""Images per second of a pretrained encoder on a folder of photos: ours, and a plain timm loop on the same cores.
+"""Images per second of a pretrained encoder on a folder of photos: `sdclr`, and a plain timm loop on the same cores.
 
-The goal, set before the measurement: `extract_features` encodes at least 1.5 times as many images per second as a plain
-loop (timm's model, timm's own transforms by torchvision, a DataLoader) at equal features (cosine above 0.999). Decoding
-alone and the network alone are the limits.
+The target, set before the measurement: `extract_features` encodes at least 1.5 times as many images per second as a
+plain loop (timm's model, timm's transforms by torchvision, a DataLoader) at equal features (cosine above 0.999).
+Decoding alone and the network alone are upper limits.
 
     python benchmarks/speed/encoder_speed.py --images DIR [--encoder timm:NAME] [--rounds 3] [--count 1000]
 
-The two loops alternate within each round, so that a change of the machine's load hits both. Both read the files once
-before, so that none comes from a cold disk.
+The loops alternate within each round, so that changes of the load affect both. All files are read once before, so that
+none comes from a cold disk.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BATCH = 64
 
 
 class Photos(Dataset[torch.Tensor]):
-    """Image files through a transform, as in any tutorial."""
+    """Image files with a transform, as in tutorials."""
 
     def __init__(self, files: list[Path], transform: Callable[[Image.Image], torch.Tensor]) -> None:
         self.files, self.transform = files, transform
@@ -49,7 +49,7 @@ class Photos(Dataset[torch.Tensor]):
 
 
 def plain_timm(encoder: Encoder, files: list[Path], workers: int) -> NDArray[np.float32]:
-    """Features by a plain loop around timm's model, with the encoder's weights."""
+    """Features from a plain loop with timm's model and the encoder's weights."""
     model: Any = timm.create_model(encoder.config.name, num_classes=0).eval()
     model.load_state_dict(encoder.backbone.state_dict())
     transform = create_transform(**resolve_data_config(model=model), is_training=False)
@@ -59,7 +59,7 @@ def plain_timm(encoder: Encoder, files: list[Path], workers: int) -> NDArray[np.
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that some work takes, and its result."""
+    """Duration in seconds, and result of a call."""
     begun = time.perf_counter()
     result = work()
     return time.perf_counter() - begun, result

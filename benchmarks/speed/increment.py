@@ -1,9 +1,9 @@
-"""What an increment of one image in a hundred costs, as a share of the whole pass.
+"""Cost of an increment of 1% more images, as a share of the whole pass.
 
     python benchmarks/speed/increment.py --data $SDCLR_DATA/data --images 1000
 
-It mines the first CIFAR-10 images, then one in a hundred more, with the default encoder and settings, and prints the
-CPU time of each call, which other load on the machine hardly changes. The call after that finds nothing new.
+It mines the first CIFAR-10 images, then 1% more, with the default encoder and settings. It prints the CPU time of each
+call, which hardly depends on other load. A third call finds no new images.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Maps of collections: seconds, trustworthiness, and how well classes can be told on the map. One command, one row.
+"""Maps of collections: time, trustworthiness, and accuracy of classes on the map. Each command prints one row.
 
     python benchmarks/speed/projection.py --features features.npz [--count 3000] [--steps 250 500] [--two-levels]
     python benchmarks/speed/projection.py --features features.npz --method umap --peers DIR
 
-The file holds `features` (N, D) and `labels` (N,), as `benchmarks/speed/neighbors_scale.py features` and
-`benchmarks/evidence/rarity_features.py` write them. `--peers DIR` is a folder of libraries that are no dependencies
-(`pip install --target DIR umap-learn pacmap`). All but PaCMAP start from the same 15 nearest neighbors. Trustworthiness
-is scikit-learn's (15 neighbors, up to 5,000 images), accuracy that of the 10 nearest images on the map (five folds).
+The file has `features` (N, D) and `labels` (N,), as written by `benchmarks/speed/neighbors_scale.py features` and
+`benchmarks/evidence/rarity_features.py`. `--peers DIR` is a folder of libraries that are not dependencies (`pip install
+--target DIR umap-learn pacmap`). All methods except PaCMAP start from the same 15 nearest neighbors. Trustworthiness is
+scikit-learn's (15 neighbors, up to 5,000 images), accuracy is that of 10 nearest neighbors on the map (five folds).
 """
 
 import argparse
@@ -41,7 +41,7 @@ def by_sdclr(options: argparse.Namespace, _features: NDArray[np.float32], near: 
 def by_umap(_options: argparse.Namespace, features: NDArray[np.float32], near: Neighbors) -> NDArray[np.float32]:
     import umap  # noqa: PLC0415  # a peer, found through --peers
 
-    # Its lists begin with the image itself.
+    # umap's neighbor lists start with the image itself.
     own = np.arange(len(features))[:, None]
     indices = np.concatenate([own, near.indices.numpy()[:, : K - 1]], axis=1)
     distances = np.concatenate([np.zeros((len(own), 1), np.float32), near.distances.numpy()[:, : K - 1]], axis=1)

@@ -1,9 +1,9 @@
-"""Seconds that a choice takes, by method: 500 of 50,000 images with 1,280 features, and of 100,000.
+"""Time of a selection by method: 500 of 50,000 and of 100,000 images with 1,280 features.
 
     python benchmarks/speed/selection_speed.py --images 50000 100000
 
-Prints CPU seconds of one thread, which hardly depend on what else the machine does. Features are made: 300 clouds of
-falling size, near one another. Rarity and kinds are given, as `sdclr select` gives them.
+Prints CPU seconds of one thread, which hardly depend on other load. Features are synthetic: 300 close clouds of
+decreasing size. Rarity and kinds are given, as in `sdclr select`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def made_features(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArr
     centers = rng.standard_normal((CLOUDS, WIDTH), dtype=np.float32)
     features = rng.standard_normal((count, WIDTH), dtype=np.float32)
     features += 0.7 * centers[cloud] + 1.0
-    return np.maximum(features, 0, out=features), cloud  # features of networks are not negative
+    return np.maximum(features, 0, out=features), cloud  # like features of networks, not negative
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,9 +1,9 @@
-"""How long a command is silent in a log file: before its first line, and at most between two lines.
+"""Time that a command writes nothing to a log file: before its first line, and the longest time between lines.
 
     python benchmarks/speed/silence.py --source before=../before/src --source now=src -- \
         pretrain clothing --epochs 12 --optim.warmup-epochs 1 --views.image-size 32
 
-Each source tree runs the command once, in a folder of its own, with both streams in one pipe.
+Each source tree runs the command once, in a separate folder, with both streams in one pipe.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class Silence(NamedTuple):
-    """Of one command, in seconds."""
+    """Times without output of one command, in seconds."""
 
     first: float
     longest: float
@@ -27,7 +27,7 @@ class Silence(NamedTuple):
 
 
 def silence(command: list[str], source: Path, folder: Path) -> Silence:
-    """Run the command and wait for its lines."""
+    """Run the command and measure the times between its lines."""
     env = os.environ | {"PYTHONPATH": str(source.resolve()), "PYTHONUNBUFFERED": "1"}
     begun = last = time.monotonic()
     first, longest, lines = 0.0, 0.0, 0

@@ -1,10 +1,10 @@
-"""What one look of density-guided sampling costs, as a share of an epoch, side by side.
+"""Cost of one update of density-guided sampling, as a share of an epoch.
 
     python benchmarks/speed/speed_density.py [--images 4096] [--width 16] [--every 10] [--device auto] [--quick]
 
-A look is what `sdclr.training.density.refresh` does: the features of all images, their nearest neighbors, the weights.
-An epoch is one of SimCLR on the same images, views included. Beside the whole look its two parts stand alone, since
-they grow differently: features with the number of images, neighbors with its square.
+An update, called a look, is the work of `sdclr.training.density.refresh`: features of all images, their nearest
+neighbors, and the weights. An epoch is one of SimCLR on the same images, including views. The parts are also timed
+separately, because they scale differently: features with the number of images, neighbors with its square.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from speed_harness import Candidate, Comparison, Effort, Findings, Quartiles, Ta
 from speed_steps import StepSize, Training, loader_of
 
 LIMIT = 0.02
-"""What all looks of a run may take of its time."""
+"""Maximum share of all looks in the time of a run."""
 
 LOOK, EPOCH, FEATURES, NEIGHBORS, WEIGHTS = (
     "one look",
@@ -48,13 +48,13 @@ class Size:
 
 
 def compare_look(size: Size, effort: Effort, device: torch.device) -> Comparison:
-    """Seconds of a look, of an epoch, and of the parts of a look."""
+    """Times of a look, an epoch, and the parts of a look."""
     generator = torch.Generator().manual_seed(0)
     side = size.step.image_size
     images = torch.randint(256, (size.images, 3, side, side), dtype=torch.uint8, generator=generator).to(device)
     training = Training("simclr", size.step)
     training.objective.to(device)
-    loader, epochs = loader_of(images, size.step), itertools.count()  # no two with the same views
+    loader, epochs = loader_of(images, size.step), itertools.count()  # views differ between epochs
     encoder, place = training.objective.network.encoder, Processes(0, 1, device)
     config, reading = DensityConfig(), Reading(image_size=side)
 
@@ -81,7 +81,7 @@ def compare_look(size: Size, effort: Effort, device: torch.device) -> Comparison
 
 
 def findings(comparison: Comparison, *, every: int) -> Findings:
-    """The share of a run that looks take, one every so many epochs; the epochs before the first are left out."""
+    """The share of looks in a run, with one every `every` epochs; the epochs before the first do not count."""
     ratio = comparison.ratio(EPOCH)
     share = Target(
         what=f"Looks every {every} epochs as a share of training",
@@ -100,7 +100,7 @@ def findings(comparison: Comparison, *, every: int) -> Findings:
 
 
 def _finished(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """The call, and what it has queued on a GPU."""
+    """The call, with a wait for its work on a GPU."""
 
     def whole() -> None:
         call()

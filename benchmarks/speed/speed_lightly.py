@@ -1,4 +1,4 @@
-"""SimCLR as lightly's documentation builds it, and our step in each precision against it."""
+"""SimCLR as in lightly's documentation, and a comparison with our step in each precision."""
 
 import time
 import warnings
@@ -17,10 +17,10 @@ LIGHTLY, LIGHTLY_BF16 = "lightly's SimCLR", "lightly's SimCLR, bf16"
 
 
 class LightlyTraining:
-    """SimCLR as lightly's documentation builds it: its head, its loss, one forward pass a view, SGD of torch.
+    """SimCLR as in lightly's documentation: its head and loss, one forward pass per view, and torch's SGD.
 
-    The encoder, the optimizer's settings and the temperature are ours. As there, the views come normalized, so that
-    the network does not do it, and weights and images lie in torch's default order.
+    The encoder, the optimizer's settings and the temperature are ours. As in the documentation, views are already
+    normalized, and weights and images have torch's default memory layout.
     """
 
     def __init__(self, size: StepSize, *, amp: Precision = "none") -> None:
@@ -33,7 +33,7 @@ class LightlyTraining:
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
     def step(self, view1: Tensor, view2: Tensor) -> None:
-        """Forward, backward and optimizer."""
+        """Forward pass, backward pass and optimizer."""
         with autocast(view1, self.amp):
             loss = self.criterion(self.network(view1), self.network(view2))
         self.optimizer.zero_grad()
@@ -44,9 +44,9 @@ class LightlyTraining:
 def compare_precisions(
     images: Tensor, size: StepSize, effort: Effort, *, compiled: bool
 ) -> tuple[Comparison, list[Table]]:
-    """Seconds a step of SDCLR as a user may run it, against lightly's SimCLR in float32, its default, and in bf16.
+    """Seconds per step of SDCLR in each precision, and of lightly's SimCLR in float32 (its default) and bf16.
 
-    Compiled steps are timed only if `compiled`; what compilation itself takes is then told in a table.
+    Compiled steps are timed only if `compiled`; a table then gives the time of the compilation.
     """
     views = draw_pair(images, size)
     plain = [view.contiguous(memory_format=torch.contiguous_format) for view in views]
@@ -72,7 +72,7 @@ def compare_precisions(
 
 
 def _compiled(training: Training, views: tuple[Tensor, Tensor], size: StepSize) -> Table:
-    """Compile a training's objective; says what that took."""
+    """Compile a training's objective, and measure the time."""
     rows = []
     with torch.compiler.config.patch(force_disable_caches=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each method in a fresh process, and what lives on between steps.
+"""Peak memory of a training step in a new process for each method, and memory between steps.
 
     python benchmarks/speed/speed_memory.py sdclr 64 128 32 [--amp bf16] [--checkpoint]
 
@@ -27,26 +27,26 @@ from speed_steps import NAMES, Method, Precision, StepSize, Training
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What one method took, in bytes."""
+    """Memory of one method, in bytes."""
 
     peak: int
-    """Most resident memory while training, above what was resident before anything of it was built."""
+    """Peak resident memory during training, above the resident memory before the network was built."""
     between: int
-    """Tensors alive between steps, when gradients are gone: weights, momentum, masks, statistics."""
+    """Tensors between steps, without gradients: weights, momentum, masks, statistics."""
     unexplained: int
-    """Those of them that are no parameter, buffer or optimizer state."""
+    """Those of them that are not a parameter, buffer or optimizer state."""
     weights: int
     """The network's parameters, for comparison."""
 
 
 SDCLR, SIMCLR, AGAIN = "SDCLR", "SimCLR", "SDCLR, recomputed activations"
 WAYS = {SDCLR: ("sdclr",), SIMCLR: ("simclr",), AGAIN: ("sdclr", "--checkpoint")}
-"""What is compared, and how this script is asked for it."""
+"""The compared methods, with the arguments of this script."""
 
 
 @dataclass(frozen=True)
 class MemoryComparison:
-    """All ways at one size: medians over repeats."""
+    """All methods at one size: medians over repeats."""
 
     size: StepSize
     amp: Precision
@@ -88,7 +88,7 @@ _NOTE = (
 
 
 def compare_memory(size: StepSize, amp: Precision, *, repeats: int, threads: int) -> MemoryComparison | None:
-    """Measure all ways in turn; None where the kernel does not tell."""
+    """Measure all methods in turn; None if the kernel does not report memory."""
     if not STATUS.exists():
         return None
     usage: dict[str, list[Usage]] = {way: [] for way in WAYS}
@@ -104,10 +104,10 @@ def compare_memory(size: StepSize, amp: Precision, *, repeats: int, threads: int
 def measure(
     method: Method, size: StepSize, *, amp: Precision = "none", checkpoint: bool = False, steps: int = 2
 ) -> Usage:
-    """Train a few steps in this process. The second is the first that finds momentum and a refreshed mask in place."""
+    """Train a few steps in this process. The second step is the first with momentum and a refreshed mask."""
     torch.manual_seed(0)
     views = [_laid_out(torch.rand(size.batch, 3, size.image_size, size.image_size)) for _ in range(2)]
-    others = _tensors()  # held on to, so that nothing new can lie at their addresses
+    others = _tensors()  # kept, so that new tensors cannot have their addresses
     before = resident()
     training = Training(method, size, amp=amp)
     if checkpoint:
@@ -115,7 +115,7 @@ def measure(
     competitor = training.objective.competitor
     for _ in range(steps):
         if competitor is not None:
-            competitor.refresh()  # what it needs for a moment counts
+            competitor.refresh()  # its temporary memory counts, too
         training.step(*views)
     most = peak() - before
     training.optimizer.zero_grad(set_to_none=True)
@@ -138,7 +138,7 @@ def _tensors() -> list[Tensor]:
 
 
 def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Bytes of the storages under some tensors, each once, by address."""
+    """Bytes of the tensors' storages by address, each counted once."""
     found = (tensor.untyped_storage() for tensor in tensors)
     return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
 

@@ -1,27 +1,27 @@
-"""Resident memory of this very process, as the kernel tells it. Linux only.
+"""Resident memory of this process, from the kernel. Linux only.
 
-What `getrusage` tells would not do: it starts at the size of the process that launched this one.
+`getrusage` is not suitable: its peak starts at the size of the parent process.
 """
 
 import contextlib
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
-"""Not there: memory cannot be measured here."""
+"""If this file does not exist, memory cannot be measured."""
 
 _PEAK_RESET = Path("/proc/self/clear_refs")
 MIB, GIB = 2**20, 2**30
 
 
 def resident() -> int:
-    """Bytes now. The peak begins anew, so that what imports took does not hide what comes."""
-    with contextlib.suppress(OSError):  # where that is forbidden, the peak may be too high
+    """Current memory in bytes. Resets the peak, so that it does not include the memory of imports."""
+    with contextlib.suppress(OSError):  # without permission the peak may be too high
         _PEAK_RESET.write_text("5")
     return _status("VmRSS")
 
 
 def peak() -> int:
-    """Most bytes since `resident` was called."""
+    """Peak memory in bytes since the last call of `resident`."""
     return _status("VmHWM")
 
 

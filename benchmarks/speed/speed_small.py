@@ -1,4 +1,4 @@
-"""A whole epoch on small images, from a parquet file to a trained network: `pretrain` against a loop with lightly."""
+"""A whole epoch on small images, from a Parquet file to a trained network: `pretrain` and a loop with lightly."""
 
 import io
 import shutil
@@ -28,16 +28,16 @@ from speed_views import lightly_transform
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSize:
-    """A set of images and the network that sees each of them once."""
+    """A set of images, and the network of the epoch."""
 
     step: StepSize
     images: int
     ours: tuple[Precision, ...] = ("bf16", "none")
-    """Precisions of `pretrain`; bf16 is its default where the hardware has units for it."""
+    """Precisions of `pretrain`; bf16 is its default if the hardware has units for it."""
     theirs: tuple[Precision, ...] = ("none", "bf16")
-    """Precisions of the loop with lightly; float32 is the default there."""
+    """Precisions of the loop with lightly; its default is float32."""
     workers: int = 1
-    """Processes that draw lightly's views."""
+    """Number of processes that draw lightly's views."""
 
     def __str__(self) -> str:
         return f"{self.images:,} images, {self.step}"
@@ -45,10 +45,10 @@ class EpochSize:
 
 @dataclass
 class Epoch:
-    """One way to train for an epoch, from nothing; notes how long the steps alone took."""
+    """One method of training for an epoch, which records the time of the steps alone."""
 
     run: Callable[[], float]
-    """Trains, and gives the seconds from the first step to the last."""
+    """Trains, and returns the seconds from the first step to the last."""
     steps: list[float] = field(default_factory=list)
 
     def __call__(self) -> None:
@@ -56,17 +56,17 @@ class Epoch:
 
 
 def compare_epochs(file: Path, size: EpochSize, folder: Path, effort: Effort) -> tuple[Comparison, Table]:
-    """Images a second of a whole epoch.
+    """Images per second of a whole epoch.
 
     Args:
-        file: A parquet file of `size.images` images; see `write_images`.
-        size: What is trained.
-        folder: Where the runs go; each is removed before the next.
-        effort: How long to measure.
+        file: A Parquet file of `size.images` images; see `write_images`.
+        size: Images and network.
+        folder: Folder of the runs; each is removed before the next.
+        effort: Duration of the measurement.
 
     Returns:
-        Images a second, all that happens before the first step and after the last counted; and a table that tells
-        these apart.
+        Images per second, including all work before the first and after the last step; and a table that separates
+        these parts.
     """
     run = folder / "run"
     ours = {f"sdclr pretrain, {NAMES[amp]}": partial(our_epoch, file, size, amp, run) for amp in size.ours}
@@ -81,9 +81,9 @@ def compare_epochs(file: Path, size: EpochSize, folder: Path, effort: Effort) ->
 
 
 def our_epoch(file: Path, size: EpochSize, amp: Precision, folder: Path) -> float:
-    """SDCLR by `pretrain`, from the file to an encoder on disk. Gives the seconds of the steps, by its own log."""
+    """SDCLR by `pretrain`, from the file to an encoder on disk. Returns the seconds of the steps, from its log."""
     config = configure("sdclr", size.step)
-    # One line of the log, at the epoch's end: its speed is that of all steps.
+    # The log has one line, at the epoch's end, with the speed of all steps.
     runtime = Runtime(device="cpu", amp=amp, log_steps=size.images, progress=False)
     run = pretrain(ParquetSource(file), config, run=folder, runtime=runtime)
     (line,) = run.metrics()
@@ -91,7 +91,7 @@ def our_epoch(file: Path, size: EpochSize, amp: Precision, folder: Path) -> floa
 
 
 def their_epoch(file: Path, size: EpochSize, amp: Precision) -> float:
-    """SimCLR with lightly's transform, head and loss in torch's DataLoader. Gives the seconds of the steps."""
+    """SimCLR with lightly's transform, head and loss, and torch's DataLoader. Returns the seconds of the steps."""
     images = EncodedImages(file, ViewConfig(image_size=size.step.image_size))
     loader = DataLoader(images, batch_size=size.step.batch, shuffle=True, drop_last=True, num_workers=size.workers)
     training = LightlyTraining(size.step, amp=amp)
@@ -102,7 +102,7 @@ def their_epoch(file: Path, size: EpochSize, amp: Precision) -> float:
 
 
 class EncodedImages(Dataset[list[Tensor]]):
-    """Two of lightly's views of images that lie encoded in a parquet file; each is decoded whenever it is asked for."""
+    """Two of lightly's views of encoded images in a Parquet file. Each image is decoded at every access."""
 
     def __init__(self, file: Path, config: ViewConfig) -> None:
         self.encoded: list[bytes] = [row["bytes"] for row in pq.read_table(file).column("image").to_pylist()]
@@ -117,13 +117,13 @@ class EncodedImages(Dataset[list[Tensor]]):
 
 
 def write_images(file: Path, count: int, *, data: Path | None, images: Tensor) -> None:
-    """A parquet file of small images in the Hugging Face layout, for both sides to read.
+    """Write a Parquet file of small images in the Hugging Face layout, for both methods.
 
     Args:
         file: The file to write.
-        count: Images in it.
-        data: Folder of CIFAR-10, whose first training images are taken as they are encoded.
-        images: `(N, 3, H, W)` uint8: taken again and again, as PNG, where there is no such folder.
+        count: Number of images.
+        data: Folder of CIFAR-10, whose first encoded training images are used.
+        images: `(N, 3, H, W)` uint8, used as PNG and repeated if there is no such folder.
     """
     if data is not None:
         table = pq.read_table(sorted(data.glob("train*.parquet")), columns=["image"]).slice(0, count)

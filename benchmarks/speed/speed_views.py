@@ -1,4 +1,4 @@
-"""Views a second: the batched renderers against torchvision's and lightly's transforms and kornia's batched ones."""
+"""Views per second of the batched renderers, torchvision's and lightly's transforms, and kornia's batched ones."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +23,13 @@ TORCHVISION, LIGHTLY = "torchvision v2, uint8 tensors", "lightly SimCLRTransform
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSize:
-    """Which views are drawn, and of how many images in one timed call."""
+    """Settings of the views, and number of images in one timed call."""
 
     config: ViewConfig
     batch: int
-    """Images a call of ours."""
+    """Images per call of sdclr."""
     peer_batch: int
-    """Images a call of the others, which take so much longer for each."""
+    """Images per call of the other libraries, which take much longer per image."""
 
 
 def small_views(*, batch: int, peer_batch: int) -> ViewSize:
@@ -38,12 +38,12 @@ def small_views(*, batch: int, peer_batch: int) -> ViewSize:
 
 
 def compare_small(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
-    """Views a second of small images that lie in memory.
+    """Views per second of small images in memory.
 
     Args:
         images: (N, 3, H, W) uint8.
         size: The views.
-        effort: How long to measure.
+        effort: Duration of the measurement.
     """
     candidates = [
         ours(TORCH, ResidentLoader(images, size.config, seed=0, batch_size=size.batch), size.batch),
@@ -98,7 +98,7 @@ def pictures(images: Tensor) -> list[Image.Image]:
 
 
 def torchvision_view(config: ViewConfig) -> Callable[[object], Tensor]:
-    """The recipe in torchvision's transforms, for one image `(3, H, W)` of uint8."""
+    """The same views by torchvision's transforms, for one image `(3, H, W)` of uint8."""
     jitter = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
     steps: list[object] = [
         v2.RandomResizedCrop(
@@ -117,12 +117,12 @@ def torchvision_view(config: ViewConfig) -> Callable[[object], Tensor]:
 
 
 def lightly_view(config: ViewConfig) -> Callable[[object], Tensor]:
-    """The recipe in lightly's SimCLR transform, for one view of one Pillow image."""
+    """The same views by lightly's SimCLR transform, for one view of one Pillow image."""
     return lightly_transform(config).transforms[0]
 
 
 def lightly_transform(config: ViewConfig, *, normalize: bool = False) -> SimCLRTransform:
-    """The recipe in lightly's SimCLR transform, for both views of one Pillow image."""
+    """The same views by lightly's SimCLR transform, for both views of one Pillow image."""
     return SimCLRTransform(
         input_size=config.image_size,
         cj_prob=config.jitter,
@@ -140,7 +140,7 @@ def lightly_transform(config: ViewConfig, *, normalize: bool = False) -> SimCLRT
 
 
 def kornia_views(config: ViewConfig) -> nn.Module:
-    """The recipe in kornia's transforms, which draw for each image of a float32 batch `(N, 3, H, W)` in [0, 1]."""
+    """The same views by kornia's transforms, drawn per image for a float32 batch `(N, 3, H, W)` in [0, 1]."""
     jitter = (config.brightness, config.contrast, config.saturation, config.hue)
     side = config.image_size
     steps: list[nn.Module] = [
@@ -152,7 +152,7 @@ def kornia_views(config: ViewConfig) -> nn.Module:
         kornia.RandomGrayscale(p=config.gray),
     ]
     if config.blur:
-        # One size for all: three of the largest sigma to each side.
+        # One kernel size for all: three times the largest sigma to each side.
         taps = 2 * round(3 * config.blur_sigma[1]) + 1
         steps.append(kornia.RandomGaussianBlur((taps, taps), config.blur_sigma, p=config.blur))
     return nn.Sequential(*steps)

@@ -1,12 +1,12 @@
-"""How long it takes until `sdclr` answers, and how much memory that takes: this checkout beside another one.
+"""Startup time and memory of `sdclr`, in this checkout and optionally in another one.
 
     python benchmarks/speed/startup.py
     python benchmarks/speed/startup.py --before ../before --repeats 5
 
-Each of `--version`, `--help`, every command's `--help` and `import sdclr` runs in a process of its own. A first run,
-which may compile bytecode, is not counted. Runs of both checkouts take turns, so that other work on the machine meets
-both. CPU time is user and system time. The least of the repeats counts, because other work can only add to it. Memory
-is the largest resident set, and never less than that of this process, which starts the others. Prints a Markdown table.
+`--version`, `--help`, every command's `--help` and `import sdclr` each run in a separate process. A first run, which
+may compile bytecode, does not count. Runs of both checkouts alternate, so that other load affects both. CPU time is
+user and system time. The minimum of the repeats counts, because other load can only increase it. Memory is the peak
+resident set, and never less than that of this process, which starts the others. Prints a Markdown table.
 """
 
 import argparse
@@ -19,14 +19,14 @@ HERE = Path(__file__).parents[2]
 
 
 def measured(checkout: Path, arguments: list[str]) -> tuple[float, float]:
-    """CPU seconds and the peak memory, in MB, of a Python process that uses a checkout."""
+    """CPU seconds and peak memory in MB of a Python process that uses a checkout."""
     env = os.environ | {"PYTHONPATH": str(checkout / "src"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *arguments], env=env, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{checkout}: python {' '.join(arguments)} ended with {process.returncode}")
-    scale = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, and kilobytes elsewhere
+    scale = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, otherwise kilobytes
     return used.ru_utime + used.ru_stime, used.ru_maxrss * scale / 1e6
 
 
