@@ -188,7 +188,7 @@ def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
     """
     if one["digest"] == other["digest"]:
         return Match(1.0, "same pixels" if one["pixels"] == other["pixels"] else "resized")
-    # The picture with more pixels is the reference, so that the other one is less often enlarged and blurred.
+    # The picture with more pixels is the reference, so that the other one is usually shrunk and not blurred.
     first, second = sorted((one, other), key=lambda record: (-int(record["pixels"]), record["digest"]))
     a, b = _gray(first), _gray(second)
     blank = bool(first["blank"]) + bool(second["blank"])

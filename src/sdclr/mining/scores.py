@@ -56,7 +56,7 @@ class Scores:
     percentile: NDArray[np.float32]
     """(N,) from 0 for the most common image to 100 for the rarest; nan for bad images."""
     kinds: NDArray[np.int64]
-    """(N,) kind of each image, 0 for the largest; -1 for bad images. Kinds are separate groups in the neighbor graph."""
+    """(N,) kind of each image, 0 for the largest; -1 for bad images. Kinds are separate in the neighbor graph."""
     groups: tuple[KindGroup, ...]
     """(K,) size, separation and medoid of each kind, largest first; one kind if no group is separate."""
     odd: NDArray[np.int64]

@@ -92,9 +92,7 @@ class Matrix:
             if replace(entry.cell, values=wanted.values) == wanted and set(wanted.values) <= set(entry.cell.values):
                 return entry
         known = ", ".join(str(entry.cell) for entry in self.entries)
-        raise InputError(
-            f"{text} is not a row of this bench, so it cannot be the baseline: choose one of {known}"
-        )
+        raise InputError(f"{text} is not a row of this bench, so it cannot be the baseline: choose one of {known}")
 
 
 def parse_cell(text: str) -> Cell:
