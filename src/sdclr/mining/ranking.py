@@ -77,7 +77,7 @@ def rank_images(
     wrong = np.flatnonzero(usable & ~np.isfinite(values))
     if len(wrong):
         raise InputError(
-            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, no finite number: use an earlier checkpoint"
+            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, not a finite number: use an earlier checkpoint"
         )
     values[~usable] = np.nan
     second = np.zeros(len(values)) if ties is None else np.asarray(ties, dtype=np.float64)

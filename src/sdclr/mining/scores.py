@@ -172,7 +172,7 @@ class Scores:
         files = [image_file(source, index) for index in range(len(self))]
         if None in files:
             raise InputError(
-                f"{source.name}: its images are no files of their own, which FiftyOne needs: write a CSV file"
+                f"{source.name}: its images are not individual files, which FiftyOne needs: write a CSV file"
             )
         paths = [str(Path(file or "").absolute()) for file in files]
         for file in paths:
