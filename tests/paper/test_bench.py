@@ -57,9 +57,9 @@ def test_a_cell_from_its_text_and_back():
     ("text", "why"),
     [
         ("simclr", "names no damage"),
-        ("simcrl+none", "'simcrl' is no framework: known are simclr, moco"),
-        ("simclr+prume", "'prume' is no damage"),
-        ("simclr+none+focl", "'focl' is no rebalancer: known are .*, oracle"),
+        ("simcrl+none", "'simcrl' is not a known framework: choose from simclr, moco"),
+        ("simclr+prume", "'prume' is not a known damage"),
+        ("simclr+none+focl", "'focl' is not a known rebalancer: choose from .*, oracle"),
         ("simclr+none@epochs", "'epochs' sets nothing"),
         ("simclr+none@seed=3", "seed is set by the number of the split"),
         ("simclr+none@damage.kind=prune", "the second part of the cell"),
@@ -81,7 +81,7 @@ def test_what_is_no_cell_says_why(text, why):
         ("simclr+prune@temperature=cold", "'temperature' must be a number, not 'cold'"),
         ("simclr+prune@temperature.low=1", "'temperature' in 'temperature.low' has no fields"),
         ("simclr+prune@damage.ratio=1.5", r"must be in \[0, 1\)"),
-        ("simclr+none@damage.ratio=0.5", "no damage takes no values for it"),
+        ("simclr+none@damage.ratio=0.5", "a cell without damage cannot set values for it"),
         ("byol+none+focal", "BYOL is not contrastive"),
         ("simclr+none+focal+focal", "names one twice"),
     ],
@@ -104,7 +104,7 @@ def test_axes_leave_out_what_contradicts_itself_and_say_so():
     assert "no loss per image" in found.left_out["vicreg+prune+temperature+focal"]
     with pytest.raises(InputError, match="no cell is left: byol"):
         made(crossed(("byol",), ("none",), ("focal",)), lenient=True)
-    with pytest.raises(InputError, match="'fokal' is no rebalancer"):
+    with pytest.raises(InputError, match="'fokal' is not a known rebalancer"):
         crossed(("simclr",), ("none",), ("temperature,fokal",))
 
 

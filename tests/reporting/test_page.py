@@ -378,7 +378,7 @@ def test_a_part_of_a_source_will_do(source: ArraySource, run: Run, tmp_path: Pat
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     for wrong in ({}, {"linear": result(1).to_json()["linear"]}, None):
-        with pytest.raises(InputError, match="is no evaluation"):
+        with pytest.raises(InputError, match="is not an evaluation"):
             write_report(tmp_path / "r.html", title="T", results={"a": [wrong]})
     assert not (tmp_path / "r.html").exists()
 

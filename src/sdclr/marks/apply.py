@@ -192,7 +192,7 @@ def _classes(wanted: Outputs, kept: Sequence[Picture], suffixes: Sequence[str]) 
     extra = wanted.unlabeled
     alike = extra is not None and extra.casefold() in {label.casefold() for label in labels}
     if extra is not None and (alike or not extra.strip() or folder_names([extra], reserved=RESERVED)[extra] != extra):
-        why = "is a label too" if alike else "is no name of a folder"
+        why = "is a label too" if alike else "is not a valid folder name"
         raise InputError(f"--unlabeled {extra!r} {why}; give another name, such as unlabeled")
     folders = folder_names(labels | ({extra} if extra else set()), reserved=RESERVED)
     chosen = [(picture, suffix) for picture, suffix in zip(kept, suffixes, strict=True) if picture.label or extra]
@@ -255,7 +255,7 @@ def _write_manifest(path: Path, kept: Sequence[Picture], at: dict[str, Path]) ->
 
 def _check_manifest(path: Path, kept: Sequence[Picture], *, placeable: bool, matched: Matched) -> None:
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{path}: is no manifest by its name; give a .csv or .parquet file")
+        raise InputError(f"{path}: is not a manifest file name; give a .csv or .parquet file")
     if not kept:
         raise InputError(f"{path}: no image is kept, so there is nothing to list; check the marks")
     if not placeable:
@@ -291,7 +291,7 @@ def _need_files(pictures: Sequence[Picture], source: Source | None) -> None:
         )
     if lost is not None:
         raise InputError(
-            f"{lost.id!r} and others are no files of their own, so a manifest cannot list them; add --links FOLDER, "
+            f"{lost.id!r} and others are not individual files, so a manifest cannot list them; add --links FOLDER, "
             "which writes them as files"
         )
 
@@ -302,7 +302,7 @@ def _alike(labels: Iterable[str]) -> list[str]:
     for label in labels:
         found.setdefault(label.casefold(), set()).add(label)
     several = [sorted(group) for group in found.values() if len(group) > 1]
-    return [f"Labels that differ in case alone, and may be one: {', '.join(group)}." for group in several]
+    return [f"Labels that differ only in case, and may be the same: {', '.join(group)}." for group in several]
 
 
 def _check_drops(path: Path, dropped: Sequence[Picture]) -> None:

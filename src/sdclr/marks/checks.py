@@ -35,7 +35,7 @@ def check_targets(outputs: Mapping[str, Path], marks: Marks, matched: Matched, i
         files.add(os.path.realpath(Path(images).expanduser()))
     for name, path in where.items():
         if str(path) in files and path.is_file():
-            raise InputError(f"{_option(name)} {outputs[name]}: is what is read; give another name")
+            raise InputError(f"{_option(name)} {outputs[name]}: is an input file; give another name")
     _check_pictures(outputs, where, matched)
     return _among_images(outputs, where, matched)
 
@@ -46,8 +46,8 @@ def _check_apart(outputs: Mapping[str, Path], where: Mapping[str, Path]) -> None
             inside = name != other and (path == folder or (other in _FOLDERS and path.is_relative_to(folder)))
             if inside:
                 raise InputError(
-                    f"{_option(name)} {outputs[name]}: lies in the place of {_option(other)} {outputs[other]}; give "
-                    "each output a place of its own"
+                    f"{_option(name)} {outputs[name]}: is at or inside {_option(other)} {outputs[other]}; give "
+                    "each output a separate path"
                 )
         if name not in _FOLDERS and path.is_dir():
             raise InputError(f"{_option(name)} {outputs[name]}: is a folder; give a file name")
@@ -81,10 +81,10 @@ def _among_images(outputs: Mapping[str, Path], where: Mapping[str, Path], matche
             continue
         if sure:
             raise InputError(
-                f"{_option(name)} {outputs[name]}: lies inside {root}, the folder of the images, and its files would "
-                "be taken for images of it; give a folder outside"
+                f"{_option(name)} {outputs[name]}: is inside {root}, the folder of the images, so its files would "
+                "be read as images; give a folder outside"
             )
-        notes.append(f"{outputs[name]} lies inside {root}: if that folder is mined again, its files are found twice.")
+        notes.append(f"{outputs[name]} is inside {root}: if that folder is mined again, its files are found twice.")
     return notes
 
 

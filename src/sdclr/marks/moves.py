@@ -42,7 +42,7 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
         InputError: The folder holds other files than those of earlier moves, or an image is not a file.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"{folder}: is there already and no folder; give a new folder for what is dropped")
+        raise InputError(f"{folder}: exists and is not a folder; give a new folder for dropped files")
     log = folder / LOG
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if there - {f".{LOG}.tmp"} and not log.is_file():  # a killed call leaves the .tmp file
@@ -53,7 +53,7 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
     for picture in dropped:
         if picture.file is None:
             raise InputError(
-                f"{picture.where or picture.id}: {picture.id!r} is no file of its own, so it cannot be moved; "
+                f"{picture.where or picture.id}: {picture.id!r} is not an individual file, so it cannot be moved; "
                 "use --drop-list, or --manifest with --links for the images to keep"
             )
         known.setdefault(picture.file, picture)  # a file may have two ids

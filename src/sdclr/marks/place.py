@@ -116,7 +116,7 @@ def check_folder(folder: Path, planned: Sequence[str]) -> None:
         InputError: The folder is none of these. The message names the unexpected entry.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"{folder}: is there already and no folder; give a new folder")
+        raise InputError(f"{folder}: exists and is not a folder; give a new folder")
     if not folder.is_dir() or {file.name for file in folder.iterdir()} <= {f".{_OURS}.tmp"}:  # left by a killed call
         return
     mark = folder / _OURS
@@ -128,7 +128,7 @@ def check_folder(folder: Path, planned: Sequence[str]) -> None:
     strange = next((entry for entry in _entries(folder) if entry not in wanted), None)
     if strange is not None:
         raise InputError(
-            f"{folder}: holds {strange!r}, which these marks do not put there; give a new folder, or remove this one"
+            f"{folder}: contains {strange!r}, which these marks do not place; give a new folder, or remove this one"
         )
 
 
@@ -178,7 +178,7 @@ def _place_one(folder: Path, one: Placed, how: How, source: Source | None) -> No
         data, _ = stored_image(source, one.picture.position)
     if os.path.lexists(target):
         if not _is_it(target, file, data, how):
-            raise InputError(f"{target}: is there already, with other contents; remove it, or give a new folder")
+            raise InputError(f"{target}: exists with other contents; remove it, or give a new folder")
     elif file is None or how == "copy":
         size = file.stat().st_size if file is not None and file.is_file() else len(data or b"")
         with streamed(target, size=size, aside=folder / _ASIDE, replace=False) as written:
@@ -202,7 +202,7 @@ def _link(file: Path, target: Path, how: How) -> None:
         kind = "symbolic links" if how == "symlink" else "hard links"
         if error.errno == errno.EXDEV:
             raise InputError(
-                f"{target}: lies on another disk than {file}, which hard links cannot; use --copy"
+                f"{target}: is on another disk than {file}, where hard links are impossible; use --copy"
             ) from error
         if error.errno in NO_LINKS:
             raise InputError(

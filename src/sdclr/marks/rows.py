@@ -34,9 +34,7 @@ class Mark:
         if not self.id and not self.path:
             raise InputError(f"{self.where or 'a mark'}: names no image; fill in its `id` or `path`")
         if self.mark not in ("keep", "drop", ""):
-            raise InputError(
-                f"{self.where or self.id}: the mark is {self.mark!r}; give keep, drop, or nothing to say neither"
-            )
+            raise InputError(f"{self.where or self.id}: the mark is {self.mark!r}; give keep, drop, or leave it empty")
         for name in ("id", "path", "label"):
             text = getattr(self, name)
             try:

@@ -95,9 +95,7 @@ def _rows(path: Path) -> list[Mark]:
 def _mark(cells: dict[str, str], path: Path, where: str) -> Mark:
     said, label = cells.get("mark", "").strip().casefold(), cells.get("label", "").strip()
     if said not in ("keep", "drop", ""):
-        raise InputError(
-            f"{where}: the mark is {cells['mark'][:_LONGEST]!r}; give keep, drop, or nothing to say neither"
-        )
+        raise InputError(f"{where}: the mark is {cells['mark'][:_LONGEST]!r}; give keep, drop, or leave it empty")
     mark: Decision = "keep" if said == "keep" else "drop" if said else ""
     drop = cells.get("drop", "").strip().casefold()
     if drop not in _YES | _NO:

@@ -1,4 +1,4 @@
-"""Rarity from nearest neighbors: the distance to them, and its ratio to their own distances."""
+"""Rarity from nearest neighbors: the distance to them, and the local outlier factor."""
 
 import torch
 from torch import Tensor
@@ -7,27 +7,27 @@ from sdclr.features.nearest import Neighbors
 
 
 def neighbor_distance(neighbors: Neighbors, k: int) -> Tensor:
-    """(N,) mean distance to the k nearest neighbors: a rare kind of image has few of its like beside it.
+    """(N,) mean distance to the k nearest neighbors, which is large for images with few similar ones.
 
-    It falls as density rises, so that it ranks as the plain k-nearest-neighbor density would.
+    It decreases with density, so it ranks like the k-nearest-neighbor density estimate.
     """
     return neighbors.distances[:, :k].mean(dim=1)
 
 
 def local_outlier_factor(neighbors: Neighbors, k: int) -> Tensor:
-    """Density of the k nearest neighbors over the image's own (Breunig et al., SIGMOD 2000, def. 5-7).
+    """Density of the k nearest neighbors divided by the image's density (Breunig et al., SIGMOD 2000, def. 5-7).
 
-    About 1 inside a cluster however sparse the cluster is; above 1 for an image that is lonelier than its neighbors.
-    It is thus made for odd single images, not for small classes.
+    It is about 1 inside a cluster of any density, and above 1 for an image with a lower density than its neighbors. So
+    it finds single odd images, not small classes.
 
     Args:
-        neighbors: Of every image among the same images.
-        k: How many of them count.
+        neighbors: Neighbors of every image among the same images.
+        k: Number of neighbors to use.
 
     Returns:
-        (N,).
+        (N,) factors.
     """
     distances, indices = neighbors.distances[:, :k], neighbors.indices[:, :k]
     reach = torch.maximum(distances, distances[:, -1][indices])
-    density = 1 / (reach.mean(dim=1) + 1e-10)  # images that are the same have no distance between them
+    density = 1 / (reach.mean(dim=1) + 1e-10)  # the distance between equal images is 0
     return density[indices].mean(dim=1) / density

@@ -293,5 +293,5 @@ def _with_values(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainC
 
 def _named(text: str, name: str, known: Sequence[Any], what: str) -> Any:
     if name not in known:
-        raise InputError(f"{text!r}: {name!r} is not a known {what}: known are {', '.join(known)}; {_FORM}")
+        raise InputError(f"{text!r}: {name!r} is not a known {what}: choose from {', '.join(known)}; {_FORM}")
     return name

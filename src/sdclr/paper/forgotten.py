@@ -42,7 +42,7 @@ def most_forgotten(forgotten: ArrayLike, share: float = SHARE) -> NDArray[np.int
     values = np.asarray(forgotten, dtype=np.float64)
     if values.ndim != 1 or not values.size or not 0 < share <= 1:
         raise InputError(
-            f"of {values.size} images a share of {share:g} cannot be taken: give images, and a share in (0, 1]"
+            f"cannot take a share of {share:g} of {values.size} images: give images, and a share in (0, 1]"
         )
     return np.argsort(-values, kind="stable")[: max(1, round(share * values.size))].astype(np.int64)
 

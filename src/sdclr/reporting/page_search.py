@@ -95,7 +95,7 @@ def _made(encoder: Encoder, features: NDArray[Any], rows: NDArray[np.int64], sou
 
 def _why_none(images: int, limit: int) -> str:
     if images < 2:
-        return "There are no two images to compare."
+        return "The search needs at least two images."
     return (
         f"The index of {images:,} images would exceed {limit / 2**20:.0f} MiB and is left out. To find similar "
         "images, run: sdclr neighbors IMAGES --queries FILE"
