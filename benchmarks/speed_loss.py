@@ -80,7 +80,7 @@ def least_bytes(kind: Kind, size: LossSize) -> int:
     if kind == "tiled":
         return 4 * 4 * rows * size.dim  # the rows, normalized and scaled, and their gradients
     if kind == "pytorch-metric-learning":
-        return 4 * 4 * rows * rows * (rows - 2)  # each positive pair is combined with the negative pairs of every anchor
+        return 4 * 4 * rows * rows * (rows - 2)  # each positive pair is combined with all negative pairs
     return (4 if kind == "lightly" else 3) * 4 * rows * rows
 
 
