@@ -1,6 +1,6 @@
-"""The image collections of the contest of rarity scores, made from real images by a seed.
+"""Seeded image collections for the comparison of rarity scores, made from real images.
 
-Families, forms and what counts as rare are described in `docs/results/rarity.md`.
+`docs/results/rarity.md` describes families, forms and rare classes.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ TAIL_ORDERS = (1, 2, 3)
 TAIL_MAX_COUNT = 290
 DIGIT_ORDERS = (1, 2, 3, 4)
 TIGHT, MIXED = (0, 6, 4), (8, 9, 1)
-"""Digits that are made rare: people write the first three much alike, the others in several ways."""
+"""Digits that are made rare: handwriting varies little for the first three, and more for the others."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Images and the truth about them.
+    """Images with ground truth.
 
     Attributes:
         name: Unique, such as "cifar-if50-order3+junk".
-        family: The family over whose members figures are averaged.
+        family: The family over whose members results are averaged.
         form: "plain", "junk" or "copies".
         images: N images, (H, W, 3) each, of any sizes.
         ids: N unique ids.
         labels: (N,) class ids; -1 for junk.
         rare_classes: Ids of the classes that count as rare.
-        copy: (N,) bool, near-duplicates that were added.
-        input_size: Side in pixels at which the pretrained encoder sees the images.
-        held_out: Whether it is kept back until kinds is written.
+        copy: (N,) bool, added near-duplicates.
+        input_size: Side in pixels of the pretrained encoder's input.
+        held_out: Whether it is held out until the score by kinds is written.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Collection:
 
     @property
     def junk(self) -> NDArray[np.bool_]:
-        """(N,) whether an image is of no use."""
+        """(N,) whether an image is junk."""
         return self.labels < 0
 
 
 class Recipe(NamedTuple):
-    """A collection that is not made yet."""
+    """A collection that is not created yet."""
 
     name: str
     family: str
@@ -83,7 +83,7 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True)
 class Pools:
-    """The three sets that collections are drawn from. `clothing` and `cifar` are folders."""
+    """The three sets from which collections are drawn. `clothing` and `cifar` are folders."""
 
     cifar: Path
     clothing: Path
@@ -113,7 +113,7 @@ def _all_digits() -> Source:
 
 
 def recipes(pools: Pools) -> Iterator[Recipe]:
-    """All collections in plain form, not made yet; those kept back come last."""
+    """Recipes of all collections in plain form; the held-out ones come last."""
     yield from sorted(_recipes(pools), key=lambda recipe: recipe.held_out)
 
 
@@ -150,11 +150,11 @@ def _recipes(pools: Pools) -> Iterator[Recipe]:
 
 
 class Part(NamedTuple):
-    """Some images of one set, which make one class of a separated collection."""
+    """Images of one set that form one class of a separated collection."""
 
     pool: str
     class_name: str | None
-    """None takes every class."""
+    """Name of a class; None for all classes."""
     count: int
 
 
@@ -173,7 +173,7 @@ def _recipe(name: str, family: str, held_out: bool, make: Callable[[], Collectio
 
 
 def in_form(collection: Collection, form: str) -> Collection:
-    """A plain collection with junk or near-duplicates mixed in; "plain" gives it as it is."""
+    """A plain collection with added junk or near-duplicates; "plain" returns it unchanged."""
     if form == "plain":
         return collection
     seed = _seed(collection.name, form)
@@ -190,7 +190,7 @@ def in_form(collection: Collection, form: str) -> Collection:
         copy = np.ones(len(copies), dtype=bool)
     else:
         raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
-    # Mixed in at random places, so that no score can profit from the order of the images.
+    # At random positions, so that scores cannot use the order of the images.
     place = np.random.default_rng(seed).permutation(len(collection.images) + len(images))
     all_images, ids = [*collection.images, *images], [*collection.ids, *names]
     return replace(
@@ -205,7 +205,7 @@ def in_form(collection: Collection, form: str) -> Collection:
 
 
 def digit_tail(pools: Pools, name: str, rare: Sequence[int]) -> Collection:
-    """Digits, 174 to 8 a class; the classes made rare are chosen, `rare` from more to fewer images."""
+    """Digits with 174 to 8 images per class, and given rare classes in `rare`, from more to fewer images."""
     source = pools.digits
     order = [*(c for c in range(10) if c not in rare), *rare]
     counts = long_tail_counts(10, 174, 20)
@@ -226,7 +226,7 @@ def drawn_tail(pools: Pools, pool: str, name: str, profile: tuple[int, int], ord
         imbalance=profile[1],
         seed=order,
         few_shot_fraction=0,
-        fit_order=pool == "clothing",  # its classes are of unequal sizes
+        fit_order=pool == "clothing",  # its classes have different sizes
     )
     few = tuple(class_groups(drawn.counts)["few"].tolist())
     return _plain(name, source, drawn.long_tail, few, PHOTO_SIDE if pool == "clothing" else SMALL_IMAGE_SIDE)
@@ -240,7 +240,7 @@ def clothing_as_it_is(pools: Pools) -> Collection:
 
 
 def separated(pools: Pools, name: str, parts: Sequence[Part]) -> Collection:
-    """Images of unlike sources; each part is one class, and all but the largest are rare."""
+    """Images of different sources. Each part is one class, and all classes except the largest are rare."""
     images: list[Image] = []
     ids: list[str] = []
     random = np.random.default_rng(_seed(name))
@@ -286,5 +286,5 @@ def _plain(name: str, source: Source, chosen: NDArray[np.int64], rare: tuple[int
 
 
 def _seed(*names: str) -> int:
-    """A seed that depends on names alone."""
+    """A seed that depends only on names."""
     return int.from_bytes(hashlib.blake2s("/".join(names).encode(), digest_size=4).digest(), "big")

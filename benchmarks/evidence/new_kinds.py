@@ -1,24 +1,25 @@
-"""Which score finds images of a class that the old collection lacks?
+"""Comparison of scores that find images of a class without counterpart in the old collection.
 
     python benchmarks/evidence/new_kinds.py --data $SDCLR_DATA/data --cache runs/new_kinds --out new_kinds.md
 
-One class is held out. Old images are of the other classes alone. The new images are 380 of the other classes and 20 of
-the class held out. Features are those of the default encoder. Each score ranks the new images without labels.
+One class is held out. Old images are only of the other classes. The new images are 380 of the other classes and 20 of
+the held-out class. Features are those of the default encoder. Each score ranks the new images without labels.
 
-- clothing: 3,068 photos of garments, each of the ten classes held out in turn, all images that are not new are old;
+- clothing: 3,068 photos of garments, each of the ten classes held out in turn; all images that are not new are old;
 - CIFAR-10: the first 5,000 training images at 96 px, with the classes airplane, cat and ship.
 
 Scores: the mean cosine distance to the 1, 5 and 10 nearest old images; and the mean distance to the 10 nearest old
-images over the mean distance of these old images to their own 10 nearest old ones (ratio). Each is also measured with
-the images of new kinds first, as `sdclr mine NEW --against OLD` ranks. Controls: `sdclr mine NEW` without old images
-(kinds, and distance to 10 neighbors), and a random order. Measured: AUROC of the class held out, and the precision
-among the first 20, over five draws of the new images.
+images divided by the mean distance of these old images to their own 10 nearest old ones (ratio). Each is also measured
+with the images of new kinds first, as in `sdclr mine NEW --against OLD`. Controls: `sdclr mine NEW` without old images
+(kinds, and distance to 10 neighbors), and a random order. Metrics: AUROC of the held-out class, and precision among the
+first 20, over five draws of the new images.
 
-The rule, written before it ran: the default is the plain score with the highest AUROC, averaged over the ten classes of
-clothing and the draws. Of scores within 0.005 of it the one with the highest precision is taken, and of equal ones the
-one with the fewest neighbors. New kinds come first unless that lowers the mean precision of that score on clothing.
+The rule, written before the first run: the default is the plain score with the highest AUROC, averaged over the ten
+classes of clothing and the draws. Among scores within 0.005 of it, the one with the highest precision is chosen, and
+among equal ones the one with the fewest neighbors. New kinds come first unless that lowers the mean precision of that
+score on clothing.
 
-Results are cached draw by draw; a draw that is there is not measured again.
+The results of each draw are cached.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def embedded(name: str, data: Path, cache: Path) -> tuple[torch.Tensor, NDArray[
 
 
 def rankings(new: torch.Tensor, old: torch.Tensor, seed: int) -> dict[str, NDArray[Any]]:
-    """(N,) by the name of each score: the larger, the more unlike."""
+    """(N,) values by the name of each score; larger values mean a larger difference from the old images."""
     near = nearest_old(new, old)
     of_old = nearest(old, 10).distances.mean(dim=1)
     far = {f"{k} nearest": near.distances[:, :k].mean(dim=1) for k in (1, 5, 10)}
@@ -97,7 +98,7 @@ def draw(features: torch.Tensor, labels: NDArray[np.int64], held_out: int, seed:
     new, old = np.concatenate([few, others[:OTHERS]]), others[OTHERS:]
     wanted = np.arange(len(new)) < FEW
     found = rankings(features[new], features[old], seed)
-    order = rng.permutation(len(new))  # the class must not be told by its place where scores are equal
+    order = rng.permutation(len(new))  # for equal scores, the position must not reveal the class
     return {name: list(measured(scores[order], wanted[order])) for name, scores in found.items()}
 
 
@@ -122,7 +123,7 @@ def table(results: dict[str, dict[str, list[list[float]]]], title: str) -> str:
 
 
 def main() -> None:
-    """Measure what is not in the cache, and write the tables."""
+    """Measure draws that are not in the cache, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with clothing/ and cifar10/")
     parser.add_argument("--cache", type=Path, required=True)
@@ -145,7 +146,7 @@ def main() -> None:
 
 
 def cached(file: Path, make: Callable[[], dict[str, list[float]]]) -> dict[str, Any]:
-    """What lies in a file, or is made now."""
+    """The contents of a JSON file, which is created if it is missing."""
     if not file.exists():
         write_json(file, make())
     return read_json(file)

@@ -1,13 +1,13 @@
-"""How exact and how quick the search of the page is: prints JSON.
+"""Accuracy and speed of the page's search, printed as JSON.
 
-The features are those that mining keeps:
+The features are those that mining stores:
 
     sdclr mine $SDCLR_DATA/data/clothing/train --out clothing
     sdclr mine $SDCLR_DATA/data/cifar10/train-00000-of-00001.parquet --image-size 64 --out cifar10
     python benchmarks/evidence/page_search.py --features clothing=clothing/reading/features.npy \
         cifar10=cifar10/reading/features.npy --photos $SDCLR_DATA/data/clothing/train
 
-Times depend on what else the machine does; its load is printed with them.
+Times depend on other load, which is printed with them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "-
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean share of the entries of a row that the same row of the other table holds."""
+    """Mean share of the entries of a row that are also in the same row of the other table."""
     pairs = zip(one.tolist(), other.tolist(), strict=True)
     return round(float(np.mean([len(set(a) & set(b)) / len(a) for a, b in pairs])), 4)
 
@@ -50,7 +50,7 @@ def best(similarities: np.ndarray, asked: np.ndarray, k: int = 10) -> np.ndarray
 
 
 def recall(features: np.ndarray) -> list[dict[str, Any]]:
-    """Share of the ten exact neighbors that each index finds, and that two plainer similarities find."""
+    """Share of the ten exact neighbors found by each index, and by two simpler similarities."""
     rows = np.arange(len(features))
     asked = np.sort(np.random.default_rng(0).choice(len(features), 500, replace=False))
     whole = normalized(features)
@@ -99,7 +99,7 @@ def entries_of(source: Any) -> GalleryEntries:
 
 
 def wait(page: Page, condition: str) -> None:
-    """Poll; Playwright's own waiting evaluates text, which the page forbids."""
+    """Poll a condition. Playwright's own waiting evaluates text, which the page forbids."""
     end = time.monotonic() + 120
     while not page.evaluate(f"Boolean({condition})"):
         if time.monotonic() > end:
@@ -108,7 +108,7 @@ def wait(page: Page, condition: str) -> None:
 
 
 def search_times(page: Page, folder: Path, features: np.ndarray, count: int) -> dict[str, Any]:
-    """Milliseconds of a search among so many images: features are repeated where there are too few."""
+    """Milliseconds of a search among `count` images; features are repeated if there are too few."""
     chosen = features[np.arange(count) % len(features)]
     source = ArraySource(np.zeros((count, 1, 1, 3), dtype=np.uint8), name="made")
     start = time.perf_counter()
@@ -129,7 +129,7 @@ def search_times(page: Page, folder: Path, features: np.ndarray, count: int) -> 
 
 
 def rounding(photos: list[Path]) -> dict[str, Any]:
-    """Cosine of the default encoder's features to those with rounded weights."""
+    """Cosine similarity between the default encoder's features and those with rounded weights."""
     encoder = load_encoder()
     views = np.stack([evaluation_view(decode_image(photo, image_id="x"), encoder.preprocessing) for photo in photos])
     images = torch.tensor(views).permute(0, 3, 1, 2)
@@ -156,7 +156,7 @@ def one_byte(layer: Layer) -> Layer:
 
 
 def photo_times(page: Page, folder: Path, features: np.ndarray, collection: Path, count: int = 50) -> dict[str, Any]:
-    """Photos of a collection as files that are chosen on its page: seconds, cosines, neighbors."""
+    """Search by photos of the collection as files chosen on the page: seconds, cosines, neighbors."""
     source, encoder = open_source(collection), load_encoder()
     file = write_gallery(
         folder / "photos.html", entries_of(source), source, title="x", features=features, encoder=encoder, thumbnails=0

@@ -1,12 +1,12 @@
-"""Compare rarity scores to choose the default of `sdclr mine`: the contest described in `docs/results/rarity.md`.
+"""Compare rarity scores to choose the default of `sdclr mine`, as described in `docs/results/rarity.md`.
 
     python benchmarks/evidence/rarity_features.py --data DIR --clothing DIR --cache features --held-out features_heldout
     python benchmarks/evidence/rarity_features.py --data DIR --clothing DIR --cache features \
         --held-out features_heldout --runs runs/contest
     python benchmarks/evidence/rarity_contest.py --cache features --held-out features_heldout --out docs/results
 
-Runs from the cached features alone. Scores other than kinds are kept in `CACHE/scores/` and not computed again; kinds
-is computed anew each time. Writes `rarity.csv` (every case and score) and `rarity_tables.md` (tables and verdict).
+Needs only the cached features. Scores other than kinds are cached in `CACHE/scores/`; kinds is computed each time.
+Writes `rarity.csv` (every case and score) and `rarity_tables.md` (tables and the result of the rule).
 """
 
 import argparse
@@ -24,10 +24,10 @@ from rarity_scores import Score, baseline_scores, kinds_module, kinds_score
 from rarity_tables import Row, all_tables, sensitivity_table
 
 LOOKED_AT = (50, 100, 200)
-"""Images that a person looks at."""
+"""Numbers of images that a person looks at."""
 
 NEIGHBORS = (10, 15, 30, 50)
-"""The values of k at which kinds is tried."""
+"""Values of k for kinds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Case:
         collection: Name without form.
         form: "plain", "junk" or "copies".
         encoder: "lite0-96", "lite0-224" or "own".
-        held_out: Whether it was kept back.
+        held_out: Whether the collection was held out.
         features: (N, D).
         labels: (N,) class ids, -1 for junk.
         rare, junk, copy: (N,) bool.
@@ -60,7 +60,7 @@ class Case:
 
     @classmethod
     def read(cls, file: Path) -> "Case":
-        """A case from its cache file."""
+        """Read a case from its cache file."""
         name, _, encoder = file.stem.partition("@")
         collection = name.partition("+")[0]
         pruned = file.with_suffix(".forgetting.npy")
@@ -81,14 +81,14 @@ class Case:
 
 
 def cases(folders: Sequence[Path]) -> Iterator[Case]:
-    """Every case that is cached."""
+    """All cached cases."""
     for folder in folders:
         for file in sorted(folder.glob("*@*.npz")):
             yield Case.read(file)
 
 
 def scores_of(case: Case) -> tuple[dict[str, Score], int | None]:
-    """Every score, and the number of kinds found if the library has that score."""
+    """All scores, and the number of kinds if the library has that score."""
     kept = case.file.parent / "scores" / case.file.name
     if kept.is_file():
         with np.load(kept) as stored:
@@ -109,7 +109,7 @@ def scores_of(case: Case) -> tuple[dict[str, Score], int | None]:
 
 
 def figures(score: Score, case: Case) -> dict[str, float]:
-    """How well a score finds what is rare; see the protocol."""
+    """Metrics of how well a score finds rare images; see the protocol."""
     order = np.argsort(-score, kind="stable")
     rare_classes = set(case.labels[case.rare].tolist())
     found = {
@@ -139,7 +139,7 @@ def rows_of(case: Case) -> list[Row]:
 
 
 def sensitivity(case: Case) -> list[Row]:
-    """Kinds at several k: kinds found and AUROC; beside it the AUROC of distance."""
+    """Number of kinds and AUROC at several k, with the AUROC of distance for comparison."""
     distance = scores_of(case)[0]["distance"]
     rows: list[Row] = []
     for k in NEIGHBORS:
@@ -164,7 +164,7 @@ def _seed(name: str) -> int:
 
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
-    """All rows, numbers with four digits."""
+    """Write all rows, with four decimals."""
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()

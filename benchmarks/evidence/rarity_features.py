@@ -1,13 +1,13 @@
-"""Features of the collections of the contest of rarity scores, cached in a folder.
+"""Features of the collections in the comparison of rarity scores, cached in a folder.
 
     python benchmarks/evidence/rarity_features.py --data DIR --clothing DIR \
         --cache features [--held-out features_heldout]
     python benchmarks/evidence/rarity_features.py --data DIR --clothing DIR --cache features --runs runs/contest
 
-The second command trains encoders from scratch, too. Each file `COLLECTION@ENCODER.npz` holds `features` (N, D)
+The second command trains encoders from scratch, too. Each file `COLLECTION@ENCODER.npz` contains `features` (N, D)
 float32, `labels` (N,) int64 (-1 is junk), `rare`, `junk` and `copy` (N,) bool, `ids` (N,), `family`, `form` and
-`held_out`. Beside it lies `.forgetting.npy` (N,) for plain collections and the pretrained encoder. Collections that are
-kept back go to the folder of `--held-out`, or are left out. What is there is not made again.
+`held_out`. A second file `.forgetting.npy` (N,) is written for plain collections and the pretrained encoder. Held-out
+collections are written to the folder of `--held-out`, or left out. Existing files are kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from sdclr.training.pretrain import pretrain
 
 PRUNED = 0.3
 BATCH_PIXELS = 64 * 96 * 96
-"""Pixels of a batch: more would only cost memory."""
+"""Pixels per batch; more would only cost memory."""
 OTHER_SIZE = {
     "digits-tight": 224,
     "clothing": 96,
@@ -46,15 +46,15 @@ OTHER_SIZE = {
 """Collections that are encoded at a second input size, in plain form."""
 
 TRAINED_ON_CIFAR = ("cifar-if100-order1", "cifar-if100-order3")
-"""Collections of CIFAR images that an encoder is trained on; digits all have one."""
+"""Collections of CIFAR images on which an encoder is trained; all collections of digits have one."""
 
 
 @dataclass
 class Encoder:
-    """A frozen network at one input size, which sees each distinct image once.
+    """A frozen network at one input size, which encodes each distinct image once.
 
     Attributes:
-        name: For file names.
+        name: Name for files.
         network: Maps (N, 3, S, S) in [0, 1] to (N, D).
         size: S.
     """
@@ -85,7 +85,7 @@ def _batches(
 
 
 def cache_collection(collection: Collection, encoder: Encoder, folder: Path) -> Path:
-    """Write one collection's features, unless they are there."""
+    """Write one collection's features, unless the file exists."""
     file = folder / f"{collection.name}@{encoder.name}.npz"
     if file.is_file():
         return file
@@ -109,7 +109,7 @@ def cache_collection(collection: Collection, encoder: Encoder, folder: Path) -> 
 
 
 def cache_forgetting(collection: Collection, twin: Encoder, features_file: Path) -> None:
-    """Write how far pruning moves each image's features, beside them, unless it is there."""
+    """Write the change of each image's features by pruning, unless the file exists."""
     file = features_file.with_suffix(".forgetting.npy")
     if not file.is_file():
         dense = torch.from_numpy(np.load(features_file)["features"])
@@ -117,12 +117,12 @@ def cache_forgetting(collection: Collection, twin: Encoder, features_file: Path)
 
 
 def cache_all(pools: Pools, folders: dict[bool, Path], *, family: str = "") -> None:
-    """Features of every collection in every form under the pretrained encoder.
+    """Features of every collection in every form by the pretrained encoder.
 
     Args:
-        pools: What collections are drawn from.
-        folders: By whether a collection is kept back.
-        family: Only families whose name starts so.
+        pools: Sets from which collections are drawn.
+        folders: Folders by whether a collection is held out.
+        family: Only families whose name starts with this text.
     """
     network = load_encoder()
     encoders = {size: Encoder(f"lite0-{size}", network, size) for size in (96, 224)}
@@ -144,7 +144,7 @@ def cache_all(pools: Pools, folders: dict[bool, Path], *, family: str = "") -> N
 
 
 def cache_trained(pools: Pools, folders: dict[bool, Path], runs: Path) -> None:
-    """Train encoders on the plain collections of digits and some of CIFAR, and write what they make of every form."""
+    """Train encoders on plain collections of digits and some of CIFAR, and write their features of every form."""
     for recipe in recipes(pools):
         config = _config(recipe)
         if config is None or recipe.held_out not in folders:

@@ -1,4 +1,4 @@
-"""The contest's tables in Markdown, and what the rule says."""
+"""Tables of the comparison of rarity scores in Markdown, and the result of its rule."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,22 +21,22 @@ ORDER = (
     "random",
 )
 TOLERANCE = 0.02
-"""How much lower than that of distance the AUROC of kinds may be."""
+"""Maximum loss in AUROC of kinds compared with distance."""
 
 GAIN, PERFECT = 0.05, 0.99
-"""What kinds must gain on separated collections, on average; and the AUROC at which two scores are level."""
+"""Required mean gain of kinds on separated collections; and the AUROC from which two scores count as equal."""
 
 
 _TWO = ("kinds", "distance")
 
 
 def setting(collection: str) -> str:
-    """What figures are averaged over: the name without class order or letter."""
+    """The group over which results are averaged: the name without class order or letter."""
     return re.sub(r"-(order\d+|[ab])$", "", collection)
 
 
 def all_tables(rows: Sequence[Row]) -> str:
-    """Every table but that of sensitivity."""
+    """All tables except the one on sensitivity."""
     parts = [overall_table(rows), auroc_table(rows)]
     if any(row["score"] == "kinds" for row in rows):
         parts += [verdict(rows), met_table(rows), spoiled_table(rows), extremes_table(rows)]
@@ -44,7 +44,7 @@ def all_tables(rows: Sequence[Row]) -> str:
 
 
 def overall_table(rows: Sequence[Row]) -> str:
-    """Each score over all settings in plain form at the encoder's own size; a setting counts once."""
+    """Means of each score over all settings in plain form; each setting counts once."""
     chosen = [row for row in rows if row["form"] == "plain"]
     names = ("auroc", "lift", "met_50", "met_100", "met_200")
     lines = [
@@ -80,7 +80,7 @@ def auroc_table(rows: Sequence[Row]) -> str:
 
 
 def differences(rows: Sequence[Row]) -> list[tuple[float, Row, Row]]:
-    """AUROC of kinds minus that of distance in each case, with both rows."""
+    """Difference in AUROC between kinds and distance in each case, with both rows."""
     by_case: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         key = (row["collection"], row["form"], row["encoder"])
@@ -90,7 +90,7 @@ def differences(rows: Sequence[Row]) -> list[tuple[float, Row, Row]]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """What the rule says, on the collections that were open and on the held-out ones."""
+    """Result of the rule on open and held-out collections."""
     lines = ["### The rule\n", "| cases | number | 1. lowest difference | lost by more than 0.02 | 2. separated |"]
     lines.append("| --- | ---: | --- | ---: | --- |")
     groups: list[tuple[str, Callable[[Row], bool]]] = [
@@ -118,7 +118,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def met_table(rows: Sequence[Row]) -> str:
-    """Share of the rare classes met by each setting, for kinds, distance and chance."""
+    """Share of the rare classes found in each setting, for kinds, distance, k-means and chance."""
     scores = ("kinds", "distance", "kmeans_sqrt", "random")
     lines = [
         "### Rare classes met in the first 50 / 100 / 200 images, plain form (%)\n",
@@ -136,7 +136,7 @@ def met_table(rows: Sequence[Row]) -> str:
 
 
 def spoiled_table(rows: Sequence[Row]) -> str:
-    """Collections with junk and with near-duplicates: AUROC, and how much of them is among the first 100 images."""
+    """Collections with junk and with near-duplicates: AUROC, and their number among the first 100 images."""
     names = [
         f"{what}: {score}" for what in ("junk", "junk in first 100", "copies", "copies in first 100") for score in _TWO
     ]
@@ -158,7 +158,7 @@ def spoiled_table(rows: Sequence[Row]) -> str:
 
 
 def extremes_table(rows: Sequence[Row], count: int = 10) -> str:
-    """The cases where kinds loses most against distance, and where it gains most."""
+    """The cases with the largest losses and gains of kinds compared with distance."""
     found = sorted(differences(rows), key=lambda each: each[0])
     lines = [
         "### Largest losses and gains against distance\n",
@@ -174,7 +174,7 @@ def extremes_table(rows: Sequence[Row], count: int = 10) -> str:
 
 
 def sensitivity_table(rows: Sequence[Row]) -> str:
-    """Kinds found and AUROC at several k."""
+    """Number of kinds and AUROC at several k."""
     ks = sorted({row["k"] for row in rows})
     lines = [
         "\n### Kinds at several k: AUROC (kinds found)\n",
@@ -194,7 +194,7 @@ def _present(rows: Sequence[Row]) -> list[str]:
 
 
 def _grouped(rows: Iterable[Row], *, whole_name: bool = False) -> list[tuple[tuple[str, str], list[Row]]]:
-    """By setting (or collection) and encoder, sorted."""
+    """Rows grouped by setting (or collection) and encoder, sorted."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         name = row["collection"] if whole_name else setting(row["collection"])

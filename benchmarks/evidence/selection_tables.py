@@ -1,4 +1,4 @@
-"""Tables of the contest of selections in Markdown, and what its rule says. See `selection_pretrained.py`."""
+"""Tables of the comparison of selection methods in Markdown, and the result of its rule (`selection_pretrained.py`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +19,15 @@ HEADINGS = {
 }
 RANDOM = "random"
 FLOORS = ("few", "classes")
-"""Measures in which the default may not be below random."""
+"""Measures in which the default must not be below random."""
 
 LATER = "mixed"
-"""The way that came in after results were seen, so that the rule does not count it."""
+"""The method that was added after results were known, so the rule does not count it."""
 JUDGE = "cifar10"
-"""The collection that decides on it: none of its results had been seen."""
+"""The collection that decides on it, whose results were not known."""
 
 FAMILIES = ("coverage", "kinds")
-"""Beginnings of the names of variants, of which the library keeps one each."""
+"""Prefixes of the names of variants; the library keeps one of each family."""
 
 
 def ways(rows: Sequence[Row]) -> list[str]:
@@ -53,14 +53,14 @@ def _collections(rows: Sequence[Row]) -> list[str]:
 
 
 def eligible(rows: Sequence[Row]) -> list[str]:
-    """Ways that are not below random in the measures of `FLOORS`."""
+    """Methods that are not below random in the measures of `FLOORS`."""
     return [
         way for way in ways(rows) if all(overall(rows, key, way) >= overall(rows, key, RANDOM) - 1e-9 for key in FLOORS)
     ]
 
 
 def winner(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
-    """The eligible way of largest All; among some names only, if given. If none is eligible, all compete."""
+    """The eligible method with the largest All, optionally among given names. If none is eligible, all count."""
     names = [way for way in ways(rows) if way != LATER] if names is None else names
     allowed = [way for way in names if way in eligible(rows)] or list(names)
     return max(allowed, key=lambda way: overall(rows, "all", way))
@@ -81,7 +81,7 @@ def difference(rows: Sequence[Row], way: str, other: str, key: str, collection: 
 
 
 def confirmed(rows: Sequence[Row]) -> bool:
-    """Whether the later way takes the place of the rule's choice, by the judging collection alone."""
+    """Whether the later method replaces the rule's choice, by the deciding collection alone."""
     own = [row for row in rows if row["collection"] == JUDGE]
     choice = winner(rows)
     gap, error = difference(own, LATER, choice, "all", JUDGE)
@@ -90,7 +90,7 @@ def confirmed(rows: Sequence[Row]) -> bool:
 
 
 def mean_rank(rows: Sequence[Row], way: str) -> float:
-    """Mean place by All over collections and budgets, 1 for the best."""
+    """Mean rank by All over collections and budgets; 1 is the best."""
     places = []
     for collection in _collections(rows):
         table = np.array([_by_budget(rows, "all", name, collection) for name in ways(rows)])
@@ -99,7 +99,7 @@ def mean_rank(rows: Sequence[Row], way: str) -> float:
 
 
 def overall_table(rows: Sequence[Row]) -> Table:
-    """Each way over everything."""
+    """Means of each method over all cases."""
     lines = []
     allowed = eligible(rows)
     for way in ways(rows):
@@ -144,7 +144,7 @@ def difference_table(rows: Sequence[Row]) -> Table:
 
 
 def budget_tables(rows: Sequence[Row]) -> list[Table]:
-    """One table for each collection and measure: every way at every budget."""
+    """One table per collection, with each method at each budget."""
     found = []
     for collection in _collections(rows):
         own = [row for row in rows if row["collection"] == collection]

@@ -1,4 +1,4 @@
-"""Commands that are killed: what each needs, what it writes, and how two results are compared."""
+"""Commands to kill, with their input and output, and comparison of results."""
 
 import csv
 import hashlib
@@ -15,22 +15,22 @@ import numpy as np
 from scene import pretraining, write_pictures
 
 VARIES: Final = {"seconds", "sdclr", "torch", "created", "images_per_second"}
-"""Keys of JSON files that differ from one run to the next."""
+"""Keys of JSON files that differ between runs."""
 REPRODUCED: Final = ["--epochs", "1", "--splits", "1", "--device", "cpu", "--amp", "none", "--workers", "0"]
-"""How `reproduce` takes seconds, beside `shrink_the_paper`."""
+"""Options with which `reproduce` takes seconds, together with `shrink_the_paper`."""
 Reader = Callable[[Path], Any]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, or several processes of one.
+    """A command in one or several processes.
 
     Attributes:
-        name: What it is counted under.
-        arguments: The command, for a folder of its own that holds a copy of what was made beforehand.
+        name: Name in the results.
+        arguments: The command, for a separate folder with a copy of the prepared files.
         results: Patterns of the files to compare, relative to the folder.
-        processes: How many do it together, as `torchrun` starts them.
-        weight: How often it is drawn.
+        processes: Number of processes, as `torchrun` starts them.
+        weight: Relative frequency of the scenario.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Scenario:
 
 
 def scenarios(data: Path | None) -> list[Scenario]:
-    """All of them; `reproduce` where there is CIFAR-10."""
+    """All scenarios; `reproduce` only if there is CIFAR-10."""
     machine = ["--device", "cpu", "--workers", "1"]
     labels = ("images", "test")
     tuned = ["--method", "ce", "--epochs", "2", "--batch-size", "16", "--checkpoint-minutes", "0"]
@@ -140,7 +140,7 @@ def scenarios(data: Path | None) -> list[Scenario]:
 
 
 def prepare(place: Path) -> list[str]:
-    """Make the pictures and marks that scenarios start from; the command that makes the run that they need."""
+    """Write the pictures and marks for the scenarios. Returns the command that trains the run for them."""
     write_pictures(place / "images", 48)
     write_pictures(place / "test", 24, seed=1)
     ids = sorted(path.relative_to(place / "images").as_posix() for path in (place / "images").rglob("*.jpg"))
@@ -151,7 +151,7 @@ def prepare(place: Path) -> list[str]:
 
 
 def copy_needs(scenario: Scenario, ready: Path, place: Path) -> None:
-    """Fill a folder for a trial. Times of files are kept."""
+    """Copy a scenario's input into a folder, with the times of files."""
     place.mkdir()
     for name in scenario.needs:
         source = ready / name
@@ -162,7 +162,7 @@ def copy_needs(scenario: Scenario, ready: Path, place: Path) -> None:
 
 
 def environments(processes: int) -> list[dict[str, str]]:
-    """The variables that `torchrun` sets, for each process; none for a single one."""
+    """Variables of `torchrun` for each process; none for a single process."""
     if processes == 1:
         return [{}]
     with socket.socket() as listener:
@@ -174,13 +174,13 @@ def environments(processes: int) -> list[dict[str, str]]:
 
 
 def results(scenario: Scenario, place: Path) -> dict[str, str]:
-    """A digest of what each file of the results says, by name."""
+    """A digest of the contents of each result file, by name."""
     files = sorted({path for pattern in scenario.results for path in place.glob(pattern) if path.is_file()})
     return {path.relative_to(place).as_posix(): digest(path) for path in files}
 
 
 def digest(path: Path) -> str:
-    """What a file says, without times."""
+    """Digest of a file's contents, without times."""
     readers: Mapping[str, Reader] = {
         ".json": lambda file: _steady(json.loads(file.read_text())),
         ".jsonl": _by_step,
@@ -194,8 +194,8 @@ def digest(path: Path) -> str:
 
 
 def torn(place: Path) -> list[str]:
-    """Files under their final names that cannot be read, and what was left half-written."""
-    from safetensors.numpy import load_file  # noqa: PLC0415  # slow to load, or a change of its own
+    """Unreadable files under final names, with their errors."""
+    from safetensors.numpy import load_file  # noqa: PLC0415  # slow to load
 
     checks: Mapping[str, Reader] = {
         ".json": lambda file: json.loads(file.read_text()),
@@ -211,7 +211,7 @@ def torn(place: Path) -> list[str]:
             continue
         try:
             check(path)
-        except Exception as error:  # noqa: BLE001  # whatever a torn file makes of its reader
+        except Exception as error:  # noqa: BLE001  # a torn file may cause any error
             found.append(f"{path.relative_to(place)}: {type(error).__name__}: {str(error)[:120]}")
     return found
 
@@ -222,7 +222,7 @@ def _whole_page(path: Path) -> None:
 
 
 def _steady(value: Any) -> Any:
-    """JSON without what varies."""
+    """JSON without keys that vary."""
     if isinstance(value, dict):
         return {key: _steady(item) for key, item in value.items() if key not in VARIES}
     return [_steady(item) for item in value] if isinstance(value, list) else value
@@ -234,11 +234,11 @@ def _by_step(path: Path) -> list[Any]:
 
 
 def _rows(path: Path) -> list[Any]:
-    from sdclr.files.parquet import read_table  # noqa: PLC0415  # slow to load, or a change of its own
+    from sdclr.files.parquet import read_table  # noqa: PLC0415  # slow to load
 
     table = read_table(path)
     about = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
-    for name in ("ARROW:schema", "sdclr-checksum"):  # they cover times, too; the reader has compared the checksum
+    for name in ("ARROW:schema", "sdclr-checksum"):  # they depend on times; the reader has checked the checksum
         about.pop(name, None)
     return [_steady({key: json.loads(value) for key, value in about.items()}), _steady(table.to_pydict())]
 
@@ -254,10 +254,10 @@ def _arrays(path: Path) -> list[Any]:
 
 
 def shrink_the_paper() -> None:
-    """Let `reproduce` train on a few images, by a network that takes no time."""
-    from sdclr.data.sources import Source, SubsetSource  # noqa: PLC0415  # slow to load, or a change of its own
-    from sdclr.encoders import EncoderConfig  # noqa: PLC0415  # slow to load, or a change of its own
-    from sdclr.paper import experiments, runner  # noqa: PLC0415  # slow to load, or a change of its own
+    """Make `reproduce` train a tiny network on a few images."""
+    from sdclr.data.sources import Source, SubsetSource  # noqa: PLC0415  # slow to load
+    from sdclr.encoders import EncoderConfig  # noqa: PLC0415  # slow to load
+    from sdclr.paper import experiments, runner  # noqa: PLC0415  # slow to load
 
     def few(source: Source, number: int) -> SubsetSource:
         return SubsetSource(source, np.arange(0, len(source), max(1, len(source) // number))[:number])

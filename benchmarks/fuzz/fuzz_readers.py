@@ -1,4 +1,4 @@
-"""The readers that are fuzzed. Each reads a file and raises `AssertionError` where the result contradicts itself."""
+"""The fuzzed readers. Each reads a file and raises `AssertionError` if the result is inconsistent."""
 
 import csv
 import hashlib
@@ -38,13 +38,13 @@ from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
 
 _PIXELS: Final = {"SDCLR_MAX_PIXELS": "4M"}
-"""Images of more pixels are refused here, so that inputs take milliseconds; the usual bound is higher."""
+"""Limit of pixels, lower than the default, so that inputs take milliseconds."""
 _PAGES: Final = 20
-"""Pages of a file that are decoded."""
+"""Maximum number of decoded pages of a file."""
 
 
 def try_image(path: Path) -> None:
-    """Header, whole picture and reduced picture must agree, by Pillow and by OpenCV."""
+    """Header, whole picture and reduced picture must be consistent."""
     with patch.dict(os.environ, _PIXELS):
         _decoded(path)
 
@@ -67,7 +67,7 @@ def _decoded(path: Path) -> None:
 
 
 def try_pages(path: Path) -> None:
-    """Each page has an id of its own, and is an image or unreadable."""
+    """Each page must have a unique id, and be an image or unreadable."""
     with patch.dict(os.environ, _PIXELS):
         source = FolderSource(path.parent)
         assert len(set(source.ids)) == len(source)
@@ -77,7 +77,7 @@ def try_pages(path: Path) -> None:
 
 
 def try_shard(path: Path) -> None:
-    """Images of a tar have ids of their own, labels of known classes, and bytes that lie in the tar."""
+    """Images of a tar file must have unique ids, and bytes that are in the file."""
     with patch.dict(os.environ, _PIXELS):
         source = ShardSource([path], keep_index=False)
         assert len(set(source.ids)) == len(source)
@@ -90,14 +90,14 @@ def try_shard(path: Path) -> None:
 
 @cache
 def _prepared() -> tuple[int, int] | None:
-    """What `prepare_worker` leaves in a worker process."""
+    """State of a worker process after `prepare_worker`."""
     decode.prepare_worker()
     left, decode._standard_error = decode._standard_error, None  # noqa: SLF001
     return left
 
 
 def try_opencv(path: Path) -> None:
-    """As worker processes decode plain JPEGs."""
+    """Decode as in worker processes, which use OpenCV for plain JPEGs."""
     decode._standard_error = _prepared()  # noqa: SLF001
     try:
         try_image(path)
@@ -120,7 +120,7 @@ def try_source(path: Path) -> None:
 
 
 def try_marks(path: Path) -> None:
-    """Marks come back as they were written, and applying them writes in the folder for it alone."""
+    """Written marks must be read back unchanged, and a dry run of `apply_marks` must work."""
     marks = read_marks(path)
     copy = path.with_name("copy.csv")
     write_marks(copy, marks)
@@ -132,7 +132,7 @@ def try_marks(path: Path) -> None:
 
 
 def try_applied(path: Path) -> None:
-    """What is written lies in the folders that were named, whatever ids and labels are."""
+    """Files must be written into the given folders, whatever the ids and labels."""
     out = path.with_name("out")
     shutil.rmtree(out, ignore_errors=True)
     marks = read_marks(path)
@@ -143,7 +143,7 @@ def try_applied(path: Path) -> None:
 
 
 def try_moved(path: Path) -> None:
-    """A log decides where files go; here all its absolute paths are kept below the current folder."""
+    """The log determines where files go. Here its absolute paths are moved below the current folder."""
     away, here = path.with_name("away"), str(Path.cwd())
     shutil.rmtree(away, ignore_errors=True)
     away.mkdir()
@@ -167,7 +167,7 @@ _OTHERS: Final = (EvaluateConfig, FinetuneConfig, MineConfig, AttributeConfig, D
 
 
 def try_settings(path: Path) -> None:
-    """What is accepted is written and read back unchanged."""
+    """Accepted settings must be written and read back unchanged."""
     file = read_settings_file(path)
     for other in _OTHERS:
         with suppress(InputError):
@@ -206,7 +206,7 @@ def try_weights(path: Path) -> None:
 
 
 def try_checkpoint(path: Path) -> None:
-    """With a sum that fits: whoever changes a checkpoint can change its sum."""
+    """The checksum is valid, because an attacker can change it, too."""
     folder = path.with_name("checkpoints")
     folder.mkdir(exist_ok=True)
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What is fuzzed: every reader of files that people or other programs make."""
+"""Fuzz targets: every reader of files from people or other programs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Target:
     name: str
     group: Group
     suffix: str
-    """The ending of the file that is read."""
+    """Suffix of the file."""
     seeds: Callable[[], list[bytes]]
     run: Callable[[Path], None]
-    """Reads a file in the current folder. Raises `AssertionError` where what was read contradicts itself."""
+    """Reads a file in the current folder. Raises `AssertionError` if the result is inconsistent."""
     parts: Parts | None = None
     tokens: tuple[bytes, ...] = ()
 

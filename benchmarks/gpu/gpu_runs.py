@@ -1,4 +1,4 @@
-"""Training runs on a device, made as `pretrain` makes them: views drawn from resident images, then the step."""
+"""Training steps on a device as in `pretrain`: views of images in memory, then the step."""
 
 import gc
 import itertools
@@ -36,13 +36,13 @@ TEMPERATURE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained, and on what."""
+    """Network and views of a training."""
 
     encoder: EncoderConfig
     views: ViewConfig
     batch: int
     ratio: float = 0.9
-    """Share of the weights that the competitor loses."""
+    """Share of pruned weights in the competitor."""
 
     def __str__(self) -> str:
         width = f" of width {self.encoder.width}" if self.encoder.width else ""
@@ -53,7 +53,7 @@ class Job:
             encoder=self.encoder,
             views=self.views,
             damage=DamageConfig(kind="prune" if method == "sdclr" else "none", ratio=self.ratio),
-            # So small that the many steps leave weights and losses ordinary numbers.
+            # So small that weights and losses stay finite over many steps.
             optim=OptimConfig(lr=1e-4, final_lr=0, warmup_epochs=0),
             temperature=TEMPERATURE,
             batch_size=self.batch,
@@ -62,25 +62,25 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to take the step."""
+    """One variant of the step."""
 
     name: str
     method: Method = "sdclr"
     precision: Precision = "bf16"
     compiled: Compiled = "no"
     backend: str = "inductor"
-    """torch.compile's for the step, if it is compiled; the views are compiled with this one only."""
+    """Backend of torch.compile for the step, if it is compiled; views are compiled only with inductor."""
     forwards: Literal[1, 3] = 1
-    """Three never hold the graphs of both branches at once."""
+    """Number of forward passes. With three, the graphs of both branches are never in memory together."""
     checkpointed: bool = False
     tuned: bool = True
-    """Whether cuDNN tries its algorithms at the first step (`torch.backends.cudnn.benchmark`)."""
+    """Whether cuDNN tests its algorithms at the first step (`torch.backends.cudnn.benchmark`)."""
     views: Literal["drawn", "fixed"] = "drawn"
-    """Drawn anew for every step, or the first pair for all."""
+    """New views for every step, or the first pair for all."""
 
 
 class Steps:
-    """An arm that has been built and can take steps on the device of its images."""
+    """An arm ready to take steps on the device of its images."""
 
     def __init__(self, arm: Arm, job: Job, images: Tensor) -> None:
         self.arm, self.job, self.device = arm, job, images.device
@@ -99,7 +99,7 @@ class Steps:
             self.objective.compile(backend=arm.backend, mode=mode)
 
     def candidate(self, count: int) -> Candidate:
-        """`count` whole steps as something to time: the clock is read when the device is done."""
+        """A candidate of `count` whole steps, timed until the device has finished."""
         return Candidate(self.arm.name, lambda: self.take(count), units=count, prepare=self.prepare)
 
     def prepare(self) -> None:
@@ -112,14 +112,14 @@ class Steps:
         synchronize(self.device)
 
     def step(self) -> None:
-        """Views, forward, backward and optimizer, as far as the host has to do with them."""
+        """The host's part of a step: views, forward pass, backward pass and optimizer."""
         view1, view2 = next(self.pairs)
         self.optimizer.zero_grad(set_to_none=True)
         self.differentiate(view1, view2)
         self.optimizer.step()
 
     def differentiate(self, view1: Tensor, view2: Tensor) -> None:
-        """Leave the gradients of one step."""
+        """Compute the gradients of one step."""
         if self.arm.forwards == 3:
             self._differentiate_in_three(view1, view2)
             return
@@ -128,10 +128,10 @@ class Steps:
         loss.backward()
 
     def _differentiate_in_three(self, view1: Tensor, view2: Tensor) -> None:
-        """The same gradients in three passes, as in loops where DistributedDataParallel allows one before a backward.
+        """The same gradients in three passes, for loops where DistributedDataParallel allows one pass per backward.
 
-        The pruned branch once without gradient, the dense branch against those outputs, the pruned branch against the
-        dense one's. Each pass has an autocast of its own, so that no cast of one stands in for that of another.
+        First the pruned branch runs without gradient, then the dense branch with those outputs, then the pruned branch
+        with the dense outputs. Each pass has a separate autocast, so that cached casts are not shared.
         """
         network, competitor = self.objective.network, self.objective.competitor
         with torch.no_grad(), self.precision():
@@ -148,7 +148,7 @@ class Steps:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.arm.precision == "bf16")
 
     def flops(self) -> int:
-        """Operations of a step's convolutions and products, forward and backward, without the views."""
+        """Floating-point operations of a step's convolutions and products, forward and backward, without views."""
         view1, view2 = next(self.pairs)
         self.prepare()
         with FlopCounterMode(display=False) as counter:
@@ -160,11 +160,11 @@ class Steps:
 class LightlySteps(Steps):
     """SimCLR with lightly's head and loss: the same encoder and views, two forward passes, torch's default SGD.
 
-    Given what its tutorials leave to the user: bfloat16 autocast, channels_last, views drawn on the device.
+    It also has what lightly's tutorials leave to the user: bfloat16 autocast, channels_last, views on the device.
     """
 
     def _build(self) -> None:
-        from lightly.loss import NTXentLoss  # noqa: PLC0415  # absent from many machines; the report then says so
+        from lightly.loss import NTXentLoss  # noqa: PLC0415  # missing on many machines; the report then says so
         from lightly.models.modules import SimCLRProjectionHead  # noqa: PLC0415
 
         encoder = create_encoder(self.job.encoder, self.job.views.image_size)
@@ -180,7 +180,7 @@ class LightlySteps(Steps):
 
 
 def draw_pairs(job: Job, images: Tensor, arm: Arm) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both views of batch after batch, without end."""
+    """Endless pairs of views of batches."""
     compiled = arm.compiled != "no" and arm.backend == "inductor"
     loader = ResidentLoader(images, job.views, seed=0, batch_size=job.batch, channels_last=True, compile=compiled)
     batches = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
@@ -189,7 +189,7 @@ def draw_pairs(job: Job, images: Tensor, arm: Arm) -> Iterator[tuple[Tensor, Ten
 
 
 def set_numerics(precision: Precision, *, tuned: bool) -> None:
-    """Torch's global values of `bf16` and `tuned=False` are those that torch starts with."""
+    """Set torch's global number formats. `bf16` and `tuned=False` are torch's defaults."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
     torch.backends.cudnn.benchmark = tuned
@@ -202,7 +202,7 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass
 class PeakMemory:
-    """Most memory of tensors on the device within the context, above what was there before; None on a CPU."""
+    """Peak memory of tensors on the device within the context, above the memory before; None on a CPU."""
 
     device: torch.device
     bytes: int | None = None
@@ -215,7 +215,7 @@ class PeakMemory:
         return self
 
     def forget(self) -> None:
-        """Count from here on what was most; what was there before stays as it was."""
+        """Reset the peak, but not the memory before."""
         if self.device.type == "cuda":
             synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -227,7 +227,7 @@ class PeakMemory:
 
 
 def release() -> None:
-    """Give back what nothing refers to any more, so that one measurement leaves nothing to the next."""
+    """Free unused memory, so that a measurement does not affect the next."""
     gc.collect()
     torch.compiler.reset()
     if torch.cuda.is_available():

@@ -1,19 +1,19 @@
-"""All that eleven minutes of one GPU should give, in the order of its value.
+"""Checks and measurements for eleven minutes on one GPU, the most important first.
 
     benchmarks/gpu/lease --data runs/cifar10 --out docs/results/gpu --runs runs/gpu
     benchmarks/gpu/lease --data runs/cifar10 --out runs/lease --runs runs/gpu --device cpu --rehearse
 
-Three parts, each in a process of its own with a limit of its own, so that one that fails or hangs costs the others
-nothing:
+There are three parts, each in a separate process with a time limit, so that a part that fails or hangs does not affect
+the others:
 
-- smoke (60 s): code that has met no GPU in the tests: renderer, masks, number formats, compilation, SyncBN.
-- speed (90 s): pairs a second and memory of ResNet-18 at 32 px, SDCLR and SimCLR (`speed.py`).
-- learning (500 s): CIFAR-10-LT at full width, SimCLR and SDCLR with equal heads and as many epochs as fit into the same
+- smoke (60 s): code that the tests do not run on a GPU: renderer, masks, number formats, compilation, SyncBN.
+- speed (90 s): pairs per second and memory of ResNet-18 at 32 px, SDCLR and SimCLR (`speed.py`).
+- learning (500 s): CIFAR-10-LT at full width, SimCLR and SDCLR with equal heads and as many epochs as fit into the
   time, then linear and few-shot probes. The paper trains 2,000 epochs and reports 75.55 and 82.00 % (All).
 
-OUT gets `lease.json`, written after each part and each check, and `speed.json`. RUNS gets the runs, with checkpoints of
-some 100 MB. Parts that ended are not done again. --rehearse does all
-of it at about a hundredth of the size, in minutes on a CPU.
+`lease.json` in OUT is written after each part and each check; `speed.json` has the speed. RUNS gets the runs, with
+checkpoints of some 100 MB. Finished parts are not repeated. --rehearse does everything at about a hundredth of the
+size, in minutes on a CPU.
 """
 
 import argparse
@@ -47,16 +47,16 @@ from sdclr.views.parameters import draw_views
 from sdclr.views.render import render
 
 SECONDS: Final = {"smoke": 60, "speed": 90, "learning": 500}
-"""Limit of each part."""
+"""Time limit of each part in seconds."""
 PROBES: Final = 60
-"""Seconds of the learning part that are kept for the probes of both runs."""
+"""Seconds of the learning part that are reserved for the probes of both runs."""
 SIMCLR_SHARE: Final = 0.47
-"""SimCLR's part of the time for training: SDCLR takes as many epochs, which last a little longer."""
+"""SimCLR's share of the training time. SDCLR trains as many epochs, which take slightly longer."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What was asked for."""
+    """The arguments of the command."""
 
     data: Path
     out: Path
@@ -74,20 +74,20 @@ class Lease:
 
 
 def smoke(lease: Lease) -> None:
-    """Run each check and note whether it passed, or why not."""
+    """Run each check, and record whether it passed or the error."""
     results: dict[str, str] = {}
     for name, check in checks(lease):
         begun = time.monotonic()
         try:
             check()
             results[name] = f"passed in {time.monotonic() - begun:.1f} s"
-        except Exception as error:  # noqa: BLE001  # the others go on
+        except Exception as error:  # noqa: BLE001  # the other checks continue
             results[name] = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         lease.note(smoke=results)
 
 
 def checks(lease: Lease) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Names and functions, the quickest first."""
+    """Names and functions of the checks, the fastest first."""
     device = lease.device
     yield "renderer: as on the CPU", lambda: compare_renderer(device)
     yield "masks: as on the CPU", lambda: compare_masks(device)
@@ -101,7 +101,7 @@ def checks(lease: Lease) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def compare_renderer(device: torch.device) -> None:
-    """Views drawn on the device differ by less than two of 255 levels from those drawn on the CPU."""
+    """Check that views on the device differ by at most two of 255 levels from those on the CPU."""
     images = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     config = ViewConfig(image_size=32, blur=0.5)
     views = draw_views(config, seed=0, epoch=0, indices=np.arange(64), view=0, height=32, width=32)
@@ -112,7 +112,7 @@ def compare_renderer(device: torch.device) -> None:
 
 
 def compare_masks(device: torch.device) -> None:
-    """The same weights go."""
+    """Check that masks are the same as on the CPU."""
     generator = torch.Generator().manual_seed(0)
     weights = {str(n): torch.randn(256, 256, generator=generator) for n in range(3)}
     here = magnitude_masks(weights, 0.9)
@@ -122,7 +122,7 @@ def compare_masks(device: torch.device) -> None:
 
 
 def compare_sync_batch_norm() -> None:
-    """In one process with NCCL it normalizes as plain batch norm."""
+    """Check that SyncBN in one process with NCCL equals plain batch norm."""
     plain = torch.nn.BatchNorm2d(8).cuda()
     x = torch.randn(16, 8, 4, 4, device="cuda")
     store = torch.distributed.HashStore()
@@ -135,7 +135,7 @@ def compare_sync_batch_norm() -> None:
 
 
 def train_some_steps(lease: Lease, name: str, **how: Any) -> None:
-    """Six steps with three mask refreshes end, and all losses are finite."""
+    """Check that six steps with three mask refreshes finish with finite losses."""
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet18", width=16), views=ViewConfig(image_size=16), epochs=3, batch_size=64
     )
@@ -148,7 +148,7 @@ def train_some_steps(lease: Lease, name: str, **how: Any) -> None:
 
 
 def speed(lease: Lease) -> None:
-    """The sections of `speed.py` that compare SDCLR and SimCLR."""
+    """Run the sections of `speed.py` that compare SDCLR and SimCLR."""
     options = ["--device", str(lease.device), "--data", str(lease.data), "--out", str(lease.out / "speed.json")]
     options += ["--quick"] if lease.rehearse else ["--minutes", str(SECONDS["speed"] / 60)]
     command = [sys.executable, str(Path(__file__).with_name("speed.py")), *options, "--only", "steps", "memory"]
@@ -156,7 +156,7 @@ def speed(lease: Lease) -> None:
 
 
 def learning(lease: Lease) -> None:
-    """SimCLR for its share of the time, SDCLR for as many epochs, and the probes of both."""
+    """Train SimCLR for its share of the time and SDCLR for as many epochs, and probe both."""
     small = {"max_count": 100} if lease.rehearse else {}
     split = paper_split("cifar10_lt", lease.data, split=1, **small)
     images, full, test = split.long_tail, split.full, split.test
@@ -194,7 +194,7 @@ def learning(lease: Lease) -> None:
 
 
 def sized(method: Any, lease: Lease) -> PretrainConfig:
-    """The paper's configuration; narrow and of small images in a rehearsal."""
+    """The paper's configuration; narrow and with small images in a rehearsal."""
     config = cifar_lt(method)
     if not lease.rehearse:
         return config
@@ -206,7 +206,7 @@ PARTS: Final[dict[str, Callable[[Lease], None]]] = {"smoke": smoke, "speed": spe
 
 
 def carry_out(arguments: Sequence[str], lease: Lease) -> None:
-    """Each part that is missing, in a process of its own."""
+    """Run each missing part in a separate process."""
     for name, seconds in SECONDS.items():
         if lease.noted().get(f"{name}_ended") == "whole":
             continue

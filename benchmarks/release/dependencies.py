@@ -1,8 +1,8 @@
-"""List what the package needs and under which licenses, from the metadata of what is installed.
+"""List the package's dependencies and their licenses, from the metadata of installed packages.
 
     python benchmarks/release/dependencies.py
 
-Writes docs/dependencies.md. Licenses are what the packages themselves state; a person has to judge them.
+Writes docs/dependencies.md. Licenses are as the packages state them; a person has to judge them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "dependencies.md"
 SIZES: Final = "## Installed size"
-"""The page's last section, which benchmarks/release/installed_size.py writes; it stays as it is here."""
+"""The page's last section, which benchmarks/release/installed_size.py writes; it is kept."""
 
 OURS: Final = {"dev", "docs"}
 """Extras for working on the package, which users do not install."""
@@ -35,25 +35,25 @@ _TEXTS: Final = {
     "GPL": re.compile(r"GNU GENERAL PUBLIC LICENSE VERSION \d"),
     "MPL": re.compile(r"MOZILLA PUBLIC LICENSE VERSION \d"),
 }
-"""How license texts begin, without line breaks and in capitals. Texts of one license also mention others."""
+"""Beginnings of license texts, without line breaks and in capitals. Texts of one license also mention others."""
 _LONGEST: Final = 60
-"""Characters of a license that is a name; longer ones are texts."""
+"""Maximum length of a license that is a name; longer ones are texts."""
 
 
 class Package(NamedTuple):
-    """One package that is needed."""
+    """A required package."""
 
     name: str
     version: str
     license: str
     texts: str
-    """Copyleft licenses whose texts lie in it."""
+    """Copyleft licenses whose texts are in the package."""
     why: tuple[str, ...]
-    """Parts of pyproject.toml that name it, or the packages that need it."""
+    """Parts of pyproject.toml that list it, or the packages that require it."""
 
 
 def named(pyproject: Path = ROOT / "pyproject.toml") -> dict[str, tuple[str, ...]]:
-    """The packages that pyproject.toml names, with the parts that do; extras of its own are followed."""
+    """The packages in pyproject.toml, with the parts that list them; the package itself is left out."""
     project = tomllib.loads(pyproject.read_text())["project"]
     parts: Mapping[str, list[str]] = {"": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ def named(pyproject: Path = ROOT / "pyproject.toml") -> dict[str, tuple[str, ...
 
 
 def license_of(about: Distribution) -> str:
-    """The license as a package's metadata state it: the expression, else the classifiers, else the field."""
+    """The license in a package's metadata: the expression, otherwise the classifiers, otherwise the field."""
     fields = about.metadata
     if expression := fields.get("License-Expression"):
         return str(expression)
@@ -83,7 +83,7 @@ def license_of(about: Distribution) -> str:
 
 
 def texts_of(about: Distribution) -> str:
-    """Copyleft licenses whose texts lie in a package: of libraries that its wheel brings along, or its own."""
+    """Copyleft licenses whose texts are in a package, for libraries in its wheel or for itself."""
     texts = [
         Path(str(file.locate())).read_text(errors="replace").upper()
         for file in about.files or ()
@@ -95,7 +95,7 @@ def texts_of(about: Distribution) -> str:
 
 
 def needed(names: Iterable[str]) -> dict[str, set[str]]:
-    """What these packages need in turn on this machine, each with the packages that name it."""
+    """Direct and indirect requirements of packages on this machine, each with the packages that require it."""
     found: dict[str, set[str]] = {}
     seen: set[tuple[str, str]] = set()
     queue = [(name, "") for name in names]
@@ -119,7 +119,7 @@ def needed(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def packages(names: Mapping[str, Iterable[str]]) -> list[Package]:
-    """Those that are installed, by name."""
+    """The installed packages, sorted by name."""
     found = []
     for name, why in sorted(names.items()):
         try:
@@ -131,7 +131,7 @@ def packages(names: Mapping[str, Iterable[str]]) -> list[Package]:
 
 
 def is_copyleft(text: str) -> bool:
-    """Whether a license asks that derived works, or changes, are given under it too."""
+    """Whether a license requires the same license for derived works or changes."""
     return _COPYLEFT.search(text) is not None
 
 

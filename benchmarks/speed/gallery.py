@@ -1,16 +1,16 @@
-"""How quick the page of rare images is with many of them, in Chromium; and a picture of a page.
+"""Speed of the page of rare images with many images, in Chromium; and pictures of a page.
 
     python benchmarks/speed/gallery.py --data $SDCLR_DATA/data/cifar10 --folder /tmp/gallery --images 50000
     python benchmarks/speed/gallery.py --page runs/NAME/mine/rarest.html --picture docs/images/gallery.png
 
 The first command shows CIFAR-10's images, repeated, with random scores, kinds, places on the map, near-duplicates and
-images to label next. It times: writing the page; opening it until something is painted, and until the kinds and the
-first pictures are drawn; drawing the map; a loop around half of the map; filters; scrolling by rank, a third of a
-screen per frame; long jumps; and scrolling in another order, where each picture in sight is on another sheet. It prints
-JSON; times are in milliseconds, except for the writing, which is in seconds.
+images to label next. It times: writing the page; opening it until the first paint, and until the kinds and the first
+pictures are drawn; drawing the map; a loop around half of the map; filters; scrolling by rank, a third of a screen per
+frame; long jumps; and scrolling in another order, in which all visible pictures are on different sheets. It prints
+JSON. Times are in milliseconds, except writing, which is in seconds.
 
 The second command saves the first screen of a page, 1400 x 900 or `--size` pixels, in light colors or with `--dark` in
-dark ones.
+dark colors.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def entries(source: ArraySource) -> GalleryEntries:
 
 
 def places(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A blot for each kind."""
+    """Random positions on the map, with one cluster per kind."""
     centers = rng.normal(size=(kinds.max() + 1, 2))
     return (centers[kinds] + 0.1 * rng.normal(size=(len(kinds), 2))).astype(np.float32)
 

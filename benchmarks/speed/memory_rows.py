@@ -1,4 +1,4 @@
-"""Memory of large collections and of large images: peak of the process and its workers, stage by stage.
+"""Memory of large collections and of large images: peak of the process and its workers in each stage.
 
     python benchmarks/speed/memory_rows.py vectors --count 1000000 --width 64 --out vectors.parquet
     python benchmarks/speed/memory_rows.py mine --vectors vectors.parquet --out mined
@@ -6,11 +6,11 @@
     python benchmarks/speed/memory_rows.py photos --count 44 --side 12000 --format png --out photos
     python benchmarks/speed/memory_rows.py embed --images photos --workers 2 --out embeddings.parquet
 
-`vectors` draws vectors around 2,000 centers of falling weight. `mine` ranks them, with the map and the search for
-near-duplicates. `embed` encodes the images of a folder, or digits that a source draws when it is asked (8 px, so that
-the encoder takes no time). Each prints a line of JSON for each stage of a second or more, then the peak: `held` is
-memory of the processes' own (RssAnon and shared memory), `resident` counts pages of memory-mapped files too, which the
-system takes back when it needs them. Linux only.
+`vectors` draws vectors around 2,000 centers with decreasing weights. `mine` ranks them, with the map and the search for
+near-duplicates. `embed` encodes the images of a folder, or digits that a source creates on demand (8 px, so that the
+encoder takes no time). Each prints a line of JSON for each stage of a second or more, then the peak: `held` is private
+and shared memory of the processes (RssAnon and RssShmem); `resident` also includes pages of memory-mapped files, which
+the system frees when it needs memory. Linux only.
 """
 
 import argparse
@@ -38,11 +38,11 @@ MIB = 2**20
 CENTERS = 2000
 CHUNK = 50_000
 DIFFERENT = 4
-"""Photos that are drawn; the others are further names of their files."""
+"""Number of different photos; the others are hard links to them."""
 SHORT = 1.0
-"""Seconds below which a stage gets no line."""
+"""Shorter stages, in seconds, get no line."""
 BLOCK = 8
-"""Side in pixels of the random blocks that a photo is made of: noise for each pixel would not compress."""
+"""Side in pixels of a photo's random blocks, because noise per pixel would not compress."""
 
 
 def make_vectors(count: int, width: int, out: Path) -> None:
@@ -73,7 +73,7 @@ def make_photos(count: int, side: int, suffix: str, out: Path) -> None:
 
 
 class ManyDigits:
-    """Any number of digits, drawn when they are asked for."""
+    """Any number of digits, created on demand."""
 
     def __init__(self, count: int) -> None:
         self.name = "digits"
@@ -129,7 +129,7 @@ class Watch:
 
 
 def memory() -> tuple[float, float]:
-    """MiB held and resident, of this process and its children. Memory that they share counts once."""
+    """Held and resident MiB of this process and its children. Shared memory counts once."""
     processes = [os.getpid(), *children(os.getpid())]
     own = [status(process) for process in processes]
     shared = max(one["RssShmem"] for one in own)

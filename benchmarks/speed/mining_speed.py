@@ -1,11 +1,11 @@
-"""Feature extraction: images a second against a plain torchvision loop, and memory at many images.
+"""Feature extraction: images per second compared with a plain torchvision loop, and memory for many images.
 
     python benchmarks/speed/mining_speed.py --data DIR --folder /tmp/jpegs [--quick] [--workers N] [--threads N]
 
-DIR holds CIFAR-10 as parquet files; the folder is filled with JPEGs of 500 x 375 px if it holds none. Both sides run
-the same random ResNet-18 in the same precision, decode with as many workers and end with all features in memory. The
-plain loop is the one of torchvision's documentation: a Dataset that decodes with Pillow, torchvision's transforms, a
-DataLoader, the encoder in eval mode; also in float32, its usual precision. Linux only.
+DIR contains CIFAR-10 as Parquet files. The folder is filled with JPEGs of 500 x 375 px if it has none. Both loops run
+the same random ResNet-18 in the same precision, decode with the same number of workers and end with all features in
+memory. The plain loop follows torchvision's documentation: a Dataset that decodes with Pillow, torchvision's
+transforms, a DataLoader, the encoder in eval mode. It is also timed in float32, its usual precision. Linux only.
 """
 
 import argparse
@@ -38,7 +38,7 @@ OURS, PLAIN, USUAL = "sdclr extract_features", "torchvision loop", "torchvision 
 
 
 class Encoded(Dataset[tuple[torch.Tensor, int]]):
-    """Encoded images, decoded by Pillow and transformed by torchvision, as its ImageFolder does."""
+    """Encoded images, decoded by Pillow and transformed by torchvision, as in its ImageFolder."""
 
     def __init__(self, source: Source, image_size: int, *, small: bool) -> None:
         self.images = _bytes_of(source)
@@ -59,9 +59,9 @@ class Encoded(Dataset[tuple[torch.Tensor, int]]):
 
 
 def _bytes_of(source: Source) -> list[bytes | Path]:
-    """Where the plain loop finds its images: files, or PNG bytes held in memory, which spares it the reading."""
+    """Images for the plain loop: files, or PNG bytes in memory, which saves reading."""
     if isinstance(source, FolderSource):
-        return [source._root / name for name in source.ids]  # noqa: SLF001  # the plain loop has the paths itself
+        return [source._root / name for name in source.ids]  # noqa: SLF001  # the plain loop reads the files
     images = []
     for index in range(len(source)):
         encoded = io.BytesIO()
@@ -84,16 +84,16 @@ def plain_loop(encoder: nn.Module, dataset: Encoded, *, workers: int, amp: Amp) 
 def compare_extraction(
     source: Source, image_size: int, *, small: bool, width: int, workers: int, amp: Amp, effort: Effort
 ) -> Comparison:
-    """Images a second; a call goes over all images.
+    """Images per second. Each call processes all images.
 
     Args:
-        source: What names the images.
+        source: The images.
         image_size: Side of the view.
-        small: Whether the images are seen whole.
-        width: The ResNet's.
-        workers: Processes that decode, for each side.
-        amp: Precision of the first two.
-        effort: How long to measure.
+        small: Whether images are resized whole, without a crop.
+        width: Width of the ResNet.
+        workers: Number of decoding processes of each loop.
+        amp: Precision of the first two candidates.
+        effort: Duration of the measurement.
     """
     torch.manual_seed(0)
     encoder = create_encoder(EncoderConfig(width=width), image_size)
@@ -127,7 +127,7 @@ def compare_extraction(
 
 
 def memory(count: int) -> Table:
-    """Peak memory of going over many images in a fresh process, which holds no features."""
+    """Peak memory of processing many images in a new process, which does not keep features."""
     rows = []
     for images in (count // 10, count):
         command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", str(images)]
@@ -143,7 +143,7 @@ def memory(count: int) -> Table:
 
 
 class _Drawn(ArraySource):
-    """As many images as asked for, from a few in memory."""
+    """Any number of images, from a few in memory."""
 
     def __init__(self, count: int) -> None:
         few = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
@@ -158,7 +158,7 @@ class _Drawn(ArraySource):
 
 
 def measure_memory(count: int) -> int:
-    """Bytes, in this process."""
+    """Peak memory in this process, in bytes."""
     encoder = create_encoder(EncoderConfig(width=16), 16)
     before = resident()
     seen = 0

@@ -1,4 +1,4 @@
-"""Neighbors, kinds and maps at 10^5 and 10^6 vectors: seconds, peak memory, recall. One command, one row.
+"""Neighbors, kinds and maps of 10^5 and 10^6 vectors: time, peak memory, recall. Each command prints one row.
 
     python benchmarks/speed/neighbors_scale.py features --data DIR --out features.npz
     python benchmarks/speed/neighbors_scale.py vectors --features features.npz --count 1000000 --out vectors.npy
@@ -10,10 +10,10 @@
 
 `features` encodes CIFAR-10's training images (Parquet files in DIR) with the pretrained encoder at 96 px. `vectors`
 keeps 384 principal components of their directions and draws vectors around them, each from the covariance of an image's
-15 nearest neighbors, scaled so that the intrinsic dimension stays that of the images; the first 50,000 are the images
-themselves. `row` prints a line of JSON. Other work on the machine stretches seconds; `cpu` are those of all threads.
-Recall is that of the 15 nearest, of 1,000 queries against an exact search. `--peers DIR` is a folder of libraries that
-are no dependencies (`pip install --target DIR usearch`). Linux only.
+15 nearest neighbors, scaled so that the intrinsic dimension is that of the images. The first 50,000 vectors are the
+images. `row` prints a line of JSON. Other load increases the wall time; `cpu` is the CPU time of all threads. Recall is
+that of the 15 nearest neighbors, of 1,000 queries compared with an exact search. `--peers DIR` is a folder of libraries
+that are not dependencies (`pip install --target DIR usearch`). Linux only.
 """
 
 import argparse
@@ -46,7 +46,7 @@ WIDTH = 384
 QUERIES = 1000
 CHUNK = 20_000
 NEAR, FAR, PAIRS = 0.7, 0.7, 3
-"""Noise of drawn vectors: from the differences to neighbors, and from those of random pairs."""
+"""Noise of drawn vectors: from differences to neighbors, from differences of random pairs, and number of pairs."""
 
 
 def encode(data: Path, out: Path) -> None:
@@ -57,7 +57,7 @@ def encode(data: Path, out: Path) -> None:
 
 
 def principal(features: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """(N, width) principal components of directions, themselves of length 1."""
+    """(N, width) principal components of directions, scaled to length 1."""
     rows = features / np.linalg.norm(features, axis=1, keepdims=True)
     rows -= rows.mean(axis=0)
     _, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
@@ -100,14 +100,14 @@ def make_vectors(features: Path, count: int, out: Path) -> None:
 
 
 def difficulty(vectors: NDArray[np.float32], begin: int, size: int) -> float:
-    """Intrinsic dimension of some of the vectors, by 500 of them."""
+    """Intrinsic dimension of some of the vectors, estimated from 500 of them."""
     rows = np.ascontiguousarray(vectors[begin : begin + size])
     near = nearest(rows, K + 1, queries=rows[:500])
     return intrinsic_dimension(np.sqrt(2 * near.distances.numpy()[:, 1:]))
 
 
 class Measured:
-    """Seconds, processor seconds and memory of what runs inside."""
+    """Wall time, CPU time and peak memory of code blocks."""
 
     def __init__(self) -> None:
         self.row: dict[str, object] = {"load_before": round(os.getloadavg()[0], 1)}
@@ -125,7 +125,7 @@ class Measured:
 
 
 def recall(found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Share of true neighbors among those found, row by row."""
+    """Share of true neighbors that were found, as a mean over rows."""
     return float(np.mean([np.isin(row, others).mean() for row, others in zip(true, found, strict=True)]))
 
 
@@ -146,7 +146,7 @@ def search_usearch(options: argparse.Namespace, vectors: NDArray[np.float32], me
 
 
 def search_faiss(options: argparse.Namespace, vectors: NDArray[np.float32], measured: Measured) -> Search:
-    import faiss  # noqa: PLC0415  # as the package does
+    import faiss  # noqa: PLC0415  # as in the package
 
     faiss.omp_set_num_threads(options.threads)
     with measured("build"):
@@ -156,7 +156,7 @@ def search_faiss(options: argparse.Namespace, vectors: NDArray[np.float32], meas
 
 
 def search_row(options: argparse.Namespace) -> dict[str, object]:
-    """An index: built, and asked for the neighbors of 1,000 of its vectors."""
+    """Build an index, and search the neighbors of 1,000 of its vectors."""
     vectors = load(options)
     asked = np.random.default_rng(1).permutation(len(vectors))[:QUERIES]
     queries = vectors[asked]
@@ -169,7 +169,7 @@ def search_row(options: argparse.Namespace) -> dict[str, object]:
 
 
 def mining_row(options: argparse.Namespace) -> dict[str, object]:
-    """What `sdclr mine` does with features: neighbors, their recall, kinds, the map."""
+    """The steps of `sdclr mine` on features: neighbors, their recall, kinds, the map."""
     vectors = torch.from_numpy(load(options))
     measured = Measured()
     approximate.PROBES = options.probes

@@ -1,14 +1,13 @@
-"""Tar shards of very many small images: memory, speed beside images in memory, and a run that is killed.
+"""Tar shards of very many small images: memory, speed compared with images in memory, and a killed run.
 
     python benchmarks/speed/shards.py make --images 500000 --out shards
     python benchmarks/speed/shards.py memory --shards shards
     python benchmarks/speed/shards.py speed --shards shards
     python benchmarks/speed/shards.py killed --shards shards
 
-The images are crops of CIFAR-10 (`--cifar`) of 24 to 32 px, as JPEGs. Sizes differ, so that training does not hold
-them in memory. `memory` reads all of them in random order in a worker process. `speed` times batches of view pairs, and
-steps of training, by processor time, in turns with such images in memory. `killed` kills a
-run of 40 steps and resumes it.
+The images are crops of CIFAR-10 (`--cifar`) of 24 to 32 px, as JPEGs. Sizes differ, so that training does not keep them
+in memory. `memory` reads all of them in random order in a worker process. `speed` measures the CPU time of batches of
+view pairs and of training steps, alternating with images in memory. `killed` kills a run of 40 steps and resumes it.
 """
 
 import argparse
@@ -38,11 +37,11 @@ VIEWS: Final = sdclr.ViewConfig(image_size=32)
 BATCH: Final = 256
 BUFFER: Final = 20_000
 HELD: Final = 20_000
-"""Images of the set in memory."""
+"""Number of images in memory, for comparison."""
 
 
 class Crops:
-    """Crops of CIFAR-10, the same each time, encoded when they are asked for."""
+    """Crops of CIFAR-10, equal each time, encoded on demand."""
 
     def __init__(self, cifar10: str, images: int) -> None:
         self._whole = Held(sdclr.open_source(cifar10))
@@ -65,7 +64,7 @@ class Crops:
 
 
 class Held:
-    """Images of another source, decoded and held in memory."""
+    """Images of another source, decoded in memory."""
 
     def __init__(self, source: Source) -> None:
         self._images = [source.image(index) for index in range(len(source))]
@@ -86,13 +85,13 @@ def make(cifar10: str, images: int, out: Path) -> None:
 
 
 def held_mib() -> int:
-    """Memory that this process and its worker do not share with another process (USS), in MiB."""
+    """Memory of this process and its workers that is not shared with other processes (USS), in MiB."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return round(sum(process.memory_full_info().uss for process in processes) / 2**20)
 
 
 def memory(shards: Path) -> None:
-    """Memory while all images are read in random order."""
+    """Print the memory while all images are read in random order."""
     before, begun = held_mib(), time.monotonic()
     source = sdclr.open_source(f"wds:{shards}")
     opened = time.monotonic() - begun
@@ -112,7 +111,7 @@ def endless(loader: StreamLoader) -> Iterator[Batch]:
 
 
 def taking(source: Source, batches: int, step: Callable[[Batch], object], buffer: int) -> Candidate:
-    """So many batches of a source."""
+    """A candidate that takes a number of batches of a source."""
     loader = StreamLoader(source, VIEWS, seed=0, batch_size=BATCH, shuffle_buffer=buffer)
     stream = endless(loader)
 
@@ -142,7 +141,7 @@ def training() -> Callable[[Batch], object]:
 
 
 def speed(shards: Path, rounds: int) -> None:
-    """Images a second from shards and from memory, in turns."""
+    """Images per second from shards and from memory, measured alternately."""
     source = sdclr.open_source(f"wds:{shards}")
     held = Held(SubsetSource(source, np.arange(min(HELD, len(source)))))
     effort = Effort(rounds=rounds, seconds=600)
@@ -151,7 +150,7 @@ def speed(shards: Path, rounds: int) -> None:
         for name, images, buffer in (("shards", source, 0), ("shards, buffer", source, BUFFER), ("memory", held, 0)):
             candidate = taking(images, batches, make_step(), buffer)
             named.append(Candidate(name, candidate.call, candidate.units))
-        # Processor time of one process that does everything: other programs do not change it much.
+        # CPU time of a single process, which hardly depends on other programs.
         found: Comparison = compare(title, "", "/s", named, effort, clock=time.process_time)
         print(f"\n{title}\n\n{found.table()}", flush=True)
 
@@ -162,7 +161,7 @@ def steps(run: Path) -> int:
 
 
 def killed(shards: Path, kills: int) -> None:
-    """A run that is killed several times, beside one that is not."""
+    """Compare a run that is killed several times with one that is not."""
     runs = shards.parent / f"{shards.name}-runs"
     command = [sys.executable, "-m", "sdclr", "pretrain", f"wds:{shards}", "--steps", "40", "--batch-size", "512"]
     command += ["--encoder.width", "8", "--checkpoint-minutes", "0", "--device", "cpu", "--amp", "none"]

@@ -1,12 +1,12 @@
-"""The speed and the memory of sdclr against the usual libraries, as Markdown and JSON.
+"""Speed and memory of sdclr compared with other libraries, as Markdown and JSON.
 
     python benchmarks/speed/speed.py --out DIR/speed.md [--quick] [--data DIR] [--threads N] [--only steps,views]
 
-What is compared is timed in turn (A-B-A-B) in one process, and a ratio is the median of the rounds' ratios, with its
-quartiles: what slows the machine for a while slows both. Peak memory is measured in fresh processes. The report is
-written after each section; with `--only` those sections of an existing report are measured anew, and the others stay.
-How long each took stands in the report; `--quick` has fewer rounds and smaller sizes, and leaves out the full-width
-network. Needs the development dependencies.
+Candidates are timed alternately (A-B-A-B) in one process. A ratio is the median of the rounds' ratios, with quartiles,
+so that temporary load affects both. Peak memory is measured in new processes. The report is written after each section.
+With `--only` these sections of an existing report are measured again, and the others stay. The report contains the
+duration of each section. `--quick` uses fewer rounds and smaller sizes, and leaves out the full-width network. Needs
+the development dependencies.
 """
 
 import argparse
@@ -48,7 +48,7 @@ NOTE = "A ratio is the median over rounds with its quartiles; in each round all 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One section of the report, and where and how it was measured: sections may be measured at different times."""
+    """One section of the report with its environment, because sections may be measured at different times."""
 
     environment: Mapping[str, str]
     findings: Findings
@@ -63,20 +63,20 @@ class Part:
 
 @dataclass
 class Report:
-    """All that was measured, by section."""
+    """All results, by section."""
 
     parts: dict[str, Part]
 
     @classmethod
     def read(cls, file: Path) -> "Report":
-        """An earlier report, or an empty one where there is no file."""
+        """Read an earlier report; empty if there is no file."""
         if not file.exists():
             return cls({})
         values = json.loads(file.read_text(encoding="utf-8")).get("sections", {})
         return cls({name: Part.from_json(part) for name, part in values.items() if name in SECTIONS})
 
     def write(self, out: Path) -> None:
-        """Markdown, and JSON beside it."""
+        """Write Markdown and JSON files."""
         values = {"sections": {name: part.json() for name, part in self._sorted().items()}}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
         write_atomically(out.with_suffix(".json"), text.encode())
@@ -103,7 +103,7 @@ class Report:
 
 
 def _environments(environments: Mapping[str, Mapping[str, str]]) -> str:
-    """What all sections share as a list, and what differs as a table."""
+    """Common values of all sections as a list, and different ones as a table."""
     first = next(iter(environments.values()))
     shared = [key for key in first if all(other.get(key) == first[key] for other in environments.values())]
     told = ["\n".join(f"- {key}: {first[key]}" for key in shared)]
@@ -122,7 +122,7 @@ def read_images(data: Path | None, count: int = 2048) -> Tensor:
 
 
 def describe(options: argparse.Namespace) -> dict[str, str]:
-    """Where and how a section is about to be measured."""
+    """Environment and command of a section."""
     command = f"python benchmarks/speed/speed.py --out {options.out.name}"
     command += " --quick" * options.quick + " --data DIR" * (options.data is not None) + f" --threads {options.threads}"
     return {

@@ -1,4 +1,4 @@
-"""How speed is measured and told: interleaved rounds, medians, ratios with quartiles, Markdown tables."""
+"""Measurement and report of speed: interleaved rounds, medians, ratios with quartiles, Markdown tables."""
 
 import gc
 import statistics
@@ -12,24 +12,24 @@ Unit = Literal["s", "/s"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do the thing that is measured."""
+    """One of the compared implementations."""
 
     name: str
     call: Callable[[], object]
     units: int = 1
-    """How many things a call does."""
+    """Number of items per call."""
     prepare: Callable[[], object] | None = None
-    """What must be done before each call and is not timed."""
+    """Called before each timed call; not timed itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """When to stop: after `rounds`, or once `seconds` have gone by in three rounds or more."""
+    """Stop after `rounds`, or after `seconds` with at least three rounds."""
 
     rounds: int
     seconds: float
     warmup: int = 1
-    """Rounds before these that do not count; the allocator takes several steps to settle."""
+    """Rounds before these that do not count, because the allocator needs several steps."""
 
 
 class Quartiles(NamedTuple):
@@ -40,14 +40,14 @@ class Quartiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Interleaved timings of several ways to do one thing; the first of them is ours."""
+    """Interleaved timings of several implementations; the first is ours."""
 
     title: str
     note: str
     unit: Unit
-    """Seconds for each thing, or things a second."""
+    """Seconds per item, or items per second."""
     samples: dict[str, list[float]]
-    """For each candidate one value a round, in `unit`."""
+    """One value per round for each candidate, in `unit`."""
 
     @property
     def ours(self) -> str:
@@ -57,7 +57,7 @@ class Comparison:
         return statistics.median(self.samples[name])
 
     def ratio(self, name: str, *, of: str | None = None) -> Quartiles:
-        """Ours (or that of the candidate `of`) over another's, by round: what slows down a whole round cancels."""
+        """Ratio of ours (or the candidate `of`) to another, per round, so that slow rounds cancel out."""
         pairs = zip(self.samples[of or self.ours], self.samples[name], strict=True)
         return quartiles([mine / other for mine, other in pairs])
 
@@ -72,7 +72,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What was promised, and what came of it."""
+    """A target, and its measurement."""
 
     what: str
     limit: float
@@ -92,7 +92,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What is no timing of several ways: where the time goes, what memory is taken, how cost grows."""
+    """A table other than a comparison of timings: shares of time, memory, growth of cost."""
 
     title: str
     note: str
@@ -106,16 +106,16 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What one part of the suite found."""
+    """Results of one part of the suite."""
 
     targets: Sequence[Target] = ()
     comparisons: Sequence[Comparison] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[str] = ()
-    """Names of pictures that lie beside the report."""
+    """Names of pictures next to the report."""
 
     def markdown(self) -> str:
-        """All but the targets, which stand together at the top of a report."""
+        """All results except the targets, which are at the top of a report."""
         told = [f"### {part.title}\n\n{part.note}\n\n{part.table()}" for part in (*self.comparisons, *self.tables)]
         return "\n\n".join([*told, *(f"![{name}]({name})" for name in self.figures)])
 
@@ -129,7 +129,7 @@ class Findings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Findings":
-        """What `json` gave, after it lay in a file."""
+        """The inverse of `json`, from the contents of a file."""
         return cls(
             targets=[_target(target) for target in values["targets"]],
             comparisons=[Comparison(**comparison) for comparison in values["comparisons"]],
@@ -145,7 +145,7 @@ def _target(values: Mapping[str, Any]) -> Target:
     return Target(**given)
 
 
-def compare(  # noqa: PLR0917  what every table is made of
+def compare(  # noqa: PLR0917  the contents of every table
     title: str,
     note: str,
     unit: Unit,
@@ -153,16 +153,16 @@ def compare(  # noqa: PLR0917  what every table is made of
     effort: Effort,
     clock: Callable[[], float] | None = None,
 ) -> Comparison:
-    """Time the candidates in turn, A-B-A-B, after rounds that do not count.
+    """Time the candidates alternately, A-B-A-B, after rounds that do not count.
 
-    The clock is `time.perf_counter` by default. On a busy machine `time.process_time` with one thread says more.
+    The clock is `time.perf_counter` by default. On a busy machine `time.process_time` with one thread is more reliable.
     """
     clock = clock or time.perf_counter
     seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for candidate in [*candidates] * effort.warmup:
         _timed(candidate, clock)
     gc.collect()
-    gc.disable()  # a collection would land on whichever candidate is running
+    gc.disable()  # a collection would affect the candidate that is running
     try:
         start, done = time.perf_counter(), 0
         while done < effort.rounds and (done < 3 or time.perf_counter() - start < effort.seconds):
@@ -185,14 +185,14 @@ def _timed(candidate: Candidate, clock: Callable[[], float]) -> float:
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """The quartiles of what was seen; one value stands for all three."""
+    """Quartiles of the values; a single value is used for all three."""
     if len(values) == 1:
         return Quartiles(values[0], values[0], values[0])
     return Quartiles(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 def number(value: float) -> str:
-    """Three digits, and no more."""
+    """A number with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -204,6 +204,6 @@ def spread(values: Quartiles) -> str:
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table with the first column of text and the others of numbers."""
+    """A Markdown table with text in the first column and numbers in the others."""
     lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

@@ -1,9 +1,9 @@
-"""NT-Xent, forward and backward: time against the usual libraries, and peak memory, each way in a fresh process.
+"""NT-Xent, forward and backward: time compared with other libraries, and peak memory in a new process for each.
 
     python benchmarks/speed/speed_loss.py tiled 32768 [--dim 128] [--threads 1]
 
-measures one way at one batch size and writes JSON to standard output: seconds, and the most resident bytes above those
-of the process before it had any input. Memory is read from `/proc`: Linux only.
+measures one implementation at one batch size and writes JSON to standard output: seconds, and peak resident bytes above
+those of the process before it had any input. Memory is read from `/proc`: Linux only.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TEMPERATURE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class LossSize:
-    """Two branches' outputs for one batch."""
+    """Size of two branches' outputs for one batch."""
 
     batch: int
     dim: int = 128
@@ -51,22 +51,22 @@ class LossSize:
         return f"N = {self.batch:,}, D = {self.dim}"
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Outputs `(N, D)` of two branches; the second's are like the first's, as after some training."""
+        """Outputs `(N, D)` of two branches; the second is similar to the first, as after some training."""
         generator = torch.Generator().manual_seed(0)
         a, noise = (torch.randn(self.batch, self.dim, generator=generator) for _ in range(2))
         return a.requires_grad_(), (a.detach() + noise).requires_grad_()
 
 
 class Cost(NamedTuple):
-    """What one forward and backward pass takes."""
+    """Cost of one forward and backward pass."""
 
     seconds: float
     peak: int
-    """Bytes, inputs and gradients included."""
+    """Peak memory in bytes, including inputs and gradients."""
 
 
 def loss_of(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean NT-Xent of two branches' outputs `(N, D)`, in one way to compute it."""
+    """The mean NT-Xent of two branches' outputs `(N, D)`, by one implementation."""
     if kind == "lightly":
         return NTXentLoss(temperature=TEMPERATURE)
     if kind == "pytorch-metric-learning":
@@ -75,22 +75,22 @@ def loss_of(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def least_bytes(kind: Kind, size: LossSize) -> int:
-    """What a way holds at once, inputs apart: no more than it was seen to take, to tell what cannot fit."""
+    """Lower bound of an implementation's memory without inputs, to leave out those that cannot fit."""
     rows = 2 * size.batch
     if kind == "tiled":
         return 4 * 4 * rows * size.dim  # the rows, normalized and scaled, and their gradients
     if kind == "pytorch-metric-learning":
-        return 4 * 4 * rows * rows * (rows - 2)  # each positive pair meets the negative pairs of every anchor
+        return 4 * 4 * rows * rows * (rows - 2)  # each positive pair is combined with all negative pairs
     return (4 if kind == "lightly" else 3) * 4 * rows * rows
 
 
 def compare_losses(size: LossSize, effort: Effort, *, limit: int = 3 * GIB // 2) -> Comparison:
-    """Seconds for forward and backward on the same inputs, after a check that all ways give the same loss.
+    """Seconds for forward and backward on the same inputs, after a check that all losses are equal.
 
-    What nt_xent chooses at this size stands first. What cannot do with `limit` bytes is left out.
+    The variant that nt_xent chooses at this size comes first. Implementations that need `limit` bytes are left out.
 
     Raises:
-        ValueError: If two ways disagree by more than 1e-5.
+        ValueError: If two implementations differ by more than 1e-5.
     """
     fitting = [kind for kind in KINDS if least_bytes(kind, size) < limit]
     if (2 * size.batch) ** 2 < tiling(torch.device("cpu")).worthwhile:
@@ -126,7 +126,7 @@ def _left_out(kinds: Sequence[Kind], limit: int) -> str:
 
 
 def measure_loss(kind: Kind, n: int, dim: int = 128, *, threads: int = 1) -> Cost:
-    """Time and peak memory of forward and backward on outputs `(n, dim)`, in a fresh process."""
+    """Time and peak memory of forward and backward on outputs `(n, dim)`, in a new process."""
     arguments = [kind, n, "--dim", dim, "--threads", threads]
     command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
     return Cost(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
@@ -135,7 +135,7 @@ def measure_loss(kind: Kind, n: int, dim: int = 128, *, threads: int = 1) -> Cos
 def measure_losses(
     batches: Sequence[int], *, dim: int = 128, limit: int = 16 * GIB, threads: int = 1, promised: int = 32_768
 ) -> Findings:
-    """Time and peak memory of every way at several batch sizes, but for what cannot do with `limit` bytes."""
+    """Time and peak memory of all implementations at several batch sizes, except those that need `limit` bytes."""
     if not STATUS.exists():
         return Findings()
     rows: list[tuple[str, str, float, float]] = []
@@ -157,9 +157,9 @@ def measure_losses(
 
 
 def measure_here(kind: Kind, size: LossSize, *, rounds: int = 5, seconds: float = 5) -> Cost:
-    """The same in this process. The first pass is not timed; of the next, one is enough if it takes long."""
+    """The same in this process. The first pass is not timed. A single timed pass is enough if it takes long."""
     loss = loss_of(kind)
-    _pass(loss, *LossSize(batch=2, dim=2).draw())  # what libraries load and set up when first called is not the loss's
+    _pass(loss, *LossSize(batch=2, dim=2).draw())  # one-time setup of libraries does not count
     before = resident()
     a, b = size.draw()
     _pass(loss, a, b)

@@ -1,4 +1,4 @@
-"""Where the time of our training step goes, and how much of the machine's peak it reaches."""
+"""Time of the parts of our training step, and its share of the machine's peak."""
 
 import itertools
 import time
@@ -33,20 +33,20 @@ _KINDS = {
     "aten::linear": HEAD,
     "aten::to": CASTS,
 }
-"""What an operation of the forward pass counts as, with all that runs inside it."""
+"""Group of an operation in the forward pass, including the operations inside it."""
 _NODE = "autograd::engine::evaluate_function: "
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One training step in one precision."""
+    """Profile of a training step in one precision."""
 
     size: StepSize
     amp: Precision
     seconds: dict[str, float]
-    """By group of operations."""
+    """Seconds by group of operations."""
     flops: dict[str, float]
-    """Floating-point operations of convolutions, and of them and the matrix products."""
+    """Floating-point operations of the convolutions, and of convolutions and matrix products together."""
 
     def __str__(self) -> str:
         return f"width {self.size.width}, batch {self.size.batch}, {NAMES[self.amp]}"
@@ -61,11 +61,11 @@ class Profile:
 
 
 def profile_steps(images: Tensor, sizes: Sequence[StepSize], *, product: int = 2048) -> Findings:
-    """Where a step's time goes in both precisions, and its speed against the best matrix product of this machine.
+    """Time of a step's parts in both precisions, and its speed compared with the best matrix product of this machine.
 
     Args:
         images: (N, 3, H, W) uint8.
-        sizes: Of the steps, the widest last: the target is for that.
+        sizes: Sizes of the steps; the target is for the last and widest.
         product: Side of the matrices.
     """
     precisions: tuple[Precision, ...] = ("none", "bf16")
@@ -82,15 +82,14 @@ def profile_steps(images: Tensor, sizes: Sequence[StepSize], *, product: int = 2
 
 
 def profile_step(images: Tensor, size: StepSize, amp: Precision, *, steps: int = 2) -> Profile:
-    """One step of SDCLR, the drawing of its views included, the refresh of the masks not.
+    """One step of SDCLR, including its views, without a refresh of the masks.
 
-    A backward operation counts to the group of the forward operation that it belongs to, by the sequence number that
-    torch gives to both.
+    A backward operation counts for the group of its forward operation; torch gives both the same sequence number.
     """
     training = Training("sdclr", size, amp=amp)
     _mark(training)
     batches = _endless(loader_of(images, size))
-    with FlopCounterMode(display=False) as counter:  # which warms up too
+    with FlopCounterMode(display=False) as counter:  # also a warm-up
         _take(training, batches)
     counted = {str(kind): float(flops) for kind, flops in counter.get_flop_counts()["Global"].items()}
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
@@ -107,7 +106,7 @@ def profile_step(images: Tensor, size: StepSize, amp: Precision, *, steps: int =
 
 
 def matrix_rate(amp: Precision, side: int, *, repeats: int = 10) -> float:
-    """Operations a second of the best of several products of square matrices: what this machine can do at all."""
+    """Operations per second of the fastest of several products of square matrices: the peak of this machine."""
     kind = torch.bfloat16 if amp == "bf16" else torch.float32
     a, b = torch.randn(2, side, side).to(kind)
     out = torch.empty_like(a)
@@ -164,7 +163,7 @@ def _endless(loader: ResidentLoader) -> Iterator[Batch]:
 
 
 def _mark(training: Training) -> None:
-    """Give names to the parts of a step that no operation's name tells."""
+    """Name the parts of a step that operations' names do not identify."""
 
     def framework(a: nn.Module, b: nn.Module, view1: Tensor, view2: Tensor) -> Tensor:
         outputs = a(view1), b(view2)
@@ -185,7 +184,7 @@ def _named(name: str, call: Callable[[], object]) -> Callable[[], object]:
 
 
 def _by_group(events: list[FunctionEvent]) -> Counter[str]:
-    """Microseconds of each group: an operation's own time, without that of the operations inside it."""
+    """Microseconds of each group, from the operations' own times without the operations inside them."""
     groups: dict[int, str] = {}
     backward: set[int] = set()
     forward: dict[int, str] = {}
@@ -200,7 +199,7 @@ def _by_group(events: list[FunctionEvent]) -> Counter[str]:
         if event.name.startswith(_NODE) or id(parent) in backward:
             backward.add(id(event))
         else:
-            # Operations that record no gradient leave the number to the next: the last to bear it is the one.
+            # Operations without gradient share the number with the next one, so the last one with it counts.
             forward[event.sequence_nr] = group
         spent[group] += event.self_cpu_time_total
     return spent
@@ -209,7 +208,7 @@ def _by_group(events: list[FunctionEvent]) -> Counter[str]:
 def _group(event: FunctionEvent, inherited: str, forward: dict[int, str]) -> str:
     if event.name in {VIEWS, MASKS, LOSS}:
         return event.name
-    if event.name.startswith("Optimizer."):  # as torch names its step, and the end of the gradients
+    if event.name.startswith("Optimizer."):  # torch's names of its step and of `zero_grad`
         return OPTIMIZER
     if event.name.startswith(_NODE):
         group = forward.get(event.sequence_nr, REST)
