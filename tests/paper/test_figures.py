@@ -185,7 +185,7 @@ def test_each_data_set_has_files_of_its_own_and_only_its_results(tasks, tmp_path
     ]
     assert [float(r["all"]) for file in files if file.suffix == ".csv" for r in read(file)] == [10, 20]
     assert [r["deviation"] for r in read(files[2])] == [""]
-    with pytest.raises(InputError, match="none is finished"):
+    with pytest.raises(InputError, match="no such run is finished"):
         draw("figure3", chosen[2:], results, tmp_path)
 
 
