@@ -87,7 +87,13 @@ _SECONDS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where `sdclr` runs."""
+    """Where `sdclr` runs.
+
+    Example:
+        >>> found = sdclr.describe_environment()
+        >>> found.sdclr == sdclr.__version__, found.packages["torch"] is None
+        (True, False)
+    """
 
     sdclr: str
     """Its version."""
@@ -118,9 +124,12 @@ class Environment:
 def describe_environment() -> Environment:
     """Versions and hardware. Takes a fraction of a second: neither torch nor another package is imported.
 
+    Returns:
+        What was found.
+
     Example:
-        >>> describe_environment().python  # doctest: +SKIP
-        'CPython 3.11.7'
+        >>> sdclr.describe_environment().python
+        'CPython 3...'
     """
     processor, flags = _processor()
     memory, free = _memory()

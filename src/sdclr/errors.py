@@ -15,6 +15,12 @@ class InputError(Exception):
     The message is one line: what is wrong, with the offending value, and how to mend it. The command line prints it
     without a traceback. Letters of names and values that would break or turn the line, or command a terminal, are
     written as their codes. The middle of a very long message is left out.
+
+    Example:
+        >>> sdclr.open_source("no_such_folder")
+        Traceback (most recent call last):
+            ...
+        sdclr.errors.InputError: no_such_folder: ...
     """
 
     def __init__(self, message: str = "") -> None:
@@ -69,6 +75,15 @@ class BadImageError(InputError):
     Args:
         image_id: The image's stable id in its source.
         reason: Why, in a few words ("truncated", "zero bytes", "not an image", …).
+
+    Example:
+        >>> from pathlib import Path
+        >>> Path("images/star/empty.jpg").touch()
+        >>> source = sdclr.open_source("images")
+        >>> source.image(source.ids.index("star/empty.jpg"))
+        Traceback (most recent call last):
+            ...
+        sdclr.errors.BadImageError: star/empty.jpg: zero bytes
     """
 
     def __init__(self, image_id: str, reason: str) -> None:

@@ -112,12 +112,18 @@ def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = 
         cls: The dataclass that holds such settings, for example `PretrainConfig`.
         base: Has the values that the file leaves out; by default the defaults of the dataclass.
 
+    Returns:
+        The settings.
+
     Raises:
         InputError: The file cannot be read, a key is unknown, or a value has the wrong type or is out of range. Names
             the file, the line where it is known, the key in full (`optim.lr`), the value and the remedy.
 
     Example:
-        >>> config = read_settings("mine.toml", PretrainConfig)  # doctest: +SKIP
+        >>> sdclr.write_settings("mine.toml", sdclr.PretrainConfig(epochs=400, optim=sdclr.OptimConfig(lr=0.25)))
+        >>> config = sdclr.read_settings("mine.toml", sdclr.PretrainConfig)
+        >>> config.epochs, config.optim.lr
+        (400, 0.25)
     """
     return read_settings_file(path).config(cls, base=base)
 
@@ -139,8 +145,17 @@ def settings_text(config: Any, form: SettingsFormat, *, first: Mapping[str, Any]
 def write_settings(path: str | Path, config: Any) -> None:
     """Write settings to a `.toml` or `.json` file, whole or not at all. See `settings_text`.
 
+    Args:
+        path: The file.
+        config: A dataclass of settings.
+
     Raises:
         InputError: The name of the file has another ending, or a text in the settings is no text.
+
+    Example:
+        >>> sdclr.write_settings("views.json", sdclr.ViewConfig(image_size=64))
+        >>> sdclr.read_settings("views.json", sdclr.ViewConfig).image_size
+        64
     """
     path = Path(path)
     suffix = path.suffix.lower()

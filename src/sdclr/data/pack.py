@@ -51,7 +51,13 @@ _QUALITY: Final = 95
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What `pack` has written."""
+    """What `pack` has written.
+
+    Example:
+        >>> packed = sdclr.pack("images", "shards", shard_images=25)
+        >>> packed.images, packed.bad
+        (60, 0)
+    """
 
     folder: Path
     shards: int
@@ -115,8 +121,10 @@ def pack(
         StorageError: The disk is full, or the like. Finished shards stay, and a repeated call resumes after them.
 
     Example:
-        >>> pack("photos", "shards").shards  # doctest: +SKIP
-        12
+        >>> sdclr.pack("images", "shards", shard_images=25).shards
+        3
+        >>> sdclr.open_source("wds:shards").ids[:2]
+        ['circle/00.jpg', 'circle/01.jpg']
     """
     out, stream = Path(out), images if isinstance(images, Stream) else open_stream(images)
     given = open_source(images) if stream is None else stream

@@ -19,6 +19,13 @@ class Encoder(nn.Module):
         image_size: Side of the square images that it is made for, in pixels.
         preprocessing: How an image becomes such a square; by default resize and center crop as on ImageNet.
         origin: Where the weights came from; None if they started at random.
+
+    Example:
+        >>> encoder = sdclr.load_encoder("runs/digits")
+        >>> encoder.image_size, encoder.num_features
+        (8, 32)
+        >>> encoder(torch.zeros(5, 3, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([5, 32])
     """
 
     mean: Tensor

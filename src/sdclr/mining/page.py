@@ -44,6 +44,11 @@ def write_page(
 
     Returns:
         The file.
+
+    Example:
+        >>> scores = sdclr.mine("images", encoder="runs/digits")
+        >>> sdclr.write_page("rarest.html", scores, "images").stat().st_size > 10_000
+        True
     """
     source = open_source(source)
     if seen := scores.about.get("intensities"):

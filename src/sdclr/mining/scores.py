@@ -43,6 +43,13 @@ class Scores:
     """Rarity of every image of a collection. The larger a score, the rarer the image is held to be.
 
     `columns` holds the raw quantities under their own names; only `rarity` obeys that rule. Make one by `rank_images`.
+
+    Example:
+        >>> scores = sdclr.mine("images", encoder="runs/digits")
+        >>> len(scores), scores.score, int(scores.rank.min()), int(scores.rank.max())
+        (60, 'kinds', 1, 60)
+        >>> sdclr.Scores.read(scores.write("scores.parquet")).order().shape
+        (60,)
     """
 
     ids: list[str]

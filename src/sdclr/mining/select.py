@@ -58,8 +58,16 @@ def select(
         device: Device of networks and searches.
         workers: Processes that decode images.
 
+    Returns:
+        The images, and the scores of the collection.
+
     Raises:
         InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
+
+    Example:
+        >>> choice = sdclr.select("images", 3)
+        >>> sorted(name.split("/")[0] for name in choice.ids)
+        ['circle', 'square', 'star']
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)
