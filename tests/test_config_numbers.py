@@ -14,7 +14,8 @@ from sdclr.longtail.config import SubsetConfig
 from sdclr.method.predictor import Predictor
 from sdclr.method.rebalancing import HarmonizationConfig
 from sdclr.mining.config import DiagnoseConfig, MineConfig
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
+from sdclr.training.runtime import Runtime
 
 GROUPS = [
     PretrainConfig,

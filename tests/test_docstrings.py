@@ -158,10 +158,10 @@ def _check(test: doctest.DocTest) -> None:
 def test_docstring_has_its_sections(name: str) -> None:
     thing = getattr(sdclr, name)
     text = inspect.getdoc(thing) or ""
-    before, found, example = text.partition("\nExample:\n")
-    assert found, "has no block `Example:`"
+    before, found, example = text.partition("\nExamples:\n")
+    assert found, "has no block `Examples:`"
     assert example.startswith("    >>> ")
-    assert not re.search(r"^\S", example, flags=re.MULTILINE), "the block `Example:` is not the last one"
+    assert not re.search(r"^\S", example, flags=re.MULTILINE), "the block `Examples:` is not the last one"
     if inspect.isroutine(thing):
         signature = inspect.signature(thing)
         assert not signature.parameters or "\nArgs:\n" in before, "has no block `Args:`"

@@ -27,9 +27,10 @@ from judge import append, features_of, few_shot, linear, rare, records, spread
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, load_encoder
 from sdclr.mining.kinds import find_kinds
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 
 RECORDS: Final = Path("docs/results/adapting.jsonl")
 TABLES: Final = Path("docs/results/adapting_tables.md")

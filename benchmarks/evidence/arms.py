@@ -29,9 +29,10 @@ from sdclr.longtail.splits import class_groups, long_tail_split
 from sdclr.paper.experiments import Setting, pretraining
 from sdclr.recipes import digits_demo
 from sdclr.training.checkpoint import load_checkpoint
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 KEY = ("set", "width", "epochs", "arm", "split")
 MEASURES = (("linear", "all"), ("linear", "std"), ("few_shot", "all"), ("few_shot", "few"), ("few_shot", "std"))

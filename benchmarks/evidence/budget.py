@@ -35,11 +35,12 @@ from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import extract_features
 from sdclr.longtail.splits import class_groups, long_tail_split
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
 from sdclr.training.distributed import processes
 from sdclr.training.pretrain import _trainer, pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 SHARE = 0.9
 """Share of a budget that is training."""

@@ -32,10 +32,11 @@ from sdclr.files import read_json
 from sdclr.longtail.splits import LongTailSplit, long_tail_split
 from sdclr.reporting.figures import group_bars, save_figure
 from sdclr.reporting.tables import balance_table, balances
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.config import ViewConfig
 
 Precision = Literal["none", "bf16"]

@@ -29,9 +29,9 @@ from sdclr.longtail.splits import class_groups
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
 from sdclr.reporting.figures import save_figure
-from sdclr.training.config import Runtime
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 ORDERS = (1, 2)
 EVERY = 8

@@ -28,9 +28,10 @@ from sdclr.data.drawing import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.longtail.splits import long_tail_split
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 RECORDS: Final = Path("docs/results/long_run.jsonl")

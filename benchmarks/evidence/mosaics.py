@@ -21,9 +21,10 @@ from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.attributes import AttributeResult, evaluate_attributes
 from sdclr.evaluation.config import AttributeConfig
 from sdclr.longtail.mosaics import MosaicSource, mosaics
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.config import ViewConfig
 
 SIMCLR = PretrainConfig(

@@ -23,9 +23,10 @@ from long_run import COLUMNS, SETTINGS, WIDTH, Images, images_of, scores_of
 from sdclr.data.sources import ArraySource, Source, open_source
 from sdclr.encoders import EncoderConfig
 from sdclr.method.rebalancing import OutsideConfig
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 RECORDS: Final = Path("docs/results/outside.jsonl")

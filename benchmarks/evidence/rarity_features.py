@@ -30,8 +30,9 @@ from sdclr.encoders import Preprocessing, load_encoder
 from sdclr.features.extract import evaluation_view
 from sdclr.mining.forgetting import forgetting, pruned_copies
 from sdclr.recipes import digits_demo
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 
 PRUNED = 0.3
 BATCH_PIXELS = 64 * 96 * 96

@@ -15,10 +15,11 @@ import torch
 from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.encoders import EncoderConfig
 from sdclr.longtail.splits import LongTailSplit, long_tail_split
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.config import ViewConfig
 
 MAX_COUNT = 1500

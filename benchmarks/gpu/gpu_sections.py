@@ -41,8 +41,8 @@ from gpu_tables import (
 from sdclr.data.scan import load_images
 from sdclr.data.sources import SubsetSource, open_source
 from sdclr.method import nt_xent
-from sdclr.training.config import Runtime
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from speed_harness import Candidate, Comparison, Effort, Findings, Table, Target, compare, quartiles
 
 SDCLR, SIMCLR, THREE = Arm(name="SDCLR"), Arm(name="SimCLR", method="simclr"), Arm(name="three forwards", forwards=3)

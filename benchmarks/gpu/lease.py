@@ -40,8 +40,9 @@ from sdclr.files import write_json
 from sdclr.longtail.published import paper_split
 from sdclr.method import magnitude_masks
 from sdclr.recipes import cifar_lt
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.config import ViewConfig
 from sdclr.views.parameters import draw_views
 from sdclr.views.render import render

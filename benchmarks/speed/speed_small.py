@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdclr import pretrain
 from sdclr.data.sources import ParquetSource
-from sdclr.training.config import Runtime
+from sdclr.training.runtime import Runtime
 from sdclr.views.config import ViewConfig
 from speed_harness import Candidate, Comparison, Effort, Table, compare
 from speed_lightly import LightlyTraining

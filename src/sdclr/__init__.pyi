@@ -43,13 +43,14 @@ from .mining.selection import select_samples
 from .progress import show_progress
 from .reporting.page import report
 from .settings import read_settings, write_settings
-from .training.config import DamageConfig, PretrainConfig, Runtime
+from .training.config import DamageConfig, PretrainConfig
 from .training.defaults import default_config
 from .training.export import export
 from .training.interrupts import Interrupted
 from .training.optim_config import OptimConfig
 from .training.pretrain import pretrain
 from .training.run import Run
+from .training.runtime import Runtime
 from .version import __version__
 from .views.config import ViewConfig
 

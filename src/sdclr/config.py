@@ -56,7 +56,7 @@ def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None 
         SettingError: If a key is not a field of the dataclass, a field without default is absent, or a value has the
             wrong type or is invalid. The message has full keys (`optim.lr`).
 
-    Example:
+    Examples:
         >>> from sdclr.training.config import PretrainConfig
         >>> from_json(PretrainConfig, {"optim": {"lr": 0.1}}).optim.lr
         0.1
@@ -75,7 +75,7 @@ def from_json(cls: type[Config], values: dict[str, Any], *, base: Config | None 
 def shown(value: Any) -> str:
     """A value as in settings files, on one line, and shortened if it is long.
 
-    Example:
+    Examples:
         >>> shown(None), shown("a" * 1000)[-7:]
         ('null', 'aaaaaa…')
     """
@@ -110,8 +110,8 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
     Raises:
         InputError: If there is such a number, or one is too small or too large.
 
-    Example:
-        >>> from sdclr.training.config import Runtime
+    Examples:
+        >>> from sdclr.training.runtime import Runtime
         >>> check_numbers(Runtime(), log_steps=1)
     """
     for field in dataclasses.fields(config):

@@ -18,10 +18,11 @@ from sdclr.progress import tell
 from sdclr.recipes import digits_demo
 from sdclr.reporting.page import write_report
 from sdclr.reporting.tables import Table, balance_table, balances
-from sdclr.training.config import DamageConfig, Runtime
+from sdclr.training.config import DamageConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 MAX_COUNT, IMBALANCE = 100, 50
 """276 training images: 100 of the most frequent digit, 2 of the rarest."""

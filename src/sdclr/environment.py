@@ -89,7 +89,7 @@ _SECONDS: Final = 10
 class Environment:
     """Versions and hardware on which `sdclr` runs.
 
-    Example:
+    Examples:
         >>> found = sdclr.describe_environment()
         >>> found.sdclr == sdclr.__version__, found.packages["torch"] is None
         (True, False)
@@ -130,7 +130,7 @@ def describe_environment() -> Environment:
     Returns:
         What was found.
 
-    Example:
+    Examples:
         >>> sdclr.describe_environment().python
         'CPython 3...'
     """
@@ -155,7 +155,7 @@ def describe_environment() -> Environment:
 def private_removed(text: str) -> str:
     """A text without the home folder and the user name, for bug reports.
 
-    Example:
+    Examples:
         >>> private_removed(f"{Path.home()}/images")
         '~/images'
     """

@@ -16,7 +16,7 @@ class InputError(Exception):
     Characters in names and values that would break or reverse the line, or control a terminal, are replaced by their
     codes. A very long message is shortened in the middle.
 
-    Example:
+    Examples:
         >>> sdclr.open_source("no_such_folder")
         Traceback (most recent call last):
             ...
@@ -76,7 +76,7 @@ class BadImageError(InputError):
         image_id: The image's stable id in its source.
         reason: The reason in a few words ("truncated", "zero bytes", "not an image", …).
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> Path("images/star/empty.jpg").touch()
         >>> source = sdclr.open_source("images")

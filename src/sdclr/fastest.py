@@ -54,7 +54,7 @@ def forward_amp(amp: Amp, network: nn.Module, shape: tuple[int, ...], device: to
         shape: Shape of one image, such as `(3, 224, 224)`.
         device: Device of the network.
 
-    Example:
+    Examples:
         >>> import torch
         >>> forward_amp("none", torch.nn.Flatten(), (3, 8, 8), torch.device("cpu"))
         'none'

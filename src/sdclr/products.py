@@ -19,7 +19,7 @@ def product(rows: Tensor, others: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (N, M).
 
-    Example:
+    Examples:
         >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]]))
         tensor([[11., 17.]])
     """

@@ -106,7 +106,7 @@ def stage(
     Yields:
         `update(done, total=None, note="")`. If progress is unknown, do not call it: listeners show the elapsed time.
 
-    Example:
+    Examples:
         >>> with stage("hashing files", 2, unit="files") as update:
         ...     for number in (1, 2):
         ...         update(number)
@@ -146,7 +146,7 @@ def show_progress(stream: TextIO | None = None) -> Iterator[None]:
     Args:
         stream: Output stream; by default standard error.
 
-    Example:
+    Examples:
         >>> with sdclr.show_progress():
         ...     scores = sdclr.mine("images", encoder="runs/digits")
     """

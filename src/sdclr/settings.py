@@ -122,7 +122,7 @@ def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = 
         InputError: If the file cannot be read, a key is unknown, or a value has the wrong type or is out of range. The
             message gives the file, the line if known, the full key (`optim.lr`), the value and a remedy.
 
-    Example:
+    Examples:
         >>> sdclr.write_settings("mine.toml", sdclr.PretrainConfig(epochs=400, optim=sdclr.OptimConfig(lr=0.25)))
         >>> config = sdclr.read_settings("mine.toml", sdclr.PretrainConfig)
         >>> config.epochs, config.optim.lr
@@ -155,7 +155,7 @@ def write_settings(path: str | Path, config: Any) -> None:
     Raises:
         InputError: If the file name has another suffix, or a text in the settings is not valid Unicode.
 
-    Example:
+    Examples:
         >>> sdclr.write_settings("views.json", sdclr.ViewConfig(image_size=64))
         >>> sdclr.read_settings("views.json", sdclr.ViewConfig).image_size
         64

@@ -25,7 +25,7 @@ def torch_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     Raises:
         InputError: If a variable of Slurm is missing or cannot be parsed.
 
-    Example:
+    Examples:
         >>> step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
         >>> torch_variables(step | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "gpu[08-09]"})
         {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': 'gpu08', \

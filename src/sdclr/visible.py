@@ -20,7 +20,7 @@ def visible(text: str, *, keep: str = "") -> str:
         text: Any text.
         keep: Characters that are not replaced, such as line breaks.
 
-    Example:
+    Examples:
         >>> visible("line\nbreak"), visible("\x1b[31mred")
         ('line\\u000abreak', '\\u001b[31mred')
     """
@@ -37,7 +37,7 @@ def visible_lines(text: str) -> str:
 def one_line(text: str, most: int) -> str:
     """`visible` on one line, shortened in the middle to at most `most` characters.
 
-    Example:
+    Examples:
         >>> one_line("x" * 100, 9)
         'xxxxxx…xx'
     """

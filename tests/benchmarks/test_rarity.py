@@ -10,9 +10,10 @@ from scipy.stats import rankdata
 
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.encoders import EncoderConfig, HeadConfig
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 

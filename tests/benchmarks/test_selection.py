@@ -9,8 +9,8 @@ import pytest
 
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.recipes import digits_demo
-from sdclr.training.config import Runtime
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 
 FEW = {"many": np.array([0]), "medium": np.array([1]), "few": np.array([2])}
 

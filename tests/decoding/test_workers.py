@@ -35,7 +35,8 @@ from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.evaluation.embed import embed
 from sdclr.mining.config import MineConfig
 from sdclr.mining.mine import mine
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
+from sdclr.training.runtime import Runtime
 from sdclr.training.pretrain import pretrain
 
 RUNTIME = Runtime(device="cpu", workers=2, progress=False, amp="none")

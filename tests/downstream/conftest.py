@@ -11,10 +11,11 @@ from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.longtail.splits import long_tail_split
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import BadImageError
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(

@@ -13,9 +13,10 @@ from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.paper.figures import branches, draw, pruned_layers, ratio_sweep
 from sdclr.reporting.figures import PALETTE
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(

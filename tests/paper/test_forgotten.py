@@ -15,9 +15,10 @@ from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
 from sdclr.paper.forgotten import draw_forgotten, forgotten_shares, group_shares, most_forgotten
 from sdclr.reporting.figures import PALETTE
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 GROUPS = {"many": [0, 1, 2, 3], "medium": [4, 5, 6], "few": [7, 8, 9]}

@@ -12,8 +12,9 @@ from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.longtail.published import PaperSplit
 from sdclr.longtail.splits import long_tail_split
 from sdclr.paper.tasks import Job, Task
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(

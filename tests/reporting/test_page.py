@@ -19,10 +19,11 @@ from sdclr.evaluation.evaluate import Result, Score
 from sdclr.mining.ranking import rank_images
 from sdclr.reporting.page import report, run_report, write_report
 from sdclr.reporting.tables import Table
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 SCRIPT = "<script>alert(1)</script>"

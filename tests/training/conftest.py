@@ -14,10 +14,11 @@ from torch import nn
 from sdclr.data.sources import ArraySource, ImageSource, SubsetSource, digits
 from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing
 from sdclr.features.extract import extract_features
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 

@@ -23,12 +23,13 @@ from sdclr.time_budget import Budget
 from sdclr.training import guidance
 from sdclr.training import pretrain as pretrain_module
 from sdclr.training.budget import MOST_EPOCHS, Length, Speed, affordable, measured
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.norm import recalibrate
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 Trained = Callable[..., Run]
 

@@ -13,10 +13,10 @@ from PIL import Image
 from sdclr.data.sources import FolderSource
 from sdclr.errors import InputError
 from sdclr.loading.cache import CachedSource
-from sdclr.training.config import Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 Train = Callable[..., Run]
 

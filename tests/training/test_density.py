@@ -20,11 +20,12 @@ from sdclr.errors import BadImageError, InputError
 from sdclr.method.rebalancing.curation import Curation, CurationConfig, curated_weights
 from sdclr.method.rebalancing.density import Density, DensityConfig, density_weights
 from sdclr.training import density as density_module
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.density import Reading, cluster_rarity, cluster_tree, neighbor_distances, refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import create_feed
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 READING = Reading(image_size=8, batch_size=16)

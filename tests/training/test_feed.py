@@ -22,12 +22,13 @@ from sdclr.files import write_json
 from sdclr.loading.batches import ResidentLoader, epoch_batches
 from sdclr.loading.streaming import StreamLoader
 from sdclr.training import feed as feed_module
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed, create_feed, default_workers
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 Train = Callable[..., Run]
 Create = Callable[..., Feed]

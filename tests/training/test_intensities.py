@@ -15,9 +15,10 @@ from sdclr.data.intensities import intensities_of
 from sdclr.data.sources import open_source
 from sdclr.features.extract import evaluation_view, extract_features
 from sdclr.intensities import Intensities
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.resolve import resolve_encoder
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 
 def written(place: Path, top: float, count: int = 40) -> Path:

@@ -15,10 +15,11 @@ from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.knn import knn_predict
 from sdclr.method.frameworks import MoCoConfig
 from sdclr.recipes import digits_demo, with_framework
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import create_objective
+from sdclr.training.runtime import Runtime
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,11 @@ from sdclr.data.sources import digits
 from sdclr.encoders import EncoderConfig
 from sdclr.method.frameworks import BarlowTwinsConfig, BYOLConfig, SimSiamConfig
 from sdclr.recipes import digits_demo, with_framework
-from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, FrameworkName, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import create_objective
+from sdclr.training.runtime import Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

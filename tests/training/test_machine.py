@@ -13,10 +13,11 @@ from torch import Tensor
 from sdclr import fastest
 from sdclr.errors import InputError
 from sdclr.training import machine
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.machine import Choice, Settled, possible_dtypes, settle
 from sdclr.training.run import Run, create_objective
+from sdclr.training.runtime import Runtime
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)

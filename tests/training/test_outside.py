@@ -19,13 +19,14 @@ from sdclr.encoders import create_encoder
 from sdclr.errors import InputError
 from sdclr.features.extract import encode_images
 from sdclr.method.rebalancing import OutsideConfig
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.density import Reading, center_closeness
 from sdclr.training.distributed import Processes
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.opening import with_outside
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 Train = Callable[..., Run]
 ALONE = Processes(0, 1, torch.device("cpu"))

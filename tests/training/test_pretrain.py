@@ -22,11 +22,12 @@ from sdclr.method import Objective, SelfCompetitor, SimCLR
 from sdclr.training import pretrain as loop
 from sdclr.training import run as runs
 from sdclr.training.checkpoint import snapshot_epochs
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.views.parameters import ViewConfig
 
 Train = Callable[..., Run]

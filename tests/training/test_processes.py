@@ -26,10 +26,11 @@ from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.files import claimed
 from sdclr.method.frameworks import MoCoConfig
-from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
+from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run, create_objective
+from sdclr.training.runtime import Runtime
 
 Child = multiprocessing.context.ForkServerProcess
 

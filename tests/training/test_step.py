@@ -9,10 +9,11 @@ import torch
 
 from sdclr.errors import InputError
 from sdclr.method.frameworks import MoCoConfig
-from sdclr.training.config import DamageConfig, Runtime
+from sdclr.training.config import DamageConfig
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 Train = Callable[..., Run]
 

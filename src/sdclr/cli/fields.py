@@ -22,7 +22,7 @@ def field(name: str, value: str) -> str:
     Returns:
         Lines of at most 80 columns, fewer in a narrow terminal.
 
-    Example:
+    Examples:
         >>> field("cores", "2 of 4")
         'cores        2 of 4'
     """
@@ -39,7 +39,7 @@ def field(name: str, value: str) -> str:
 def shortened(text: str, most: int) -> str:
     """A text shortened in the middle to a maximum number of characters.
 
-    Example:
+    Examples:
         >>> shortened("images/birds/0001.jpg", 13)
         'images…01.jpg'
     """

@@ -17,12 +17,13 @@ from sdclr.encoders.create import create_encoder
 from sdclr.fastest import worth_measuring
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.precision import autocast_dtype
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.opening import as_trained
 from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 
 def tell_images(source: Source, console: Console, name: str = "images") -> None:

@@ -118,7 +118,7 @@ def spelled(name: str, *words: str | PathLike[str] | int | None, **options: str 
         words: Positional arguments; None is left out.
         options: Options by name, with `_` for a hyphen; None is left out.
 
-    Example:
+    Examples:
         >>> spelled("mine", "my images", encoder="runs/a", out=None)
         "sdclr mine 'my images' --encoder runs/a"
     """

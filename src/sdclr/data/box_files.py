@@ -52,7 +52,7 @@ def open_boxes(spec: str | Path, *, split: str | None = None) -> BoxSource:
     Raises:
         InputError: An option is unknown, no usable boxes are found, or a split is given.
 
-    Example:
+    Examples:
         >>> cells = open_boxes("coco:cells/instances.json,margin=0.2")
         >>> len(cells), cells.classes
         (2, ('cell',))

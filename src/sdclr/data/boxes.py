@@ -77,7 +77,7 @@ class BoxSource(SeenByRange):
     Raises:
         InputError: No box can be used, the margin is negative, or ids repeat.
 
-    Example:
+    Examples:
         >>> from sdclr.data.box_files import read_coco
         >>> cells = BoxSource(read_coco("cells/instances.json"), margin=0.2)
         >>> cells.ids[0], cells.image(0).shape
@@ -196,7 +196,7 @@ def crop_of(edges: Edges, size: tuple[int, int], margin: float) -> tuple[float, 
         Left, top, right and bottom in pixels, inside of the image: the box with its margin, widened to a square that is
         moved into the image, and cut if the image is too small for it.
 
-    Example:
+    Examples:
         >>> crop_of(Edges(0.4, 0.4, 0.6, 0.5), (100, 100), 0.5)
         (30.0, 25.0, 70.0, 65.0)
     """

@@ -41,7 +41,7 @@ class HuggingFaceSource(SeenByRange):
     Raises:
         InputError: A column is missing or has the wrong type.
 
-    Example:
+    Examples:
         >>> import datasets
         >>> pictures, features = [np.zeros((8, 8, 3), np.uint8)] * 2, datasets.Features({"image": datasets.Image()})
         >>> flowers = datasets.Dataset.from_dict({"image": pictures}, features, split="train")

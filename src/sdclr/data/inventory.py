@@ -50,7 +50,7 @@ _EVERY: Final = 50
 class Inventory:
     """Contents of a collection.
 
-    Example:
+    Examples:
         >>> found = sdclr.inspect_images("images")
         >>> found.formats, found.sizes
         ({'JPEG': 60}, {(64, 64): 60})

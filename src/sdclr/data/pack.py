@@ -53,7 +53,7 @@ _QUALITY: Final = 95
 class Packed:
     """Result of `pack`.
 
-    Example:
+    Examples:
         >>> packed = sdclr.pack("images", "shards", shard_images=25)
         >>> packed.images, packed.bad
         (60, 0)
@@ -121,7 +121,7 @@ def pack(
         StorageError: Writing fails, for example on a full disk. Finished shards stay, and a repeated call resumes
             after them.
 
-    Example:
+    Examples:
         >>> sdclr.pack("images", "shards", shard_images=25).shards
         3
         >>> sdclr.open_source("wds:shards").ids[:2]

@@ -47,7 +47,7 @@ class ShardSource(SeenByRange):
     Raises:
         InputError: A shard is missing, or no shard holds an image.
 
-    Example:
+    Examples:
         >>> shards = sdclr.pack("images", "shards").folder.glob("*.tar")
         >>> ShardSource(sorted(shards)).ids[0]
         'circle/00.jpg'

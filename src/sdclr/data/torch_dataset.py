@@ -36,7 +36,7 @@ class TorchSource:
     Raises:
         InputError: The data set is empty or has no length.
 
-    Example:
+    Examples:
         >>> pictures = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))
         >>> source = sdclr.open_source(pictures)
         >>> source.ids[0], source.labels

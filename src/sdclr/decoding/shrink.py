@@ -43,7 +43,7 @@ def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     Returns:
         (H', W', 3) uint8 with the same aspect ratio to within a pixel; `image` itself if it is unchanged.
 
-    Example:
+    Examples:
         >>> shrink(np.zeros((300, 400, 3), dtype=np.uint8), side=64).shape
         (64, 85, 3)
     """

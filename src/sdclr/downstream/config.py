@@ -14,7 +14,7 @@ Method: TypeAlias = Literal["ce", "ldam_drw", "balanced_softmax", "crt", "tau_no
 class FinetuneConfig:
     """A classifier trained on labeled long-tailed images. The defaults are the usual ones for CIFAR-LT.
 
-    Example:
+    Examples:
         >>> config = sdclr.FinetuneConfig(method="ldam_drw", epochs=100)
         >>> config.lr
         0.1

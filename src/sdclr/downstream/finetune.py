@@ -121,7 +121,7 @@ def finetune(
         FloatingPointError: If the loss is not finite.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
 
-    Example:
+    Examples:
         >>> config = sdclr.FinetuneConfig(method="ce", epochs=1)
         >>> result = sdclr.finetune("digits", "digits:test", config, start="runs/digits", out="runs/classifier")
         >>> len(result.score.per_class)  # accuracy of each of the ten digits

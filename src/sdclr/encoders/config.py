@@ -29,7 +29,7 @@ GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
 class EncoderConfig:
     """The backbone, and its adjustment to the images.
 
-    Example:
+    Examples:
         >>> config = sdclr.EncoderConfig(name="resnet18", width=16)  # a quarter as wide
         >>> config.stem
         'auto'
@@ -66,7 +66,7 @@ class EncoderConfig:
 class HeadConfig:
     """The projection head between encoder and loss.
 
-    Example:
+    Examples:
         >>> head = sdclr.HeadConfig(layers=3, hidden=2048)
         >>> head.dim
         128

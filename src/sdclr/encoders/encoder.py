@@ -20,7 +20,7 @@ class Encoder(nn.Module):
         preprocessing: Preprocessing of images; by default resize and center crop as on ImageNet.
         origin: Origin of pretrained weights; None for random initial weights.
 
-    Example:
+    Examples:
         >>> encoder = sdclr.load_encoder("runs/digits")
         >>> encoder.image_size, encoder.num_features
         (8, 32)

@@ -35,7 +35,7 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
     Raises:
         InputError: If there is no such encoder, it is damaged, its weights do not fit, or the hub cannot be reached.
 
-    Example:
+    Examples:
         >>> encoder = sdclr.load_encoder()  # the default encoder
         >>> images = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
         >>> encoder(images).shape
@@ -87,7 +87,7 @@ def wrap_encoder(
     Raises:
         InputError: If the module does not give one vector per image, or a setting is invalid.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> encoder = sdclr.wrap_encoder(network, image_size=32)
         >>> len(sdclr.mine("images", encoder=encoder, out="wrapped").order())

@@ -21,7 +21,7 @@ class Preprocessing:
 
     The defaults are those of ImageNet evaluation: resize the shorter side to 256/224 of the view, crop the center.
 
-    Example:
+    Examples:
         >>> Preprocessing(image_size=224).resized_side
         256
     """

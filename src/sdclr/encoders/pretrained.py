@@ -45,7 +45,7 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
         InputError: If timm does not know the name or has no weights for it, the hub cannot be reached, the file is
             damaged or has another digest, or its weights do not fit.
 
-    Example:
+    Examples:
         >>> load_pretrained("timm:tf_efficientnet_lite0.in1k").num_features
         1280
     """

@@ -55,7 +55,7 @@ def parse_timm(spec: str) -> TimmSpec:
     Raises:
         InputError: If a revision or digest is invalid or given twice, or a revision is given for a file.
 
-    Example:
+    Examples:
         >>> parse_timm("timm:resnet50.a1_in1k@v1.2").revision
         'v1.2'
     """

@@ -184,7 +184,7 @@ def evaluate_attributes(
     Raises:
         InputError: If a source has no attributes, the sources share no attribute, or the run has no such branch.
 
-    Example:
+    Examples:
         >>> result = sdclr.evaluate_attributes("train.csv", "test.csv", encoder="runs/digits")
         >>> result.names
         ('pointed', 'round', 'straight')

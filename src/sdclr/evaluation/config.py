@@ -92,7 +92,7 @@ LOGISTIC = LogisticConfig()
 class EvaluateConfig:
     """Configuration of an evaluation.
 
-    Example:
+    Examples:
         >>> config = sdclr.EvaluateConfig(shots=5, draws=3)  # probes on three sets of five labels a class
         >>> config.k
         200
@@ -132,7 +132,7 @@ class EvaluateConfig:
 class AttributeConfig:
     """Configuration of an evaluation.
 
-    Example:
+    Examples:
         >>> config = sdclr.AttributeConfig(few_shot=0.05, draws=3)
         >>> config.few_shot, config.groups
         (0.05, 'thirds')

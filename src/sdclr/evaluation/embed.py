@@ -94,7 +94,7 @@ def embed(
     Raises:
         InputError: If no image can be decoded, several processes would write one file, or another job writes there.
 
-    Example:
+    Examples:
         >>> sdclr.embed("images", "embeddings.parquet", encoder="runs/digits")
         (60, [])
         >>> sdclr.neighbors("embeddings.parquet", ["circle/00.jpg"], k=1).rows[0].id

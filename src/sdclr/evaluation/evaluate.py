@@ -114,7 +114,7 @@ def evaluate(
             given together with `shots` or `draws`.
         StorageError: If the folder cannot be written.
 
-    Example:
+    Examples:
         >>> result = sdclr.evaluate("digits", "digits:test", sdclr.EvaluateConfig(shots=2), encoder="runs/digits")
         >>> len(result.linear.per_class)
         10

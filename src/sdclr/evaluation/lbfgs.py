@@ -52,7 +52,7 @@ def minimize(
     Returns:
         The point, and the number of steps.
 
-    Example:
+    Examples:
         >>> import torch
         >>> target = torch.tensor([1.0, 2.0], dtype=torch.float64)
         >>> point, _ = minimize(lambda x: (float((x - target).square().sum()) / 2, x - target), 0 * target,

@@ -105,7 +105,7 @@ def neighbors(
         InputError: If a query is neither an id nor a file, there is no other image, or the embeddings come from another
             encoder.
 
-    Example:
+    Examples:
         >>> found = sdclr.neighbors("images", ["circle/00.jpg"], k=2)
         >>> found.rows[0].id, found.rows[0].rank  # its near-duplicate
         ('circle/29.jpg', 1)

@@ -66,7 +66,7 @@ def find_neighbors(
     Raises:
         InputError: The features are invalid, or there are fewer than k candidates.
 
-    Example:
+    Examples:
         >>> near = find_neighbors(torch.rand(500, 16), 15)
         >>> near.indices.shape
         torch.Size([500, 15])

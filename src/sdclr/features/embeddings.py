@@ -154,7 +154,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
         InputError: If there are no embeddings, shards are missing, vectors differ in length, ids repeat, or a number is
             not finite.
 
-    Example:
+    Examples:
         >>> _ = sdclr.embed("images", "embeddings.parquet", encoder="runs/digits")
         >>> read_embeddings("embeddings.parquet").values.shape
         (60, 32)

@@ -56,7 +56,7 @@ def hierarchical_kmeans(
         Centers `(K, D)` of the smallest clusters, and `(K, L)` the cluster of each center at each level, the largest
         clusters first. The last column thus counts from 0 to K - 1.
 
-    Example:
+    Examples:
         >>> rows = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
         >>> centers, paths = hierarchical_kmeans(rows, [100, 10])
         >>> clusters = paths[nearest_center(torch.from_numpy(rows), torch.from_numpy(centers))]

@@ -30,7 +30,7 @@ def inspect_images(
     Raises:
         InputError: The images cannot be opened.
 
-    Example:
+    Examples:
         >>> found = sdclr.inspect_images("images")
         >>> found.classes
         {'circle': 30, 'square': 24, 'star': 6}

@@ -80,7 +80,7 @@ def project(neighbors: Neighbors, *, seed: int = 0) -> NDArray[np.float32]:
     Raises:
         InputError: If the neighbors are not (N, k) indices of N images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sdclr.features.nearest import nearest
         >>> project(nearest(torch.rand(50, 8), 15)).shape

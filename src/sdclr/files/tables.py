@@ -21,7 +21,7 @@ def guarded(cell: object) -> object:
     Names of files and classes may be untrusted, and a spreadsheet evaluates a cell that begins with `=`, `+`, `-` or
     `@` (OWASP, "CSV injection"). Numbers stay unchanged. `unguarded` is the inverse.
 
-    Example:
+    Examples:
         >>> guarded("=1+1.png"), guarded("-0.5"), guarded("cat.png")
         ("'=1+1.png", '-0.5', 'cat.png')
     """
@@ -33,7 +33,7 @@ def guarded(cell: object) -> object:
 def unguarded(cell: str) -> str:
     """Remove the apostrophe that `guarded` added.
 
-    Example:
+    Examples:
         >>> unguarded("'=1+1.png"), unguarded("'tis.png")
         ('=1+1.png', "'tis.png")
     """

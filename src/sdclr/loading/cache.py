@@ -64,7 +64,7 @@ def cached(source: Source, side: int, *, limit_gb: float = CACHE_GB, writers: in
     Returns:
         A `CachedSource`, for `shrunk_image`; `source` itself if nothing can be kept.
 
-    Example:
+    Examples:
         >>> images = cached(sdclr.open_source("images"), 32)
         >>> shrunk_image(images, 0, 32).shape
         (32, 32, 3)

@@ -193,7 +193,7 @@ def paper_split(
     Raises:
         InputError: The data set or split is unknown, files are missing, or data and lists differ from the published.
 
-    Example:
+    Examples:
         >>> split = sdclr.paper_split("cifar10_lt", "cifar10", split=1)
         >>> len(split.long_tail), len(split.few_shot), len(split.test)
         (11165, 450, 10000)

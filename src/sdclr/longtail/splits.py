@@ -63,7 +63,7 @@ def long_tail_counts(
     Raises:
         InputError: A value is out of range, or the rarest class would have no image.
 
-    Example:
+    Examples:
         >>> sdclr.long_tail_counts(5, 100, imbalance=100)
         array([100,  31,  10,   3,   1])
     """
@@ -192,7 +192,7 @@ def long_tail_split(
     Raises:
         InputError: The pool has too few images of some class, or a value is out of range.
 
-    Example:
+    Examples:
         >>> labels = sdclr.open_source("digits").labels
         >>> split = sdclr.long_tail_split(labels, max_count=100, imbalance=50, seed=1)
         >>> np.sort(np.bincount(labels[split.long_tail]))
@@ -281,7 +281,7 @@ def class_groups(train_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict
     Raises:
         InputError: The counts are not a vector of numbers >= 0, or the rule is unknown.
 
-    Example:
+    Examples:
         >>> groups = sdclr.class_groups([500, 30, 80, 5], rule="shots")
         >>> {name: classes.tolist() for name, classes in groups.items()}
         {'many': [0], 'medium': [1, 2], 'few': [3]}

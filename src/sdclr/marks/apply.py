@@ -109,7 +109,7 @@ def apply_marks(
         InputError: The marks contradict each other, belong to other images, or an output cannot be written safely. No
             file has been moved then; folders may be incomplete, and the same call continues them.
 
-    Example:
+    Examples:
         >>> done = sdclr.apply_marks("marks.csv", "images", classes="labeled")
         >>> labeled = sdclr.open_source("labeled")
         >>> labeled.classes, len(labeled)  # two circles are rings now, and a square is dropped

@@ -101,7 +101,7 @@ def undo_moves(log: str | Path) -> Undone:
     Raises:
         InputError: The log cannot be read, or a file cannot be moved; the message names it.
 
-    Example:
+    Examples:
         >>> done = sdclr.apply_marks("marks.csv", "images", move_dropped="dropped")
         >>> len(sdclr.open_source("images"))
         59

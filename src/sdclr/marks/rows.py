@@ -19,7 +19,7 @@ _LONGEST: Final = 200
 class Mark:
     """One person's mark of one image.
 
-    Example:
+    Examples:
         >>> mark = sdclr.Mark(id="star/00.jpg", label=" comet ")
         >>> mark.name, mark.label
         ('star/00.jpg', 'comet')
@@ -62,7 +62,7 @@ class Mark:
 class Marks:
     """Marks, one per image, in the order in which the images first appear.
 
-    Example:
+    Examples:
         >>> rows = sdclr.Mark(id="star/00.jpg", label="comet"), sdclr.Mark(id="square/23.jpg", mark="drop")
         >>> marks = sdclr.Marks(rows)
         >>> len(marks), marks.count("drop"), marks.labels()

@@ -44,7 +44,7 @@ def read_marks(*files: str | Path) -> Marks:
         InputError: A file cannot be read, is empty, lacks a column, has an unknown mark, or two rows contradict each
             other. The message names file, row and value.
 
-    Example:
+    Examples:
         >>> marks = sdclr.read_marks("marks.csv")
         >>> marks.count("drop"), marks.labels()
         (1, Counter({'ring': 2}))
@@ -68,7 +68,7 @@ def write_marks(path: str | Path, marks: Marks) -> Path:
     Returns:
         The file.
 
-    Example:
+    Examples:
         >>> marks = sdclr.Marks((sdclr.Mark(id="star/00.jpg", label="comet"),))
         >>> file = sdclr.write_marks("comets.csv", marks)
         >>> sdclr.read_marks(file).labels()

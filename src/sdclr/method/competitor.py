@@ -46,7 +46,7 @@ class SelfCompetitor(nn.Module):
     Raises:
         ValueError: If the ratio is outside [0, 1) or no weight is prunable.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> twin = sdclr.SelfCompetitor(network, ratio=0.5)
         >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)

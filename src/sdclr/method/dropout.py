@@ -23,7 +23,7 @@ class DropoutCompetitor(SelfCompetitor):
         prunable: As for `SelfCompetitor`: the layers whose outputs are dropped.
         independent_norm: As for `SelfCompetitor`.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> twin = sdclr.DropoutCompetitor(network, ratio=0.5)
         >>> images = torch.rand(8, 3, 4, 4)

@@ -51,7 +51,7 @@ def nt_xent(
         ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative or comes with `decoupled`,
             or the reduction is unknown.
 
-    Example:
+    Examples:
         >>> a = torch.eye(4)  # four samples, orthogonal to each other
         >>> round(float(sdclr.nt_xent(a, a, temperature=0.5)), 4)
         0.5944

@@ -42,7 +42,7 @@ class Objective(nn.Module):
     Raises:
         ValueError: If the competitor is not a twin of this very network.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> objective = sdclr.Objective(sdclr.SimCLR(), network, sdclr.SelfCompetitor(network, ratio=0.5))
         >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)

@@ -45,7 +45,7 @@ def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope
     Raises:
         ValueError: If `weights` is empty, `ratio` is outside [0, 1) or `scope` is unknown.
 
-    Example:
+    Examples:
         >>> weights = {"fc.weight": torch.tensor([[3.0, -0.1], [0.5, -2.0]])}
         >>> sdclr.magnitude_masks(weights, 0.5)
         {'fc.weight': tensor([[ True, False],
@@ -72,7 +72,7 @@ def random_masks(
     Raises:
         ValueError: As `magnitude_masks`.
 
-    Example:
+    Examples:
         >>> weights = {"fc.weight": torch.ones(4, 5)}
         >>> masks = sdclr.random_masks(weights, 0.9, generator=torch.Generator().manual_seed(0))
         >>> int(masks["fc.weight"].sum())  # two weights of twenty are kept
@@ -91,7 +91,7 @@ def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, float]:
     Returns:
         The share by the weight's name.
 
-    Example:
+    Examples:
         >>> sdclr.layer_sparsity({"fc.weight": torch.tensor([True, False, False, False])})
         {'fc.weight': 0.75}
     """

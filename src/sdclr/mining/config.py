@@ -14,7 +14,7 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 class MineConfig:
     """The measures of each image, and the score that ranks the images.
 
-    Example:
+    Examples:
         >>> sdclr.MineConfig(score="distance", k=(5, 20)).needs_run() is None
         True
         >>> sdclr.MineConfig(score="forgetting", checkpoints=3).needs_run()
@@ -111,7 +111,7 @@ MIN_IMAGES: Final = 50
 class DiagnoseConfig:
     """Configuration of a diagnosis.
 
-    Example:
+    Examples:
         >>> config = sdclr.DiagnoseConfig(images=5000, alignment=True)
         >>> config.part
         3000

@@ -144,7 +144,7 @@ def diagnose(
     Raises:
         InputError: Fewer than 50 images can be decoded, or the run has no encoder.
 
-    Example:
+    Examples:
         >>> found = sdclr.diagnose("images", encoder="runs/digits")
         >>> sorted(found.duplicates)  # image, and the one to keep instead
         [('circle/29.jpg', 'circle/00.jpg'), ('square/23.jpg', 'square/00.jpg')]

@@ -40,7 +40,7 @@ def find_duplicates(
     Raises:
         InputError: As for `mine`.
 
-    Example:
+    Examples:
         >>> found = sdclr.find_duplicates("images")
         >>> sorted(found.drop)  # ids of the images that could be dropped
         ['circle/29.jpg', 'square/23.jpg']

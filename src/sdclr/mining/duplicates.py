@@ -64,7 +64,7 @@ class DuplicatePair(NamedTuple):
 class Duplicates:
     """Near-duplicates of a collection.
 
-    Example:
+    Examples:
         >>> found = sdclr.find_duplicates("images", encoder="runs/digits")
         >>> for drop, keep, similarity, how in found.pairs:
         ...     print(found.ids[drop], found.ids[keep], how)

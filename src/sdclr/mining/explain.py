@@ -20,7 +20,7 @@ def explain(scores: Scores, index: int) -> str:
     Raises:
         InputError: There is no such image.
 
-    Example:
+    Examples:
         >>> scores = sdclr.mine("images", encoder="runs/digits")
         >>> rarest = int(scores.order()[0])
         >>> sdclr.explain(scores, rarest)

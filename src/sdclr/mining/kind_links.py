@@ -18,7 +18,7 @@ class Links:
         weights: (L, L) symmetric, positive or empty; the diagonal is ignored.
         room: Maximum number of groups, including joined ones.
 
-    Example:
+    Examples:
         >>> from scipy import sparse
         >>> links = Links(sparse.csr_matrix([[0, 2, 1], [2, 0, 4], [1, 4, 0]]), 4)
         >>> links.join(0, 1, 3)

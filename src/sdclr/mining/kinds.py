@@ -117,7 +117,7 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbor
     Raises:
         InputError: The features are invalid, k is below 1, or the neighbors are of other images.
 
-    Example:
+    Examples:
         >>> features = np.random.default_rng(0).normal(size=(212, 16))
         >>> features[:200, 0] += 4
         >>> features[200:, 1] += 9  # twelve images of a kind of their own
@@ -164,7 +164,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike, *, leading: NDArray[np.bool_]
     Raises:
         InputError: The number of distances does not match, or a distance is not finite.
 
-    Example:
+    Examples:
         >>> kinds = Kinds(np.array([0] * 40 + [1, 1]), np.array([40, 2]), np.ones(2), np.array([0, 40]), np.array([]))
         >>> int(kind_rarity(kinds, np.zeros(42)).argmax())
         40

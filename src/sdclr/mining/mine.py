@@ -89,7 +89,7 @@ def mine(
         InputError: No image can be decoded, there is no such encoder, embeddings do not match the images, a setting
             needs a run and the encoder is not a run, or another process mines into the folder.
 
-    Example:
+    Examples:
         >>> scores = sdclr.mine("images")
         >>> sorted(scores.ids[row] for row in scores.order()[:6])  # the six rarest
         ['star/00.jpg', 'star/01.jpg', 'star/02.jpg', 'star/03.jpg', 'star/04.jpg', 'star/05.jpg']

@@ -44,7 +44,7 @@ def write_page(
     Returns:
         Path of the file.
 
-    Example:
+    Examples:
         >>> scores = sdclr.mine("images", encoder="runs/digits")
         >>> sdclr.write_page("rarest.html", scores, "images").stat().st_size > 10_000
         True

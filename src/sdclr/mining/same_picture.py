@@ -181,7 +181,7 @@ def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
         one: The result of `look`.
         other: The result of `look` for another image.
 
-    Example:
+    Examples:
         >>> photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         >>> same_picture(look(photo), look(photo[:, ::-1])).how
         'mirrored'

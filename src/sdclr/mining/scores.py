@@ -44,7 +44,7 @@ class Scores:
 
     Larger values of `rarity` mean rarer images. `columns` holds the raw measures, for which this may not be true.
 
-    Example:
+    Examples:
         >>> scores = sdclr.mine("images", encoder="runs/digits")
         >>> len(scores), scores.score, int(scores.rank.min()), int(scores.rank.max())
         (60, 'kinds', 1, 60)

@@ -64,7 +64,7 @@ def select(
     Raises:
         InputError: An id in `labeled` is not in the source, or the budget exceeds the number of unlabeled images.
 
-    Example:
+    Examples:
         >>> choice = sdclr.select("images", 3)
         >>> sorted(name.split("/")[0] for name in choice.ids)
         ['circle', 'square', 'star']

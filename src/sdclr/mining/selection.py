@@ -87,7 +87,7 @@ def select_samples(
     Raises:
         InputError: Features, scores or positions do not match, or the budget exceeds the number of unlabeled images.
 
-    Example:
+    Examples:
         >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
         >>> chosen = sdclr.select_samples(features, None, 3)
         >>> sorted(position // 4 for position in chosen.tolist())  # one of each

@@ -101,7 +101,7 @@ def parse_cell(text: str) -> Cell:
     Raises:
         InputError: The text is not a cell. `matrix` checks whether its parts and values are valid together.
 
-    Example:
+    Examples:
         >>> parse_cell("moco+prune+temperature@epochs=80").values
         (('epochs', 80),)
     """

@@ -152,7 +152,7 @@ def _cost(states: Sequence[State], todo: Sequence[State]) -> str:
 def duration(seconds: float | None) -> str:
     """A duration as readable text.
 
-    Example:
+    Examples:
         >>> duration(5400)
         '1.5 h'
     """

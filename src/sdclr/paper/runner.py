@@ -30,12 +30,12 @@ from sdclr.longtail.published import PaperSplit, paper_split
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
 from sdclr.progress import stage, tell
-from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.interrupts import TIME_IS_UP, Interrupted, listening, stopping_after
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run, read_evaluation
+from sdclr.training.runtime import Runtime
 
 Outcome = Literal["finished", "failed", "busy", "left"]
 Opener = Callable[[Job], PaperSplit]

@@ -163,7 +163,7 @@ def report(
     Raises:
         InputError: There is no run, a run is given twice or has unreadable files, or a path cannot be written.
 
-    Example:
+    Examples:
         >>> sdclr.report(["runs/digits"], source="digits").as_posix()
         'runs/digits/report.html'
     """

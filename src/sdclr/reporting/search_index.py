@@ -136,7 +136,7 @@ def make_index(
     Raises:
         InputError: Features of an indexed image are not finite.
 
-    Example:
+    Examples:
         >>> features = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
         >>> index = make_index(features, np.arange(200))
         >>> int(index.similarities(index.query(features[7:8])).argmax())

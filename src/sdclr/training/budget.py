@@ -61,7 +61,7 @@ def affordable(left: float, speed: Speed, steps_per_epoch: int) -> Length:
         speed: Costs of training.
         steps_per_epoch: Steps of a whole epoch.
 
-    Example:
+    Examples:
         >>> affordable(100.0, Speed(step=1.0, epoch=0.0, start=0.0), steps_per_epoch=4)
         Length(epochs=25, steps=None)
         >>> affordable(10.0, Speed(step=1.0, epoch=0.0, start=0.0), steps_per_epoch=4)

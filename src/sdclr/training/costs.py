@@ -14,11 +14,12 @@ from sdclr.errors import InputError
 from sdclr.features.rate import seconds_an_image
 from sdclr.files import temporary_folder
 from sdclr.progress import reporting_to, stage
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import pretrain
 from sdclr.training.resolve import resolve_encoder
+from sdclr.training.runtime import Runtime
 
 _PROBE: Final = (16, 3)
 """Batch size and number of steps of the first measurement. On a slow machine it is the only one."""

@@ -79,7 +79,7 @@ def default_config(
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
 
-    Example:
+    Examples:
         >>> config = sdclr.default_config("digits", gpu=False)
         >>> config.encoder.name, config.encoder.width, config.views.image_size
         ('resnet18', 16, 8)

@@ -72,7 +72,7 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
     Raises:
         InputError: If the folder is not empty, or a requested format does not fit or its packages are missing.
 
-    Example:
+    Examples:
         >>> done = sdclr.export("runs/digits", "exported", ["timm"])
         >>> done.files
         ('README.md', 'encoder.json', 'model.safetensors', 'preprocessing.json')

@@ -25,9 +25,10 @@ from sdclr.intensities import Intensities
 from sdclr.loading.batches import Loader, ResidentLoader
 from sdclr.loading.cache import cached
 from sdclr.loading.streaming import StreamLoader
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 IMAGES_PER_WORKER = 2000  # decoded faster than a process starts
 _CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")

@@ -18,7 +18,7 @@ class Interrupted(BaseException):  # like KeyboardInterrupt, which it replaces
         signum: The signal; `TIME_IS_UP` for a time limit.
         message: Where the state is saved and how to resume.
 
-    Example:
+    Examples:
         >>> import signal
         >>> try:
         ...     raise sdclr.Interrupted(signal.SIGTERM, "stopped after step 20; the same call goes on")

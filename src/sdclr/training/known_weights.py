@@ -57,7 +57,7 @@ def known_weights(spec: str) -> KnownWeights:
     Raises:
         InputError: If timm has no model of this name, or a folder's description of its encoder cannot be read.
 
-    Example:
+    Examples:
         >>> known_weights("timm:tf_efficientnet_lite0").words
         'timm:tf_efficientnet_lite0 (license apache-2.0, trained with labels)'
     """

@@ -35,9 +35,10 @@ from sdclr.method import Objective
 from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import tell
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 
 THREADS_GAIN: Final = 1.05
 """More threads are kept unless they take this many times as long as fewer threads."""

@@ -33,7 +33,7 @@ def fix_statistics(module: nn.Module) -> int:
     Returns:
         The number of layers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sdclr.encoders import EncoderConfig, create_encoder
         >>> encoder = create_encoder(EncoderConfig(width=4), 8)

@@ -16,7 +16,7 @@ WARMUP_SHARE: Final = 0.1
 class OptimConfig:
     """The optimizer and its schedule: linear warm-up, then a cosine, set at every step.
 
-    Example:
+    Examples:
         >>> optim = sdclr.OptimConfig(name="adamw", lr=0.001)
         >>> optim.weight_decay
         0.0001
@@ -65,7 +65,7 @@ class OptimConfig:
     def warmup(self, epochs: float) -> float:
         """Epochs of warm-up in a run of a given length.
 
-        Example:
+        Examples:
             >>> sdclr.OptimConfig().warmup(2000), sdclr.OptimConfig().warmup(5)
             (10.0, 0.5)
             >>> sdclr.OptimConfig(warmup_epochs=2).warmup(5)

@@ -31,7 +31,7 @@ from sdclr.training.activations import checkpoint_activations
 from sdclr.training.budget import choose_length
 from sdclr.training.checkpoint import check_space, load_checkpoint, save_checkpoint, save_snapshot
 from sdclr.training.collapse import CollapseWatch
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
 from sdclr.training.distributed import Processes, processes
 from sdclr.training.feed import Feed, checked_weights, create_feed
@@ -47,6 +47,7 @@ from sdclr.training.optim import create_optimizer, learning_rate, restore_optimi
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
+from sdclr.training.runtime import Runtime
 from sdclr.training.sessions import note_session
 from sdclr.training.wrapping import gradients_shared, wrapped
 from sdclr.views.render import to_device
@@ -85,7 +86,7 @@ def pretrain(
         FloatingPointError: If the loss is not finite; names the step, the images and the last checkpoint.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
 
-    Example:
+    Examples:
         >>> from dataclasses import replace
         >>> config = replace(sdclr.default_config("digits", gpu=False), steps=2, batch_size=32)
         >>> run = sdclr.pretrain("digits", config, run="runs/two_steps")

@@ -56,7 +56,7 @@ class Run:
     Args:
         path: The folder, which holds `config.json`.
 
-    Example:
+    Examples:
         >>> run = sdclr.Run.open("runs/digits")
         >>> run.finished, run.config.method
         (True, 'SDCLR, 50% pruned')

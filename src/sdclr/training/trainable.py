@@ -27,7 +27,7 @@ def freeze_all_but(network: nn.Module, part: TrainablePart) -> int:
     Raises:
         InputError: The encoder has no such part.
 
-    Example:
+    Examples:
         >>> from sdclr.encoders import EncoderConfig, create_encoder
         >>> freeze_all_but(create_encoder(EncoderConfig(width=4), 8), "norms")
         600

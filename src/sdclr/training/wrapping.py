@@ -6,8 +6,8 @@ import warnings
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sdclr.training.config import Runtime
 from sdclr.training.distributed import Processes
+from sdclr.training.runtime import Runtime
 
 
 def wrapped(objective: nn.Module, runtime: Runtime, place: Processes) -> nn.Module:

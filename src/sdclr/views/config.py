@@ -14,7 +14,7 @@ class ViewConfig:
     Raises:
         InputError: If a probability, a range or a strength is out of range.
 
-    Example:
+    Examples:
         >>> views = sdclr.ViewConfig(image_size=64, blur=0.5)
         >>> views.crop_scale
         (0.1, 1.0)

@@ -18,7 +18,8 @@ from sdclr.paper.leaderboard import leaderboard, tables, to_csv, to_plain
 from sdclr.paper.plan import State, look, plan_table
 from sdclr.paper.results import collect, write_results
 from sdclr.paper.runner import Data, Queue, failures, run_queue
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
+from sdclr.training.runtime import Runtime
 from sdclr.version import __version__
 
 

@@ -20,9 +20,9 @@ from sdclr.paper.results import Row, collect, is_finished, write_results
 from sdclr.paper.runner import Data, FinishedTask, Queue, decoders, run_queue
 from sdclr.paper.tables import compared_table, contrast_table
 from sdclr.paper.tasks import Job, Task, merged
-from sdclr.training.config import Runtime
 from sdclr.training.distributed import resolve_device
 from sdclr.training.run import Run
+from sdclr.training.runtime import Runtime
 from sdclr.version import __version__
 
 What = Annotated[

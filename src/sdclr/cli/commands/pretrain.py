@@ -13,8 +13,9 @@ from sdclr.errors import InputError
 from sdclr.longtail.config import SubsetConfig
 from sdclr.settings import read_settings_file
 from sdclr.time_budget import check_budget
-from sdclr.training.config import PretrainConfig, Runtime
+from sdclr.training.config import PretrainConfig
 from sdclr.training.optim_config import OptimConfig
+from sdclr.training.runtime import Runtime
 
 RecipeName = Literal["auto", "cifar_lt", "imagenet100_lt", "imagenet_lt", "digits_demo"]
 

@@ -17,7 +17,7 @@ class SimCLR(nn.Module):
         focal: γ of the focal loss, 0 for none.
         decoupled: Leave the positive out of the denominator (DCL).
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)
         >>> sdclr.SimCLR(temperature=0.5)(network, network, view1, view2).shape

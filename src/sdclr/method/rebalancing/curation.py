@@ -59,7 +59,7 @@ def curated_weights(clusters: Tensor, *, share: float = 0.1) -> Tensor:
     Raises:
         ValueError: If clusters are not `(N, L)` with one level or more, or the share is outside its range.
 
-    Example:
+    Examples:
         >>> curated_weights(torch.tensor([[0], [0], [0], [1]]), share=0.5)  # two of four images: one of each cluster
         tensor([0.6667, 0.6667, 0.6667, 2.0000], dtype=torch.float64)
     """
