@@ -278,12 +278,12 @@ def test_a_dry_run_checks_and_writes_nothing(tmp_path, images, marked, tree):
         ({"links": "full"}, "is not empty"),
         ({"move_dropped": "full"}, "is not empty"),
         ({"classes": "marks.csv"}, "is an input file"),
-        ({"classes": "full/x.txt"}, "no folder"),
+        ({"classes": "full/x.txt"}, "is not a folder"),
         ({"links": "x", "classes": "x"}, "a separate path"),
         ({"links": "x", "manifest": "x/m.csv"}, "a separate path"),
         ({"classes": "x", "unlabeled": "CAT"}, "is a label too"),
-        ({"classes": "x", "unlabeled": " "}, "no name of a folder"),
-        ({"classes": "x", "unlabeled": "../x"}, "no name of a folder"),
+        ({"classes": "x", "unlabeled": " "}, "not a valid folder name"),
+        ({"classes": "x", "unlabeled": "../x"}, "not a valid folder name"),
         ({"unlabeled": "x"}, "add --classes FOLDER"),
     ],
 )
@@ -374,6 +374,6 @@ def test_a_link_in_our_folder_is_no_way_out(tmp_path, marked):
     outside = tmp_path / "outside"
     outside.mkdir()
     (tmp_path / "c" / "owl").symlink_to(outside)
-    with pytest.raises(InputError, match="holds 'owl'"):
+    with pytest.raises(InputError, match="contains 'owl'"):
         apply_marks(marked(SAID | {"b/3.png": "=owl"}), classes=tmp_path / "c")
     assert not any(outside.iterdir())
