@@ -52,18 +52,18 @@ _TITLES: Final = (
     (
         r"lof_(\d+)",
         r"Outlier factor, \1 neighbors",
-        "How much sparser the surroundings of an image are than those of its neighbors. Above 1 means sparser.",
+        "The density around the neighbors divided by the density around the image. Above 1: the image is isolated.",
     ),
-    (r"loss", "Contrastive loss", "The loss of the image in the training task. Rare images often have a low one."),
+    (r"loss", "Contrastive loss", "The loss of the image in the training task. Rare images often have a low loss."),
     (
         r"forgetting_projection_([\d.]+)",
         r"Forgetting at \1, projection",
-        "How much the projection of the image changes when this share of the weights is pruned.",
+        "The change of the projection of the image when this share of the weights is pruned.",
     ),
     (
         r"forgetting_([\d.]+)",
         r"Forgetting at \1",
-        "How much the features of the image change when this share of the weights is pruned.",
+        "The change of the features of the image when this share of the weights is pruned.",
     ),
 )
 
@@ -89,7 +89,7 @@ class PageRows(NamedTuple):
         return _in_one([*self.examples[:FIRST_KINDS], *strips, *copies])
 
     def others_shown(self) -> NDArray[np.int64]:
-        """Rows that the page can show beside the ranking: medoids, odd images, copies, images to label next."""
+        """Rows that the page can show in addition to the ranking: medoids, odd images, copies, images to label next."""
         medoids = [rows[:1] for rows in self.examples[FIRST_KINDS:]]
         return _in_one([*medoids, self.odd, self.label_next, *self.duplicates])
 
@@ -255,7 +255,7 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
 
 def scores_of(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.float32]]]:
     """Name, title, meaning and values of each score. The score that ranks the images comes first."""
-    first = ("rarity", f"Rarity ({entries.score})", "The larger it is, the rarer the image.", entries.rarity)
+    first = ("rarity", f"Rarity ({entries.score})", "Larger values mean rarer images.", entries.rarity)
     others = []
     for name, values in entries.columns.items():
         title, about = titled(name)
