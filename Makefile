@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-ci test-all check lint types bench figures site release-check clean
+.PHONY: demo test test-ci test-all coverage check lint types bench figures site release-check clean
 
 demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
@@ -15,10 +15,15 @@ test: $(READY)  ## the fast suite, a process for each core
 	$(PYTEST) -m "not slow"
 
 test-ci: $(READY)  ## nearly the whole suite: learning, several processes and the examples too
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" --durations 40
 
 test-all: $(READY)  ## the whole suite: every file on a full disk, thousands of hostile files, frameworks that learn slowly
 	$(PYTEST)
+
+MEASURED := method mining encoders evaluation training
+coverage: $(READY)  ## branch coverage of the core packages by their own tests; below 95 % is an error
+	$(PYTEST) -m "not long" $(MEASURED:%=tests/%) $(MEASURED:%=--cov=sdclr.%) --cov-branch --cov-report=term:skip-covered \
+		--cov-fail-under=95
 
 check: lint types test-ci  ## everything that a change must pass
 
@@ -33,7 +38,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)  ## speed and memory against the usual libraries, into runs/bench/; ARGS="--quick --data DIR" and more
-	$(BIN)/python benchmarks/speed.py --out runs/bench/speed.md $(ARGS)
+	$(BIN)/python benchmarks/speed/speed.py --out runs/bench/speed.md $(ARGS)
 
 site: $(READY)  ## the documentation as a site, into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -14,13 +14,12 @@ from typing import Any, Final, get_args
 
 HERE: Final = Path(__file__).parent
 DATA: Final = HERE.parent / "docs" / "results"
-sys.path += [str(HERE / "evidence"), str(HERE / "faults")]
-
-import soak  # noqa: E402
+sys.path += [str(HERE / folder) for folder in ("evidence", "faults", "speed")]
 
 import cifar10_lt  # noqa: E402
 import forgetting_groups  # noqa: E402
 import long_run  # noqa: E402
+import soak  # noqa: E402
 import speed_growth  # noqa: E402
 from sdclr.paper.figures import FigureName, draw_rows  # noqa: E402
 from sdclr.paper.panels import read_rows  # noqa: E402

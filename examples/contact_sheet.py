@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.render_cv import render_cv
 from sdclr.data.sources import Source, open_source
-from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render_cv import render_cv
 
 GAP = 2
 PAPER = (255, 255, 255)

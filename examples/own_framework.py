@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.scan import load_images
 from sdclr.data.sources import digits
 from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing, create_network
 from sdclr.evaluation.knn import knn_predict
 from sdclr.features.extract import extract_features
+from sdclr.loading.batches import ResidentLoader
 from sdclr.method import Objective, SelfCompetitor
 from sdclr.recipes import digits_demo
 
@@ -42,7 +42,7 @@ def uniformity(z: Tensor) -> Tensor:
 
 
 def accuracy(encoder: nn.Module) -> float:
-    """Percent of test digits that their five nearest neighbours name."""
+    """Percent of test digits that their five nearest neighbors name."""
     train, test = digits("train"), digits("test")
     known, asked = (
         extract_features(encoder, source, preprocessing=Preprocessing(image_size=8)).values for source in (train, test)

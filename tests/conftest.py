@@ -51,11 +51,11 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def no_synchronisation() -> Any:
-    """`with no_synchronisation() as watched: …` lists in `watched.found` what would make the host wait for a GPU."""
+def no_synchronization() -> Any:
+    """`with no_synchronization() as watched: …` lists in `watched.found` what would make the host wait for a GPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
-        return importlib.import_module("synchronisation").NoSynchronisation
+        return importlib.import_module("synchronization").NoSynchronization
 
 
 class Recorder:

@@ -15,7 +15,10 @@ LAYERS = [
         *("fastest", "progress", "progress_display", "progress_notebook", "choices", "time_budget", "visible"),
         *("intensities", "limits", "out_of_memory", "products", "slurm"),
     },
-    {"method", "data", "encoders"},
+    {"method", "encoders", "views", "decoding"},
+    {"data"},
+    {"longtail"},
+    {"loading"},
     {"features"},
     {"marks"},
     {"training"},
@@ -29,7 +32,13 @@ LAYERS = [
 ]
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 # Units of one level that may not know each other.
-APART = [{"method", "data"}, {"method", "encoders"}, {"data", "encoders"}]
+APART = [
+    {"method", "views"},
+    {"method", "encoders"},
+    {"encoders", "views"},
+    {"views", "decoding"},
+    {"longtail", "loading"},
+]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -100,7 +109,7 @@ INTO = {"save", "savez", "savefig", "write_table", "ParquetWriter"}
 SINKS = {"buffer", "opened", "sink"}
 """Names of what is in memory, or opened by `sdclr.files`."""
 WRITERS = {
-    "data/cache.py": "an image of the cache need not reach the disk, and a full disk only ends the cache",
+    "loading/cache.py": "an image of the cache need not reach the disk, and a full disk only ends the cache",
     "marks/place.py": "links to images of the user's own",
     "marks/moves.py": "moves images of the user's own",
 }
@@ -179,7 +188,7 @@ ELSEWHERE = {
     "paper/bench.py": {"json.loads"},  # a value on the command line
     "data/box_files.py": {"json.loads"},  # files of people
     "data/tar_index.py": {"json.loads"},  # labels of samples, which others write
-    "data/workers.py": {"pickle.loads"},  # batches of our own worker processes, through a pipe
+    "decoding/workers.py": {"pickle.loads"},  # our own workers send batches
     "data/parquet.py": {"json.loads"},  # names of classes in the metadata, which others write
     "features/embeddings.py": {"json.loads"},  # in the metadata, which others may write
     "evaluation/embed.py": {"json.loads"},  # metadata, inside `parsing`
@@ -215,7 +224,7 @@ def test_files_are_read_in_one_place(path):
 def test_nothing_is_unpickled(path):
     tree = ast.parse(path.read_text())
     unpicklers = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    if path.relative_to(ROOT).as_posix() == "data/workers.py":  # batches of our own worker processes, through a pipe
+    if path.relative_to(ROOT).as_posix() == "decoding/workers.py":  # our own workers send batches
         unpicklers.remove("pickle")
     assert not imports(path) & unpicklers, path
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdclr.config import differences, digest, from_json, to_json
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError, SettingError
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
+from sdclr.views.parameters import ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,12 @@ def test_a_configuration_survives_json(config: Any) -> None:
     assert back == config
     assert differences(config, back) == []
     assert digest(config) == digest(back)
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    old = {"views": {"grey": 0.5}, "density": {"neighbours": 7}}
+    config = from_json(PretrainConfig, old)
+    assert (config.views.gray, config.density.neighbors) == (0.5, 7)
 
 
 @given(outers, outers)

@@ -7,10 +7,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from sdclr.config import check_numbers, from_json, to_json
-from sdclr.data.config import SubsetConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.config import AttributeConfig, EvaluateConfig, ProbeConfig
+from sdclr.longtail.config import SubsetConfig
 from sdclr.method.predictor import Predictor
 from sdclr.method.rebalancing import HarmonizationConfig
 from sdclr.mining.config import DiagnoseConfig, MineConfig

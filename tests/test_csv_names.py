@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdclr.cli.labels import labelled_ids, write_choice
-from sdclr.data.decode import BadImage
+from sdclr.cli.labels import labeled_ids, write_choice
 from sdclr.data.scan import read_bad_images, write_bad_images
 from sdclr.data.sources import open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.evaluation.neighbors import Found, Row
 from sdclr.files.tables import guarded, read_csv, unguarded, write_csv
 from sdclr.marks.table import read_marks
@@ -66,7 +66,7 @@ def test_no_name_is_a_formula_and_every_reader_finds_the_name_again(tmp_path, na
     write_csv(table, ("id", "label"), [(name, "x")])
     assert rows(table)[0]["id"] == f"'{name}"
     assert read_csv(table, ("id", "label")) == [[name, "x"]]
-    assert labelled_ids([table]) == [name]
+    assert labeled_ids([table]) == [name]
     write_csv(table, ("path", "id", "mark", "label"), [("", name, "keep", "")])
     assert read_marks(table).rows[0].id == name
     write_bad_images(table, [BadImage(name, "-truncated", counted=True)])

@@ -33,7 +33,7 @@ def test_cifar_lt_is_the_papers():
     assert (config.batch_size, config.epochs, config.temperature, config.optim.lr) == (512, 2000, 0.2, 0.5)
     assert (config.optim.weight_decay, config.optim.warmup(config.epochs), config.optim.final_lr) == (1e-4, 10, 1e-6)
     views = config.views
-    assert (views.image_size, views.crop_scale, views.flip, views.jitter, views.grey) == (32, (0.1, 1.0), 0.5, 0.8, 0.2)
+    assert (views.image_size, views.crop_scale, views.flip, views.jitter, views.gray) == (32, (0.1, 1.0), 0.5, 0.8, 0.2)
     assert (views.brightness, views.contrast, views.saturation, views.hue, views.blur) == (0.4, 0.4, 0.4, 0.1, 0.0)
 
 

@@ -21,12 +21,12 @@ from PIL import Image
 
 import sdclr
 from sdclr.cli import main
-from sdclr.data.index_lists import load_index_list
 from sdclr.data.sources import ArraySource, open_source
 from sdclr.encoders import load_encoder
 from sdclr.encoders.weights import read_weights
 from sdclr.features.embeddings import read_embeddings
 from sdclr.files import csv_bytes
+from sdclr.longtail.index_lists import load_index_list
 from sdclr.marks.apply import apply_marks
 from sdclr.marks.rows import Mark, Marks
 from sdclr.mining.scores import Scores
@@ -76,7 +76,7 @@ def risky(source: str) -> list[str]:
 
 
 IMPORTS = {"marshal", "shelve", "dill", "cloudpickle", "joblib"}
-ALLOWED = {"src/sdclr/data/workers.py: pickle.loads"}
+ALLOWED = {"src/sdclr/decoding/workers.py: pickle.loads"}
 """Batches of our own worker processes come through a pipe."""
 CALLS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads"),

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.recipes import RECIPES, Method, cifar_lt
@@ -19,6 +18,7 @@ from sdclr.settings import LARGEST, read_settings, read_settings_file, settings_
 from sdclr.settings_lines import json_line, toml_line
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
+from sdclr.views.parameters import ViewConfig
 
 FORMATS = ["json", "toml"]
 finite = st.floats(allow_nan=False, allow_infinity=False)

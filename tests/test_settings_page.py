@@ -23,7 +23,7 @@ def test_its_files_do_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(mine)
     found = parse(["pretrain", "digits", "--settings", str(tmp_path / "mine.toml"), "--epochs", "50"]).config
     automatic = sdclr.default_config(sdclr.open_source("digits"))
-    assert (found.epochs, found.views.grey, found.views.hue, found.damage.ratio) == (50, 0.0, 0.02, 0.3)
+    assert (found.epochs, found.views.gray, found.views.hue, found.damage.ratio) == (50, 0.0, 0.02, 0.3)
     assert (found.batch_size, found.encoder) == (automatic.batch_size, automatic.encoder)
     same = re.search(r"`(\{\"epochs.*?\})`", " ".join(PAGE.split()))
     assert same is not None
@@ -44,7 +44,7 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 BROKEN = {
-    1: "# one\nepochs = 100\n\n[views]\ngray = 0.0\n",
+    1: "# one\nepochs = 100\n\n[optim]\nlrr = 0.0\n",
     2: "# one\nepochs = '100'\n",
     3: "\n\n\n\n\n\n\n[damage]\nratio = 1.5\n",
     4: "\n\n[damage\nratio = 0.5\n",

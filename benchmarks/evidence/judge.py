@@ -13,13 +13,13 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import Source
 from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import balance, per_class_accuracy
 from sdclr.evaluation.logistic import logistic_probe
 from sdclr.features.extract import extract_features
 from sdclr.features.nearest import nearest
+from sdclr.longtail.splits import class_groups
 from sdclr.mining.kinds import find_kinds, kind_rarity
 
 NEIGHBORS: Final = 10

@@ -24,13 +24,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from judge import append, features_of, few_shot, linear, rare, records, spread
-from sdclr.data.longtail import long_tail_split, train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.sources import Source, SubsetSource, digits, open_source
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.longtail.splits import long_tail_split
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.parameters import ViewConfig
 
 RECORDS: Final = Path("docs/results/long_run.jsonl")
 TABLES: Final = Path("docs/results/long_run_tables.md")

@@ -55,9 +55,9 @@ def import_everything() -> None:
     torch.set_num_threads(1)
     from sdclr.cli.catalog import CATALOG  # noqa: PLC0415  # slow to load
 
-    for name in CATALOG:
-        import_module(f"sdclr.cli.commands.{name}")
-        import_module(f"sdclr.cli.actions.{name}")
+    for entry in CATALOG.values():
+        import_module(f"sdclr.cli.commands.{entry.module}")
+        import_module(f"sdclr.cli.actions.{entry.module}")
 
 
 def import_as(scenario: Scenario, ready: Path, place: Path) -> None:

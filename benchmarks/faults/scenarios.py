@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
 from scene import pretraining, write_pictures
 
 VARIES: Final = {"seconds", "sdclr", "torch", "created", "images_per_second"}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
 from scene import do, pretraining, write_pictures
 
 SHORT = ["--method", "ce", "--epochs", "2", "--batch-size", "16"]

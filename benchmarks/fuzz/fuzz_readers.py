@@ -15,18 +15,18 @@ import numpy as np
 
 import fuzz_seeds as seeds
 from fuzz_mutate import CSV
-from sdclr.cli.labels import labelled_ids
-from sdclr.data import decode
+from sdclr.cli.labels import labeled_ids
 from sdclr.data.folder import FolderSource
-from sdclr.data.index_lists import load_index_list, read_path_list
 from sdclr.data.shards import ShardSource
 from sdclr.data.sources import attributes_of, image_file, open_source
+from sdclr.decoding import decode
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders.saved import load_saved
 from sdclr.encoders.weights import read_weights
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.config import AttributeConfig, EvaluateConfig
 from sdclr.features.embeddings import EmbeddedImages, read_embeddings
+from sdclr.longtail.index_lists import load_index_list, read_path_list
 from sdclr.marks.apply import apply_marks
 from sdclr.marks.moves import undo_moves
 from sdclr.marks.table import read_marks, write_marks
@@ -158,8 +158,8 @@ def try_moved(path: Path) -> None:
     undo_moves(away)
 
 
-def try_labelled(path: Path) -> None:
-    found = labelled_ids([path])
+def try_labeled(path: Path) -> None:
+    found = labeled_ids([path])
     assert len(found) == len(set(found))
 
 

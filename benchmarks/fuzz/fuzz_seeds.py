@@ -186,7 +186,7 @@ def moved_log() -> list[bytes]:
     return [b"from,to,id\n/back/a.png,a.png,a.png\n/back/gone.png,sub/gone.png,gone.png\n"]
 
 
-def labelled() -> list[bytes]:
+def labeled() -> list[bytes]:
     """Ids of labeled images, as lines and as CSV."""
     return [b"a.png\nb.jpg\n", b"id,label\na.png,cat\nb.jpg,\n", b"id,order\na.png,1\n"]
 

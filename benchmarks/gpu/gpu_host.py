@@ -68,10 +68,10 @@ def profile_steps(steps: Steps, count: int, *, top: int = 15) -> Activity | None
             for _ in range(count):
                 steps.step()
         synchronize(steps.device)  # waits for all kernels, outside the measured range
-    return summarise(watched.events(), count, top=top)
+    return summarize(watched.events(), count, top=top)
 
 
-def summarise(events: Iterable[Event], count: int, *, top: int) -> Activity:
+def summarize(events: Iterable[Event], count: int, *, top: int) -> Activity:
     """Calls of the host within the range, and all work of the device for them."""
     events = list(events)
     span = next(e.time_range for e in events if e.name == RANGE and e.device_type == DeviceType.CPU)

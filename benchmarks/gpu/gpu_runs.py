@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import ResidentLoader
 from sdclr.encoders import EncoderConfig, create_encoder
+from sdclr.loading.batches import ResidentLoader
 from sdclr.method import nt_xent
 from sdclr.training.activations import checkpoint_activations
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import create_optimizer
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import create_objective
+from sdclr.views.config import ViewConfig
 from speed_harness import Candidate
 
 Method = Literal["sdclr", "simclr"]

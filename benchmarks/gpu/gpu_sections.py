@@ -288,7 +288,7 @@ def memory_section(bench: Bench) -> Findings:
     ours, plain = peaks[SDCLR.name], peaks[SIMCLR.name]
     if ours is not None and plain is not None:
         targets.append(Target(what="Peak memory of SDCLR / SimCLR, eager", limit=1.05, measured=ours / plain))
-    note = "Weights, optimiser, masks, views and activations, once cuDNN has tried its algorithms."
+    note = "Weights, optimizer, masks, views and activations, once cuDNN has tried its algorithms."
     return Findings(targets=targets, comparisons=[found], tables=[memory_table("Peak memory", note, peaks)])
 
 

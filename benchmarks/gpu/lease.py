@@ -27,24 +27,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "speed"))
 
 import numpy as np
 import torch
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.published import paper_split
-from sdclr.data.render import render
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import draw_views
 from sdclr.encoders import EncoderConfig
 from sdclr.evaluation.config import EvaluateConfig, ProbeConfig
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import write_json
+from sdclr.longtail.published import paper_split
 from sdclr.method import magnitude_masks
 from sdclr.recipes import cifar_lt
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.pretrain import pretrain
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render import render
 
 SECONDS: Final = {"smoke": 60, "speed": 90, "learning": 500}
 """Time limit of each part in seconds."""

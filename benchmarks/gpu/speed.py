@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "speed"))
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ import gpu_sections as sections
 import sdclr
 from gpu_runs import Job, release
 from gpu_sections import Bench, Plan
-from sdclr.data.config import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.files import write_atomically
+from sdclr.views.config import ViewConfig
 from speed_harness import Effort, Findings, markdown
 
 

@@ -1,8 +1,5 @@
-from .data.config import ViewConfig
 from .data.inventory import Inventory
-from .data.longtail import class_groups, long_tail_counts, long_tail_split
 from .data.pack import Packed, pack
-from .data.published import paper_split
 from .data.sources import open_source
 from .downstream.config import FinetuneConfig
 from .downstream.finetune import finetune
@@ -16,6 +13,8 @@ from .evaluation.embed import embed
 from .evaluation.evaluate import evaluate
 from .evaluation.neighbors import neighbors
 from .features.inspect import inspect_images
+from .longtail.published import paper_split
+from .longtail.splits import class_groups, long_tail_counts, long_tail_split
 from .marks.apply import apply_marks
 from .marks.moves import undo_moves
 from .marks.rows import Mark, Marks
@@ -52,6 +51,7 @@ from .training.optim_config import OptimConfig
 from .training.pretrain import pretrain
 from .training.run import Run
 from .version import __version__
+from .views.config import ViewConfig
 
 __all__ = [
     "AttributeConfig",

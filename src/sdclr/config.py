@@ -18,7 +18,7 @@ _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _LARGEST: Final = 2**63 - 1
 """Integers have at most 64 bits, as in TOML. Larger ones are mistakes, and overflow as floats."""
 _MOST: Final = {
-    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbours"), 2**16),
+    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbors"), 2**16),
     **dict.fromkeys(("references", "images", "part"), 2**30),
     **dict.fromkeys(("draws", "iterations", "max_iterations"), 10**6),
     **dict.fromkeys(("epochs", "second_epochs", "milestones"), 10**12),  # placeholder of a time budget: 10^9
@@ -30,6 +30,8 @@ _MOST: Final = {
     "accumulate": 2**16,
 }
 """Maximum values of settings that increase memory or time. Larger values are mistakes."""
+_RENAMED: Final = {"grey": "gray", "neighbours": "neighbors"}
+"""Names of settings in files of earlier versions, and their present names."""
 _SHOWN: Final = 60
 """Maximum length of a value in a message."""
 
@@ -176,7 +178,8 @@ def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place
     """
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {}
-    for key, value in values.items():
+    for given, value in values.items():
+        key = given if given in hints else _RENAMED.get(given, given)
         if key not in hints:
             raise SettingError(f"unknown key {shown(_dotted(place, key))}: {_hint(cls, key, place)}", [(*place, key)])
         fields[key] = _restored(hints[key], value, (*place, key), getattr(base, key, None))

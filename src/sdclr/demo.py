@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.evaluation.config import EvaluateConfig
 from sdclr.evaluation.evaluate import Result, evaluate
+from sdclr.longtail.splits import long_tail_split
 from sdclr.mining.mine import mine_features
 from sdclr.mining.page import write_page
 from sdclr.mining.scores import Scores

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Literal
 
 from sdclr import encoders
-from sdclr.data.config import ViewConfig
 from sdclr.encoders import SMALL_IMAGE, EncoderConfig, HeadConfig
 from sdclr.method.frameworks import BYOLConfig, MoCoConfig, MoCoV3Config, SimSiamConfig
 from sdclr.training.config import DamageConfig, DamageKind, FrameworkName, PretrainConfig
 from sdclr.training.optim_config import OptimConfig
+from sdclr.views.config import ViewConfig
 
 Method = Literal["simclr", "sdclr", "random_pruning", "dropout", "focal", "moco"]
 """Methods of the paper: SimCLR, SDCLR, two controls of the damage, and two other baselines (§4.8)."""
@@ -75,7 +75,7 @@ def digits_demo() -> PretrainConfig:
     """Handwritten digits of 8 px with a quarter-width ResNet-18: seconds on a CPU core. Digits are not mirrored."""
     return PretrainConfig(
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
-        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, grey=0.0),
+        views=ViewConfig(image_size=8, crop_scale=(0.3, 1.0), flip=0.0, gray=0.0),
         damage=DamageConfig(ratio=0.5),
         optim=OptimConfig(lr=0.25),
         temperature=0.2,

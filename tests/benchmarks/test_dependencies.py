@@ -17,7 +17,7 @@ def test_the_page_lists_what_pyproject_names(dependencies: Any) -> None:
     rows = [line.strip("| ").split(" | ") for line in tables.partition("\n## ")[0].splitlines() if line[:2] == "| "]
     listed = {row[0]: tuple(sorted(row[-1].split(", "))) for row in rows[1:]}
     wanted = {name: tuple(sorted(parts)) for name, parts in dependencies.named().items()}
-    assert listed == wanted, "run python benchmarks/dependencies.py"
+    assert listed == wanted, "run python benchmarks/release/dependencies.py"
 
 
 def test_what_users_get_has_no_license_that_reaches_their_own_work(dependencies: Any) -> None:

@@ -71,7 +71,7 @@ def test_the_report_ranks_indices_by_separation(script, monkeypatch):
 
 
 def test_where_it_errs_is_found_by_what_is_wrong(script):
-    """Two classes apart, and a cloud between them whose labels are chance: far from its neighbours, and wrong."""
+    """Two classes apart, and a cloud between them whose labels are chance: far from its neighbors, and wrong."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(10), 300)
     dense = np.eye(10, 12)[labels] * 5 + rng.normal(scale=0.2, size=(3000, 12))

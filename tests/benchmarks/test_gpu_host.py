@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
+from sdclr.views.parameters import ViewConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def load():
     """Imports scripts, which import each other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(BENCHMARKS), str(BENCHMARKS / "gpu"), *sys.path])
+        patch.setattr(sys, "path", [str(BENCHMARKS / "speed"), str(BENCHMARKS / "gpu"), *sys.path])
         yield importlib.import_module
 
 
@@ -84,7 +84,7 @@ def test_the_profile_counts_what_happened_in_the_steps(host):
         event("Memcpy HtoD (Pinned -> Device)", gpu, 72, 74),
         event("Memset (Device)", gpu, 74, 75),
     ]
-    seen = host.summarise(events, 2, top=1)
+    seen = host.summarize(events, 2, top=1)
     assert seen.waits == {"cudaStreamSynchronize": 0.5}
     assert (seen.launches, seen.kernels, seen.copies, seen.pageable) == (1.5, 1.5, 1, 0.5)
     assert seen.busy == pytest.approx(55e-6 / 2)
@@ -96,7 +96,7 @@ def test_the_profiler_gives_what_is_counted(host):
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
     with profiler as watched, torch.profiler.record_function(host.RANGE):
         torch.ones(3).sum()
-    seen = host.summarise(watched.events(), 1, top=3)
+    seen = host.summarize(watched.events(), 1, top=3)
     assert seen == host.Activity(waits={}, launches=0, pageable=0, copies=0, kernels=0, busy=0, top=[])
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
+from sdclr.views.parameters import ViewConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def load():
     """Imports scripts, which import each other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(BENCHMARKS), str(BENCHMARKS / "gpu"), *sys.path])
+        patch.setattr(sys, "path", [str(BENCHMARKS / "speed"), str(BENCHMARKS / "gpu"), *sys.path])
         yield importlib.import_module
 
 

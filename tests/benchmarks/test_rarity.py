@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import rankdata
 
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.parameters import ViewConfig
 
 
 @pytest.fixture(scope="module")

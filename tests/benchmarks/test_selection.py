@@ -24,11 +24,11 @@ def selection():
 def clouds(selection):
     """Three classes that are easy to tell apart, one of them rare."""
     rng = np.random.default_rng(0)
-    centres = 5 * np.eye(3, 8)
+    centers = 5 * np.eye(3, 8)
 
     def drawn(sizes):
         y = np.repeat(np.arange(3), sizes)
-        return selection.Labelled((centres[y] + rng.normal(size=(len(y), 8))).astype(np.float32), y)
+        return selection.Labeled((centers[y] + rng.normal(size=(len(y), 8))).astype(np.float32), y)
 
     return drawn((150, 40, 10)), drawn((30, 30, 30))
 

@@ -83,7 +83,7 @@ def test_a_tiny_run_fills_the_report(speed, sections, tmp_path, capsys):
     text, values = out.read_text(), json.loads(out.with_suffix(".json").read_text())["sections"]
     assert text in capsys.readouterr().out
     assert list(values) == list(sections.SECTIONS)
-    assert "- command: `python benchmarks/speed.py --out speed.md --quick --threads 1`" in text.splitlines()
+    assert "- command: `python benchmarks/speed/speed.py --out speed.md --quick --threads 1`" in text.splitlines()
     titles = ["Targets", *(section.title for section in sections.SECTIONS.values())]
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == titles
     for name, part in values.items():

@@ -13,7 +13,7 @@ def density():
 
 @pytest.fixture
 def comparison(density):
-    names = (density.LOOK, density.EPOCH, density.FEATURES, density.NEIGHBOURS, density.WEIGHTS)
+    names = (density.LOOK, density.EPOCH, density.FEATURES, density.NEIGHBORS, density.WEIGHTS)
     rounds = ([0.3, 0.6, 1.2], [2.0, 3.0, 4.0], [0.2, 0.4, 0.8], [0.1, 0.1, 0.1], [0.01, 0.01, 0.01])
     return density.Comparison("Density", "note", "s", dict(zip(names, rounds, strict=True)))
 
@@ -31,7 +31,7 @@ def test_the_share_is_a_look_over_the_epochs_to_the_next_round_by_round(density,
 
 def test_the_parts_stand_beside_the_whole(density, comparison):
     (table,) = density.findings(comparison, every=10).tables
-    assert [row[0] for row in table.rows] == [density.LOOK, density.FEATURES, density.NEIGHBOURS, density.WEIGHTS]
+    assert [row[0] for row in table.rows] == [density.LOOK, density.FEATURES, density.NEIGHBORS, density.WEIGHTS]
     assert table.rows[1] == (density.FEATURES, 0.4, "0.133 (0.117 to 0.167)")
 
 

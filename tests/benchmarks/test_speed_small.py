@@ -66,7 +66,7 @@ def test_their_epoch_takes_as_many_steps(small, size, file, monkeypatch):
     small.their_epoch(file, size, "none")
     assert [view1.shape for view1, _ in seen] == [(4, 3, 16, 16)] * 2
     assert all(not torch.equal(*views) for views in seen)
-    assert min(view1.min() for view1, _ in seen) < -1  # normalised, as by default
+    assert min(view1.min() for view1, _ in seen) < -1  # normalized, as by default
 
 
 def test_what_lies_outside_the_steps_is_told(small, size, file, tmp_path, monkeypatch):

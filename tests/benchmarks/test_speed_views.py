@@ -26,10 +26,10 @@ def test_the_recipe_is_the_same_for_all(views, config):
 
 
 def test_kornias_recipe_is_ours(views, config):
-    crop, flip, jitter, grey, blur = views.kornia_views(config)
+    crop, flip, jitter, gray, blur = views.kornia_views(config)
     generator = crop._param_generator
     assert (generator.scale, generator.ratio) == (config.crop_scale, config.crop_ratio)
-    assert (flip.p, jitter.p, grey.p, blur.p) == (config.flip, config.jitter, config.grey, config.blur)
+    assert (flip.p, jitter.p, gray.p, blur.p) == (config.flip, config.jitter, config.gray, config.blur)
     for name in ("brightness", "contrast", "saturation", "hue"):
         assert getattr(jitter, name) == getattr(config, name)
 
@@ -41,7 +41,7 @@ def test_kornia_draws_for_each_image(views, config):
     assert len({view.sum().item() for view in drawn}) == 8
 
 
-def test_lightlys_loop_normalises_as_lightly_does_by_default(views, config):
+def test_lightlys_loop_normalizes_as_lightly_does_by_default(views, config):
     default = views.SimCLRTransform().transforms[0].transform.transforms[-1]
     ours = views.lightly_transform(config, normalize=True).transforms[0].transform.transforms[-1]
     assert (ours.mean, ours.std) == (default.mean, default.std)

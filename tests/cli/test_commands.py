@@ -108,7 +108,7 @@ def test_what_to_label_next(trained, tmp_path, capsys):
         str(run),
         "--folder",
         str(tmp_path / "m"),
-        "--labelled",
+        "--labeled",
         str(tmp_path / "done.txt"),
     ]
     main([*command, "--budget", "58"])
@@ -139,12 +139,12 @@ def test_what_cannot_be_chosen_from_is_named(trained, tmp_path, capsys):
     code, said = failing([*command, "--budget", "61"], capsys)
     assert "budget 61: 60 images have no label yet (1 unreadable)" in said
     (tmp_path / "all.txt").write_text("\n".join(sorted(path.name for path in images.iterdir())))
-    code, said = failing([*command, "--budget", "all", "--labelled", str(tmp_path / "all.txt")], capsys)
+    code, said = failing([*command, "--budget", "all", "--labeled", str(tmp_path / "all.txt")], capsys)
     assert "all 61 images have labels already" in said
     (tmp_path / "strange.txt").write_text("nobody.png\n")
-    code, said = failing([*command, "--budget", "3", "--labelled", str(tmp_path / "strange.txt")], capsys)
+    code, said = failing([*command, "--budget", "3", "--labeled", str(tmp_path / "strange.txt")], capsys)
     assert "'nobody.png', listed as labeled, is not an id of these images" in said
-    code, said = failing([*command, "--budget", "3", "--labelled", str(tmp_path / "none.txt")], capsys)
+    code, said = failing([*command, "--budget", "3", "--labeled", str(tmp_path / "none.txt")], capsys)
     assert "none.txt cannot be read: there is no such file" in said
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdclr.cli.labels import labelled_ids
+from sdclr.cli.labels import labeled_ids
 from sdclr.errors import InputError
 
 TEXTS = {
@@ -19,15 +19,15 @@ TEXTS = {
 def test_lists_and_tables(text, tmp_path):
     file = tmp_path / "ids"
     file.write_text(text, encoding="utf-8", newline="")
-    assert labelled_ids([file]) == TEXTS[text]
+    assert labeled_ids([file]) == TEXTS[text]
 
 
 def test_several_files_and_bytes_that_are_no_text(tmp_path):
     first, second = tmp_path / "1", tmp_path / "2"
     first.write_bytes(b"od\xe9.png\nb.png\n")
     second.write_text("id,label\nb.png,hat\nc.png,hat\n")
-    assert labelled_ids([first, second]) == ["od\udce9.png", "b.png", "c.png"]
-    assert labelled_ids([]) == []
+    assert labeled_ids([first, second]) == ["od\udce9.png", "b.png", "c.png"]
+    assert labeled_ids([]) == []
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_several_files_and_bytes_that_are_no_text(tmp_path):
 )
 def test_headers_with_quotes_are_read_as_csv(tmp_path, text, ids):
     (tmp_path / "labels.csv").write_text(text)
-    assert labelled_ids([tmp_path / "labels.csv"]) == ids
+    assert labeled_ids([tmp_path / "labels.csv"]) == ids
 
 
 def test_cells_that_csv_cannot_hold_end_in_one_line(tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\n" + "x" * 200_000 + ",cat\n")
     with pytest.raises(InputError, match="is no CSV table"):
-        labelled_ids([tmp_path / "labels.csv"])
+        labeled_ids([tmp_path / "labels.csv"])

@@ -33,7 +33,7 @@ PARSED = {
     "embed": "embed IMAGES --out e.parquet",
     "export": "export runs/a out",
     "evaluate": "evaluate --train A --test B --linear.epochs 3",
-    "attributes": "attributes --train A --test B",
+    "evaluate-attributes": "evaluate-attributes --train A --test B",
     "report": "report runs/a runs/b",
     "reproduce": "reproduce table4 --data D",
     "bench": "bench --data D --frameworks byol",

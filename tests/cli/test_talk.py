@@ -124,7 +124,7 @@ def test_what_mining_suggests_works_and_takes_up_its_scores(capsys, monkeypatch)
     "command",
     [
         ["evaluate", "--encoder", "run", "--train", "my images", "--test", "my images", "--shots", "2", "--k", "5"],
-        ["attributes", "--encoder", "run", "--train", "table.csv", "--test", "table.csv", "--few-shot", "0.1"],
+        ["evaluate-attributes", "--encoder", "run", "--train", "table.csv", "--test", "table.csv", "--few-shot", "0.1"],
         ["diagnose", "my images", "--encoder", "run", "--images", "60", "--part", "50"],
         ["embed", "my images", "--encoder", "run", "--out", "e.parquet"],
     ],

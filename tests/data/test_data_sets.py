@@ -15,9 +15,9 @@ from sdclr.data.parquet import ParquetSource
 from sdclr.data.scan import scan
 from sdclr.data.shards import ShardSource
 from sdclr.data.sources import fingerprint, open_source
-from sdclr.data.streaming import StreamLoader
 from sdclr.data.torch_dataset import TorchSource
 from sdclr.errors import BadImageError, InputError
+from sdclr.loading.streaming import StreamLoader
 
 PIXELS = [
     np.random.default_rng(number).integers(0, 256, (12, 10 + number % 3, 3), dtype=np.uint8) for number in range(9)

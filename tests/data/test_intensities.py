@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 
 import sdclr
 from sdclr.data import intensities as module
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import intensities_of, measured, with_intensities
 from sdclr.data.sources import FolderSource, ParquetSource, SubsetSource, open_source, stored_image
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import decode_image
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.intensities import Intensities
 
 DIGITS = load_digits().images / 16  # (1797, 8, 8) in [0, 1]
@@ -217,7 +217,7 @@ def test_images_in_parquet(tmp_path):
 def test_large_images_are_seen_by_the_same_range(folder, monkeypatch):
     source = open_source(folder)
     whole = source.image(0)
-    monkeypatch.setattr("sdclr.data.decode._LARGE", 100)
+    monkeypatch.setattr("sdclr.decoding.decode._LARGE", 100)
     np.testing.assert_array_equal(source.image(0), whole)
 
 

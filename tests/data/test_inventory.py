@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import sdclr
-from sdclr.data.decode import read_header
 from sdclr.data.sources import ArraySource, SubsetSource
+from sdclr.decoding.decode import read_header
 from sdclr.errors import BadImageError, InputError
 from sdclr.features.inspect import inspect_images
 from sdclr.limits import PIXELS

@@ -137,9 +137,9 @@ def test_lists_of_numbers_take_their_names_from_the_metadata(tmp_path):
 
 
 def test_columns_that_only_sound_like_attributes_are_left_alone(tmp_path):
-    structs = {"attributes": [{"colour": "red"}, {"colour": None}]}
+    structs = {"attributes": [{"color": "red"}, {"color": None}]}
     assert attributes(write_columns(tmp_path / "a.parquet", structs)) is None
-    nested = {"attributes": [[{"colour": "red"}], []]}
+    nested = {"attributes": [[{"color": "red"}], []]}
     assert attributes(write_columns(tmp_path / "a.parquet", nested)) is None
     assert attributes(write(tmp_path / "a.parquet", [1, 2], [0, 1])) is None
 

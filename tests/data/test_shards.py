@@ -18,9 +18,9 @@ from sdclr.data.inventory import take_inventory
 from sdclr.data.scan import scan
 from sdclr.data.shards import ShardSource
 from sdclr.data.sources import SubsetSource, fingerprint, image_blocks, open_source
-from sdclr.data.streaming import StreamLoader
 from sdclr.data.tar_index import read_index
 from sdclr.errors import BadImageError, InputError
+from sdclr.loading.streaming import StreamLoader
 
 CONFIG = sdclr.ViewConfig(image_size=8)
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -58,7 +58,7 @@ def test_array_source():
         source.image(5)
 
 
-def test_array_source_of_grey_images():
+def test_array_source_of_gray_images():
     image = ArraySource(RGB[..., 0]).image(2)
     np.testing.assert_array_equal(image, np.stack([RGB[2, ..., 0]] * 3, axis=-1))
 

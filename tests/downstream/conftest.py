@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import Source, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.longtail.splits import long_tail_split
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +49,7 @@ def small() -> FinetuneConfig:
 
 @pytest.fixture(scope="session")
 def pretrained(few_digits: SubsetSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of one epoch, with a normalisation of its own."""
+    """A run of one epoch, with a normalization of its own."""
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet18", width=4, mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4)),
         head=HeadConfig(dim=8),

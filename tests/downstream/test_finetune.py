@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from sdclr.cli.actions import finetune as action
 from sdclr.cli.commands.finetune import Finetune
 from sdclr.config import from_json, to_json
-from sdclr.data.longtail import long_tail_split
 from sdclr.data.sources import ArraySource, SubsetSource, digits, open_source
 from sdclr.downstream import loop
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier
 from sdclr.downstream.finetune import FinetuneResult, finetune
-from sdclr.downstream.images import LabelledImages
+from sdclr.downstream.images import LabeledImages
 from sdclr.downstream.methods import create_model
 from sdclr.downstream.scoring import Look, choose_tau
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.splits import long_tail_split
 from sdclr.training.checkpoint import load_checkpoint
 
 EVERYTHING = ["ce", "ldam_drw", "balanced_softmax", "crt", "tau_norm", "ride"]
@@ -139,7 +139,7 @@ def test_the_router_trains_on_frozen_experts(few_digits, test_digits, changed, t
 
 
 def test_tau_is_what_serves_held_out_classes_best(changed):
-    """A classifier whose rare class is right but short: only normalised does it win."""
+    """A classifier whose rare class is right but short: only normalized does it win."""
     encoder = create_model(changed(method="tau_norm"), None, 8, 2).encoder.eval()
     images = np.stack([digits().image(3), digits().image(8)])
     features = encoder(torch.from_numpy(images).permute(0, 3, 1, 2)).detach()
@@ -147,7 +147,7 @@ def test_tau_is_what_serves_held_out_classes_best(changed):
     with torch.no_grad():
         model.head.weight.copy_(torch.stack([features[0] * 50, features[1]]))
     source = ArraySource(images, labels=[0, 1])
-    held = LabelledImages(source, np.array([0, 1]), np.array([0, 1]), None)
+    held = LabeledImages(source, np.array([0, 1]), np.array([0, 1]), None)
     look = Look(image_size=8, device=torch.device("cpu"), amp="none", workers=0)
     details = choose_tau(model, held, None, look)
     assert details["tau_validation"]["0.0"] == 50

@@ -1,4 +1,4 @@
-"""Labelled images and their batches."""
+"""Labeled images and their batches."""
 
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,32 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdclr.data import loading, streaming
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.sources import ArraySource, FolderSource
-from sdclr.data.streaming import StreamLoader
-from sdclr.data.views import ViewConfig, draw_views
-from sdclr.downstream.images import Batches, LabelledImages, class_balanced, labelled_images
+from sdclr.downstream.images import Batches, LabeledImages, class_balanced, labeled_images
 from sdclr.errors import InputError
+from sdclr.loading.batches import ResidentLoader
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.parameters import ViewConfig, draw_views
 
 CPU = torch.device("cpu")
-AS_THEY_ARE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0, "jitter": 0, "grey": 0, "blur": 0}
+AS_THEY_ARE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0, "jitter": 0, "gray": 0, "blur": 0}
 
 
-def coloured(count: int, side: int) -> ArraySource:
-    """Images of one colour each, which tells their label: 10 times it."""
+def colored(count: int, side: int) -> ArraySource:
+    """Images of one color each, which tells their label: 10 times it."""
     labels = np.arange(count) % 5 - 1
     images = np.broadcast_to((10 * (labels + 1)).astype(np.uint8)[:, None, None, None], (count, side, side, 3))
     return ArraySource(images.copy(), labels=labels)
 
 
-def opened(source: ArraySource, tmp_path: Path) -> LabelledImages:
-    return labelled_images(source, device=CPU, listed_in=tmp_path / "bad.csv")
+def opened(source: ArraySource, tmp_path: Path) -> LabeledImages:
+    return labeled_images(source, device=CPU, listed_in=tmp_path / "bad.csv")
 
 
 @pytest.mark.parametrize(("side", "held"), [(8, True), (100, False)])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_views_come_with_their_labels(tmp_path: Path, side: int, *, held: bool, balanced: bool) -> None:
-    images = opened(coloured(50, side), tmp_path)
+    images = opened(colored(50, side), tmp_path)
     assert (images.pixels is not None) == held
     assert len(images) == 40  # the label of every fifth is unknown
     batches = Batches(images, ViewConfig(image_size=8, **AS_THEY_ARE), 3, 8, CPU, 0)
@@ -85,7 +85,7 @@ def test_large_photos_are_decoded_once(tmp_path: Path, monkeypatch: pytest.Monke
         file.parent.mkdir(parents=True, exist_ok=True)
         coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((120, 100)).save(file)
-    images = labelled_images(FolderSource(tmp_path / "photos"), device=CPU, listed_in=tmp_path / "bad.csv")
+    images = labeled_images(FolderSource(tmp_path / "photos"), device=CPU, listed_in=tmp_path / "bad.csv")
     plain = Batches(images, ViewConfig(image_size=8), 3, 4, CPU, 0, cache_gb=0)
     kept = Batches(images, ViewConfig(image_size=8), 3, 4, CPU, 0)
     wanted = [list(plain.epoch(epoch, balanced=epoch == 1)) for epoch in range(3)]
@@ -130,13 +130,13 @@ def test_balanced_draws_take_every_class_and_every_image_of_it_equally_often() -
 
 
 def test_images_without_labels_and_too_many_bad_ones_are_refused(tmp_path: Path) -> None:
-    unlabelled = ArraySource(np.zeros((4, 8, 8, 3), dtype=np.uint8), labels=[-1] * 4)
+    unlabeled = ArraySource(np.zeros((4, 8, 8, 3), dtype=np.uint8), labels=[-1] * 4)
     with pytest.raises(InputError, match="array has no labels"):
-        opened(unlabelled, tmp_path)
+        opened(unlabeled, tmp_path)
 
 
 def test_a_subset_may_name_an_image_twice(tmp_path: Path) -> None:
-    images = opened(coloured(20, 8), tmp_path)
+    images = opened(colored(20, 8), tmp_path)
     twice = images.subset(np.array([5, 0, 5]))
     assert twice.labels.tolist() == images.labels[[5, 0, 5]].tolist()
     assert torch.equal(twice.pixels[0], twice.pixels[2])

@@ -16,7 +16,7 @@ from sdclr.downstream.losses import (
     effective_weights,
     ldam_loss,
     ldam_margins,
-    tau_normalised,
+    tau_normalized,
 )
 from sdclr.errors import InputError
 
@@ -146,15 +146,15 @@ def test_gradients_by_finite_differences(logits: torch.Tensor, labels: torch.Ten
     margins, weights = ldam_margins(COUNTS), effective_weights(COUNTS)
     assert torch.autograd.gradcheck(lambda z: ldam_loss(z, labels, margins, 3.0, weights), logits)
     assert torch.autograd.gradcheck(lambda z: balanced_softmax_loss(z, labels, COUNTS), logits)
-    assert torch.autograd.gradcheck(lambda w: tau_normalised(w, 0.7), logits)
+    assert torch.autograd.gradcheck(lambda w: tau_normalized(w, 0.7), logits)
 
 
-def test_tau_normalised() -> None:
+def test_tau_normalized() -> None:
     weight = torch.randn(K, 3, dtype=torch.float64)
     rows = [[w / math.sqrt(sum(x * x for x in row)) ** 0.4 for w in row] for row in weight.tolist()]
-    torch.testing.assert_close(tau_normalised(weight, 0.4), torch.tensor(rows, dtype=torch.float64))
-    assert torch.equal(tau_normalised(weight, 0.0), weight)
-    torch.testing.assert_close(tau_normalised(weight, 1.0).norm(dim=1), torch.ones(K, dtype=torch.float64))
+    torch.testing.assert_close(tau_normalized(weight, 0.4), torch.tensor(rows, dtype=torch.float64))
+    assert torch.equal(tau_normalized(weight, 0.0), weight)
+    torch.testing.assert_close(tau_normalized(weight, 1.0).norm(dim=1), torch.ones(K, dtype=torch.float64))
 
 
 def test_a_class_without_images_is_refused() -> None:

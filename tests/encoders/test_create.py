@@ -83,7 +83,7 @@ def test_what_cannot_be_built_is_refused_with_the_mend(config: EncoderConfig, im
 
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_a_head_has_its_layers_with_normalisation_after_each(layers: int, norm: str) -> None:
+def test_a_head_has_its_layers_with_normalization_after_each(layers: int, norm: str) -> None:
     head = projection_head(12, HeadConfig(layers=layers, dim=5, norm=norm))  # type: ignore[arg-type]  # parametrized
     linear = [m for m in head if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linear] == [(12, 12)] * (layers - 1) + [(12, 5)]

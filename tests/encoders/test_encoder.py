@@ -23,7 +23,7 @@ def test_bytes_and_floats_give_equal_features(seed: int) -> None:
     assert torch.equal(encoder(images), encoder(images.float() / 255))
 
 
-def test_the_input_is_normalised_inside() -> None:
+def test_the_input_is_normalized_inside() -> None:
     config = EncoderConfig(width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
     encoder = create_encoder(config, 16).eval()
     images = torch.rand(2, 3, 16, 16)

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 import sdclr
-from sdclr.data.longtail import class_groups
-from sdclr.data.mosaics import mosaics
 from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.errors import InputError
 from sdclr.evaluation.attributes import (
@@ -26,6 +24,8 @@ from sdclr.evaluation.attributes import (
     evaluate_attributes,
 )
 from sdclr.evaluation.logistic import LogisticConfig
+from sdclr.longtail.mosaics import mosaics
+from sdclr.longtail.splits import class_groups
 
 EXACT = {"tolerance": 1e-7, "search_tolerance": 1e-6}
 

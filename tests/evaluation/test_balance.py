@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import recall_score
 
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import Balance, balance, per_class_accuracy, summarise
+from sdclr.evaluation.balance import Balance, balance, per_class_accuracy, summarize
 
 TEN = {"many": [3, 1, 0, 9], "medium": [2, 5, 4], "few": [6, 8, 7]}
 
@@ -93,9 +93,9 @@ def test_per_class_accuracy_names_what_is_wrong(predictions, labels, message):
         per_class_accuracy(predictions, labels, 3)
 
 
-def test_summarise_is_the_mean_and_sample_deviation():
+def test_summarize_is_the_mean_and_sample_deviation():
     splits = [Balance(0.9, 0.6, 0.3, 0.6, 0.2), Balance(0.7, 0.6, 0.5, 0.6, 0.1), Balance(0.8, 0.6, math.nan, 0.7, 0.1)]
-    summary = summarise(splits)
+    summary = summarize(splits)
     assert summary.splits == 3
     assert summary.mean == pytest.approx((0.8, 0.6, 0.4, 1.9 / 3, 0.4 / 3))
     assert summary.std[:3] == pytest.approx((0.1, 0.0, math.sqrt(0.02)))
@@ -103,11 +103,11 @@ def test_summarise_is_the_mean_and_sample_deviation():
 
 def test_one_split_has_no_deviation():
     only = Balance(0.9, 0.6, 0.3, 0.6, 0.2)
-    summary = summarise([only])
+    summary = summarize([only])
     assert summary.mean == only
     assert all(math.isnan(value) for value in summary.std)
 
 
 def test_no_splits():
     with pytest.raises(InputError, match="no splits"):
-        summarise([])
+        summarize([])

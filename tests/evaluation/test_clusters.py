@@ -22,19 +22,19 @@ def test_groups_that_lie_apart_are_found_largest_first():
     assert adjusted_rand_score(truth, found.labels) == 1
     assert found.sizes.tolist() == [80, 20, 5]
     np.testing.assert_array_equal(found.labels, np.array([2, 0, 1])[truth])
-    np.testing.assert_allclose(found.centres, np.eye(3, 8)[[1, 2, 0]], atol=0.05)
+    np.testing.assert_allclose(found.centers, np.eye(3, 8)[[1, 2, 0]], atol=0.05)
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(12, 60))
-def test_labels_sizes_and_centres_agree(seed, k, count):
+def test_labels_sizes_and_centers_agree(seed, k, count):
     rows = np.random.default_rng(seed).normal(size=(count, 5)).astype(np.float32)
-    labels, sizes, centres = find_clusters(rows, k, seed=seed)
+    labels, sizes, centers = find_clusters(rows, k, seed=seed)
     np.testing.assert_array_equal(np.bincount(labels, minlength=len(sizes)), sizes)
     assert (sizes > 0).all()
     assert (np.diff(sizes) <= 0).all()
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_array_equal(((unit[:, None] - centres) ** 2).sum(2).argmin(1), labels)
+    np.testing.assert_array_equal(((unit[:, None] - centers) ** 2).sum(2).argmin(1), labels)
 
 
 def test_the_seed_decides():
@@ -52,7 +52,7 @@ def test_copies_make_fewer_clusters(copies):
     assert found.sizes.tolist() == [copies] * 3
 
 
-def test_rows_beyond_those_fitted_are_assigned_to_the_nearest_centre(monkeypatch):
+def test_rows_beyond_those_fitted_are_assigned_to_the_nearest_center(monkeypatch):
     monkeypatch.setattr(clusters, "_FITTED", 50)
     rows, truth = _blobs([200, 100, 60])
     found = find_clusters(rows, 3)

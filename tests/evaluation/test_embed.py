@@ -12,7 +12,6 @@ import torch
 
 from sdclr.config import to_json
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation import embed as embed_module
@@ -22,6 +21,7 @@ from sdclr.features.extract import extract_features, feature_batches
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 # What a launched process does: join the others and embed.
 SCRIPT = """

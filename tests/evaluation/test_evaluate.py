@@ -143,9 +143,9 @@ def test_a_given_few_shot_set_is_not_drawn(run):
     few = SubsetSource(digits("train"), np.arange(50))
     with pytest.raises(sdclr.InputError, match="leave out shots and draws"):
         evaluate(digits("train"), digits("test"), QUICK, encoder=run, few_shot=few)
-    unlabelled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
+    unlabeled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
     with pytest.raises(sdclr.InputError, match="plain has no labels"):
-        evaluate(digits("train"), digits("test"), encoder=run, validation=unlabelled)
+        evaluate(digits("train"), digits("test"), encoder=run, validation=unlabeled)
 
 
 def test_the_spread_over_classes_is_that_of_the_known_ones(result):
@@ -157,9 +157,9 @@ def test_the_spread_over_classes_is_that_of_the_known_ones(result):
 
 
 def test_labels_are_needed_and_must_match(run):
-    unlabelled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
+    unlabeled = ArraySource(np.zeros((20, 8, 8, 3), dtype=np.uint8), name="plain")
     with pytest.raises(sdclr.InputError, match="plain has no labels"):
-        evaluate(unlabelled, digits("test"), encoder=run)
+        evaluate(unlabeled, digits("test"), encoder=run)
     with pytest.raises(sdclr.InputError, match="3 class counts but 10 classes"):
         evaluate(digits("train"), digits("test"), QUICK, encoder=run, class_counts=[3, 2, 1])
 

@@ -251,12 +251,12 @@ def test_prototypes_are_mean_directions():
     assert not found[[1, 3]].any()
 
 
-def test_centred_prototypes_are_what_a_class_has_beyond_the_others():
+def test_centered_prototypes_are_what_a_class_has_beyond_the_others():
     x, y = np.random.default_rng(0).normal(3, 1, size=(9, 4)), np.array([0, 2, 2, 0, 0, 2, 0, 2, 3])
-    plain, centred = (class_prototypes(x, y, 5, centred=centred).numpy() for centred in (False, True))
+    plain, centered = (class_prototypes(x, y, 5, centered=centered).numpy() for centered in (False, True))
     present = [0, 2, 3]
-    np.testing.assert_allclose(centred[present], plain[present] - plain[present].mean(axis=0), rtol=1e-4, atol=1e-6)
-    assert not centred[[1, 4]].any()
+    np.testing.assert_allclose(centered[present], plain[present] - plain[present].mean(axis=0), rtol=1e-4, atol=1e-6)
+    assert not centered[[1, 4]].any()
 
 
 def test_targets_are_the_cosine_and_the_logit():

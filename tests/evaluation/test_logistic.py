@@ -14,9 +14,9 @@ from sdclr.evaluation.probes import linear_probe
 def _clusters(count, width=8, classes=5, noise=2.0, seed=0):
     """Overlapping clusters; features of very different scale and far from 0."""
     generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(classes, width))
+    centers = np.random.default_rng(99).normal(size=(classes, width))
     labels = generator.integers(0, classes, count)
-    x = centres[labels] + noise * generator.normal(size=(count, width))
+    x = centers[labels] + noise * generator.normal(size=(count, width))
     mixing = np.random.default_rng(98).normal(size=(width, width))  # correlated, too
     return ((x @ mixing) * 10.0 ** np.linspace(-2, 2, width) + 5).astype(np.float32), labels
 

@@ -11,7 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from sdclr.config import to_json
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
@@ -20,6 +19,7 @@ from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 
 def make_run(folder, seed=0):
@@ -89,7 +89,7 @@ def test_a_file_from_elsewhere(run, source, embeddings, picture):
         assert second[2:] == pytest.approx(inside[0][2:], abs=1e-5)  # of which the image itself is not one
 
 
-def test_copies_of_an_image_are_neighbours_and_the_image_is_not(run):
+def test_copies_of_an_image_are_neighbors_and_the_image_is_not(run):
     copies = SubsetSource(digits(), [5])
     copies.indices = np.array([5, 5, 5, 5])
     copies.ids = ["a", "b", "c", "d"]

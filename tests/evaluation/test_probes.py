@@ -22,9 +22,9 @@ from sdclr.evaluation.probes import (
 
 def _clusters(count, width=8, classes=5, noise=1.0, seed=0):
     generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(classes, width))
+    centers = np.random.default_rng(99).normal(size=(classes, width))
     labels = generator.integers(0, classes, count)
-    return (centres[labels] + noise * generator.normal(size=(count, width))).astype(np.float32), labels
+    return (centers[labels] + noise * generator.normal(size=(count, width))).astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +48,16 @@ class TestLinearProbe:
         layer = nn.Linear(8, 5)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-        optimiser = torch.optim.SGD(layer.parameters(), lr=0.7, momentum=0.9, weight_decay=weight_decay)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2], gamma=0.1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.7, momentum=0.9, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2], gamma=0.1)
         order = torch.Generator().manual_seed(3)
         curve, states = [], []
         for _ in range(4):
             for batch in torch.randperm(150, generator=order).split(32):
                 loss = nn.functional.cross_entropy(layer(torch.tensor(x)[batch]), torch.tensor(y)[batch])
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
             schedule.step()
             curve.append((layer(torch.tensor(val_x)).argmax(1).numpy() == val_y).mean())
             states.append((layer.weight.detach().clone(), layer.bias.detach().clone()))

@@ -22,10 +22,10 @@ import torch
 
 from sdclr.cli import main
 from sdclr.cli.catalog import CATALOG
-from sdclr.data.longtail import long_tail_split
-from sdclr.data.published import PaperSplit
 from sdclr.data.sources import SubsetSource, digits
 from sdclr.encoders import EncoderConfig
+from sdclr.longtail.published import PaperSplit
+from sdclr.longtail.splits import long_tail_split
 from sdclr.paper import experiments, runner
 
 KILLED = -signal.SIGKILL
@@ -34,8 +34,8 @@ VOLATILE = ("metrics.jsonl", "sessions.jsonl", ".training", ".mining", ".embeddi
 """Files that hold times or numbers of processes; the same table is in a CSV file, too."""
 TIMED = {"memory_free", "free", "free_here"}
 
-for _name in CATALOG:  # what commands would load is loaded once
-    import_module(f"sdclr.cli.actions.{_name}")
+for _entry in CATALOG.values():  # what commands would load is loaded once
+    import_module(f"sdclr.cli.actions.{_entry.module}")
 for _name in ("faiss", "jinja2", "matplotlib.figure", "openTSNE", "scipy.optimize", "sklearn.neighbors", "sknetwork"):
     import_module(_name)
 for _name in ("tensorboard.summary.writer.record_writer", "timm.layers", "torchvision.transforms", "onnxscript"):

@@ -41,7 +41,9 @@ COMMANDS = {
     "embed": "embed images --encoder run --out out/e.parquet --workers 0",
     "export": "export run out/exported --formats timm",
     "evaluate": "evaluate --encoder run --train images --test images --shots 2 --k 5 --out out --workers 0",
-    "attributes": "attributes --encoder run --train table.csv --test table.csv --few-shot 0.1 --out out --workers 0",
+    "evaluate-attributes": (
+        "evaluate-attributes --encoder run --train table.csv --test table.csv --few-shot 0.1 --out out --workers 0"
+    ),
     "report": "report run --source images --out out/r.html --figures out/f",
     "reproduce": f"reproduce table4 --data images --folder out --splits 1 {_PAPER}",
     "bench": f"bench --data images --folder out --matrix simclr+none --splits 1 {_PAPER}",

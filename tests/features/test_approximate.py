@@ -7,7 +7,7 @@ import torch
 from sdclr.errors import InputError
 from sdclr.features import approximate
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def features() -> torch.Tensor:
     return centers.repeat(75, 1) + 0.5 * torch.randn(3000, 24, generator=generator)
 
 
-def overlap(found: Neighbours, true: Neighbours) -> float:
+def overlap(found: Neighbors, true: Neighbors) -> float:
     """Recall, computed with sets."""
     pairs = zip(found.indices.tolist(), true.indices.tolist(), strict=True)
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
@@ -43,7 +43,7 @@ def test_recall_tells_what_is_missing(features):
     # The five nearest are right, the others are the farthest of twenty.
     far = nearest(features, 20)
     columns = [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]
-    half = Neighbours(far.distances[:, columns], far.indices[:, columns])
+    half = Neighbors(far.distances[:, columns], far.indices[:, columns])
     assert sample_recall(features, half) == pytest.approx(0.5, abs=0.01)
 
 
@@ -104,7 +104,7 @@ def test_few_images():
 def test_recall_is_measured_in_parts(monkeypatch, metric):
     features = torch.rand(1000, 8, generator=torch.Generator().manual_seed(0))
     found = approximate.nearest(features, 10, metric=metric)
-    worse = Neighbours(found.distances * 1.05, found.indices)
+    worse = Neighbors(found.distances * 1.05, found.indices)
     whole = [approximate.sample_recall(features, near, metric=metric) for near in (found, worse)]
     monkeypatch.setattr(approximate, "EXACT_UP_TO", 300)
     parts = [approximate.sample_recall(features, near, metric=metric) for near in (found, worse)]

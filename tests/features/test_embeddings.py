@@ -264,8 +264,8 @@ class TestEmbeddedImages:
         (tmp_path / "beside" / "sub").mkdir(parents=True)
         (tmp_path / "root").mkdir()
         monkeypatch.chdir(tmp_path / "root")
-        for grey, file in ((10, "beside/a.png"), (20, "beside/sub/c.png"), (30, "root/b.png")):
-            Image.new("RGB", (4, 4), (grey,) * 3).save(tmp_path / file)
+        for gray, file in ((10, "beside/a.png"), (20, "beside/sub/c.png"), (30, "root/b.png")):
+            Image.new("RGB", (4, 4), (gray,) * 3).save(tmp_path / file)
         Image.new("RGB", (4, 4), (40,) * 3).save(tmp_path / "d.png")
         ids = ["a.png", "b.png", "sub/c.png", "d.png", "e.png"]
         file = written(tmp_path / "beside" / "e.parquet", VALUES.tolist(), ids)

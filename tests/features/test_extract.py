@@ -88,7 +88,7 @@ class TestEvaluationView:
             (128, 640, 64),
         ],
     )
-    def test_a_large_image_is_the_customary_resize_and_centre_crop(self, height, width, size):
+    def test_a_large_image_is_the_customary_resize_and_center_crop(self, height, width, size):
         """Also at the borders and on noise: resampling through a box must give the pixels of resizing it all.
 
         Pillow may take rows or columns first and clips in between, so the noise stays off black and white.

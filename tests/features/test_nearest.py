@@ -33,7 +33,7 @@ def test_the_largest_are_those_of_a_sort(seed, k, columns, rows, distinct):
 
 @pytest.mark.parametrize("k", [1, 20, 199, 200])
 def test_the_padding_is_never_among_the_largest(k):
-    """Up to nearly as many neighbours as there are groups of columns."""
+    """Up to nearly as many neighbors as there are groups of columns."""
     generator = np.random.default_rng(3)
     train_x, query_x = generator.normal(size=(3300, 9)), generator.normal(size=(70, 9))
     train_x /= np.linalg.norm(train_x, axis=1, keepdims=True)
@@ -50,7 +50,7 @@ def test_the_padding_is_never_among_the_largest(k):
 @given(
     st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([None, 1, 7]), st.sampled_from(["cosine", "euclidean"])
 )
-def test_neighbours_among_themselves_are_those_of_sklearn(seed, k, block, metric):
+def test_neighbors_among_themselves_are_those_of_sklearn(seed, k, block, metric):
     rows = np.random.default_rng(seed).normal(size=(45, 6))
     ours = nearest(rows, k, metric=metric, block=block)
     theirs = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric).fit(rows)
@@ -61,7 +61,7 @@ def test_neighbours_among_themselves_are_those_of_sklearn(seed, k, block, metric
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("block", [None, 64])
-def test_neighbours_of_queries_are_those_of_sklearn(metric, block):
+def test_neighbors_of_queries_are_those_of_sklearn(metric, block):
     generator = np.random.default_rng(5)
     rows, queries = generator.normal(size=(2003, 12)), generator.normal(size=(150, 12))
     ours = nearest(rows, 15, queries=queries, metric=metric, block=block)
@@ -72,7 +72,7 @@ def test_neighbours_of_queries_are_those_of_sklearn(metric, block):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_a_twin_is_a_neighbour_but_no_image_is_its_own(metric):
+def test_a_twin_is_a_neighbor_but_no_image_is_its_own(metric):
     rows = np.random.default_rng(0).normal(size=(20, 4))
     rows = np.concatenate([rows, rows])
     found = nearest(rows, 1, metric=metric)
@@ -81,7 +81,7 @@ def test_a_twin_is_a_neighbour_but_no_image_is_its_own(metric):
     assert found.distances.min() >= 0
 
 
-def test_a_query_may_be_its_own_neighbour():
+def test_a_query_may_be_its_own_neighbor():
     rows = np.random.default_rng(0).normal(size=(20, 4))
     np.testing.assert_array_equal(nearest(rows, 1, queries=rows).indices[:, 0], np.arange(20))
 
@@ -93,7 +93,7 @@ def test_distances_of_large_features_keep_their_digits():
     assert found.distances.item() == pytest.approx(torch.dist(rows[found.indices.item()], rows[0]).item(), abs=1e-7)
 
 
-def test_neighbours_of_features_far_from_the_origin_are_found():
+def test_neighbors_of_features_far_from_the_origin_are_found():
     rows = np.random.default_rng(6).normal(size=(300, 4))
     far = nearest(rows + 1000, 5, metric="euclidean")
     theirs = NearestNeighbors(n_neighbors=5).fit((rows + 1000).astype(np.float32).astype(np.float64))

@@ -8,7 +8,7 @@ from sklearn.manifold import trustworthiness
 
 from sdclr.errors import InputError
 from sdclr.features import projection
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 from sdclr.features.projection import describe_map, project
 
 
@@ -20,9 +20,9 @@ def clusters(count: int = 300, width: int = 16) -> tuple[torch.Tensor, np.ndarra
     return centers[group] + 0.05 * torch.randn(count, width, generator=generator), group.numpy()
 
 
-def neighbors_of(features: torch.Tensor) -> Neighbours:
+def neighbors_of(features: torch.Tensor) -> Neighbors:
     if len(features) == 1:
-        return Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+        return Neighbors(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
     return nearest(features, min(15, len(features) - 1))
 
 
@@ -117,7 +117,7 @@ def test_progress_counts_all_steps(told):
 @pytest.mark.parametrize("indices", [torch.zeros(3, dtype=torch.int64), torch.tensor([[5], [0]]), torch.ones(0, 1)])
 def test_neighbors_of_others_are_refused(indices):
     with pytest.raises(InputError, match="all images among themselves"):
-        project(Neighbours(torch.zeros(indices.shape), indices.long()))
+        project(Neighbors(torch.zeros(indices.shape), indices.long()))
 
 
 @pytest.mark.parametrize("count", [17, 20, 30])

@@ -124,7 +124,7 @@ COMMANDS = {
                 "5",
                 "--out",
                 "new.csv",
-                "--labelled",
+                "--labeled",
                 "ids.txt",
                 *QUIET,
             ),

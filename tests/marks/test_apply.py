@@ -91,7 +91,7 @@ def test_a_folder_may_be_begun_and_may_grow(tmp_path, marked):
         }
         assert (folder / "dog" / "b" / "0.png").lstat() == before
         assert not (folder / ".sdclr-apply.tmp").exists()
-        with pytest.raises(InputError, match=r"holds 'dog/b/0.png', which these marks do not put there"):
+        with pytest.raises(InputError, match=r"contains 'dog/b/0.png', which these marks do not place"):
             apply_marks(marked(SAID | {"b/0.png": "=cat"}), classes=folder, how=how)
 
 
@@ -268,22 +268,22 @@ def test_a_dry_run_checks_and_writes_nothing(tmp_path, images, marked, tree):
     "case",
     [
         ({"manifest": "m.txt"}, "give a .csv or .parquet file"),
-        ({"manifest": "marks.csv"}, "is what is read"),
+        ({"manifest": "marks.csv"}, "is an input file"),
         ({"drop_list": "images/top.png"}, "is the image 'top.png'"),
         ({"drop_list": "alias.png"}, "is the image 'top.png'"),
         ({"drop_list": "full"}, "is a folder; give a file name"),
-        ({"links": "images/new"}, "lies inside"),
-        ({"links": "images"}, "lies inside"),
-        ({"move_dropped": "images/dropped"}, "lies inside"),
+        ({"links": "images/new"}, "is inside"),
+        ({"links": "images"}, "is inside"),
+        ({"move_dropped": "images/dropped"}, "is inside"),
         ({"links": "full"}, "is not empty"),
         ({"move_dropped": "full"}, "is not empty"),
-        ({"classes": "marks.csv"}, "is what is read"),
-        ({"classes": "full/x.txt"}, "no folder"),
-        ({"links": "x", "classes": "x"}, "a place of its own"),
-        ({"links": "x", "manifest": "x/m.csv"}, "a place of its own"),
+        ({"classes": "marks.csv"}, "is an input file"),
+        ({"classes": "full/x.txt"}, "not a folder"),
+        ({"links": "x", "classes": "x"}, "a separate path"),
+        ({"links": "x", "manifest": "x/m.csv"}, "a separate path"),
         ({"classes": "x", "unlabeled": "CAT"}, "is a label too"),
-        ({"classes": "x", "unlabeled": " "}, "no name of a folder"),
-        ({"classes": "x", "unlabeled": "../x"}, "no name of a folder"),
+        ({"classes": "x", "unlabeled": " "}, "not a valid folder name"),
+        ({"classes": "x", "unlabeled": "../x"}, "not a valid folder name"),
         ({"unlabeled": "x"}, "add --classes FOLDER"),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_file_that_is_dropped_and_kept_is_an_error(images):
 
 def test_labels_that_may_be_one_are_told(marked):
     done = apply_marks(marked({"a/0.png": "=Cat", "a/1.png": "=cat", "b/0.png": "=dog"}))
-    assert done.notes == ["Labels that differ in case alone, and may be one: Cat, cat."]
+    assert done.notes == ["Labels that differ only in case, and may be the same: Cat, cat."]
 
 
 @pytest.mark.parametrize(("how", "call"), [("symlink", "symlink"), ("hardlink", "link")])
@@ -364,7 +364,7 @@ def test_copies_need_no_links_on_the_disk(tmp_path, marked, monkeypatch):
 def test_another_file_in_the_place_of_an_image_stays(tmp_path, marked):
     apply_marks(marked(SAID), links=tmp_path / "l", how="copy")
     (tmp_path / "l" / "a" / "1.png").write_bytes(b"mine now")
-    with pytest.raises(InputError, match=r"l/a/1.png: is there already, with other contents"):
+    with pytest.raises(InputError, match=r"l/a/1.png: exists with other contents"):
         apply_marks(marked(SAID), links=tmp_path / "l", how="copy")
     assert (tmp_path / "l" / "a" / "1.png").read_bytes() == b"mine now"
 
@@ -374,6 +374,6 @@ def test_a_link_in_our_folder_is_no_way_out(tmp_path, marked):
     outside = tmp_path / "outside"
     outside.mkdir()
     (tmp_path / "c" / "owl").symlink_to(outside)
-    with pytest.raises(InputError, match="holds 'owl'"):
+    with pytest.raises(InputError, match="contains 'owl'"):
         apply_marks(marked(SAID | {"b/3.png": "=owl"}), classes=tmp_path / "c")
     assert not any(outside.iterdir())

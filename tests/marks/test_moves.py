@@ -148,7 +148,7 @@ def test_one_file_under_two_ids_moves_once(tmp_path, images):
 
 
 def test_what_is_no_file_cannot_be_moved(tmp_path, marked):
-    with pytest.raises(InputError, match=r"row 2: 'digits/0001' is no file of its own.*--drop-list"):
+    with pytest.raises(InputError, match=r"row 2: 'digits/0001' is not an individual file.*--drop-list"):
         apply_marks(marked({"digits/0001": "drop"}, root=None), "digits", move_dropped=tmp_path / "dropped")
     assert not (tmp_path / "dropped").exists()
 

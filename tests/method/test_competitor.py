@@ -1,4 +1,4 @@
-"""The pruned twin: its output, its gradients, its normalisation, its state, on networks of every kind."""
+"""The pruned twin: its output, its gradients, its normalization, its state, on networks of every kind."""
 
 import copy
 
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_two_explicit_networks(network_and_input):
     for name, parameter in network.named_parameters():
         expected = dense.get_parameter(name).grad
         other = sparse.get_parameter(name).grad
-        if name.replace(".", "/") in own:  # normalisation: a gradient for each branch, to each its own
+        if name.replace(".", "/") in own:  # normalization: a gradient for each branch, to each its own
             torch.testing.assert_close(own[name.replace(".", "/")].grad, other)
         elif name in masks:  # kept weights hear both branches, removed ones the dense branch alone
             expected = expected + other * masks[name]
@@ -165,7 +165,7 @@ def test_each_branch_keeps_its_own_running_statistics():
     assert torch.equal(competitor._norm.get_buffer("1/running_mean"), own)
 
 
-def test_shared_normalisation_is_an_option():
+def test_shared_normalization_is_an_option():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     competitor = SelfCompetitor(network, 0.5, independent_norm=False)
     assert len(list(competitor.parameters())) == len(list(network.parameters()))
@@ -181,7 +181,7 @@ def test_statistics_alone_can_be_independent():
     torch.testing.assert_close(competitor(x), copy.deepcopy(network)(x))
     assert int(network[1].num_batches_tracked) == 0
     assert int(competitor._norm.get_buffer("1/num_batches_tracked")) == 1
-    weights = torch.randn(8, 4, 4, 4)  # the sum of normalised outputs has no gradient
+    weights = torch.randn(8, 4, 4, 4)  # the sum of normalized outputs has no gradient
     for branch in (network, competitor):
         (branch(x) * weights).sum().backward()
     of_both = network[1].weight.grad.clone()
@@ -191,7 +191,7 @@ def test_statistics_alone_can_be_independent():
 
 
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm(4), nn.LayerNorm([4, 2, 2]), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)])
-def test_every_kind_of_normalisation_gets_one_extra_set(norm):
+def test_every_kind_of_normalization_gets_one_extra_set(norm):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), norm)
     competitor = SelfCompetitor(network, 0.5)
     extra = len(list(competitor.parameters())) - len(list(network.parameters()))
@@ -202,7 +202,7 @@ def test_every_kind_of_normalisation_gets_one_extra_set(norm):
     assert competitor._norm.get_parameter("1/weight").grad is not None
 
 
-def test_one_optimiser_trains_both_branches_and_no_weight_is_copied():
+def test_one_optimizer_trains_both_branches_and_no_weight_is_copied():
     network = mlp()
     competitor = SelfCompetitor(network, 0.5)
     assert {id(p) for p in network.parameters()} < {id(p) for p in competitor.parameters()}

@@ -184,7 +184,7 @@ def test_a_damaged_branch_takes_part_and_momentum_networks_do_not_learn(name):
 
 
 @pytest.mark.parametrize("name", ["byol", "moco_v3", "simsiam"])
-def test_a_damaged_branch_has_normalisation_of_its_own_in_the_predictor(name):
+def test_a_damaged_branch_has_normalization_of_its_own_in_the_predictor(name):
     network = small()
     framework = ALL[name](network, damaged=True)
     before = framework.predictor.twin_norm.running_mean.clone()

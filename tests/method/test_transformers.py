@@ -15,7 +15,7 @@ SIZE = 16
 ENCODERS = {
     "vit": EncoderConfig(name="vit_tiny_patch16_224", width=24, patch=4),
     "convnext": EncoderConfig(name="convnext_atto", width=4),  # its linear layers are 1x1 convolutions
-    "convnext v2": EncoderConfig(name="convnextv2_atto", width=4),  # with a response normalisation
+    "convnext v2": EncoderConfig(name="convnextv2_atto", width=4),  # with a response normalization
 }
 
 
@@ -47,8 +47,8 @@ def by_hand(competitor: SelfCompetitor) -> Network:
     return pruned
 
 
-def normalisation(network: nn.Module) -> set[str]:
-    """Names of the parameters of its layers of normalisation."""
+def normalization(network: nn.Module) -> set[str]:
+    """Names of the parameters of its layers of normalization."""
     layers = (nn.LayerNorm, nn.BatchNorm1d)
     return {
         f"{prefix}.{name}"
@@ -109,7 +109,7 @@ def test_the_twin_is_the_network_with_weights_multiplied_by_hand(kind: str, *, f
 def test_each_branch_gives_the_gradients_of_a_network_of_its_own(kind: str) -> None:
     network = made(kind)
     competitor = SelfCompetitor(network, 0.5)
-    with torch.no_grad():  # as after some steps: the twin's normalisation is no longer the network's
+    with torch.no_grad():  # as after some steps: the twin's normalization is no longer the network's
         for value in own(competitor).values():
             value.mul_(1.2)
     dense, pruned = copy.deepcopy(network), by_hand(competitor)
@@ -120,7 +120,7 @@ def test_each_branch_gives_the_gradients_of_a_network_of_its_own(kind: str) -> N
     how(network, competitor, first, second).mean().backward()
     how(dense, pruned, first, second).mean().backward()
     masks, mine = competitor.masks, own(competitor)
-    assert set(mine) == normalisation(network)
+    assert set(mine) == normalization(network)
     for name, parameter in network.named_parameters():
         from_dense, from_pruned = (each.get_parameter(name).grad for each in (dense, pruned))
         if name in mine:
@@ -131,7 +131,7 @@ def test_each_branch_gives_the_gradients_of_a_network_of_its_own(kind: str) -> N
         torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-3)
 
 
-def test_the_pruned_branch_teaches_kept_weights_and_its_own_normalisation_alone(kind: str) -> None:
+def test_the_pruned_branch_teaches_kept_weights_and_its_own_normalization_alone(kind: str) -> None:
     network = made(kind)
     competitor = SelfCompetitor(network, 0.5)
     competitor(views()[0]).square().sum().backward()
@@ -140,18 +140,18 @@ def test_the_pruned_branch_teaches_kept_weights_and_its_own_normalisation_alone(
         assert gradient is not None
         assert not gradient[~mask].any()
     assert any(bool(network.get_parameter(name).grad[mask].any()) for name, mask in competitor.masks.items())
-    assert all(network.get_parameter(name).grad is None for name in normalisation(network))
+    assert all(network.get_parameter(name).grad is None for name in normalization(network))
     assert all(value.grad is not None for value in own(competitor).values())
-    rest = set(dict(network.named_parameters())) - normalisation(network) - set(competitor.masks)
+    rest = set(dict(network.named_parameters())) - normalization(network) - set(competitor.masks)
     assert all(network.get_parameter(name).grad is not None for name in rest)  # biases, tokens, positions, scales
 
 
-def test_shared_normalisation_hears_both_branches(kind: str) -> None:
+def test_shared_normalization_hears_both_branches(kind: str) -> None:
     network = made(kind)
     competitor = SelfCompetitor(network, 0.5, independent_norm=False)
     assert own(competitor) == {}
     competitor(views()[0]).square().sum().backward()
-    assert all(network.get_parameter(name).grad is not None for name in normalisation(network))
+    assert all(network.get_parameter(name).grad is not None for name in normalization(network))
 
 
 @pytest.mark.parametrize("ratio", [None, 0.3])

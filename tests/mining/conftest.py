@@ -8,13 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import BadImageError
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(
     encoder=EncoderConfig(width=4),

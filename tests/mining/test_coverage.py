@@ -80,16 +80,16 @@ def test_coverage_goes_where_images_are_many():
     chosen = select_samples(x, None, 4, method="coverage")
     assert labels[chosen].tolist() == [0, 1, 2, 3]
     known = [0, 100]
-    assert labels[select_samples(x, None, 2, method="coverage", labelled=known)].tolist() == [1, 3]
+    assert labels[select_samples(x, None, 2, method="coverage", labeled=known)].tolist() == [1, 3]
 
 
 def test_mixed_adds_what_is_far_to_what_is_common():
     x = unit_rows(200, 6)
-    chosen = select_samples(x, None, 22, method="mixed", labelled=[3, 4])
+    chosen = select_samples(x, None, 22, method="mixed", labeled=[3, 4])
     far = chosen[3::4]
     common = np.delete(chosen, np.arange(3, 22, 4))
     assert len(far) == 5
-    np.testing.assert_array_equal(common, select_samples(x, None, 17, method="coverage", labelled=[3, 4]))
+    np.testing.assert_array_equal(common, select_samples(x, None, 17, method="coverage", labeled=[3, 4]))
     centers = [3, 4, *common]
     for one in far:
         reach = pairwise_distances(x, x[centers]).min(axis=1)
@@ -103,6 +103,6 @@ def test_more_images_than_are_looked_at(monkeypatch):
     monkeypatch.setattr(selection, "_DRAWN", 50)
     x = unit_rows(300, 8)
     for method in ("coverage", "typicality"):
-        chosen = select_samples(x, None, 280, method=method, labelled=list(range(20)))
+        chosen = select_samples(x, None, 280, method=method, labeled=list(range(20)))
         assert sorted(chosen) == list(range(20, 300))
-        assert len(set(select_samples(x, None, 40, method=method, labelled=list(range(200))).tolist())) == 40
+        assert len(set(select_samples(x, None, 40, method=method, labeled=list(range(200))).tolist())) == 40

@@ -117,9 +117,9 @@ def test_parts_are_averaged(run, monkeypatch):
 
 def test_labels_change_nothing(run):
     images = np.stack([digits("train").image(index) for index in range(120)])
-    labelled = ArraySource(images, labels=np.arange(120) % 7, name="some")
+    labeled = ArraySource(images, labels=np.arange(120) % 7, name="some")
     with_labels, without = (
-        diagnose(source, QUICK, encoder=run) for source in (labelled, ArraySource(images, name="some"))
+        diagnose(source, QUICK, encoder=run) for source in (labeled, ArraySource(images, name="some"))
     )
     assert with_labels.to_json() == without.to_json()
 

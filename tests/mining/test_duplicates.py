@@ -13,7 +13,7 @@ import sdclr
 from sdclr.cli import main
 from sdclr.data.sources import ArraySource, open_source
 from sdclr.errors import BadImageError
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 from sdclr.mining import duplicates, looks
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.mine import MineConfig, mine_features
@@ -147,7 +147,7 @@ def test_positions_count_images_that_mining_left_out():
 def test_two_images_and_one():
     assert found_among([picture(0), picture(0)], [0, 0]).groups == ((0, 1),)
     assert found_among([picture(0), picture(1)], [0, 0]).groups == ()
-    alone = Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+    alone = Neighbors(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
     assert duplicates_among(Pictures([picture(0)]), alone, np.arange(1)).groups == ()
 
 

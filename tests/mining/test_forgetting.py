@@ -7,7 +7,7 @@ import torch
 from sdclr.encoders import wrap_encoder
 from sdclr.errors import InputError
 from sdclr.method import magnitude_masks
-from sdclr.mining.forgetting import forgetting, load_networks, own_normalisation, pruned_copies
+from sdclr.mining.forgetting import forgetting, load_networks, own_normalization, pruned_copies
 from sdclr.training.run import Run
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -36,11 +36,11 @@ def test_at_its_own_ratio_a_run_is_pruned_as_it_was_trained(sdclr_run):
     torch.testing.assert_close(outputs(state.dense), outputs(objective.network))
     torch.testing.assert_close(outputs(state.pruned[0.5]), outputs(objective.competitor))
     assert state.second is state.pruned[0.5]
-    assert own_normalisation(sdclr_run)
+    assert own_normalization(sdclr_run)
     assert not torch.allclose(outputs(state.dense), outputs(state.second))
 
 
-def test_other_ratios_are_masked_anew_with_the_branchs_own_normalisation(sdclr_run):
+def test_other_ratios_are_masked_anew_with_the_branchs_own_normalization(sdclr_run):
     (state,) = load_networks(sdclr_run, [0.0, 0.8])
     competitor = sdclr_run.objective().competitor
     competitor.ratio = 0.8
@@ -48,14 +48,14 @@ def test_other_ratios_are_masked_anew_with_the_branchs_own_normalisation(sdclr_r
     torch.testing.assert_close(outputs(state.pruned[0.8]), outputs(competitor))
     assert zeros(state.pruned[0.8]) == pytest.approx(0.8, abs=1e-3)
     assert zeros(state.dense) < 0.01
-    # Nothing is removed, yet normalisation differs from the dense branch's.
+    # Nothing is removed, yet normalization differs from the dense branch's.
     assert not torch.allclose(outputs(state.pruned[0.0]), outputs(state.dense))
 
 
-def test_a_run_without_pruning_shares_its_normalisation(simclr_run):
+def test_a_run_without_pruning_shares_its_normalization(simclr_run):
     (state,) = load_networks(simclr_run, [0.0, 0.6])
     network = simclr_run.objective().network
-    assert not own_normalisation(simclr_run)
+    assert not own_normalization(simclr_run)
     assert state.second is state.dense
     torch.testing.assert_close(outputs(state.pruned[0.0]), outputs(network))
     names = {

@@ -38,7 +38,7 @@ def test_every_image_gets_its_distances_its_kind_and_its_forgetting(sdclr_run, c
     assert scores.order()[0] == np.nanargmax(scores.rarity)
     assert np.isfinite(scores.rarity[good]).all()
     assert scores.bad == {collection.ids[3]: "truncated", collection.ids[40]: "truncated"}
-    assert scores.about["normalisation"] == "own"
+    assert scores.about["normalization"] == "own"
 
 
 def test_readable_images_have_a_place_on_the_map(sdclr_run, collection, damaged, out):
@@ -124,17 +124,17 @@ def test_scores_do_not_depend_on_the_batch_size(sdclr_run, collection, out):
 def test_labels_play_no_part(sdclr_run, collection, out):
     images = np.stack([collection.image(i) for i in range(120)])
     plain = mine(ArraySource(images, ids=list(collection.ids)), QUICK, encoder=sdclr_run, out=out / "plain")
-    labelled = mine(collection, QUICK, encoder=sdclr_run, out=out / "labelled")
+    labeled = mine(collection, QUICK, encoder=sdclr_run, out=out / "labeled")
     assert plain.labels is None
-    np.testing.assert_array_equal(plain.rank, labelled.rank)
+    np.testing.assert_array_equal(plain.rank, labeled.rank)
 
 
 def test_a_run_without_pruning(simclr_run, collection, out):
     scores = mine(collection, QUICK, encoder=simclr_run, out=out)
     assert list(scores.columns) == ["distance_5", "distance_2", "kind_size"]
-    assert scores.about["normalisation"] is None
+    assert scores.about["normalization"] is None
     asked = MineConfig(score="forgetting", ratios=(0.5,), k=(5,), amp="none")
-    assert mine(collection, asked, encoder=simclr_run, out=out).about["normalisation"] == "shared"
+    assert mine(collection, asked, encoder=simclr_run, out=out).about["normalization"] == "shared"
     with pytest.raises(InputError, match=r"was not pruned in training: give --ratios 0\.5"):
         mine(collection, MineConfig(score="forgetting"), encoder=simclr_run, out=out)
 

@@ -72,7 +72,7 @@ class TestModules:
         cosine = (features * changed).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(changed, axis=1)
         np.testing.assert_allclose(scores.columns["forgetting_0.7"], 1 - cosine, atol=1e-5)
         np.testing.assert_array_equal(scores.rarity, scores.columns["forgetting_0.7"])
-        assert scores.about["normalisation"] == "shared"
+        assert scores.about["normalization"] == "shared"
 
     def test_without_a_ratio_nothing_can_be_forgotten(self, module, collection, out):
         with pytest.raises(InputError, match=r"Encoder was not pruned in training: give --ratios 0\.5") as caught:
@@ -185,7 +185,7 @@ class TestEmbeddings:
         assert sorted(scores.rank.tolist()) == list(range(1, count + 1))
 
     def test_what_to_label_is_chosen_by_them(self, collection, table, out):
-        choice = select(table, 5, out=out, labelled=[collection.ids[0]])
+        choice = select(table, 5, out=out, labeled=[collection.ids[0]])
         assert len(set(choice.ids)) == 5
         assert collection.ids[0] not in choice.ids
         assert [choice.scores.ids[position] for position in choice.positions] == choice.ids

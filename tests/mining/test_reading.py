@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdclr.data.render_cv import render_cv
-from sdclr.data.views import draw_views
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError, StorageError
 from sdclr.features.extract import evaluation_view, extract_features
 from sdclr.mining import reading as module
 from sdclr.mining.forgetting import forgetting, load_networks
 from sdclr.mining.reading import Plan, read_collection
+from sdclr.views.parameters import draw_views
+from sdclr.views.render_cv import render_cv
 
 BAD = (0, 17, 70, 119)
 

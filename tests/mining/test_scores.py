@@ -169,7 +169,7 @@ def test_csv_quotes_what_needs_it(tmp_path):
 
 def test_fiftyone_gets_absolute_files_and_names_without_dots(tmp_path):
     source = ArraySource(np.zeros((4, 2, 2), dtype=np.uint8), ids=["a", "b", "c", "d"], name="plain")
-    with pytest.raises(InputError, match="plain: its images are no files"):
+    with pytest.raises(InputError, match="plain: its images are not individual files"):
         example().to_fiftyone(tmp_path / "labels.csv", source)
     source.file = ["a.png", "sub/b.png", "c.png", tmp_path / "d.png"].__getitem__
     path = example().to_fiftyone(tmp_path / "labels.csv", source)

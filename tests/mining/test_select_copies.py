@@ -20,7 +20,7 @@ def test_copies_come_last(tmp_path):
     assert len(chosen.scores.duplicates) == 5
     assert sorted(chosen.ids) == sorted(chosen.scores.ids)
     assert not any(name.startswith("copy") for name in chosen.ids[:12])
-    few = select(tmp_path, 6, labelled=["copy-00.png"], out=tmp_path / "out")
+    few = select(tmp_path, 6, labeled=["copy-00.png"], out=tmp_path / "out")
     assert not any(name.startswith("copy") for name in few.ids)
 
 

@@ -23,8 +23,8 @@ def long_tailed(seed=0, sizes=(400, 200, 100, 30, 12, 6), width=16, spread=0.6):
     """Round clouds of points in random directions, and the cloud of each."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    centres = 4 * np.linalg.qr(rng.normal(size=(width, width)))[0][: len(sizes)]
-    points = centres[labels] + rng.normal(size=(len(labels), width)) * spread
+    centers = 4 * np.linalg.qr(rng.normal(size=(width, width)))[0][: len(sizes)]
+    points = centers[labels] + rng.normal(size=(len(labels), width)) * spread
     order = rng.permutation(len(labels))
     return points[order].astype(np.float32), labels[order]
 
@@ -57,7 +57,7 @@ def test_a_choice_keeps_its_promises(method, data):
     distinct = data.draw(st.integers(1, count))  # images may be there twice
     x = np.random.default_rng(count).normal(size=(distinct, 5))[np.arange(count) % distinct]
     rarity = np.random.default_rng(1).integers(3, size=count)  # with ties
-    options = {"method": method, "labelled": sorted(known), "clusters": 4, "seed": budget}
+    options = {"method": method, "labeled": sorted(known), "clusters": 4, "seed": budget}
     chosen = select_samples(x, rarity, budget, **options)
     assert chosen.dtype == np.int64
     assert chosen.shape == (budget,)
@@ -78,10 +78,10 @@ def test_all_images_can_be_chosen(method):
 def test_the_rarest_come_first():
     rarity = [0.1, 0.9, -3.0, 0.9, 5.0]
     assert select_samples(np.eye(5), rarity, 4, method="rarity").tolist() == [4, 1, 3, 0]
-    assert select_samples(np.eye(5), rarity, 2, method="rarity", labelled=[4]).tolist() == [1, 3]
+    assert select_samples(np.eye(5), rarity, 2, method="rarity", labeled=[4]).tolist() == [1, 3]
 
 
-def test_rarity_is_the_distance_to_ten_neighbours_by_default():
+def test_rarity_is_the_distance_to_ten_neighbors_by_default():
     x, _ = long_tailed()
     apart = pairwise_distances(x, metric="cosine")
     mean = np.sort(apart, axis=1)[:, 1:11].mean(axis=1)
@@ -92,8 +92,8 @@ def test_rarity_is_the_distance_to_ten_neighbours_by_default():
 @pytest.mark.parametrize("active", [1, 20, 4096])
 def test_farthest_first_is_the_plain_algorithm(known, active, monkeypatch):
     x, _ = long_tailed()
-    monkeypatch.setattr(selection.farthest_first, "__kwdefaults__", {"weights": None, "centres": (), "active": active})
-    chosen = select_samples(x, None, 40, method="k_center", labelled=known, seed=5)
+    monkeypatch.setattr(selection.farthest_first, "__kwdefaults__", {"weights": None, "centers": (), "active": active})
+    chosen = select_samples(x, None, 40, method="k_center", labeled=known, seed=5)
     expected = plain_farthest_first(unit(x), 40, chosen[0], np.ones(len(x)), known)
     assert chosen.tolist() == expected
 
@@ -160,7 +160,7 @@ def test_clusters_give_their_rarest_in_turn():
 def test_clusters_with_labels_wait_for_the_others():
     x, labels = long_tailed(spread=0.05)
     known = np.concatenate([np.flatnonzero(labels == kind)[:2] for kind in (0, 4)])
-    chosen = select_samples(x, None, 8, method="clusters", clusters=6, labelled=known)
+    chosen = select_samples(x, None, 8, method="clusters", clusters=6, labeled=known)
     assert sorted(labels[chosen]) == [1, 1, 2, 2, 3, 3, 5, 5]
 
 
@@ -191,7 +191,7 @@ def test_typicality_is_that_of_the_paper(budget, known):
     x = unit(x)
     labels = find_clusters(x, min(budget + len(known), most_clusters(len(x)))).labels
     assert (np.bincount(labels) < 5).any() == (budget > 6)  # there are clusters to be left out
-    chosen = select_samples(x, None, budget, method="typicality", labelled=known)
+    chosen = select_samples(x, None, budget, method="typicality", labeled=known)
     assert chosen.tolist() == plain_typicality(x, labels, budget, known)
 
 
@@ -217,10 +217,10 @@ def test_kinds_come_first_and_then_what_is_far():
     for one in found[:6]:
         members = unit(x)[labels == labels[one]]
         assert unit(x)[one] @ members.mean(axis=0) == pytest.approx((members @ members.mean(axis=0)).max(), abs=1e-6)
-    assert found[6:].tolist() == select_samples(x, None, 3, method="k_center", labelled=found[:6]).tolist()
+    assert found[6:].tolist() == select_samples(x, None, 3, method="k_center", labeled=found[:6]).tolist()
     known = np.flatnonzero(np.isin(labels, [0, 4]))[:30]
     known = np.union1d(known, np.flatnonzero(labels == 4)[:1])
-    found = select_samples(x, None, 4, method="kinds", kinds=labels, labelled=known)
+    found = select_samples(x, None, 4, method="kinds", kinds=labels, labeled=known)
     assert labels[found].tolist() == [1, 2, 3, 5]
     assert labels[select_samples(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
 
@@ -234,7 +234,7 @@ def test_kinds_are_sought_where_none_are_given():
 def test_typicality_goes_to_clusters_without_labels():
     x, labels = long_tailed(spread=0.05)
     known = [int(np.flatnonzero(labels == kind)[0]) for kind in (0, 2, 3)]
-    chosen = select_samples(x, None, 3, method="typicality", labelled=known)
+    chosen = select_samples(x, None, 3, method="typicality", labeled=known)
     assert labels[chosen].tolist() == [1, 4, 5]
 
 
@@ -283,15 +283,15 @@ def test_tensors_serve_as_well():
         ({"rarity": [1, 2, np.nan, 4, 5, 6]}, "rarity row 2 is not finite: leave bad images out"),
         ({"kinds": [0, 1]}, "kinds has shape (2,)"),
         ({"kinds": [0, 0, 0, 0, 0, -1]}, "give one whole number, 0 or more"),
-        ({"labelled": [6]}, "labelled holds 6: positions of 6 images go from 0 to 5"),
-        ({"labelled": [-1]}, "labelled holds -1"),
-        ({"labelled": [0.5]}, "give a list of positions"),
+        ({"labeled": [6]}, "labeled holds 6: positions of 6 images go from 0 to 5"),
+        ({"labeled": [-1]}, "labeled holds -1"),
+        ({"labeled": [0.5]}, "give a list of positions"),
         ({"features": np.zeros(6)}, "features must be an (N, D) table"),
         ({"features": np.full((6, 2), np.nan)}, "features row 0 is not finite"),
     ],
 )
 def test_what_cannot_be_used_is_named(change, message):
-    given = {"features": np.eye(6), "rarity": np.arange(6), "budget": 2, "labelled": [0, 1]} | change
+    given = {"features": np.eye(6), "rarity": np.arange(6), "budget": 2, "labeled": [0, 1]} | change
     positional = [given.pop(name) for name in ("features", "rarity", "budget")]
     with pytest.raises(InputError, match=re.escape(message)):
         select_samples(*positional, **given)

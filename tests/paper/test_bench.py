@@ -57,9 +57,9 @@ def test_a_cell_from_its_text_and_back():
     ("text", "why"),
     [
         ("simclr", "names no damage"),
-        ("simcrl+none", "'simcrl' is no framework: known are simclr, moco"),
-        ("simclr+prume", "'prume' is no damage"),
-        ("simclr+none+focl", "'focl' is no rebalancer: known are .*, oracle"),
+        ("simcrl+none", "'simcrl' is not a known framework: choose from simclr, moco"),
+        ("simclr+prume", "'prume' is not a known damage"),
+        ("simclr+none+focl", "'focl' is not a known rebalancer: choose from .*, oracle"),
         ("simclr+none@epochs", "'epochs' sets nothing"),
         ("simclr+none@seed=3", "seed is set by the number of the split"),
         ("simclr+none@damage.kind=prune", "the second part of the cell"),
@@ -81,7 +81,7 @@ def test_what_is_no_cell_says_why(text, why):
         ("simclr+prune@temperature=cold", "'temperature' must be a number, not 'cold'"),
         ("simclr+prune@temperature.low=1", "'temperature' in 'temperature.low' has no fields"),
         ("simclr+prune@damage.ratio=1.5", r"must be in \[0, 1\)"),
-        ("simclr+none@damage.ratio=0.5", "no damage takes no values for it"),
+        ("simclr+none@damage.ratio=0.5", "a cell without damage cannot set values for it"),
         ("byol+none+focal", "BYOL is not contrastive"),
         ("simclr+none+focal+focal", "names one twice"),
     ],
@@ -104,7 +104,7 @@ def test_axes_leave_out_what_contradicts_itself_and_say_so():
     assert "no loss per image" in found.left_out["vicreg+prune+temperature+focal"]
     with pytest.raises(InputError, match="no cell is left: byol"):
         made(crossed(("byol",), ("none",), ("focal",)), lenient=True)
-    with pytest.raises(InputError, match="'fokal' is no rebalancer"):
+    with pytest.raises(InputError, match="'fokal' is not a known rebalancer"):
         crossed(("simclr",), ("none",), ("temperature,fokal",))
 
 
@@ -222,7 +222,7 @@ def test_a_baseline_is_found_by_cell_or_label():
     assert found.find("simclr+prune").config.encoder.width == 8
     assert found.find("simclr+prune@encoder.width=16").config.encoder.width == 16
     assert found.find("SimCLR (encoder.width 16)").config.encoder.width == 16
-    with pytest.raises(InputError, match=r"byol\+none is no row of this bench.*simclr\+none@encoder.width=8"):
+    with pytest.raises(InputError, match=r"byol\+none is not a row of this bench.*simclr\+none@encoder.width=8"):
         found.find("byol+none")
 
 
@@ -310,7 +310,7 @@ def test_what_is_not_known_comes_last(three):
         assert [three.index(line.entry) for line in lines] == [1, 0, 2]
     assert lines[0].gains["linear.all"] is lines[0].cost is None
     assert tables(lines, three[0], sort="seconds", title="T")[0].rows[1][1:] == ("\u2013",) * 7
-    with pytest.raises(InputError, match=r"nothing is called 'linear': sort by one of linear\.all"):
+    with pytest.raises(InputError, match=r"'linear' is not a sort key: sort by one of linear\.all"):
         leaderboard(three, rows, three[0], sort="linear")
 
 
@@ -351,9 +351,9 @@ def test_an_oracle_draws_every_class_equally_often():
     source = digits("train")
     share = np.bincount(source.labels, weights=balancing_weights(source))
     np.testing.assert_allclose(share, 1)
-    unlabelled = SimpleNamespace(name="half", labels=np.where(source.labels == 3, -1, source.labels))
+    unlabeled = SimpleNamespace(name="half", labels=np.where(source.labels == 3, -1, source.labels))
     with pytest.raises(InputError, match="half has images without a label"):
-        balancing_weights(unlabelled)
+        balancing_weights(unlabeled)
 
 
 def test_only_an_oracle_gets_weights(tiny, tmp_path, monkeypatch):

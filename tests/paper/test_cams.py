@@ -17,14 +17,14 @@ SIDE = 16
 
 
 def bright_squares(places, labels):
-    """Dark images with a bright square of 4 px at (row, column) in the colour of the class."""
+    """Dark images with a bright square of 4 px at (row, column) in the color of the class."""
     pictures = np.full((len(places), SIDE, SIDE, 3), 20, dtype=np.uint8)
     for picture, (top, left), label in zip(pictures, places, labels, strict=True):
         picture[top : top + 4, left : left + 4, label] = 255
     return ArraySource(pictures, labels, name="squares", classes=("red", "green", "blue"))
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """How much red, green and blue there is, looked at in a map."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ TEST = bright_squares([(6, 6), (0, 0), (12, 0), (6, 6), (0, 12)], [2, 1, 1, 0, 2
 
 
 def test_heat_lies_on_what_the_class_is_known_by():
-    cams = tail_cams(Colours(), FEW, TEST, [1, 2], image_size=SIDE, shown=3, batch_size=2)
+    cams = tail_cams(Colors(), FEW, TEST, [1, 2], image_size=SIDE, shown=3, batch_size=2)
     assert cams.classes == ["green", "blue", "green"]
     np.testing.assert_array_equal(cams.images, [TEST.image(i) for i in (1, 0, 2)])
     for heat, (top, left) in zip(cams.heat, [(0, 0), (6, 6), (12, 0)], strict=True):
@@ -62,7 +62,7 @@ def test_maps_are_those_of_grad_cam_whatever_the_batches():
     np.testing.assert_allclose(one.heat, many.heat, atol=1e-4)
     with torch.no_grad():
         features = encoder(torch.stack([torch.from_numpy(FEW.image(i)).permute(2, 0, 1) for i in range(3)]))
-    prototypes = class_prototypes(features, FEW.labels, 3, centred=True)
+    prototypes = class_prototypes(features, FEW.labels, 3, centered=True)
     pictures = torch.from_numpy(many.images).permute(0, 3, 1, 2)
     target = similarity_target(prototypes, [TEST.classes.index(name) for name in many.classes])
     np.testing.assert_allclose(many.heat, gradcam(encoder, pictures, target, layer="backbone.layer2"), atol=1e-4)
@@ -77,9 +77,9 @@ def test_small_images_are_looked_at_in_a_map_that_can_tell_where():
 def test_what_has_no_classes_is_refused():
     bare = ArraySource(np.zeros((2, SIDE, SIDE), dtype=np.uint8), name="bare")
     with pytest.raises(InputError, match="bare has no labels"):
-        tail_cams(Colours(), bare, TEST, [1], image_size=SIDE)
+        tail_cams(Colors(), bare, TEST, [1], image_size=SIDE)
     with pytest.raises(InputError, match="no image of the classes"):
-        tail_cams(Colours(), FEW, SubsetSource(TEST, np.array([0])), [1], image_size=SIDE)
+        tail_cams(Colors(), FEW, SubsetSource(TEST, np.array([0])), [1], image_size=SIDE)
 
 
 def test_the_first_image_of_each_class_then_the_second():
@@ -106,7 +106,7 @@ def test_figures_of_heat():
     assert entropy[3].isnan()
 
 
-def test_what_is_cold_is_seen_in_grey_and_what_is_hot_in_colour():
+def test_what_is_cold_is_seen_in_gray_and_what_is_hot_in_color():
     image = np.full((2, 2, 3), (255, 0, 0), dtype=np.uint8)
     heat = np.array([[0, 1], [0, 0]], dtype=np.float32)
     shown = overlay(image, heat)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.paper.figures import branches, draw, pruned_layers, ratio_sweep
@@ -17,6 +16,7 @@ from sdclr.reporting.figures import PALETTE
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(
     encoder=EncoderConfig(width=4),
@@ -58,7 +58,7 @@ SWEEP = [
 ]
 
 
-def test_the_sweep_has_both_normalisations_and_simclr_as_a_level():
+def test_the_sweep_has_both_normalizations_and_simclr_as_a_level():
     figure, rows = ratio_sweep(SWEEP)
     linear, few_shot = figure.axes
     own, shared, level = linear.lines
@@ -185,7 +185,7 @@ def test_each_data_set_has_files_of_its_own_and_only_its_results(tasks, tmp_path
     ]
     assert [float(r["all"]) for file in files if file.suffix == ".csv" for r in read(file)] == [10, 20]
     assert [r["deviation"] for r in read(files[2])] == [""]
-    with pytest.raises(InputError, match="none is finished"):
+    with pytest.raises(InputError, match="no such run is finished"):
         draw("figure3", chosen[2:], results, tmp_path)
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
 from sdclr.method import SelfCompetitor
@@ -19,6 +18,7 @@ from sdclr.reporting.figures import PALETTE
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
+from sdclr.views.parameters import ViewConfig
 
 GROUPS = {"many": [0, 1, 2, 3], "medium": [4, 5, 6], "few": [7, 8, 9]}
 TINY = PretrainConfig(
@@ -101,9 +101,9 @@ def test_what_cannot_be_looked_at_is_named(runs, test_images, tmp_path):
         most_forgotten([1, 2], 2)
     with pytest.raises(InputError, match=r"a share of 0\.1 cannot"):
         most_forgotten([], 0.1)
-    unlabelled = ArraySource(np.zeros((2, 8, 8), dtype=np.uint8), name="bare")
+    unlabeled = ArraySource(np.zeros((2, 8, 8), dtype=np.uint8), name="bare")
     with pytest.raises(InputError, match="bare has no labels"):
-        forgotten_shares(runs["SDCLR"], unlabelled, GROUPS, 0.5)
+        forgotten_shares(runs["SDCLR"], unlabeled, GROUPS, 0.5)
     (tmp_path / "config.json").write_bytes(runs["SDCLR"].config_file.read_bytes())
     with pytest.raises(InputError, match="kept no snapshots"):
         forgotten_shares(type(runs["SDCLR"])(tmp_path), test_images, GROUPS, 0.5)

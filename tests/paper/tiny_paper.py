@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from sdclr.data.longtail import long_tail_split
-from sdclr.data.published import PaperSplit
 from sdclr.data.sources import SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig
+from sdclr.longtail.published import PaperSplit
+from sdclr.longtail.splits import long_tail_split
 from sdclr.paper.tasks import Job, Task
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
+from sdclr.views.parameters import ViewConfig
 
 TINY = PretrainConfig(
     encoder=EncoderConfig(width=4),

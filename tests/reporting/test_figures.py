@@ -69,7 +69,7 @@ def test_loss_is_drawn_over_epochs_done(tmp_path: Path) -> None:
     assert not figure.legends, "one method needs no legend"
 
 
-def test_runs_of_one_method_share_a_colour_and_the_order_decides_it(tmp_path: Path) -> None:
+def test_runs_of_one_method_share_a_color_and_the_order_decides_it(tmp_path: Path) -> None:
     first, second, other = (fake_run(tmp_path / name, rows(2)) for name in "abc")
     figure = loss_curves({"SDCLR": [first, second], "SimCLR": other}, order=["SimCLR", "SDCLR"])
     assert [line.get_color() for line in figure.axes[0].lines] == [PALETTE[1], PALETTE[1], PALETTE[0]]
@@ -112,7 +112,7 @@ def test_no_results_are_refused() -> None:
         layer_sparsity_bars({})
 
 
-def test_more_methods_than_colours_are_still_told_apart() -> None:
+def test_more_methods_than_colors_are_still_told_apart() -> None:
     results = {f"m{n}": [Balance(1, 1, 1, 1, 0)] for n in range(2 * len(PALETTE) + 1)}
     axes = group_bars(results).axes[0]
     bars = [c.patches[0] for c in axes.containers if isinstance(c, mpl.container.BarContainer)]
@@ -221,9 +221,9 @@ def test_background_is_see_through(tmp_path: Path) -> None:
 
 
 def test_text_is_read_on_white_and_on_near_black() -> None:
-    def luminance(colour: str) -> float:
+    def luminance(color: str) -> float:
         """Relative luminance, WCAG 2.2."""
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
     def contrast(one: str, other: str) -> float:
@@ -232,7 +232,7 @@ def test_text_is_read_on_white_and_on_near_black() -> None:
 
     for page in ("#ffffff", "#14171a"):
         assert contrast(INK, page) > 4
-        assert all(contrast(colour, page) > 2 for colour in PALETTE)
+        assert all(contrast(color, page) > 2 for color in PALETTE)
 
 
 def test_global_settings_of_matplotlib_are_left_alone(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_long_names_are_cut() -> None:
     assert "a" * 20 in text
 
 
-def test_inline_svg_has_ids_of_its_own_and_takes_the_colour_of_the_page() -> None:
+def test_inline_svg_has_ids_of_its_own_and_takes_the_color_of_the_page() -> None:
     figure = class_profile([2, 1], ["plain", f'{INK} id="x"'])
     text = inline_svg(figure, "own")
     assert text.startswith("<svg")

@@ -70,13 +70,13 @@ class Broken(ArraySource):
 
 
 def collection() -> Broken:
-    """Each picture has a grey of its own; "b" is not among them. In another order than the scores."""
+    """Each picture has a gray of its own; "b" is not among them. In another order than the scores."""
     ids = ["e", "d", "c", "a"]
     images = np.broadcast_to(np.array([50, 40, 30, 10], dtype=np.uint8)[:, None, None, None], (4, 8, 8, 3)).copy()
     return Broken(images, [1, 0, -1, 7], ids=ids, classes=["cat", "dog"])
 
 
-def grey(sheet: Sheet | None) -> int | None:
+def gray(sheet: Sheet | None) -> int | None:
     if sheet is None:
         return None
     data = base64.b64decode(sheet.uri.removeprefix("data:image/png;base64,"))
@@ -125,7 +125,7 @@ def test_pictures_and_classes_are_found_by_id(tmp_path: Path) -> None:
     rarest, forgotten = mined_sheets({"run": [mined_run(tmp_path / "run")]}, collection(), Elements())
     cards = rarest.answers["run"].cards
     # b is not in the collection, d cannot be decoded, c has no label, the class of a no name.
-    assert [(card.id, card.label, grey(card.picture)) for card in cards] == [
+    assert [(card.id, card.label, gray(card.picture)) for card in cards] == [
         ("b", "", None),
         ("d", "cat", None),
         ("c", "", 30),
@@ -147,7 +147,7 @@ def test_runs_stand_side_by_side_and_of_a_method_the_first_that_was_mined(tmp_pa
     runs = {"first": [fake_run(tmp_path / "never"), mined_run(tmp_path / "a")], "second": [other]}
     rarest, forgotten = mined_sheets(runs, None, Elements())
     assert list(rarest.answers) == ["first", "second"]
-    assert rarest.note == "2 of the images shown stand in both rankings."
+    assert rarest.note == "2 of the images shown are in both rankings."
     assert list(forgotten.answers) == ["first"]
     assert forgotten.note == ""
 
@@ -164,7 +164,7 @@ def test_names_that_are_not_utf8_find_their_pictures(tmp_path: Path) -> None:
     source = ArraySource(np.full((1, 8, 8, 3), 9, dtype=np.uint8), ids=[name])
     rarest, _ = mined_sheets({"run": [run]}, source, Elements())
     first = rarest.answers["run"].cards[0]
-    assert (first.id, grey(first.picture)) == (name, 9)
+    assert (first.id, gray(first.picture)) == (name, 9)
 
 
 def test_sheets_are_saved_as_pictures(tmp_path: Path) -> None:

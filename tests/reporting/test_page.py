@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
@@ -24,6 +23,7 @@ from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "a&b", *"23456789"]
@@ -97,8 +97,8 @@ def plain_run(source: ArraySource, tmp_path_factory: pytest.TempPathFactory) -> 
     """Trained without damage, by a user without labels."""
     images = np.stack([source.image(index) for index in range(len(source))])
     folder = tmp_path_factory.mktemp("runs") / "simclr"
-    unlabelled = ArraySource(images, name="unlabelled")
-    return pretrain(unlabelled, config("none"), run=folder, runtime=Runtime(progress=False, workers=0))
+    unlabeled = ArraySource(images, name="unlabeled")
+    return pretrain(unlabeled, config("none"), run=folder, runtime=Runtime(progress=False, workers=0))
 
 
 def result(many: float, *, shots: int = 4) -> Result:
@@ -168,7 +168,7 @@ def test_a_report_of_several_runs_shows_them_side_by_side(compared: tuple[Page, 
         assert f'<th scope="row">{name}</th>' in page.html
         assert f"<h3>{name}</h3>" in page.html
     assert '<th scope="row">b/sdclr, pruned</th><td>33.00</td>' in page.html
-    assert "How balanced the encoders are" in page.text
+    assert "Balance of the encoders" in page.text
     assert '<th scope="row">damage.kind</th><td>prune</td><td>prune</td><td>none</td>' in page.html
     assert '<th scope="row">Tail share</th><td>0.125</td><td>0.25</td><td>0.375</td>' in page.html
     assert all(f"Sentence {number} {SCRIPT}." in page.text for number in range(3))
@@ -218,7 +218,7 @@ def test_everything_known_is_shown_in_order(page: Page) -> None:
     assert "sdclr pretrain <folder>" in page.text
     assert '"temperature": 0.2' in page.text
     assert "50% of the encoder's weights removed" in page.text
-    assert page.text.index("a&b") < page.text.rindex("What training sees")
+    assert page.text.index("a&b") < page.text.rindex("Training views")
     assert page.tags["svg"] == 3 + 1 + 1 + 1  # bars and classes, curves, collection, layers
     assert page.tags["img"] == len(CLASSES) + 1  # examples, views
 
@@ -268,7 +268,7 @@ def test_equal_input_gives_equal_pages(run: Run, source: ArraySource, tmp_path: 
 
 def test_a_run_without_labels_or_competitor(plain_run: Run, source: ArraySource, tmp_path: Path) -> None:
     images = np.stack([source.image(index) for index in range(len(source))])
-    page = Page(run_report(plain_run, ArraySource(images, name="unlabelled"), path=tmp_path / "r.html"))
+    page = Page(run_report(plain_run, ArraySource(images, name="unlabeled"), path=tmp_path / "r.html"))
     assert page.sections == ["training", "collection", "views", "settings"]
     assert "This page shows how the encoder was trained" in page.text
     assert page.tags["img"] == 2  # examples, views
@@ -330,7 +330,7 @@ def test_tables_of_the_author_take_the_place_of_ours(tmp_path: Path) -> None:
     table = Table("Mine", ("Method", "x"), (("a", "1.5"), ("b", "2.5")), "Note.", frozenset({(1, 1)}))
     page = Page(write_report(tmp_path / "r.html", title="T", results={"a": [result(70)]}, tables=[table]))
     assert "Mine" in page.text
-    assert "Nearest neighbours" not in page.text
+    assert "Nearest neighbors" not in page.text
     assert "<strong>2.5</strong>" in page.html
     assert "<strong>1.5</strong>" not in page.html
 
@@ -378,7 +378,7 @@ def test_a_part_of_a_source_will_do(source: ArraySource, run: Run, tmp_path: Pat
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     for wrong in ({}, {"linear": result(1).to_json()["linear"]}, None):
-        with pytest.raises(InputError, match="is no evaluation"):
+        with pytest.raises(InputError, match="is not an evaluation"):
             write_report(tmp_path / "r.html", title="T", results={"a": [wrong]})
     assert not (tmp_path / "r.html").exists()
 

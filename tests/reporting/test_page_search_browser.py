@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sdclr.data.decode import decode_image
 from sdclr.data.sources import ArraySource
+from sdclr.decoding.decode import decode_image
 from sdclr.encoders import Preprocessing, load_encoder, wrap_encoder
 from sdclr.features.extract import extract_features
 from sdclr.features.view import evaluation_view
@@ -209,7 +209,7 @@ def test_features_are_those_of_torch(page: Any, made: tuple[Path, Any], encoder:
 def test_what_is_no_image_is_told_in_a_line(page: Any) -> None:
     choose(page, b"a,b\n1,2\n", "table.csv")
     page.wait_for_selector("#like-status.problem")
-    assert page.inner_text("#like-status") == "table.csv is no image that this browser can read."
+    assert page.inner_text("#like-status") == "This browser cannot read table.csv as an image."
     assert not page.is_visible("#like-chip")
 
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sdclr.data.loading import ResidentLoader
 from sdclr.data.sources import ArraySource
-from sdclr.data.views import ViewConfig
 from sdclr.errors import BadImageError, InputError
+from sdclr.loading.batches import ResidentLoader
 from sdclr.reporting.sheets import class_sheet, contact_sheet, example_sheet, view_sheet
+from sdclr.views.parameters import ViewConfig
 
 
 def flat(values: Sequence[int], side: int = 8) -> NDArray[np.uint8]:
-    """Pictures of one grey each, (N, side, side, 3)."""
+    """Pictures of one gray each, (N, side, side, 3)."""
     return np.broadcast_to(np.array(values, dtype=np.uint8)[:, None, None, None], (len(values), side, side, 3)).copy()
 
 
@@ -70,8 +70,8 @@ def test_values_out_of_range_are_refused(values: dict[str, int]) -> None:
         contact_sheet(flat([1]), **values)
 
 
-def greys(sheet: NDArray[np.uint8], side: int) -> list[int]:
-    """The grey of each cell of a one-row sheet with gaps of four pixels."""
+def grays(sheet: NDArray[np.uint8], side: int) -> list[int]:
+    """The gray of each cell of a one-row sheet with gaps of four pixels."""
     return [int(sheet[side // 2, left, 0]) for left in range(side // 2, sheet.shape[1], side + 4)]
 
 
@@ -80,7 +80,7 @@ def test_classes_come_from_the_most_frequent_to_the_rarest_with_their_own_images
     source = ArraySource(flat([10] * 2 + [20] * 5 + [30] + [99] * 9), labels, classes=("a", "b", "c", "empty"))
     entries = class_sheet(source, per_class=3, side=16)
     assert [(entry.number, entry.name, entry.images) for entry in entries] == [(1, "b", 5), (0, "a", 2), (2, "c", 1)]
-    assert [greys(np.asarray(entry.sheet), 16) for entry in entries] == [[20] * 3, [10] * 2, [30]]
+    assert [grays(np.asarray(entry.sheet), 16) for entry in entries] == [[20] * 3, [10] * 2, [30]]
 
 
 def test_of_many_classes_the_largest_and_the_rarest_are_shown() -> None:
@@ -93,9 +93,9 @@ def test_of_many_classes_the_largest_and_the_rarest_are_shown() -> None:
 def test_undecodable_images_are_passed_over() -> None:
     source = Broken(flat([1, 2, 3, 4]), {0, 2, 3}, labels=[0, 0, 1, 1])
     first, second = class_sheet(source, per_class=2, side=8)
-    assert greys(np.asarray(first.sheet), 8) == [2]
+    assert grays(np.asarray(first.sheet), 8) == [2]
     assert second.sheet is None
-    assert greys(np.asarray(example_sheet(source, count=4, side=8)), 8) == [2]
+    assert grays(np.asarray(example_sheet(source, count=4, side=8)), 8) == [2]
     everything = Broken(flat([1, 2]), {0, 1})
     assert example_sheet(everything) is None
     assert view_sheet(everything, ViewConfig(image_size=8)) is None
@@ -110,10 +110,10 @@ def test_examples_are_distinct_and_the_same_at_every_call() -> None:
     source = ArraySource(flat(list(range(50))))
     first, second = (np.asarray(example_sheet(source, count=10, columns=10, side=8)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    assert len(set(greys(first, 8))) == 10
+    assert len(set(grays(first, 8))) == 10
 
 
-def test_pictures_that_are_not_square_are_cut_to_their_centre() -> None:
+def test_pictures_that_are_not_square_are_cut_to_their_center() -> None:
     image = np.zeros((1, 8, 24, 3), dtype=np.uint8)
     image[:, :, 8:16] = 200
     sheet = np.asarray(example_sheet(ArraySource(image), side=16))

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdclr.data.decode import decode_image
 from sdclr.data.sources import ArraySource
+from sdclr.decoding.decode import decode_image
 from sdclr.errors import InputError
 from sdclr.reporting.thumbnails import SheetPlan, shrink, write_sheets
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdclr.data.sources import ArraySource, ImageSource, SubsetSource, digits
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, HeadConfig, Preprocessing
 from sdclr.features.extract import extract_features
 from sdclr.training.config import DamageConfig, PretrainConfig, Runtime
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdclr.data.cache import CachedSource
 from sdclr.data.sources import FolderSource
 from sdclr.errors import InputError
+from sdclr.loading.cache import CachedSource
 from sdclr.training.config import Runtime
 from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import Trainer

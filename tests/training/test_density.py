@@ -21,7 +21,7 @@ from sdclr.method.rebalancing.curation import Curation, CurationConfig, curated_
 from sdclr.method.rebalancing.density import Density, DensityConfig, density_weights
 from sdclr.training import density as density_module
 from sdclr.training.config import PretrainConfig, Runtime
-from sdclr.training.density import Reading, cluster_rarity, cluster_tree, neighbour_distances, refresh
+from sdclr.training.density import Reading, cluster_rarity, cluster_tree, neighbor_distances, refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import create_feed
 from sdclr.training.run import Run
@@ -67,8 +67,8 @@ def test_distances_are_those_of_scikit_learn_whatever_holds_the_images(
     features = features_of(encoder, pixels)
     # A search among others than the queries would find each image itself first.
     expected = by_sklearn(features, features, 6) * 6 / 5
-    held = neighbour_distances(encoder, pixels, place=ALONE, reading=READING, k=5)
-    decoded = neighbour_distances(encoder, few_digits, place=ALONE, reading=READING, k=5)
+    held = neighbor_distances(encoder, pixels, place=ALONE, reading=READING, k=5)
+    decoded = neighbor_distances(encoder, few_digits, place=ALONE, reading=READING, k=5)
     np.testing.assert_allclose(held, expected, atol=1e-6)
     torch.testing.assert_close(decoded, held, rtol=0, atol=1e-6)
     assert float(held.std()) > 1e-3  # else the comparison would say nothing
@@ -80,7 +80,7 @@ def test_the_encoder_and_the_random_state_stay_as_they_were(encoder: Encoder, fe
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     state = torch.get_rng_state()
     for images in (pixels_of(few_digits), few_digits):
-        neighbour_distances(encoder, images, place=ALONE, reading=READING)
+        neighbor_distances(encoder, images, place=ALONE, reading=READING)
         cluster_rarity(encoder, images, place=ALONE, reading=READING)
         cluster_tree(encoder, images, place=ALONE, reading=READING)
     assert torch.equal(torch.get_rng_state(), state)
@@ -99,12 +99,12 @@ def test_held_images_of_another_size_are_resized_as_evaluations_do() -> None:
     rough = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     held = (nn.functional.interpolate(rough, (14, 18), mode="bilinear") * 255).to(torch.uint8)
     source = ArraySource(held.permute(0, 2, 3, 1).numpy(), name="a")
-    one = neighbour_distances(Seen(), held, place=ALONE, reading=READING, k=3)
-    other = neighbour_distances(Seen(), source, place=ALONE, reading=READING, k=3)
+    one = neighbor_distances(Seen(), held, place=ALONE, reading=READING, k=3)
+    other = neighbor_distances(Seen(), source, place=ALONE, reading=READING, k=3)
     torch.testing.assert_close(one, other, rtol=0.01, atol=0)
 
 
-def test_beyond_the_limit_neighbours_are_sought_among_a_sample(encoder: Encoder, few_digits: SubsetSource) -> None:
+def test_beyond_the_limit_neighbors_are_sought_among_a_sample(encoder: Encoder, few_digits: SubsetSource) -> None:
     pixels = pixels_of(few_digits)
     features = features_of(encoder, pixels)
     drawn = np.random.default_rng(3).choice(50, 20, replace=False)
@@ -112,17 +112,17 @@ def test_beyond_the_limit_neighbours_are_sought_among_a_sample(encoder: Encoder,
     itself = by_sklearn(features[drawn], features, 6) * 6 / 5
     expected[drawn] = itself[drawn]
     reading = dataclasses.replace(READING, exact=20, seed=3)
-    found = neighbour_distances(encoder, pixels, place=ALONE, reading=reading, k=5)
+    found = neighbor_distances(encoder, pixels, place=ALONE, reading=reading, k=5)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_copies_are_at_distance_zero_and_few_images_have_few_neighbours(encoder: Encoder) -> None:
+def test_copies_are_at_distance_zero_and_few_images_have_few_neighbors(encoder: Encoder) -> None:
     pixels = pixels_of(digits(), 4)
     copied = torch.cat([pixels[:1].expand(12, -1, -1, -1), pixels])
-    distances = neighbour_distances(encoder, copied, place=ALONE, reading=READING, k=10)
+    distances = neighbor_distances(encoder, copied, place=ALONE, reading=READING, k=10)
     assert distances[:13].abs().max() < 1e-5
     assert distances[13:].min() > 1e-4
-    few = neighbour_distances(encoder, pixels, place=ALONE, reading=READING, k=10)
+    few = neighbor_distances(encoder, pixels, place=ALONE, reading=READING, k=10)
     features = features_of(encoder, pixels)
     np.testing.assert_allclose(few, by_sklearn(features, features, 4) * 4 / 3, atol=1e-6)
 
@@ -138,12 +138,12 @@ class Spoilt(SubsetSource):
         return super().image(index, min_side=min_side)
 
 
-def test_an_image_gone_bad_has_the_median_distance_and_is_no_neighbour(encoder: Encoder) -> None:
+def test_an_image_gone_bad_has_the_median_distance_and_is_no_neighbor(encoder: Encoder) -> None:
     source = Spoilt(digits(), np.arange(50), name="spoilt")
     source.spoilt = frozenset(range(16, 32)) | {3}  # a whole batch, and one
     good = np.setdiff1d(np.arange(50), list(source.spoilt))
     features = features_of(encoder, pixels_of(digits())[good])
-    found = neighbour_distances(encoder, source, place=ALONE, reading=READING, k=5)
+    found = neighbor_distances(encoder, source, place=ALONE, reading=READING, k=5)
     np.testing.assert_allclose(found[good], by_sklearn(features, features, 6) * 6 / 5, atol=1e-6)
     assert found[sorted(source.spoilt)].tolist() == pytest.approx([float(found[good].median())] * 17)
     rarity = cluster_rarity(encoder, source, place=ALONE, reading=READING)
@@ -153,13 +153,13 @@ def test_an_image_gone_bad_has_the_median_distance_and_is_no_neighbour(encoder: 
     assert (tree < 0).any(1).nonzero().flatten().tolist() == sorted(source.spoilt)
     source.spoilt = frozenset(range(50))
     with pytest.raises(InputError, match="none of the 50 images can be decoded any more"):
-        neighbour_distances(encoder, source, place=ALONE, reading=READING)
+        neighbor_distances(encoder, source, place=ALONE, reading=READING)
 
 
 def test_an_encoder_that_has_diverged_is_told(encoder: Encoder, few_digits: SubsetSource) -> None:
     next(encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(InputError, match="is not finite: the encoder has diverged"):
-        neighbour_distances(encoder, pixels_of(few_digits), place=ALONE, reading=READING)
+        neighbor_distances(encoder, pixels_of(few_digits), place=ALONE, reading=READING)
 
 
 def test_clusters_make_images_as_rare_as_their_cluster_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_clusters_make_images_as_rare_as_their_cluster_is_small(monkeypatch: pyt
     images = torch.randint(256, (60, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 0, 0, 0] = torch.tensor([0] * 40 + [1] * 15 + [2] * 5)
     expected = [1 / 40] * 40 + [1 / 15] * 15 + [1 / 5] * 5
-    for fitted in (50_000, 59):  # all, or nearly all, fit the centres
+    for fitted in (50_000, 59):  # all, or nearly all, fit the centers
         monkeypatch.setattr(density_module, "FITTED", fitted)
         found = cluster_rarity(Corner(), images, place=ALONE, reading=READING, clusters=3)
         assert found.tolist() == pytest.approx(expected)
@@ -217,8 +217,8 @@ def test_a_refresh_weighs_the_images_of_the_run(
 ) -> None:
     reading = Reading(image_size=8)
     for source, images in ((few_digits, pixels_of(few_digits)), (large_images, large_images)):
-        distances = neighbour_distances(encoder, images, place=ALONE, reading=reading, k=4)
-        density = refreshed(source, DensityConfig(neighbours=4))
+        distances = neighbor_distances(encoder, images, place=ALONE, reading=reading, k=4)
+        density = refreshed(source, DensityConfig(neighbors=4))
         torch.testing.assert_close(density.weights, density_weights(distances, effective=0.5))
     rarity = cluster_rarity(encoder, pixels_of(few_digits), place=ALONE, reading=reading, clusters=5)
     density = refreshed(few_digits, DensityConfig(control="clusters", clusters=5, effective=None, power=1.0))
@@ -231,7 +231,7 @@ def test_a_refresh_weighs_the_images_of_the_run(
 
 SCRIPT = """
 import copy, torch, torch.distributed as dist
-from sdclr.training.density import cluster_rarity, cluster_tree, neighbour_distances
+from sdclr.training.density import cluster_rarity, cluster_tree, neighbor_distances
 from sdclr.training.distributed import Processes
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -243,7 +243,7 @@ own = [buffer.clone() for buffer in encoder.buffers()]
 place = Processes(rank, 2, torch.device("cpu"))
 found = {}
 for name, (images, reading) in cases.items():
-    found[name] = neighbour_distances(encoder, images, place=place, reading=reading, k=5)
+    found[name] = neighbor_distances(encoder, images, place=place, reading=reading, k=5)
     found[name + " clusters"] = cluster_rarity(encoder, images, place=place, reading=reading, clusters=4)
     found[name + " tree"] = cluster_tree(encoder, images, place=place, reading=reading)
 assert all(torch.equal(one, other) for one, other in zip(own, encoder.buffers()))
@@ -276,7 +276,7 @@ def test_two_processes_find_what_one_finds(encoder: Encoder, few_digits: SubsetS
     assert [child.exitcode for child in children] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, (images, reading) in cases.items():
-        alone = neighbour_distances(encoder, images, place=ALONE, reading=reading, k=5)
+        alone = neighbor_distances(encoder, images, place=ALONE, reading=reading, k=5)
         torch.testing.assert_close(first[name], alone, rtol=0, atol=1e-6)
         assert torch.equal(first[name], second[name])
         clusters = cluster_rarity(encoder, images, place=ALONE, reading=reading, clusters=4)

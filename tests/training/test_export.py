@@ -13,8 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdclr.config import to_json
-from sdclr.data.decode import decode_image
-from sdclr.data.views import ViewConfig
+from sdclr.decoding.decode import decode_image
 from sdclr.encoders import (
     DEFAULT,
     EncoderConfig,
@@ -33,6 +32,7 @@ from sdclr.training.config import CONTRASTIVE, FRAMEWORK_NAMES, PretrainConfig
 from sdclr.training.export import export
 from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not has_onnx, reason="onnx is not installed")
@@ -154,7 +154,7 @@ def test_preprocessing_is_the_evaluations(tmp_path):
     assert said["other_images"] == {
         "resize_shorter_side": round(24 * 256 / 224),
         "interpolation": "bicubic, antialiased",
-        "centre_crop": [24, 24],
+        "center_crop": [24, 24],
     }
     assert (said["image_size"], said["std"], said["features"]) == (24, [0.1, 0.2, 0.3], 32)
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sdclr.data.decode import BadImage
-from sdclr.data.loading import ResidentLoader, epoch_batches
 from sdclr.data.sources import ArraySource, FolderSource, Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import write_json
+from sdclr.loading.batches import ResidentLoader, epoch_batches
+from sdclr.loading.streaming import StreamLoader
 from sdclr.training import feed as feed_module
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
@@ -216,7 +216,7 @@ def test_an_image_that_goes_bad_under_way_is_listed_and_does_not_move_the_others
         train(source, changes={"epochs": 3})
     train(source, changes={"epochs": 3})
     assert listed(tmp_path / "run") == {large_images.ids[7]: "the disk fails"}
-    # In the order that all forty images give: the bad one is replaced by its neighbour, not left out.
+    # In the order that all forty images give: the bad one is replaced by its neighbor, not left out.
     expected = np.concatenate([epoch_batches(40, 16, seed=0, epoch=epoch) for epoch in range(3)])
     assert 7 in expected[1:]
     expected[1:][expected[1:] == 7] = 8

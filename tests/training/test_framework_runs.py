@@ -87,14 +87,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     begun = state(Run(whole.path.with_name("stopped")))
     assert begun["step"] == 4
     assert_equal(state(train(folder="stopped", changes=changes)), state(whole))
-    # What a framework keeps is saved with the network, and its predictor's momentum with the optimiser's.
+    # What a framework keeps is saved with the network, and its predictor's momentum with the optimizer's.
     expected = {"moco": ("target", "keys"), "moco_v3": ("target", "predictor"), "byol": ("target", "predictor")}
     for part in expected.get(framework, ("predictor",) if framework == "simsiam" else ()):
         assert any(name.startswith(f"framework.{part}") for name in begun["objective"])
 
 
 def without_batch_statistics(objective: nn.Module) -> nn.Module:
-    """Normalise by the running statistics alone: those of a batch depend on how it is shared."""
+    """Normalize by the running statistics alone: those of a batch depend on how it is shared."""
     for module in objective.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -106,7 +106,7 @@ def objective_of(framework: str, damage: str) -> Any:
     config = PretrainConfig(
         encoder=EncoderConfig(name="resnet20", width=4),
         head=HeadConfig(dim=8, last="none"),
-        optim=OptimConfig(lr=0.001, warmup_epochs=1),  # VICReg's losses, unnormalised here, bear no more
+        optim=OptimConfig(lr=0.001, warmup_epochs=1),  # VICReg's losses, unnormalized here, bear no more
         **settings(framework, damage),
     )
     return without_batch_statistics(create_objective(config)), config.optim

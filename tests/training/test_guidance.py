@@ -27,7 +27,7 @@ Train = Callable[..., Run]
 
 EARLY = {
     "curation": CurationConfig(every=2, start=0.25, share=0.3),
-    "density": DensityConfig(every=2, start=0.25, neighbours=3, effective=0.4),
+    "density": DensityConfig(every=2, start=0.25, neighbors=3, effective=0.4),
     "harmonization": HarmonizationConfig(clusters=5, warmup=0.25, iterations=20),
     "temperature_schedule": TemperatureConfig(periods=1.0),
 }

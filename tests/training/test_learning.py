@@ -50,7 +50,7 @@ MARGIN = 5  # points
 
 @pytest.fixture(scope="module")
 def accuracy(embed_digits: Callable[..., Any]) -> Callable[[nn.Module], float]:
-    """Percent of test digits that the vote of 5 neighbours names."""
+    """Percent of test digits that the vote of 5 neighbors names."""
     train, test = digits("train").labels, digits("test").labels
 
     def call(encoder: nn.Module) -> float:

@@ -81,7 +81,7 @@ def test_images_held_out_are_never_trained_on(
 def test_without_a_gap_it_is_a_run_without_damage(
     train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guidance, "generalisation_gap", lambda *_, **__: 0.0)
+    monkeypatch.setattr(guidance, "generalization_gap", lambda *_, **__: 0.0)
     held = np.ones(100)
 
     def noted(self: guidance.Guidance, *_: Any) -> float:
@@ -125,7 +125,7 @@ def test_memory_that_runs_out_before_the_first_step_names_half_of_the_batch(
         asked.append(batch_size)
         raise MemoryError
 
-    monkeypatch.setattr(guidance, "generalisation_gap", hungry)
+    monkeypatch.setattr(guidance, "generalization_gap", hungry)
     with pytest.raises(OutOfMemoryError, match=r"with a batch of 24 images: give --batch-size 12, or --accumulate 2"):
         train(more_digits, changes=ADAPTIVE | {"batch_size": 24})
     assert asked == [24]  # it looks at no more images at once than a step does

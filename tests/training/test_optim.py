@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate."""
+"""Optimizers and the learning rate."""
 
 import math
 from typing import Literal

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sdclr.data.sources import ArraySource, SubsetSource
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import EncoderConfig, Network, create_network
 from sdclr.errors import InputError
 from sdclr.method import Objective, SelfCompetitor, SimCLR
@@ -28,6 +27,7 @@ from sdclr.training.interrupts import Interrupted
 from sdclr.training.optim import OptimConfig
 from sdclr.training.pretrain import Trainer, pretrain
 from sdclr.training.run import Run
+from sdclr.views.parameters import ViewConfig
 
 Train = Callable[..., Run]
 AfterStep = Callable[[int, Callable[[Trainer], object]], None]
@@ -87,7 +87,7 @@ def test_a_run_leaves_its_files(finished: Run, tiny: PretrainConfig) -> None:
 
 
 def test_it_learns(train: Train) -> None:
-    mild = ViewConfig(image_size=8, crop_scale=(0.8, 1.0), flip=0, jitter=0, grey=0)
+    mild = ViewConfig(image_size=8, crop_scale=(0.8, 1.0), flip=0, jitter=0, gray=0)
     run = train(changes={"batch_size": 48, "epochs": 24, "views": mild, "optim": OptimConfig(lr=0.05, warmup_epochs=2)})
     curve = [loss for _, loss in losses(run)]
     assert np.mean(curve[-5:]) < np.mean(curve[:5]) - 1
@@ -106,9 +106,9 @@ def test_the_seed_decides(finished: Run, train: Train) -> None:
 
 
 def test_labels_change_nothing(finished: Run, train: Train, few_digits: SubsetSource) -> None:
-    unlabelled = train(np.stack([few_digits.image(index) for index in range(len(few_digits))]))
-    assert unlabelled.source["class_counts"] is None
-    assert_same_result(finished, unlabelled)
+    unlabeled = train(np.stack([few_digits.image(index) for index in range(len(few_digits))]))
+    assert unlabeled.source["class_counts"] is None
+    assert_same_result(finished, unlabeled)
 
 
 def test_the_callers_random_state_is_left_alone(train: Train) -> None:

@@ -224,7 +224,7 @@ def without_batch_norm() -> PretrainConfig:
     )
 
 
-# So few steps without batch normalisation leave all outputs nearly alike, damaged or not.
+# So few steps without batch normalization leave all outputs nearly alike, damaged or not.
 @pytest.mark.filterwarnings("ignore:the network has collapsed")
 @pytest.mark.parametrize(
     "changes",

@@ -80,7 +80,7 @@ def no_json(run: Path) -> None:
 
 
 def unknown_field(run: Path) -> None:
-    edit(run, lambda values: values["encoder"].update(colour=3))
+    edit(run, lambda values: values["encoder"].update(color=3))
 
 
 def no_weights(run: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdclr.data.views import ViewConfig
 from sdclr.encoders import (
     EncoderConfig,
     HeadConfig,
@@ -34,6 +33,7 @@ from sdclr.training.known_weights import known_weights
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.run import Run
 from sdclr.training.start import Start, load_start
+from sdclr.views.parameters import ViewConfig
 
 SMALL: dict[str, tuple[EncoderConfig, int]] = {
     "resnet": (EncoderConfig(width=4), 8),
@@ -156,8 +156,8 @@ def test_weights_of_timms_own_model_are_its_features(tmp_path: Path) -> None:
     into = create_network(EncoderConfig(name="resnet18"), HeadConfig(dim=8), 64)
     load_start(into, tmp_path / "resnet18.pth")
     images = torch.rand(2, 3, 64, 64)
-    normalised = (images - into.encoder.mean) / into.encoder.std
-    expected = own.forward_head(own.forward_features(normalised), pre_logits=True)
+    normalized = (images - into.encoder.mean) / into.encoder.std
+    expected = own.forward_head(own.forward_features(normalized), pre_logits=True)
     torch.testing.assert_close(into.eval().encoder(images), expected)
 
 
@@ -173,7 +173,7 @@ def test_position_embeddings_are_brought_to_another_grid(tmp_path: Path) -> None
     assert load_start(into, tmp_path / "model.safetensors").resized == ("pos_embed",)
     moved = into.encoder.backbone.state_dict()["pos_embed"]
     assert torch.equal(moved[:, 0], state["pos_embed"][:, 0])  # of the class token
-    expected = torch.linspace(-1.0714286, 1.0714286, 16)  # centres of pixels half as wide, on the same slope
+    expected = torch.linspace(-1.0714286, 1.0714286, 16)  # centers of pixels half as wide, on the same slope
     expected = expected[:, None] + 2 * expected[None]
     inside = slice(4, 12)  # where no edge is near
     torch.testing.assert_close(moved[0, 1:, 5].view(16, 16)[inside, inside], expected[inside, inside])
@@ -295,7 +295,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     refused(network(), tmp_path, "encoder.json cannot be read .*'encoder' is 3")
 
 
-def test_another_normalisation_of_the_input_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_another_normalization_of_the_input_is_refused_with_the_mend(tmp_path: Path) -> None:
     save_encoder(tmp_path, network(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.2)).encoder)
     assert read_json(tmp_path / "encoder.json")["encoder"]["mean"] == [0.5] * 3
     refused(network(), tmp_path, r"give --encoder.mean 0.5 0.5 0.5 --encoder.std 0.25 0.25 0.2$")

@@ -37,7 +37,7 @@ SAVING = {"checkpoint_activations": True}
 )
 def test_a_step_never_makes_the_host_wait_for_the_device(
     train: Train,
-    no_synchronisation: Any,
+    no_synchronization: Any,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     how: dict[str, Any],
@@ -46,7 +46,7 @@ def test_a_step_never_makes_the_host_wait_for_the_device(
 
     def watched(self: Trainer, batch: Any) -> None:
         refreshes = self.step % self.steps_per_epoch == 0  # choosing masks reads a count: once an epoch
-        with no_synchronisation() as watch:
+        with no_synchronization() as watch:
             take_step(self, batch)
         if not refreshes:
             found.extend(watch.found)

@@ -37,4 +37,4 @@ def carry_out(argv: list[str]) -> None:
         )
     with talking(argv[0], quiet=quiet) as console:
         command = parse(argv)
-        import_module(f"sdclr.cli.actions.{argv[0]}").run(command, console)
+        import_module(f"sdclr.cli.actions.{CATALOG[argv[0]].module}").run(command, console)

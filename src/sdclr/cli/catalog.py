@@ -7,7 +7,7 @@ class Entry(NamedTuple):
     """A command.
 
     Attributes:
-        name: The command's name. Its modules are `commands.NAME` and `actions.NAME`.
+        name: The command's name. Its modules are `commands.NAME` and `actions.NAME`, with `_` for `-`.
         group: The heading under which `sdclr --help` lists it.
         summary: One line for that list.
         resumes: Whether a stopped command resumes when it is run again.
@@ -19,9 +19,14 @@ class Entry(NamedTuple):
     resumes: bool = False
 
     @property
+    def module(self) -> str:
+        """The name of its two modules."""
+        return self.name.replace("-", "_")
+
+    @property
     def kind(self) -> str:
         """The name of the dataclass of its options."""
-        return self.name.capitalize()
+        return self.name.title().replace("-", "")
 
 
 CATALOG: Final = {
@@ -41,7 +46,7 @@ CATALOG: Final = {
         Entry("embed", "train", "Write the features of images to a Parquet file.", resumes=True),
         Entry("export", "train", "Write an encoder for other tools, with a model card."),
         Entry("evaluate", "judge", "Measure how well and how evenly an encoder separates classes."),
-        Entry("attributes", "judge", "The same for attributes: images with several labels."),
+        Entry("evaluate-attributes", "judge", "The same for attributes: images with several labels."),
         Entry("report", "judge", "Write a report on a run, or on several side by side."),
         Entry("reproduce", "research", "Repeat a table or figure of the paper.", resumes=True),
         Entry("bench", "research", "Compare methods on the same splits, as a leaderboard.", resumes=True),

@@ -37,7 +37,7 @@ def script(words: Sequence[str]) -> str:
 
 def command_options(name: str) -> list[Option]:
     """The options of a command."""
-    return list(options_of(getattr(import_module(f"sdclr.cli.commands.{name}"), CATALOG[name].kind)))
+    return list(options_of(getattr(import_module(f"sdclr.cli.commands.{CATALOG[name].module}"), CATALOG[name].kind)))
 
 
 def _names(option: Option) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from sdclr.cli.catalog import CATALOG
 from sdclr.cli.lines import unwritten_output
 from sdclr.cli.stops import Terminated, was_asked
 from sdclr.cli.traces import save_trace
-from sdclr.data.lost import as_lost
+from sdclr.decoding.lost import as_lost
 from sdclr.errors import DamagedFileError, InputError, OutOfMemoryError, ProcessLostError, StorageError
 from sdclr.out_of_memory import is_out_of_memory
 from sdclr.training.interrupts import Interrupted

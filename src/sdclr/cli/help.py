@@ -64,7 +64,7 @@ def command_help(name: str, *, everything: bool) -> str:
         everything: Show all options with their whole help. Otherwise a command with many options shows those in
             `SHORT` of its module, each with the first sentence of its help.
     """
-    from_module = import_module(f"sdclr.cli.commands.{name}")
+    from_module = import_module(f"sdclr.cli.commands.{CATALOG[name].module}")
     kind = getattr(from_module, CATALOG[name].kind)
     options = list(import_module("sdclr.cli.optionlist").options_of(kind))
     short: Mapping[str, Sequence[str]] | None = None if everything else getattr(from_module, "SHORT", None)

@@ -10,8 +10,8 @@ from rich.console import Console
 from sdclr.cli.commands.info import Info
 from sdclr.cli.fields import field, shortened
 from sdclr.cli.machine import machine
-from sdclr.data.decode import BadImage
 from sdclr.data.inventory import Inventory
+from sdclr.decoding.decode import BadImage
 from sdclr.environment import private_removed
 from sdclr.features.inspect import inspect_images, open_images
 from sdclr.progress import duration

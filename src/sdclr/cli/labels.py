@@ -18,7 +18,7 @@ _LABEL: Final = "label"
 _LISTED_KINDS: Final = 8
 
 
-def labelled_ids(files: Sequence[Path]) -> list[str]:
+def labeled_ids(files: Sequence[Path]) -> list[str]:
     """Ids of labeled images, from text files with one id per line or CSV files with a column `id`.
 
     If a CSV file also has a column `label`, only rows with a label count.
@@ -51,16 +51,16 @@ def write_choice(choice: Choice, file: Path) -> None:
     write_csv(file, ("order", _ID, "score", "percentile", "kind"), rows)
 
 
-def spent(choice: Choice, method: str, labelled: Sequence[str]) -> Iterator[str]:
+def spent(choice: Choice, method: str, labeled: Sequence[str]) -> Iterator[str]:
     """Lines on the use of the budget.
 
     Args:
         choice: The chosen images.
         method: The method of the choice.
-        labelled: Ids of labeled images.
+        labeled: Ids of labeled images.
     """
     scores = choice.scores
-    free = len(scores) - len(scores.bad.keys() | set(labelled))
+    free = len(scores) - len(scores.bad.keys() | set(labeled))
     yield f"{len(choice.ids):,} of {free:,} unlabeled images chosen by {method}."
     if len(scores.groups) < 2:
         yield "No separate kinds: the images form one connected group."

@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> Any:
     name, *options = argv
     if name not in CATALOG:
         raise InputError(unknown(name))
-    module = import_module(f"sdclr.cli.commands.{name}")
+    module = import_module(f"sdclr.cli.commands.{CATALOG[name].module}")
     if hasattr(module, "parse"):
         return module.parse(options)
     return read(getattr(module, CATALOG[name].kind), name, options)

@@ -14,7 +14,7 @@ _FOLDERS: Final = {"run", "figures", "folder", "links", "classes", "move_dropped
 """Options that name a folder to write into."""
 _OUT: Final = {
     **dict.fromkeys(("select", "diagnose", "duplicates", "neighbors", "report"), "file"),
-    **dict.fromkeys(("mine", "evaluate", "attributes", "finetune", "reproduce", "bench"), "folder"),
+    **dict.fromkeys(("mine", "evaluate", "evaluate-attributes", "finetune", "reproduce", "bench"), "folder"),
     "embed": "either",
 }
 """Type of the option --out of each command."""

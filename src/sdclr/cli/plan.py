@@ -111,6 +111,7 @@ def tell_pretraining(
     folder: Path,
     *,
     minutes: float | None = None,
+    outside: Source | None = None,
 ) -> None:
     """Print the plan of a pre-training.
 
@@ -121,11 +122,14 @@ def tell_pretraining(
         runtime: Settings of the execution.
         folder: Folder of the run.
         minutes: Time budget, if it determines the length.
+        outside: Outside images, if there are any.
     """
     run, device = Run(folder), resolve_device(runtime.device)
     source = as_trained(run, source)
     workers = default_workers(device) if runtime.workers is None else runtime.workers
     tell_images(source, console)
+    if outside is not None:
+        tell_images(outside, console, "outside")
     size = config.views.image_size
     weights = _parameters(config.encoder, size)
     note(console, f"network: {config.encoder.name}, {weights / 1e6:.1f} million weights, views of {size} px")

@@ -1,1 +1,1 @@
-"""Where images come from, how a long tail is drawn, how two views are made and loaded."""
+"""Collections of images: their sources, their annotations, and the scan for unreadable files."""

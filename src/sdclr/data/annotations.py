@@ -1,4 +1,4 @@
-"""The ids and labels that a source carries beside its images."""
+"""Ids and labels of image sources."""
 
 import math
 import re
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from sdclr.errors import InputError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-"""Columns that may hold the class; the first that is there counts."""
+"""Columns that can hold the class; the first one present is used."""
 
 
 class NumberedIds(Sequence[str]):
-    """The ids "prefix/00000", "prefix/00001", …, made when asked for: a million cost nothing to keep or to send."""
+    """The ids "prefix/00000", "prefix/00001", …, computed on access, so that a million of them need no memory."""
 
     def __init__(self, prefix: str, length: int) -> None:
         self._prefix = prefix
@@ -39,16 +39,16 @@ class NumberedIds(Sequence[str]):
 
 
 def encode_labels(values: Iterable[object], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Turn a column of labels into class ids.
+    """Convert a column of labels to class ids.
 
-    Whole numbers of up to 18 digits (also as text, or as floats by tools that know no missing integer) stay as they are
-    and have no names. Any other values are names, numbered in sorted order. None, NaN and "" become -1: unknown.
+    Integers of up to 18 digits (also as text, or as floats from tools without missing integers) are kept and have no
+    names. Other values are names, numbered in sorted order. None, NaN and "" become -1: unknown.
 
     Returns:
         Ids `(N,)` and class names, `()` for numbers.
 
     Raises:
-        InputError: A number lies below -1.
+        InputError: A number is below -1.
     """
     column = [_label(value) for value in values]
     numbers = [_whole_number(value) for value in column]
@@ -64,10 +64,10 @@ def encode_labels(values: Iterable[object], where: str) -> tuple[NDArray[np.int6
 
 
 def check_unique(ids: Sequence[str], where: str, mend: str) -> None:
-    """Refuse ids that repeat.
+    """Check that no id repeats.
 
     Raises:
-        InputError: Names the first id that repeats.
+        InputError: An id repeats. The message names the first one.
     """
     seen: set[str] = set()
     for image_id in ids:
@@ -85,7 +85,7 @@ def _label(value: object) -> object:
 
 
 def _whole_number(value: object) -> int | None:
-    """A label as a number of at most 18 digits; what has more is a name, as no array and no class count holds it."""
+    """A label as an integer of at most 18 digits, which fits int64; None for names and longer numbers."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 10**18:

@@ -1,4 +1,4 @@
-"""Images in memory, and the data sets that are held there: digits and CIFAR."""
+"""Images in memory, including the data sets digits and CIFAR."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.annotations import NumberedIds, check_unique, encode_labels
-from sdclr.data.longtail import train_validation_split
+from sdclr.data.drawing import train_validation_split
 from sdclr.data.source import attributes_of
 from sdclr.errors import InputError
 
@@ -17,16 +17,16 @@ class ArraySource:
     """Images that are already decoded.
 
     Args:
-        images: RGB `(N, H, W, 3)` or grey `(N, H, W)`, uint8.
+        images: RGB `(N, H, W, 3)` or gray `(N, H, W)`, uint8.
         labels: Class ids `(N,)`, -1 where unknown.
         ids: Unique ids; by default "NAME/00000", …
         name: Short name, for reports.
         classes: Class names.
-        attributes: Several labels an image, `(N, A)`; see `attributes_of`.
+        attributes: Several labels per image, `(N, A)`; see `attributes_of`.
         attribute_names: Their names; by default "0", "1", …
 
     Raises:
-        InputError: Wrong type or shape, or ids that repeat.
+        InputError: Type or shape is wrong, or ids repeat.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class ArraySource:
         attributes: ArrayLike | None = None,
         attribute_names: Sequence[str] = (),
     ) -> None:
-        grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-        if images.dtype != np.uint8 or not grey_or_rgb or images.size == 0:
+        gray_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        if images.dtype != np.uint8 or not gray_or_rgb or images.size == 0:
             raise InputError(
                 f"{name}: the array has shape {images.shape} and type {images.dtype}; give uint8 images as "
                 "(N, height, width, 3) or (N, height, width)"
@@ -66,7 +66,7 @@ class ArraySource:
         return len(self._images)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  # nothing to decode
-        """One image as RGB, `(H, W, 3)`, copied."""
+        """A copy of one image as RGB, `(H, W, 3)`."""
         image = self._images[index]
         return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image.copy()
 
@@ -77,18 +77,18 @@ class ArraySource:
 
 
 def digits(split: str = "train") -> ArraySource:
-    """scikit-learn's 1,797 handwritten digits, 8x8: the data set that is always there.
+    """scikit-learn's 1,797 handwritten digits, 8x8, available without a download.
 
     Args:
         split: "train" (1,297 images) or "test" (500, equally many of each digit).
 
     Returns:
-        The images as grey uint8.
+        The images as gray uint8.
 
     Raises:
-        InputError: There is no such split.
+        InputError: The split does not exist.
     """
-    from sklearn.datasets import load_digits  # slow to import, and seldom needed
+    from sklearn.datasets import load_digits  # slow to import, and rarely needed
 
     data = load_digits()
     train, test = train_validation_split(data.target, validation=500, seed=0)
@@ -114,18 +114,18 @@ def cifar(
     """CIFAR-10 or CIFAR-100 in the original order, as torchvision stores them (Krizhevsky, 2009).
 
     Args:
-        root: The folder that holds, or shall hold, torchvision's copy.
-        dataset: Which of the two.
+        root: The folder of torchvision's copy, or the folder to download it to.
+        dataset: Name of the data set.
         split: "train" (50,000 images) or "test" (10,000).
-        download: Fetch the data set where it is not on disk yet.
+        download: Download the data set if it is not on disk yet.
 
     Returns:
         The images, 32x32.
 
     Raises:
-        InputError: There is no such split or data set, or it is not on disk.
+        InputError: The split or data set does not exist, or is not on disk.
     """
-    from torchvision import datasets  # slow to import, and seldom needed
+    from torchvision import datasets  # slow to import, and rarely needed
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if dataset not in kinds:

@@ -1,4 +1,4 @@
-"""What several labels an image look like: which attributes each image shows, and how tables write them."""
+"""Multi-label attributes: which attributes each image shows, and how tables store them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.errors import InputError
 
 ATTRIBUTE_LIST = "attributes"
-"""The column that lists what each image shows."""
+"""The column that lists the attributes of each image."""
 
 INDICATOR_PREFIX = "attr:"
-"""What the name of a column begins with that says of each image whether it shows one attribute."""
+"""Name prefix of a column that states for each image whether it shows one attribute."""
 
 MAX_ATTRIBUTES = 10_000
-"""Different attributes of one source at most; a column with more of them is free text."""
+"""Maximum number of different attributes of one source; a column with more is probably free text."""
 
 _INDICATORS = {"1": 1, "true": 1, "0": 0, "false": 0, "-1": -1, "": None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attributes:
-    """Which attributes each image shows.
+    """The attributes that each image shows.
 
     Attributes:
         values: `(N, A)` int8: 1 shown, 0 not shown, -1 unknown. Booleans are accepted.
         names: The name of each attribute.
 
     Raises:
-        InputError: Shape and names do not fit, a name repeats, or a value is another.
+        InputError: Shape and names do not match, a name repeats, or a value is invalid.
     """
 
     values: NDArray[np.int8]
@@ -57,11 +57,11 @@ class Attributes:
         return len(self.values)
 
     def take(self, positions: ArrayLike) -> "Attributes":
-        """Those of some images."""
+        """The attributes of some images."""
         return Attributes(values=self.values[np.asarray(positions, dtype=np.int64)], names=self.names)
 
     def named(self, names: Sequence[str]) -> "Attributes":
-        """The same images under other attributes: in the order of `names`, unknown where there is no such attribute."""
+        """Select attributes, in the order of `names`; attributes that do not exist are unknown."""
         values = np.full((len(self), len(names)), -1, dtype=np.int8)
         place = {name: number for number, name in enumerate(self.names)}
         for column, name in enumerate(names):
@@ -70,7 +70,7 @@ class Attributes:
         return Attributes(values=values, names=tuple(names))
 
     def positive_counts(self) -> NDArray[np.int64]:
-        """Images that show each attribute, `(A,)`."""
+        """Number of images that show each attribute, `(A,)`."""
         counts: NDArray[np.int64] = (self.values == 1).sum(axis=0, dtype=np.int64)
         return counts
 
@@ -80,13 +80,13 @@ def attribute_columns(columns: Sequence[str], where: str) -> list[str]:
 
     Args:
         columns: The names of all columns.
-        where: The table, for errors.
+        where: Name of the table in error messages.
 
     Returns:
-        Their names in order; none where the table has no attributes.
+        Their names in order; empty if the table has no attributes.
 
     Raises:
-        InputError: Both kinds are there, or a column is there twice or has no name after `attr:`.
+        InputError: Both kinds exist, or a column occurs twice or has no name after `attr:`.
     """
     indicators = [name for name in columns if name.startswith(INDICATOR_PREFIX)]
     lists = [name for name in columns if name == ATTRIBUTE_LIST]
@@ -107,18 +107,18 @@ def attribute_columns(columns: Sequence[str], where: str) -> list[str]:
 def read_attributes(
     columns: Mapping[str, Sequence[object]], where: str, *, names: Sequence[str] = ()
 ) -> Attributes | None:
-    """The attributes in a table's columns.
+    """Read the attributes from a table's columns.
 
     Args:
         columns: The values of the columns that `attribute_columns` found.
-        where: The table, for errors.
-        names: What the numbers of a list stand for, where that is known.
+        where: Name of the table in error messages.
+        names: Attribute names by number, if known.
 
     Returns:
         The attributes; None without columns.
 
     Raises:
-        InputError: A value is no indicator or no list of attributes; names row (from 1), column and value.
+        InputError: A value is not an indicator or a list of attributes; names row (from 1), column and value.
     """
     if not columns:
         return None
@@ -128,7 +128,7 @@ def read_attributes(
 
 
 def _from_indicators(columns: Mapping[str, Sequence[object]], where: str) -> Attributes:
-    """0 and 1, false and true, or -1 and 1 in the whole table; what is empty is unknown."""
+    """Read 0 and 1, false and true, or -1 and 1 in the whole table; empty cells are unknown."""
     read: dict[str, list[int | None]] = {}
     for column, values in columns.items():
         texts = {value: _text(value) for value in set(values)}
@@ -158,7 +158,7 @@ def _from_indicators(columns: Mapping[str, Sequence[object]], where: str) -> Att
 
 
 def _from_lists(cells: Sequence[object], where: str, names: Sequence[str]) -> Attributes:
-    """Texts such as `hat;dog`, or lists of names or numbers. None is unknown, an empty text or list is none of them."""
+    """Read texts such as `hat;dog`, or lists of names or numbers. None is unknown; an empty cell has no attributes."""
     rows = [_members(cell, row, where, names) for row, cell in enumerate(cells)]
     _refuse_vectors(cells, where)
     members = {member for found in rows for member in found or ()}
@@ -181,7 +181,7 @@ def _from_lists(cells: Sequence[object], where: str, names: Sequence[str]) -> At
 
 
 def _members(cell: object, row: int, where: str, names: Sequence[str]) -> list[str] | None:
-    """What one cell lists, a number as its name, or as its digits where it has none."""
+    """The attributes in one cell. A number becomes its name, or its digits if it has no name."""
     if cell is None:
         return None
     if isinstance(cell, str):
@@ -202,7 +202,7 @@ def _members(cell: object, row: int, where: str, names: Sequence[str]) -> list[s
 
 
 def _refuse_vectors(cells: Sequence[object], where: str) -> None:
-    """A list names attributes. One 0 or 1 for each of all attributes would be read as the numbers 0 and 1."""
+    """Check that lists do not hold a 0 or 1 for every attribute, which would be read as attributes 0 and 1."""
     lists = [cell for cell in cells if isinstance(cell, Sequence) and not isinstance(cell, str)]
     equally_long = len({len(cell) for cell in lists}) == 1 and len(lists[0]) > 2
     if equally_long and all(member in {0, 1} for cell in lists for member in cell):
@@ -213,7 +213,7 @@ def _refuse_vectors(cells: Sequence[object], where: str) -> None:
 
 
 def _text(value: object) -> str:
-    """An indicator as text: 1, 1.0, "1", " True" and True in one form each; what is missing as ""."""
+    """An indicator as normalized text: "1" for 1, 1.0 and "1"; "true" for " True" and True; "" for missing values."""
     if value is None or value != value:  # noqa: PLR0124  # NaN
         return ""
     if isinstance(value, float) and value.is_integer():

@@ -11,15 +11,15 @@ from xml.etree import ElementTree as ET
 import yaml
 
 from sdclr.data.boxes import MARGIN, AnnotatedImage, Annotations, Box, BoxSource
-from sdclr.data.decode import BadImage
 from sdclr.data.folder import FolderSource
-from sdclr.data.formats import SUFFIXES
 from sdclr.data.source import Edges
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.formats import SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import read_regular
 
 _LIMIT: Final = 16 * 2**20
-"""Bytes of the annotation file of one image; the boxes of a crowded image take a hundredth of it."""
+"""Maximum bytes of the annotation file of one image; the boxes of a crowded image take a hundredth of it."""
 
 _NOWHERE: Final = Edges(math.nan, math.nan, math.nan, math.nan)
 
@@ -36,7 +36,7 @@ def is_boxes(spec: object) -> bool:
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
-    """A name of images without the options that follow it after commas, and these: "a,margin=0.2"."""
+    """Split a text such as "a,margin=0.2" into the name of the images and the options after commas."""
     place, *texts = re.split(r",(?=[a-z]+=)", text)
     return place, dict(text.split("=", 1) for text in texts)
 
@@ -45,12 +45,12 @@ def open_boxes(spec: str | Path, *, split: str | None = None) -> BoxSource:
     """Open annotated boxes as a source, in which each box is an item.
 
     Args:
-        spec: "coco:FILE.json", "yolo:FOLDER", "voc:FOLDER", or a COCO `.json` file as it is. Options follow after
-            commas: "images=FOLDER" says where the images lie (COCO, VOC), "margin=0.2" how much is shown around a box.
-        split: Not taken: an annotation file or folder is one split.
+        spec: "coco:FILE.json", "yolo:FOLDER", "voc:FOLDER", or just a COCO `.json` file. Options follow after commas:
+            "images=FOLDER" is the folder of the images (COCO, VOC), "margin=0.2" the margin around a box.
+        split: Must be None: an annotation file or folder is one split.
 
     Raises:
-        InputError: There is an unknown option, nothing usable is there, or a split is asked for.
+        InputError: An option is unknown, no usable boxes are found, or a split is given.
 
     Example:
         >>> cells = open_boxes("coco:cells/instances.json,margin=0.2")  # doctest: +SKIP
@@ -90,14 +90,14 @@ def read_coco(file: str | Path, *, images: str | Path | None = None) -> Annotati
 
     Args:
         file: JSON with `images`, `annotations` and `categories`. A box is `bbox`: left, top, width, height in pixels.
-        images: The folder of the images. By default the first of these that holds the first image: the folder of the
-            file, `images` in it, the folder above, `images` in that, and in both a folder of the file's name.
+        images: The folder of the images. By default the first of these that holds images: the folder of the file and
+            the folder above, each with its subfolders `images`, SPLIT and `images/SPLIT` for `instances_SPLIT.json`.
 
     Returns:
-        The annotations. Crowd regions (`iscrowd`) are left out and listed, because they are no single objects.
+        The annotations. Crowd regions (`iscrowd`) are left out and listed, because they are not single objects.
 
     Raises:
-        InputError: The file cannot be read, is no COCO file, or its images are not found.
+        InputError: The file cannot be read, is not a COCO file, or its images are not found.
     """
     file = Path(file)
     try:
@@ -143,16 +143,16 @@ def read_coco(file: str | Path, *, images: str | Path | None = None) -> Annotati
 def read_yolo(folder: str | Path) -> Annotations:
     """Read YOLO annotations (docs.ultralytics.com/datasets/detect): a text file for each image.
 
-    The text file of `…/images/a/b.jpg` is `…/labels/a/b.txt`, else `b.txt` beside the image. A line is a class number
-    and the center, width and height of a box as shares of the image's sides; a sixth number, the confidence of a
-    detector, is ignored. With more numbers a line is a polygon, whose rectangle is taken. Names of the classes come
-    from `data.yaml`, or `classes.txt`, in the folder or up to three above it.
+    The text file of `…/images/a/b.jpg` is `…/labels/a/b.txt`, otherwise `b.txt` beside the image. A line has a class
+    number and the center, width and height of a box as fractions of the image's sides; a sixth number, the confidence
+    of a detector, is ignored. A line with more numbers is a polygon, whose bounding box is used. Class names come from
+    `data.yaml` or `classes.txt`, in the folder or up to three levels above it.
 
     Args:
         folder: A folder of images, or one that holds `images` and `labels`. Images without boxes are left out.
 
     Raises:
-        InputError: The folder holds no images, or names of classes cannot be read.
+        InputError: The folder holds no images, or class names cannot be read.
     """
     root = Path(folder)
     source = FolderSource(root)
@@ -170,7 +170,8 @@ def read_voc(folder: str | Path, *, images: str | Path | None = None) -> Annotat
 
     Args:
         folder: A folder that holds `Annotations` and `JPEGImages`, or the folder of the XML files itself.
-        images: The folder of the images; by default `JPEGImages` or `images` beside the XML files' folder, else it.
+        images: The folder of the images; by default `JPEGImages` or `images` beside the XML files' folder, or that
+            folder itself.
 
     Raises:
         InputError: There are no XML files.
@@ -215,7 +216,7 @@ def _coco_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _image_folder(file: Path, names: Sequence[str]) -> Path:
-    """Where the images of a COCO file lie."""
+    """The folder of a COCO file's images."""
     split = file.stem.removeprefix("instances_")
     above = [file.parent, file.parent.parent]
     places = [place / inner for place in above for inner in ("", "images", split, f"images/{split}")]
@@ -231,7 +232,7 @@ def _image_folder(file: Path, names: Sequence[str]) -> Path:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file below a folder. A name that leads out of it leads to no file."""
+    """A file below a folder. For a name that points outside, the folder itself, which is not a file."""
     path = PurePosixPath(name.replace("\\", "/"))
     return folder / ("" if path.is_absolute() or ".." in path.parts or "\0" in name else path)
 
@@ -260,7 +261,7 @@ def _yaml_names(file: Path) -> tuple[str, ...]:
 
 
 def _yolo_text(image: Path) -> str | None:
-    """The annotation of an image, or None where it has none."""
+    """The annotation of an image; None if it has none."""
     parts = image.parts
     places = [image.with_suffix(".txt")]
     if "images" in parts:
@@ -302,8 +303,8 @@ def _category(values: Sequence[float], categories: Sequence[str]) -> str:
 def _voc_image(file: Path, pictures: Path) -> AnnotatedImage:
     data = read_regular(file, limit=_LIMIT)
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise InputError("it declares XML entities, which annotations need not")
-    tree = ET.fromstring(data)  # noqa: S314  # without entities nothing in it can grow
+        raise InputError("it declares XML entities, which annotations do not need")
+    tree = ET.fromstring(data)  # noqa: S314  # without entities, XML cannot expand
     name = (tree.findtext("filename") or "").strip()
     if Path(name).suffix.lower() not in SUFFIXES:
         name = f"{file.stem}.jpg"
@@ -322,11 +323,11 @@ def _voc_box(key: str, entry: ET.Element, size: tuple[int, int]) -> Box:
         )
     except ValueError:
         return Box(key, _NOWHERE, category, "it has no bndbox of four numbers")
-    # Pixels are counted from 1, and the last one belongs to the box.
+    # Pixel numbers start at 1, and the last pixel belongs to the box.
     edges = Edges((left - 1) / size[0], (top - 1) / size[1], right / size[0], bottom / size[1])
     return Box(key, edges, category)
 
 
 def _unreadable(skipped: Sequence[BadImage]) -> list[BadImage]:
-    """Of what a folder has passed over, what is no annotation."""
+    """The skipped files of a folder that are not annotations."""
     return [entry for entry in skipped if Path(entry.id).suffix.lower() not in {".txt", ".yaml", ".yml", ".cache"}]

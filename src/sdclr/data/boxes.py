@@ -1,4 +1,4 @@
-"""Objects in images: each annotated box is an item of its own, so that rare objects are found, too."""
+"""Objects in images: each annotated box is a separate item, so that rare objects are found, too."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import check_unique
-from sdclr.data.decode import BadImage, decode_image, read_header
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.source import Edges, WholeImage
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import BadImage, decode_image, read_header
 from sdclr.errors import BadImageError, InputError
 
 MARGIN: Final = 0.1
-"""Default margin around a box, as a share of its sides."""
+"""Default margin around a box, as a fraction of its sides."""
 
 _SCALES: Final = (8, 4, 2, 1)
-"""By which a JPEG can be decoded at reduced size."""
+"""Factors by which JPEG decoding can reduce an image."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Box:
     key: str
     """Its stable name inside its image: the id of the annotation, or its number."""
     edges: Edges
-    """Where it lies. Parts outside of the image are cut off."""
+    """Its rectangle. Parts outside of the image are cut off."""
     category: str = ""
-    """The name of its class; empty where it has none."""
+    """The name of its class; empty if it has none."""
     fault: str = ""
-    """Why it is left out, if it is, in a few words."""
+    """Short reason why it is left out; empty if it is used."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,36 @@ class AnnotatedImage:
     file: Path
     boxes: Sequence[Box]
     size: tuple[int, int] | None = None
-    """Width and height in pixels that the annotation states; None where it states none."""
+    """Width and height in pixels from the annotation; None if it has none."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What one annotation file, or a folder of them, says."""
+    """Contents of one annotation file, or of a folder of them."""
 
     name: str
-    """Short, for reports."""
+    """Short name for reports."""
     images: Sequence[AnnotatedImage]
     categories: tuple[str, ...] = ()
-    """Names of the classes, in the order of their numbers; () where boxes alone name theirs."""
+    """Names of the classes, in the order of their numbers; () if only the boxes name classes."""
     faults: Sequence[BadImage] = field(default_factory=tuple)
-    """What is left out beside boxes: annotations whose image is unknown, files that are damaged."""
+    """Other parts that are left out: annotations of unknown images, damaged files."""
 
 
 class BoxSource(SeenByRange):
     """Boxes of annotated images as a source: each box is an item.
 
-    An item's id is `IMAGE#KEY`. Its pixels are a crop: the box, a margin around it, and what makes it square, as far as
-    the image reaches. Encoders look at the central square of what they get, and a crop that is longer than wide would
-    lose its ends. A box whose image is missing, that lies outside of its image, or that has no area is listed in
-    `skipped`. Classes serve reports alone.
+    An item's id is `IMAGE#KEY`. Its pixels are a crop: the box with a margin, extended to a square as far as the image
+    allows. Encoders use only the central square of their input, so an elongated crop would lose its ends. A box is
+    listed in `skipped` if its image is missing, it is outside of its image, or it has no area. Classes are used only
+    for reports.
 
     Args:
-        annotations: Images and their boxes, as `read_coco`, `read_yolo` and `read_voc` give them.
-        margin: Added on each side of a box, as a share of its width or height; 0 adds none.
+        annotations: Images and their boxes, as returned by `read_coco`, `read_yolo` and `read_voc`.
+        margin: Margin on each side of a box, as a fraction of its width or height; 0 adds none.
 
     Raises:
-        InputError: There is no box to look at, the margin is negative, or ids repeat.
+        InputError: No box can be used, the margin is negative, or ids repeat.
 
     Example:
         >>> from sdclr.data.box_files import read_coco  # doctest: +SKIP
@@ -107,14 +107,14 @@ class BoxSource(SeenByRange):
         return len(self._items)
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode the image of a box and cut the crop out, `(H, W, 3)`.
+        """Decode the image of a box and crop it, `(H, W, 3)`.
 
         Args:
             index: The position of the box.
-            min_side: A JPEG may come at reduced scale as long as the shorter side of the crop keeps this many pixels.
+            min_side: A JPEG may be decoded at reduced scale, as long as the crop's shorter side has this many pixels.
 
         Raises:
-            BadImageError: The image cannot be decoded, or is not the one that was annotated.
+            BadImageError: The image cannot be decoded, or is not the annotated one.
         """
         number, box = self._items[index]
         image = self._images[number]
@@ -132,19 +132,19 @@ class BoxSource(SeenByRange):
         return pixels[rows, columns].copy()
 
     def whole(self, index: int) -> WholeImage:
-        """The image of a box, and where in it the box lies; see `whole_image`."""
+        """The image of a box, and the box's rectangle in it; see `whole_image`."""
         number, box = self._items[index]
         return WholeImage(self._images[number].file, box.edges)
 
     def stored(self, index: int) -> Stored:
-        """Where the encoded image of a box lies; see `stored_image`."""
+        """Location of the encoded image of a box; see `stored_image`."""
         number, box = self._items[index]
         edges = ",".join(f"{edge:.6f}" for edge in box.edges)
         by = f" {self.intensities}" if self.intensities else ""
         return Stored(self._images[number].file, None, f"{type(self).__qualname__} {edges} {self._margin:g}{by}")
 
     def _good(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[int, Box]]:
-        """Number of the image, and box, of each that can be looked at. The others are listed."""
+        """Yield image number and box for each usable box. The others are listed in `skipped`."""
         for number, image in enumerate(images):
             missing = bool(image.boxes) and not image.file.is_file()
             for box in image.boxes:
@@ -161,7 +161,7 @@ class BoxSource(SeenByRange):
         return header.width, header.height
 
     def _decoded(self, number: int, scale: int, size: tuple[int, int], item: str) -> NDArray[np.uint8]:
-        """The whole image. The last one is kept, because boxes of one image follow each other."""
+        """The whole image. The last one is kept, because the boxes of one image are consecutive."""
         last = self._last  # read once: threads may share this source
         if last is not None and last[0] == (number, scale):
             return last[1]
@@ -172,7 +172,7 @@ class BoxSource(SeenByRange):
             intensities=self.intensities,
         )
         found, stated = pixels.shape[1] / pixels.shape[0], size[0] / size[1]
-        # One pixel of rounding at the smallest scale; a turned or another image differs by far more.
+        # Allows one pixel of rounding at the smallest scale; a rotated or wrong image differs by far more.
         if abs(math.log(found / stated)) > 2 / min(pixels.shape[:2]) + 0.01:
             raise BadImageError(
                 item, f"its image has the sides {pixels.shape[1]}:{pixels.shape[0]}, the annotation {size[0]}:{size[1]}"
@@ -181,20 +181,20 @@ class BoxSource(SeenByRange):
         return pixels
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last": None}  # a worker decodes its own
+        return {**super().__getstate__(), "_last": None}  # each worker decodes its own images
 
 
 def crop_of(edges: Edges, size: tuple[int, int], margin: float) -> tuple[float, float, float, float]:
-    """The part of an image that shows a box.
+    """The crop of an image for a box.
 
     Args:
-        edges: Of the box, as shares of the image's sides.
+        edges: Edges of the box, as fractions of the image's sides.
         size: Width and height of the image in pixels.
-        margin: Added on each side, as a share of the box's width or height.
+        margin: Margin on each side, as a fraction of the box's width or height.
 
     Returns:
         Left, top, right and bottom in pixels, inside of the image: the box with its margin, widened to a square that is
-        moved into the image, and cut where the image is too small for it.
+        moved into the image, and cut if the image is too small for it.
 
     Example:
         >>> crop_of(Edges(0.4, 0.4, 0.6, 0.5), (100, 100), 0.5)
@@ -210,14 +210,14 @@ def crop_of(edges: Edges, size: tuple[int, int], margin: float) -> tuple[float, 
 
 
 def _span(center: float, side: float, room: float) -> tuple[float, float]:
-    """`side` pixels around a center, moved and cut to lie in [0, room]."""
+    """Start and end of `side` pixels around a center, moved and cut to fit into [0, room]."""
     side = min(side, room)
     low = min(max(0.0, center - side / 2), room - side)
     return low, low + side
 
 
 def _fault(edges: Edges) -> str:
-    """Why a box shows nothing, or nothing."""
+    """Reason why a box is unusable, or an empty text."""
     if not all(math.isfinite(edge) for edge in edges):
         return "its edges are no finite numbers"
     if edges.right <= edges.left or edges.bottom <= edges.top:
@@ -228,7 +228,7 @@ def _fault(edges: Edges) -> str:
 
 
 def _labels(boxes: Sequence[Box], categories: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """Class numbers and names; those that the annotations list keep their order."""
+    """Class numbers and names; classes that the annotations list keep their order."""
     named = {box.category for box in boxes if box.category}
     if not named:
         return None, ()

@@ -1,4 +1,4 @@
-"""Which images have changed under the same names, by the size and the time of their files."""
+"""Detects images that changed under the same names, by size and modification time of their files."""
 
 import hashlib
 import io
@@ -22,9 +22,9 @@ _UNKNOWN = (-1, -1)
 
 
 def file_states(source: Source) -> NDArray[np.int64]:
-    """(N, 2) size in bytes and time of the last change in nanoseconds of each image's file; -1 where there is none.
+    """(N, 2) size in bytes and modification time in nanoseconds of each image's file; -1 if there is none.
 
-    Take it before images are read: what changes meanwhile is then noticed by the next comparison.
+    Call it before images are read: the next comparison then detects changes made meanwhile.
     """
     states = np.full((len(source), 2), -1, dtype=np.int64)
     last: tuple[Path | None, tuple[int, int]] = (None, _UNKNOWN)
@@ -39,15 +39,15 @@ def file_states(source: Source) -> NDArray[np.int64]:
 
 
 def image_versions(source: Source) -> NDArray[np.int64]:
-    """(N,) a number for each image that changes with its file, its box or its pixels in memory; 0 where none is known.
+    """(N,) a number for each image that changes with its file, its box or its pixels in memory; 0 if unknown.
 
-    A file goes by its size and the time of its last change, a row of a table by those of the table.
+    For a file it depends on size and modification time, for a row of a table on those of the table.
     """
     versions = np.zeros(len(source), dtype=np.int64)
     for index, state in enumerate(file_states(source).tolist()):
         stored, held = stored_image(source, index), held_image(source, index)
         if stored is not None:
-            known = f"{state} {stored.decoder}".encode()  # the decoder of a box knows its edges
+            known = f"{state} {stored.decoder}".encode()  # the decoder of a box includes its edges
         elif held is not None:
             known = np.array(held.shape).tobytes() + np.ascontiguousarray(held).tobytes()
         else:
@@ -57,7 +57,7 @@ def image_versions(source: Source) -> NDArray[np.int64]:
 
 
 class Grown(NamedTuple):
-    """How many images came, changed and went."""
+    """Numbers of new, changed and removed images."""
 
     new: int
     changed: int
@@ -65,40 +65,40 @@ class Grown(NamedTuple):
 
     @classmethod
     def of(cls, rows: NDArray[np.int64], same: NDArray[np.bool_], before: int) -> Self:
-        """Count them.
+        """Count new, changed and removed images.
 
         Args:
-            rows: (N,) the row of each image of now among those before, -1 where there is none.
-            same: (N,) whether its version is that of the row.
-            before: Images before.
+            rows: (N,) row of each current image among the earlier images, -1 if there is none.
+            same: (N,) whether its version equals that of the row.
+            before: Number of earlier images.
         """
         found = rows >= 0
         return cls(int((~found).sum()), int((found & ~same).sum()), before - int(found.sum()))
 
     def line(self, images: int, left: int) -> str:
-        """What is said of them.
+        """The numbers as a line of text.
 
         Args:
-            images: Of now.
-            left: How many of them have to be embedded.
+            images: Number of current images.
+            left: Number of images that must be embedded.
         """
         return f"{images:,} images: {self.new:,} new, {self.changed:,} changed, {self.gone:,} gone; {left:,} to embed"
 
 
 def rows_in(known: pa.ChunkedArray, ids: Sequence[str]) -> NDArray[np.int64]:
-    """(N,) the row of each id among known ones, as `ids_as_bytes` gives them; -1 where there is none."""
+    """(N,) row of each id in `known`, ids as returned by `ids_as_bytes`; -1 if there is none."""
     found = pc.index_in(ids_as_bytes(ids), value_set=known.combine_chunks())
     rows: NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return rows
 
 
 def ids_as_bytes(ids: Sequence[str]) -> pa.Array:
-    """Names that are not UTF-8 come as lone surrogates, which only bytes can hold."""
+    """Encode ids as bytes, because names that are not UTF-8 have lone surrogates."""
     return pa.array([image_id.encode("utf-8", "surrogateescape") for image_id in ids], pa.binary())
 
 
 def changed_since(path: Path, states: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of the images whose state is not that which `keep_states` wrote; none if it wrote nothing for them."""
+    """Positions of images whose state differs from that written by `keep_states`; empty if it wrote none for them."""
     try:
         before = read_array(path)
     except InputError:
@@ -109,7 +109,7 @@ def changed_since(path: Path, states: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def keep_states(path: Path, states: NDArray[np.int64]) -> None:
-    """Write the states of images for a later comparison, unless these are there."""
+    """Write the states of images for a later comparison, unless the file already holds them."""
     with suppress(InputError):
         if np.array_equal(read_array(path), states):
             return
@@ -119,7 +119,7 @@ def keep_states(path: Path, states: NDArray[np.int64]) -> None:
 
 
 def described(source: Source, changed: NDArray[np.int64]) -> str:
-    """How many images have changed, and which is the first: for a line."""
+    """The number of changed images and the id of the first, as part of a message."""
     first = source.ids[int(changed[0])]
     return (
         f"1 image has changed: {first}" if len(changed) == 1 else f"{len(changed)} images have changed, first {first},"
@@ -127,15 +127,15 @@ def described(source: Source, changed: NDArray[np.int64]) -> str:
 
 
 def warn_of_changes(path: Path, source: Source, states: NDArray[np.int64], *, begun: bool) -> None:
-    """Tell of images that were replaced since they were last trained on, by a warning if nobody listens.
+    """Report images that were replaced since the last training, with a warning if there is no listener.
 
-    Then note the states of now. Training goes on: it takes images by name, and new versions of a few do no harm. Its
-    result is another one, though.
+    Then write the current states. Training continues: it identifies images by name, and new versions of a few do no
+    harm. The result differs, though.
 
     Args:
-        path: Where states are noted, in the folder of the training.
+        path: File of the states, in the training folder.
         source: The images.
-        states: Of now.
+        states: Current states.
         begun: Whether training had begun before.
     """
     if not (states >= 0).any():

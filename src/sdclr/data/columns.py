@@ -1,8 +1,8 @@
-"""Columns of parquet files, read in bounded memory.
+"""Columns of Parquet files, read in bounded memory.
 
-A file of some kilobytes may claim, or expand to, many gigabytes: repeated values are stored once, and zeros compress to
-nothing. The sizes that a file's metadata give are those of the stored pages, not of the rows, and may be wrong. So rows
-are counted first, columns are read some rows at a time, texts that repeat are held once, and what was read is counted.
+A file of a few kilobytes may claim, or expand to, many gigabytes: repeated values are stored once, and zeros compress
+to almost nothing. The sizes in a file's metadata are those of the stored pages, not of the rows, and may be wrong. So
+rows are counted first, columns are read in parts, repeated texts are held once, and the bytes read are counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,25 +20,25 @@ from sdclr.files import damaged, open_table, parsing
 from sdclr.limits import COLUMNS, LIST, ROWS, TABLE, TEXT
 
 FETCH: Final = "check the path, or fetch the file again"
-"""What to do about a damaged file."""
+"""Remedy for a damaged file."""
 AT_ONCE: Final = 4096
-"""Rows that are read at once."""
+"""Number of rows that are read at once."""
 _FEW: Final = 256
-"""Rows of lists of any length that are read at once."""
+"""Number of rows of variable-length lists that are read at once."""
 _LIST_NUMBERS: Final = 2**20
-"""Numbers of lists that are read at once."""
+"""Number of list values that are read at once, for lists of a fixed length."""
 
 
 def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """Open a parquet file, memory-mapped.
+    """Open a Parquet file, memory-mapped.
 
     Args:
         path: The file.
-        dictionaries: Columns of texts or bytes of which equal values shall be held once.
+        dictionaries: Columns of texts or bytes whose equal values are held once.
 
     Raises:
         InputError: The file is missing, or has more rows or columns than the limits allow.
-        DamagedFileError: It is not Parquet, or damaged.
+        DamagedFileError: The file is not Parquet, or is damaged.
     """
     file = open_table(path, FETCH, memory_map=True, dictionaries=dictionaries)
     COLUMNS.check(file.metadata.num_columns, f"{path}: has {{}} columns")
@@ -47,7 +47,7 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
 
 
 def description(path: Path) -> pq.ParquetFile:
-    """A parquet file whose metadata and schema can be read. It is closed: a data set may have hundreds of files.
+    """A closed Parquet file, for its metadata and schema: a data set may have hundreds of files.
 
     Raises:
         InputError: As `open_parquet`.
@@ -57,10 +57,10 @@ def description(path: Path) -> pq.ParquetFile:
 
 
 def read_values(path: Path, name: str) -> list[Any]:
-    """The values of one column as Python objects; equal texts are one object.
+    """The values of one column as Python objects; equal texts share one object.
 
     Raises:
-        InputError: A text or list is too long, or all take too much memory.
+        InputError: A text or list is too long, or the values take too much memory.
         DamagedFileError: The column is damaged.
     """
     values: list[Any] = []
@@ -79,7 +79,7 @@ def read_values(path: Path, name: str) -> list[Any]:
 
 
 def read_parts(path: Path, name: str) -> Iterator[pa.Array]:
-    """One column, some rows at a time; texts as dictionaries, a row group at a time.
+    """Read one column in parts; texts as dictionaries, one row group at a time.
 
     Raises:
         InputError: A list is too long, or the stored pages of a row group take too much memory.
@@ -96,13 +96,13 @@ def _parts(path: Path, name: str) -> Iterator[pa.Array]:
     text = _is_text(inner)
     stored = stored_columns(opened, name)
     if text:
-        # Dictionaries grow with each part of a row group, so that a group is one part.
+        # Dictionaries grow with each part of a row group, so each group is one part.
         paths = [opened.schema.column(number).path for number in stored]
         opened = open_parquet(path, dictionaries=paths)
     for number in range(opened.metadata.num_row_groups):
         # One thread: Arrow's pool does not survive the fork that starts data loading workers.
         read = partial(opened.iter_batches, row_groups=[number], columns=[name], use_threads=False)
-        # The description of a damaged column ends the process when it is asked for its size, but reading raises.
+        # Reading the size from a damaged column's metadata crashes the process, but reading the column raises.
         next(read(batch_size=1), None)
         group = opened.metadata.row_group(number)
         columns = [group.column(place) for place in stored]
@@ -125,17 +125,17 @@ def _parts(path: Path, name: str) -> Iterator[pa.Array]:
 
 
 def check_rows(path: Path, found: int, rows: int, group: int) -> None:
-    """Check that a row group gave as many rows as it has: Arrow ends a damaged column early, without an error.
+    """Check the number of rows that were read from a row group: Arrow ends a damaged column early, without an error.
 
     Raises:
-        DamagedFileError: It gave another number.
+        DamagedFileError: The number is wrong.
     """
     if found != rows:
         raise damaged(path, f"row group {group} has {rows:,} rows, but {found:,} of them can be read", FETCH)
 
 
 def _checked(part: pa.Array, path: Path, name: str) -> pa.Array:
-    part.validate(full=True)  # a damaged page may refer to values that are not there
+    part.validate(full=True)  # a damaged page may refer to values that do not exist
     if is_list(part.type) and len(part):
         longest = pc.max(pc.list_value_length(part)).as_py() or 0
         LIST.check(longest, f"{path}: the column `{name}` has a list of {{}} values")
@@ -153,7 +153,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def stored_columns(file: pq.ParquetFile, name: str) -> list[int]:
-    """Which columns of a file hold a column of its table: several where that is nested."""
+    """Numbers of the file's columns that store one column of the table: several if it is nested."""
     paths = [file.schema.column(number).path for number in range(len(file.schema))]
     return [number for number, path in enumerate(paths) if path == name or path.startswith(f"{name}.")]
 
@@ -161,12 +161,12 @@ def stored_columns(file: pq.ParquetFile, name: str) -> list[int]:
 def _width(kind: pa.DataType) -> int:
     try:
         return max(1, int(kind.bit_width) // 8)
-    except ValueError:  # texts and the like have no fixed width
+    except ValueError:  # types such as texts have no fixed width
         return 1
 
 
 def _expanded(part: pa.Array, path: Path, name: str) -> int:
-    """Bytes that the values of a part take, equal ones counted each time they occur."""
+    """Bytes that the values of a part take; equal values count each time they occur."""
     if is_list(part.type):
         return 8 * len(part) + _expanded(part.flatten(), path, name)
     if not pa.types.is_dictionary(part.type) or not _is_text(part.type.value_type):

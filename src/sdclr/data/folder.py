@@ -1,4 +1,4 @@
-"""Image sets that are a folder of files."""
+"""Image sources that are folders of files."""
 
 import os
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.decode import BadImage
-from sdclr.data.formats import SUFFIXES, unread, unread_line
 from sdclr.data.image_files import ImageFiles, Items
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.formats import SUFFIXES, unread, unread_line
 from sdclr.errors import InputError
 from sdclr.progress import stage
 
 
 class FolderSource(ImageFiles):
-    """Every image below a folder, in the order of their paths.
+    """All images below a folder, in the order of their paths.
 
-    Files are recognized by suffix; the others are listed in `skipped` and never opened. Hidden files and folders are
-    left out, links are followed but no folder is entered twice. Where every image lies in a sub-folder, and there are
-    at least two of them, the first sub-folder on its path is its class. Each page of a TIFF file of several is an image
-    of its own, `stack.tif#3`.
+    Images are recognized by suffix; other files are listed in `skipped` and never opened. Hidden files and folders are
+    left out. Links are followed, but no folder is entered twice. If every image is in a subfolder, and there are at
+    least two of them, the first subfolder on its path is its class. Each page of a multi-page TIFF file is a separate
+    image, `stack.tif#3`.
 
     Args:
         root: The folder.
@@ -55,7 +55,7 @@ class FolderSource(ImageFiles):
 
 
 def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
-    """Relative paths of the images below a folder, sorted, and what was passed over."""
+    """Relative paths of the images below a folder, sorted, and the skipped files."""
     images, skipped = [], []
     entered: set[tuple[int, int]] = set()
 

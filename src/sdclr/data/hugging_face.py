@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets` as image sets. Nothing is fetched from a network."""
+"""Data sets of Hugging Face's `datasets` as image sources. Nothing is downloaded."""
 
 import os
 import sys
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.parquet import IMAGE_COLUMNS, ParquetSource, parquet_files
 from sdclr.data.source import Source
 from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import TorchSource
+from sdclr.decoding.decode import decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import temporary_folder
 from sdclr.progress import tell
@@ -29,18 +29,17 @@ _Columns: TypeAlias = tuple[str, str | None]
 class HuggingFaceSource(SeenByRange):
     """A `datasets.Dataset` as a source.
 
-    The first column of the feature `Image` holds the images, the first `ClassLabel` the labels, unless others are
-    named; columns called `image` or `label` do without features. Ids are "SPLIT/00000", by row. Transforms are not
-    applied.
+    By default the first column with the feature `Image` holds the images, and the first `ClassLabel` column the labels.
+    Columns called `image` or `label` need no feature. Ids are "SPLIT/00000", by row. Transforms are not applied.
 
     Args:
-        dataset: The data set; of a `DatasetDict` one split.
-        image: The column of the images.
-        label: The column of the labels.
-        name: Short, for reports and ids; by default the split.
+        dataset: The data set; for a `DatasetDict`, one of its splits.
+        image: Name of the image column.
+        label: Name of the label column.
+        name: Short name for reports and ids; by default the split.
 
     Raises:
-        InputError: There is no such column, or it holds something else.
+        InputError: A column is missing or has the wrong type.
 
     Example:
         >>> HuggingFaceSource(datasets.load_from_disk("flowers")["train"]).ids[0]  # doctest: +SKIP
@@ -54,7 +53,7 @@ class HuggingFaceSource(SeenByRange):
         self.ids: Sequence[str] = NumberedIds(self.name, len(dataset))
         if not len(self):
             raise InputError(f"{self.name}: the data set is empty; give one with images")
-        # Asked once: to look at the row of each image would read all bytes of a table.
+        # Checked once: checking the row of each image would read all bytes of the table.
         self._of_files = isinstance(self._value(0), Path)
         self.labels: NDArray[np.int64] | None = None
         self.classes: tuple[str, ...] = ()
@@ -74,17 +73,17 @@ class HuggingFaceSource(SeenByRange):
         return decode_image(value, image_id=self.ids[index], min_side=min_side, intensities=self.intensities)
 
     def encoded(self, index: int) -> bytes | None:
-        """The bytes of one image; None where it is a file, or there is none."""
+        """The bytes of one image; None if it is a file or missing."""
         value = self._value(index)
         return value if isinstance(value, bytes) else None
 
     def file(self, index: int) -> Path | None:
-        """The file of an image; None where its bytes are in the table."""
+        """The file of an image; None if its bytes are in the table."""
         value = self._value(index) if self._of_files else None
         return value if isinstance(value, Path) else None
 
     def stored(self, index: int) -> Stored | None:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         file = self.file(index)
         by = f" {self.intensities}" if self.intensities else ""
         return None if file is None else Stored(file, None, type(self).__qualname__ + by)
@@ -98,16 +97,16 @@ class HuggingFaceSource(SeenByRange):
 
 
 class Stream(NamedTuple):
-    """The rows of an `IterableDataset`, from its beginning each time."""
+    """The rows of an `IterableDataset`. Each iteration starts at the first row."""
 
     name: str
     classes: tuple[str, ...]
     dataset: Any
     columns: _Columns | None
-    """Of images and labels; None where items are those of torch."""
+    """Names of the image and label columns; None for a torch data set."""
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """Images, as bytes, paths or whatever the data set gives, and labels."""
+        """Yield images, as bytes, paths or other objects of the data set, and labels."""
         for item in self.dataset:
             if self.columns is None:
                 parts = item if isinstance(item, (tuple, list)) and item else (item,)
@@ -118,10 +117,10 @@ class Stream(NamedTuple):
 
 
 def open_stream(dataset: Any) -> Stream | None:
-    """An `IterableDataset` of `datasets` or torch; None for anything else.
+    """Open an `IterableDataset` of `datasets` or torch; None for anything else.
 
     Raises:
-        InputError: It has no column of images.
+        InputError: The data set has no image column.
     """
     hub = _loaded("datasets")
     if hub is not None and isinstance(dataset, hub.IterableDataset):
@@ -139,17 +138,17 @@ def open_stream(dataset: Any) -> Stream | None:
 
 
 def open_hugging_face(path: Path, options: Mapping[str, str], *, split: str | None = None) -> Source:
-    """Open a local folder as `datasets` reads it: of `save_to_disk`, of Arrow or Parquet files, or an `imagefolder`.
+    """Open a local folder of `save_to_disk`, of Arrow or Parquet files, or an `imagefolder`.
 
-    Parquet files are read where they lie, without `datasets`, which would copy them into its cache first.
+    Parquet files are read directly, without `datasets`, which would first copy them into its cache.
 
     Args:
         path: The folder.
         options: "image" and "label" name the columns; see `HuggingFaceSource`.
-        split: By default "train" where there are several.
+        split: Name of the split; by default "train" if there are several.
 
     Raises:
-        InputError: It is no folder, lacks the split or a column, or `datasets` is not installed.
+        InputError: The path is not a folder, the split or a column is missing, or `datasets` is not installed.
     """
     if unknown := sorted(options.keys() - {"image", "label"}):
         raise InputError(f"hf:{path}: has no option {unknown[0]!r}; use image and label, as in hf:FOLDER,image=photo")
@@ -166,7 +165,7 @@ def open_hugging_face(path: Path, options: Mapping[str, str], *, split: str | No
 
 
 def _opened(path: Path, split: str | None) -> tuple[str, Any]:
-    """A split of a folder, and its name."""
+    """Load a split of a folder; return its name and the data set."""
     try:
         import datasets  # slow to import, and an extra
     except ImportError as error:
@@ -181,7 +180,7 @@ def _opened(path: Path, split: str | None) -> tuple[str, Any]:
         else:
             local = datasets.DownloadConfig(local_files_only=True)
             found = datasets.load_dataset("imagefolder", data_dir=str(path), download_config=local)
-    except Exception as error:  # of a damaged or strange folder, anything
+    except Exception as error:  # a damaged or unknown folder raises anything
         raise InputError(f"hf:{path}: datasets cannot read it ({type(error).__name__}: {error})") from error
     finally:
         if not silent:
@@ -194,13 +193,13 @@ def _opened(path: Path, split: str | None) -> tuple[str, Any]:
 
 
 def open_data_set(dataset: Any) -> Source | None:
-    """A data set of `datasets` or torch as a source; None for anything else.
+    """Open a data set of `datasets` or torch as a source; None for anything else.
 
-    An `IterableDataset` has no order to return to and no length. It is read once, and written as shards to a folder for
-    temporary files, which is removed with the source.
+    An `IterableDataset` has no length and no random access. It is read once and written as shards to a temporary
+    folder, which is removed together with the source.
 
     Raises:
-        InputError: It has no images.
+        InputError: The data set has no images.
     """
     stream = open_stream(dataset)
     if stream is not None:
@@ -218,7 +217,7 @@ def open_data_set(dataset: Any) -> Source | None:
 
 
 def _spooled(stream: Stream) -> Source:
-    from sdclr.data.pack import pack  # noqa: PLC0415  # which opens sources itself
+    from sdclr.data.pack import pack  # noqa: PLC0415  # a circular import at module level
     from sdclr.data.shards import open_shards  # noqa: PLC0415
 
     tell(f"{stream.name}: this stream is written to temporary shards; sdclr.pack(stream, FOLDER) keeps them")
@@ -231,13 +230,13 @@ def _spooled(stream: Stream) -> Source:
 
 
 def _close(stack: ExitStack, owner: int) -> None:
-    """Remove the shards. Worker processes that were forked leave that to the one which has made them."""
+    """Remove the shards, but only in the process that created them, not in forked workers."""
     if os.getpid() == owner:
         stack.close()
 
 
 def encoded_value(value: Any) -> Any:
-    """The bytes or the file of an image that is not decoded; None if there are neither. Anything else stays."""
+    """The bytes or the file of an encoded image; None if it has neither. Other values stay unchanged."""
     if isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
         return data if data is not None else Path(path) if path else None
@@ -245,12 +244,12 @@ def encoded_value(value: Any) -> Any:
 
 
 def _loaded(module: str) -> Any:
-    """A module if it is loaded: what it has made can only be there then."""
+    """A module if it is already imported; objects of its classes exist only then."""
     return sys.modules.get(module)
 
 
 def _columns(features: Mapping[str, Any], image: str | None, label: str | None, name: str) -> _Columns:
-    """The columns of images and labels."""
+    """Names of the image and label columns."""
 
     def first(given: str | None, kind: str, usual: Sequence[str]) -> str | None:
         named = [column for column, feature in features.items() if type(feature).__name__ == kind]
@@ -268,12 +267,12 @@ def _columns(features: Mapping[str, Any], image: str | None, label: str | None, 
 
 
 def _encoded_rows(dataset: Any, image: str, others: Sequence[str]) -> Any:
-    """Some columns of a data set, with images as bytes or paths."""
+    """Select columns of a data set, with images as bytes or paths."""
     import datasets  # slow to import, and an extra
 
     try:
         return dataset.select_columns([image, *others]).cast_column(image, datasets.Image(decode=False))
-    except Exception as error:  # of a column that cannot be cast, anything
+    except Exception as error:  # a column that cannot be cast raises anything
         raise InputError(f"the column {image!r} holds {dataset.features[image]}; give one of images") from error
 
 

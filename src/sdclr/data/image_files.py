@@ -1,4 +1,4 @@
-"""What sources of image files share: items that are files, or pages of files."""
+"""Base classes for sources whose items are image files or pages of image files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,34 +7,34 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdclr.data.decode import BadImage, Header, decode_image, read_header
 from sdclr.data.intensities import SeenByRange
-from sdclr.data.pages import page_alone, split_page, tiff_pages
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import BadImage, Header, decode_image, read_header
+from sdclr.decoding.pages import page_alone, split_page, tiff_pages
 from sdclr.errors import BadImageError
 
 
 @dataclass
 class Items:
-    """Files, and pages of files of several, as items."""
+    """Image files, and pages of multi-page files, as items."""
 
     paths: list[str]
     ids: list[str]
     pages: dict[int, int] = field(default_factory=dict)
-    """The places of the pages in their files, by the position of the item."""
+    """Byte offsets of the pages in their files, by item position."""
     rows: list[int] | None = None
-    """Which of the names each item is of; None where each is an item."""
+    """Index of the name that each item belongs to; None if each name is one item."""
     bad: list[BadImage] = field(default_factory=list)
-    """Files of too many pages, which are left out."""
+    """Files with too many pages, which are left out."""
 
     @classmethod
     def of(cls, root: Path, names: Sequence[str], ids: Sequence[str] | None = None) -> "Items":
-        """The items of some names of files.
+        """Make items from file names.
 
         Args:
-            root: The folder that names start from.
-            names: Of files, or of pages, such as "stack.tif#3".
-            ids: Of the files; by default their names. A page's number follows after "#".
+            root: The folder that names are relative to.
+            names: Names of files, or of pages, such as "stack.tif#3".
+            ids: Ids of the files; by default their names. Page ids end with "#" and the page number.
         """
         whole = names if ids is None else ids
         tiffs = ((row, name) for row, name in enumerate(names) if ".tif" in name.lower())
@@ -59,7 +59,7 @@ class Items:
 
 
 def _pages(root: Path, name: str) -> dict[int, int] | BadImageError | None:
-    """The pages that a name means; None where it means a file of one."""
+    """The pages that a name refers to; None for a single-page file."""
     named = split_page(name)
     try:
         if named is None or (root / name).is_file():
@@ -71,13 +71,13 @@ def _pages(root: Path, name: str) -> dict[int, int] | BadImageError | None:
 
 
 class ImageFiles(SeenByRange):
-    """Items that are image files, or pages of them.
+    """Source whose items are image files, or pages of them.
 
     Args:
-        root: The folder that paths start from.
+        root: The folder that paths are relative to.
         paths: The file of each item.
         ids: The id of each item.
-        pages: For items that are pages of a file of several: the place of the page in the file.
+        pages: Byte offset in the file for each item that is a page of a multi-page file.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class ImageFiles(SeenByRange):
         return decode_image(file, image_id=self.ids[index], min_side=min_side, intensities=self.intensities, at=at)
 
     def file(self, index: int) -> Path | None:
-        """The file of an image; None for a page of a file of several."""
+        """The file of an image; None for a page of a multi-page file."""
         file, at = self.place(index)
         return None if at else file
 
     def encoded(self, index: int) -> bytes | None:
-        """A page as a file of its own; None where the image is a file."""
+        """A page as a single-page file; None if the image is a whole file."""
         file, at = self.place(index)
         return page_alone(file, at, self.ids[index]) if at else None
 
@@ -110,11 +110,11 @@ class ImageFiles(SeenByRange):
         return read_header(file, image_id=self.ids[index], at=at)
 
     def stored(self, index: int) -> Stored:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         by = f" {self.intensities}" if self.intensities else ""
         file, at = self.place(index)
         return Stored(file, None, f"{type(self).__qualname__}{by}", at)
 
     def place(self, index: int) -> tuple[Path, int]:
-        """The file of an image, and the place of its page in it: 0 where the image is the file."""
+        """The file of an image, and the byte offset of its page; 0 if the image is the whole file."""
         return self._root / self._paths[index], self._pages.get(index, 0)

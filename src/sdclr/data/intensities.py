@@ -1,7 +1,7 @@
-"""One range of intensities for all images of a collection that have more than 8 bits: stated by the files, or measured.
+"""One intensity range for all images with more than 8 bits in a collection, stated by the files or measured.
 
 Brightness can be compared between images only if all are scaled alike. The range is measured on a few images that are
-drawn by a fixed seed, in the process that opens the collection, so that it does not depend on the number of workers.
+drawn with a fixed seed, in the process that opens the collection, so it does not depend on the number of workers.
 """
 
 import copy
@@ -15,57 +15,57 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.decode import opened_image
-from sdclr.data.formats import SUFFIXES
-from sdclr.data.pixels import kind_of, numbers, stated_range
 from sdclr.data.source import Source, image_bytes, image_file, whole_image
+from sdclr.decoding.decode import opened_image
+from sdclr.decoding.formats import SUFFIXES
+from sdclr.decoding.pixels import kind_of, numbers, stated_range
 from sdclr.intensities import Intensities, Range
 from sdclr.limits import PIXELS
 
 _HEADERS: Final = 2_000
-"""Files whose headers are read, to find those of more than 8 bits."""
+"""Number of files whose headers are read, to find those with more than 8 bits."""
 _SEARCHED: Final = 200_000
-"""Images whose names are looked at, to find such files."""
+"""Number of images whose names are checked, to find such files."""
 _IMAGES: Final = 64
-"""Images of each kind that are decoded."""
+"""Number of images of each kind that are decoded."""
 _VALUES: Final = 2**14
-"""Intensities that are drawn of each of them."""
+"""Number of intensities that are drawn from each image."""
 _TAILS: Final = (0.1, 99.9)
-"""Percentiles that become black and white: a few broken pixels do not decide."""
+"""Percentiles that become black and white, so that a few broken pixels have no effect."""
 _SHALLOW: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".heic", ".heif"})
-"""Endings of formats that give 8 bits."""
+"""File extensions of formats with 8 bits."""
 
 
 class SeenByRange:
-    """What sources share whose images are decoded by one range of intensities."""
+    """Base class of sources that decode all images with one intensity range."""
 
     intensities_given: bool = False
-    """Whether a person has chosen the range."""
+    """Whether the user has set the range."""
 
     @cached_property
     def intensities(self) -> Intensities:
-        """The range, measured when it is first asked for."""
-        return measured(self)  # type: ignore[arg-type]  # what inherits from this is a source
+        """The range, measured on first access."""
+        return measured(self)  # type: ignore[arg-type]  # subclasses are sources
 
     def __getstate__(self) -> dict[str, Any]:
-        _ = self.intensities  # measured once, and not by each process
+        _ = self.intensities  # measured once, not in each process
         return self.__dict__
 
 
 def intensities_of(source: Source) -> tuple[Intensities, bool]:
-    """The range of a source, and whether a person has chosen it."""
+    """The range of a source, and whether the user has set it."""
     while hasattr(source, "source"):
         source = source.source
     return getattr(source, "intensities", Intensities()), getattr(source, "intensities_given", False)
 
 
 def with_intensities(source: Source, intensities: Intensities | None, *, given: bool = False) -> Source:
-    """The same images, seen by another range, unless a person has chosen theirs.
+    """The same images with another range, unless the user has set the range of the source.
 
     Args:
         source: The images.
-        intensities: The range. For kinds of images that it does not know, that of the source stays.
-        given: Whether a person has chosen this range.
+        intensities: The range. Kinds of images that it does not cover keep the range of the source.
+        given: Whether the user has set this range.
     """
     inner: Source | None = getattr(source, "source", None)
     if inner is not None:
@@ -86,10 +86,10 @@ def _copied(source: Source, changed: dict[str, Any]) -> Source:
 
 
 def measured(source: Source) -> Intensities:
-    """The range of each kind of image with more than 8 bits, over a sample of a source.
+    """Measure the range of each kind of image with more than 8 bits, on a sample of a source.
 
-    The range that the files state, if all of the sample state one and keep to it: from the least to the largest. Else
-    the percentiles 0.1 and 99.9 of the intensities of the sample.
+    If all sampled files state a range, the result is from the smallest to the largest stated value. If some state none,
+    or intensities are outside, the result is the percentiles 0.1 and 99.9 of the sampled intensities.
     """
     found: dict[str, list[tuple[NDArray[np.float64], Range | None]]] = {}
     for number, position in enumerate(_candidates(source)):
@@ -103,10 +103,10 @@ def measured(source: Source) -> Intensities:
 
 
 def _candidates(source: Source) -> Iterator[int]:
-    """Positions of images that may have more than 8 bits, drawn by a fixed seed."""
+    """Positions of images that may have more than 8 bits, drawn with a fixed seed."""
     total = len(source)
     if hasattr(source, "encoded") and not hasattr(source, "file"):
-        # A table gives its rows in order, and all are of one kind as a rule.
+        # A table is read in order, and its images usually have one kind.
         yield from range(min(_IMAGES, total))
         return
     count = 0
@@ -123,7 +123,7 @@ def _candidates(source: Source) -> Iterator[int]:
 
 
 def _place(source: Source, position: int) -> tuple[Any, int]:
-    """The file of an image, or its bytes, and the place of its page in it."""
+    """The file or the bytes of an image, and the byte offset of its page."""
     place: Callable[[int], tuple[Path, int]] | None = getattr(source, "place", None)
     if place is not None:
         return place(position)

@@ -1,7 +1,7 @@
-"""What a collection of images holds, from the headers of its files: sizes, formats, damage, copies, disk space.
+"""Contents of a collection of images, from the headers of its files: sizes, formats, damage, copies, disk space.
 
-Headers take a fraction of a millisecond each, so that a hundred thousand files take about a minute. Only files of equal
-size are read whole, to compare their bytes.
+A header takes a fraction of a millisecond, so a hundred thousand files take about a minute. Only files of equal size
+are read completely, to compare their bytes.
 """
 
 import hashlib
@@ -15,8 +15,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from sdclr.data.decode import BadImage, Header, read_header
-from sdclr.data.formats import MOVING, unread_line
 from sdclr.data.hugging_face import HuggingFaceSource
 from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import MAX_SMALL_SIDE, scan
@@ -33,78 +31,80 @@ from sdclr.data.sources import (
     image_header,
 )
 from sdclr.data.torch_dataset import TorchSource
+from sdclr.decoding.decode import BadImage, Header, read_header
+from sdclr.decoding.formats import MOVING, unread_line
 from sdclr.errors import BadImageError
 from sdclr.progress import stage
 
 MOST_LOOKED_AT: Final = 100_000
-"""Images that are looked at; of more, so many that are evenly spaced."""
+"""Maximum number of images that are inspected; larger collections are sampled at even spacing."""
 _PEEKED: Final = 2_000
-"""Images whose headers are read before a command begins."""
+"""Number of images whose headers are read before a command begins."""
 _Key = TypeVar("_Key")
 _BLOCK: Final = 2**20
 _EVERY: Final = 50
-"""Images between two reports of progress."""
+"""Number of images between two progress reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What a collection holds."""
+    """Contents of a collection."""
 
     name: str
     """The source's name."""
     kind: str
-    """What it is: "folder", "manifest", "Parquet", "pixels in memory", "embeddings", …"""
+    """Kind of the source: "folder", "manifest", "Parquet", "pixels in memory", "embeddings", …"""
     images: int
-    """Images that the collection names."""
+    """Number of images in the collection."""
     looked_at: int
-    """Images whose headers were read: all, or evenly spaced ones of a large collection."""
+    """Number of images whose headers were read: all, or evenly spaced ones of a large collection."""
     sizes: dict[tuple[int, int], int]
     """Number of images by width and height in pixels, upright."""
     formats: dict[str, int]
-    """Number of images by format, such as JPEG; "pixels" where they are not encoded."""
+    """Number of images by format, such as JPEG; "pixels" if they are not encoded."""
     modes: dict[str, int]
     """Number of images by color mode: RGB, L (gray), RGBA, P (palette), CMYK, …"""
     unreadable: tuple[BadImage, ...]
-    """Images that cannot be read, with reasons. Without decoding these are those whose headers cannot be read."""
+    """Unreadable images, with reasons. Without decoding, only images with unreadable headers."""
     passed_over: tuple[BadImage, ...]
     """Other files and folders that the source left out, with reasons."""
     decoded: bool
-    """Whether every image that was looked at was decoded, too."""
+    """Whether all images were decoded, too."""
     animated: int
-    """Images that are the first frame of an animation (GIF, APNG, WebP, AVIF, HEIC), whose other frames are passed
-    over."""
+    """Number of images that are the first frame of an animation (GIF, APNG, WebP, AVIF, HEIC), whose other frames are
+    left out."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Groups of ids of images, among those looked at, that are equal byte for byte, the largest first."""
+    """Groups of ids of inspected images that are equal byte for byte, the largest group first."""
     bytes: int
-    """Size of the encoded images that were looked at, or of their pixels in memory."""
+    """Total size of the inspected encoded images, or of their pixels in memory."""
     free: int | None
-    """Bytes that are free on the disk where the images lie; None where they are not files."""
+    """Free bytes on the disk of the images; None if they are not files."""
     free_here: int
-    """Bytes that are free on the disk of the current folder, where results go by default."""
+    """Free bytes on the disk of the current folder, the default place of results."""
     classes: dict[str, int]
-    """Number of images by class, where the source has labels."""
+    """Number of images by class, if the source has labels."""
     vector: int | None = None
-    """Numbers in each vector, if the collection is one of embeddings; sizes and the like are then of the pictures that
-    they name."""
+    """Length of each vector, if the collection holds embeddings; sizes, formats and so on are then those of the
+    pictures that the embeddings name."""
 
     @property
     def readable(self) -> int:
-        """Images that were looked at and are not known to be unreadable."""
+        """Number of inspected images that are not known to be unreadable."""
         return (self.images if self.decoded else self.looked_at) - len(self.unreadable)
 
     @property
     def whole(self) -> bool:
-        """Whether all headers were read, and not those of a sample."""
+        """Whether all headers were read, not only those of a sample."""
         return self.looked_at == self.images
 
     @property
     def spare(self) -> int:
-        """Images that could be dropped, because others are equal to them byte for byte."""
+        """Number of redundant images, which are equal to others byte for byte."""
         return sum(len(group) - 1 for group in self.duplicates)
 
     @property
     def small(self) -> bool:
-        """Whether all sizes are equal and at most 96 px, so that the images are held in memory in training."""
+        """Whether all sizes are equal and at most 96 px, so that training holds the images in memory."""
         return len(self.sizes) == 1 and max(next(iter(self.sizes))) <= MAX_SMALL_SIDE
 
     def sides(self) -> tuple[int, int, int] | None:
@@ -119,7 +119,7 @@ class Inventory:
         return sides[0], sides[middle], sides[-1]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON. Sizes are `WIDTHxHEIGHT`."""
+        """Return plain JSON. Sizes are `WIDTHxHEIGHT`."""
         sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.items()}
         return {
             **asdict(self),
@@ -132,15 +132,15 @@ class Inventory:
 def take_inventory(
     source: Source, *, place: Path | None = None, decode: bool = False, workers: int = 0, most: int = MOST_LOOKED_AT
 ) -> Inventory:
-    """Look at the images of a source. See `sdclr.inspect_images`, which also takes paths and embeddings.
+    """Inspect the images of a source. See `sdclr.inspect_images`, which also accepts paths and embeddings.
 
     Args:
         source: The images.
-        place: A file or folder on the disk where they lie; None if they lie on none.
+        place: A file or folder on the disk of the images; None if they are on no disk.
         decode: Decode every image, too, which finds files that are damaged behind the header, and compare the
             checksums of shards.
-        workers: Processes that decode; 0 decodes in this one.
-        most: Images whose headers are read; of more, so many that are evenly spaced.
+        workers: Processes that decode; 0 decodes in this process.
+        most: Maximum number of images whose headers are read; larger collections are sampled at even spacing.
     """
     positions = _spaced(len(source), most)
     looks = _Looks()
@@ -177,7 +177,7 @@ def take_inventory(
 
 
 def about_files(source: Source) -> list[str]:
-    """What to know of the files of a collection before it is used, a line each: most have nothing to say."""
+    """Notes on a collection's files for the user, one per line; empty for most collections."""
     skipped: Sequence[BadImage] = getattr(source, "skipped", ())
     spaced = _spaced(len(source), _PEEKED)
     animated = 0
@@ -195,7 +195,7 @@ def about_files(source: Source) -> list[str]:
 
 
 def kind_of(source: Source) -> str:
-    """What a source is, in a word or two."""
+    """The kind of a source, in a few words."""
     source = _whole(source)
     kinds = {
         FolderSource: "folder of images",
@@ -216,7 +216,7 @@ def _whole(source: Source) -> Source:
 
 
 class _Looks:
-    """What was seen of images so far."""
+    """Statistics of the images inspected so far."""
 
     def __init__(self) -> None:
         self.sizes: Counter[tuple[int, int]] = Counter()
@@ -225,12 +225,12 @@ class _Looks:
         self.bad: list[BadImage] = []
         self.bytes = self.animated = 0
         self.files: dict[int, list[tuple[int, Path]]] = {}
-        """Positions and paths of files by their number of bytes."""
+        """Positions and paths of files, by file size in bytes."""
         self.contents: dict[bytes, list[int]] = {}
-        """Positions of images that are no files, by the digest of their bytes."""
+        """Positions of images that are not files, by the digest of their bytes."""
 
     def add(self, source: Source, position: int) -> None:
-        """Look at one image."""
+        """Inspect one image."""
         image_id = source.ids[position]
         try:
             self._count(self._look(source, position, image_id))
@@ -252,7 +252,7 @@ class _Looks:
             self.files.setdefault(size, []).append((position, path))
             return header
         found = image_header(source, position)
-        if found is not None:  # a page of a file of several
+        if found is not None:  # a page of a multi-page file
             return found
         data = image_bytes(source, position)
         if data is not None:
@@ -270,7 +270,7 @@ class _Looks:
 
 
 def _equal_files(looks: _Looks) -> list[list[int]]:
-    """Positions of files that are equal byte for byte. Only those of equal size are read."""
+    """Positions of files that are equal byte for byte. Only files of equal size are read."""
     candidates = [files for size, files in looks.files.items() if size and len(files) > 1]
     total = sum(map(len, candidates))
     groups: list[list[int]] = []
@@ -302,7 +302,7 @@ def _digest(path: Path) -> bytes | None:
 
 
 def _spaced(count: int, most: int) -> range | list[int]:
-    """All positions, or so many evenly spaced ones."""
+    """All positions, or `most` evenly spaced ones."""
     if count <= most:
         return range(count)
     return [number * count // most for number in range(most)]
@@ -313,13 +313,13 @@ def _most_first(counts: Counter[_Key]) -> dict[_Key, int]:
 
 
 def _named(groups: Iterable[list[int]], ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of two or more as ids, the largest first, then in the order of the source."""
+    """Ids of groups of two or more images, the largest group first, then in the order of the source."""
     several = sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0]))
     return tuple(tuple(ids[position] for position in group) for group in several)
 
 
 def _classes(source: Source) -> dict[str, int]:
-    """Images by class; empty without labels."""
+    """Number of images by class; empty without labels."""
     if source.labels is None:
         return {}
     numbers, counts = np.unique(source.labels[source.labels >= 0], return_counts=True)

@@ -1,4 +1,4 @@
-"""Image sets that a manifest lists."""
+"""Image sources listed in a manifest."""
 
 from pathlib import Path
 
@@ -12,29 +12,29 @@ from sdclr.errors import InputError
 
 
 class ManifestSource(ImageFiles):
-    """Images listed by a CSV or parquet file, or by a text file with `path label` a line.
+    """Images listed by a CSV or Parquet file, or by a text file with one `path label` per line.
 
-    CSV and parquet need a column `path` (or `image`, `file`, `filename`, `file_name`); `label` (whole numbers or names)
-    and `id` are optional, other columns are ignored. An empty label is unknown. The columns of CSV are separated by
-    commas, semicolons, tabs or bars; the text is UTF-8, UTF-16 or Latin-1. A text file is what the published
-    ImageNet lists are: a path and, after the last blank, an optional class number.
+    CSV and Parquet need a column `path` (or `image`, `file`, `filename`, `file_name`); `label` (whole numbers or names)
+    and `id` are optional, other columns are ignored. An empty label is unknown. CSV columns are separated by commas,
+    semicolons, tabs or bars; the text is UTF-8, UTF-16 or Latin-1. A text file has the format of the published ImageNet
+    lists: a path and, after the last blank, an optional class number.
 
-    A path may be written as on Windows. Of one with a drive letter, as many folders are taken as are found below the
-    root. The pages of a TIFF file of several are images of their own, with the ids `ID#1`, `ID#2`, …; a path such as
-    `stack.tif#3` means one page.
+    Paths may be Windows paths. If a path has a drive letter, leading folders are removed until the rest is found below
+    the root. Each page of a multi-page TIFF file is a separate image, with the ids `ID#1`, `ID#2`, …; a path such as
+    `stack.tif#3` selects one page.
 
-    Several labels an image are attributes, written in one of two ways. A column `attributes` lists those that the image
-    shows, `hat;dog` or `hat|dog`, nothing for none of them; parquet may also hold lists of names or numbers, and a null
-    list is unknown. Or there is a column for each, named `attr:hat`, `attr:dog`: 1 or true where the image shows it, 0,
-    false or -1 where it does not, and nothing where that is unknown. In pandas, `frame.add_prefix("attr:")` names them.
+    Several labels per image are attributes, in one of two forms. A column `attributes` lists the attributes of an
+    image, `hat;dog` or `hat|dog`, and is empty if there are none; Parquet may also hold lists of names or numbers, and
+    a null list is unknown. Alternatively, each attribute has a column, named `attr:hat`, `attr:dog`: 1 or true if the
+    image shows it, 0, false or -1 if not, and empty if unknown. In pandas, `frame.add_prefix("attr:")` names them.
 
     Args:
         path: The manifest.
-        root: The folder that relative paths start from; by default the manifest's own.
+        root: The folder that relative paths refer to; by default the manifest's folder.
 
     Raises:
-        InputError: The manifest is missing, unreadable or empty, lacks the column, names an image twice, or has a value
-            that is no indicator.
+        InputError: The manifest is missing, unreadable or empty, has no path column, names an image twice, or has an
+            invalid indicator.
     """
 
     def __init__(self, path: Path | str, *, root: Path | str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a manifest, as people's programs write it: any usual delimiter, encoding and way to write paths."""
+"""The rows of a manifest, with any common delimiter, encoding and path style."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ from sdclr.limits import COLUMNS, ROWS, TABLE, TEXT
 from sdclr.progress import tell
 
 PATH_COLUMNS: Final = ("path", "image", "file", "filename", "file_name")
-"""Columns of a manifest that may name the image file; the first that is there counts."""
+"""Columns of a manifest that can name the image file; the first one present is used."""
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet")
 """Endings of manifests."""
@@ -26,14 +26,14 @@ SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet")
 _DELIMITERS: Final = ",;\t|"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _WINDOWS: Final = "cp1252"
-"""What Windows calls Latin-1, with some more letters."""
+"""The Windows variant of Latin-1, with additional letters."""
 _DRIVE: Final = re.compile(r"(?:[A-Za-z]:|//[^/]+)/(.*)", flags=re.DOTALL)
 _TRIED: Final = 100
-"""Paths with a drive letter that are sought below the root."""
+"""Number of paths with a drive letter that are looked up below the root."""
 
 
 class ManifestRows(NamedTuple):
-    """The columns of a manifest; None for those it does not have."""
+    """The columns of a manifest; None for missing columns."""
 
     paths: list[str]
     labels: list[object] | None = None
@@ -48,10 +48,10 @@ def read_manifest(path: Path, root: Path) -> ManifestRows:
 
     Args:
         path: The manifest.
-        root: The folder that its relative paths start from.
+        root: The folder that its relative paths refer to.
 
     Raises:
-        InputError: It is missing or cannot be read as a manifest.
+        InputError: The file is missing or cannot be read as a manifest.
     """
     if not path.is_file():
         raise InputError(f"{path}: is no file; check the path of the manifest")
@@ -78,7 +78,7 @@ def read_manifest(path: Path, root: Path) -> ManifestRows:
 
 
 def as_local(paths: Sequence[str], root: Path, manifest: Path, lines: Sequence[int] | None) -> list[str]:
-    """Paths that were written on Windows, as paths below the root; others as they are.
+    """Convert Windows paths to paths below the root; other paths stay unchanged.
 
     Raises:
         InputError: Paths have a drive letter, and no part of them is found below the root.
@@ -106,7 +106,7 @@ def _slashed(path: str, root: Path) -> str:
 
 
 def _above(path: str, root: Path) -> int | None:
-    """How many folders of a path lie above the root."""
+    """Number of leading folders of a path to remove, so that the rest is a file below the root."""
     parts = PurePosixPath(path).parts
     return next((cut for cut in range(len(parts)) if root.joinpath(*parts[cut:]).is_file()), None)
 
@@ -127,13 +127,13 @@ def _columns(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(line: str) -> str:
-    """What separates the columns of a table with such a first line: that by which one of them names the images."""
+    """Detect the delimiter in the first line of a table: the one that gives an image column, then the most columns."""
     columns = {delimiter: _columns(line, delimiter) for delimiter in _DELIMITERS}
     return max(_DELIMITERS, key=lambda one: (not set(PATH_COLUMNS).isdisjoint(columns[one]), len(columns[one])))
 
 
 def _is_table(path: Path, encoding: str) -> bool:
-    """Whether the first line of a text names columns, one of them that of the images."""
+    """Whether the first line of a text is a header with an image column."""
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         line = file.readline(2**20)
     columns = _columns(line, _delimiter(line))
@@ -142,7 +142,7 @@ def _is_table(path: Path, encoding: str) -> bool:
 
 
 def _read_csv(path: Path, root: Path, encoding: str) -> ManifestRows:
-    # File names that are not UTF-8 come as lone surrogates, as they do from the file system.
+    # File names that are not UTF-8 become lone surrogates, as they do from the file system.
     errors = {"utf-16": "strict", _WINDOWS: "replace"}.get(encoding, "surrogateescape")
     with path.open(encoding=encoding, errors=errors, newline="") as file:
         delimiter = _delimiter(file.readline())
@@ -159,7 +159,7 @@ def _read_csv(path: Path, root: Path, encoding: str) -> ManifestRows:
         lines = []
         for number, row in enumerate(rows, start=1):
             ROWS.check(number, f"{path}: has {{}} rows or more")
-            if any(row.pop(None, ())):  # what is beyond the header has no name
+            if any(row.pop(None, ())):  # values beyond the header have no column name
                 raise InputError(
                     f"{path}: line {rows.line_num} has more columns than the header; put texts that hold the delimiter "
                     f"{delimiter!r} into quotes"
@@ -169,7 +169,7 @@ def _read_csv(path: Path, root: Path, encoding: str) -> ManifestRows:
             for name, values in kept.items():
                 text = unguarded(row[name] or "")
                 TEXT.check(len(text), f"{path}: line {rows.line_num} of the column `{name}` has {{}} characters")
-                # Labels and indicators repeat: equal ones are one object.
+                # Labels and indicators repeat: equal strings share one object.
                 values.append(text if name in (column, "id") else equal.setdefault(text, text))
     paths = [entry.strip() for entry in kept[column]]
     labels: list[object] | None = list(kept[label]) if label is not None else None
@@ -178,10 +178,10 @@ def _read_csv(path: Path, root: Path, encoding: str) -> ManifestRows:
 
 
 def _check_utf8(row: Mapping[str, object], column: str, root: Path) -> None:
-    """Check that only the name of a file that is there, and its id, are not UTF-8.
+    """Check that all values are UTF-8, except the name of an existing file and its id.
 
     Raises:
-        UnicodeDecodeError: If anything else is not.
+        UnicodeDecodeError: Another value is not UTF-8.
     """
     texts = {name: str(value or "") for name, value in row.items()}
     if all(text.isascii() for text in texts.values()):
@@ -193,10 +193,10 @@ def _check_utf8(row: Mapping[str, object], column: str, root: Path) -> None:
 
 
 def _checked(text: str) -> str:
-    """A text that is UTF-8, as it is.
+    """Return a text unchanged if it is UTF-8.
 
     Raises:
-        UnicodeDecodeError: It is not.
+        UnicodeDecodeError: The text is not UTF-8.
     """
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8")
 

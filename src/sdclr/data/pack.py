@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.decode import BadImage, decode_image, read_header
-from sdclr.data.formats import ENDINGS
 from sdclr.data.hugging_face import Stream, open_stream
 from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import write_bad_images
 from sdclr.data.shards import FORMAT, MANIFEST
 from sdclr.data.sources import ImageSource, Source, fingerprint, image_bytes, image_file, open_source
 from sdclr.data.torch_dataset import as_label, as_pixels
+from sdclr.decoding.decode import BadImage, decode_image, read_header
+from sdclr.decoding.formats import ENDINGS
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import (
     append_json,
@@ -39,19 +39,19 @@ from sdclr.files.alone import only_process
 from sdclr.progress import stage, tell
 
 _DONE: Final = ".packed.jsonl"
-"""The settings, then the contents of each finished shard. A stopped call resumes from it."""
+"""The settings, then the contents of each finished shard. A stopped call resumes from this file."""
 _LOCK: Final = ".packing"
 _BAD: Final = "bad_images.csv"
 _KEYS: Final = {"shard": str, "images": int, "bytes": int, "sha256": str, "first": int, "ids": list, "bad": list}
 _OURS: Final = (_DONE, _LOCK, _BAD, MANIFEST)
 _SHARD: Final = re.compile(r"shard-\d{6,}\.tar")
 _QUALITY: Final = 95
-"""Of JPEGs that are encoded again."""
+"""Quality of JPEGs that are encoded again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What `pack` has written."""
+    """Result of `pack`."""
 
     folder: Path
     shards: int
@@ -59,27 +59,27 @@ class Packed:
     bytes: int
     """Size of all shards."""
     bad: int
-    """Images that are not in them; `bad_images.csv` lists them with reasons."""
+    """Images that are left out; `bad_images.csv` lists them with reasons."""
 
 
 class _Item(NamedTuple):
-    """An image on its way into a shard."""
+    """An encoded image for a shard."""
 
     id: str
     data: bytes
     ending: str
     label: tuple[str, bytes] | None
-    """Ending and bytes of the member that holds it."""
+    """File extension and bytes of the tar member that holds the label."""
 
 
 class _Raw(NamedTuple):
-    """An image as it is given."""
+    """An input image."""
 
     id: str
     label: Any
     stored: Callable[[], bytes | Path | None]
     decode: Callable[[int | None], NDArray[np.uint8]]
-    """Of the shorter side that is enough."""
+    """Its argument is the sufficient shorter side in pixels, or None for full size."""
 
 
 def pack(
@@ -93,26 +93,27 @@ def pack(
 ) -> Packed:
     """Write images as tar shards in the WebDataset layout, which `open_source("wds:OUT")` and WebDataset read.
 
-    Bytes are copied as they are; images that are pixels in memory become PNGs. A shard holds `KEY.jpg` (or `.png`, …)
-    and, where the label is known, `KEY.cls` with the number of the class. `manifest.json` has ids, class names, counts
-    and the SHA-256 of each shard, so that the images keep their ids. A stopped call resumes when it is repeated, and
-    the result is the same. What is no image by its header is left out and listed. Attributes are not written.
+    Encoded images are copied unchanged; pixel arrays become PNGs. A shard holds `KEY.jpg` (or `.png`, …) and, if the
+    label is known, `KEY.cls` with the class number. `manifest.json` has ids, class names, counts and the SHA-256 of
+    each shard, so that the images keep their ids. Repeating a stopped call resumes it, with the same result. Items
+    without an image header are left out and listed. Attributes are not written.
 
     Args:
-        images: A folder, a manifest, or whatever else `open_source` takes; a stream is read once.
-        out: A new or empty folder, or one that such a call has begun.
-        shard_images: Images in a shard, at most.
-        shard_gb: Size of a shard in GB of 10^9 bytes, at most; a larger image gets a shard of its own.
-        shuffle: Put images in a random order, the same each time, which a shuffle buffer needs where neighbors are
-            alike, as in folders of classes. Otherwise they keep their order.
+        images: A folder, a manifest, or anything else that `open_source` accepts; a stream is read once.
+        out: A new or empty folder, or the folder of a stopped call with the same settings.
+        shard_images: Maximum number of images in a shard.
+        shard_gb: Maximum size of a shard in GB of 10^9 bytes; a larger image gets its own shard.
+        shuffle: Write images in a fixed random order. A shuffle buffer needs this if neighbors are alike, as in class
+            folders. By default images keep their order.
         shorter_side: Shrink larger images to this shorter side in pixels, as JPEGs of quality 95.
 
     Returns:
         Counts.
 
     Raises:
-        InputError: The folder holds something else, a number is too small, or no image can be packed.
-        StorageError: The disk is full, or the like. Finished shards stay, and a repeated call resumes after them.
+        InputError: The folder has other contents, a number is too small, or no image can be packed.
+        StorageError: Writing fails, for example on a full disk. Finished shards stay, and a repeated call resumes
+            after them.
 
     Example:
         >>> pack("photos", "shards").shards  # doctest: +SKIP
@@ -158,10 +159,10 @@ def pack(
 
 
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The shards that an earlier call has finished.
+    """Read the shards that an earlier call has finished.
 
     Raises:
-        InputError: The folder holds something else, or shards of other images or settings.
+        InputError: The folder has other contents, or shards of other images or settings.
     """
     other = InputError(f"{out}: holds shards of other images or settings; name a new folder")
     if (out / MANIFEST).exists():
@@ -236,17 +237,17 @@ def _items(images: Iterable[_Raw], shorter_side: int | None) -> Iterator[_Item |
 
 
 def _label(label: Any) -> tuple[str, bytes] | None:
-    """The member that holds a label: WebDataset takes `.cls` for a number."""
+    """The tar member that holds a label: `.cls` for a number, as in WebDataset, and `.json` for a name."""
     if isinstance(label, str):
         return ".json", json.dumps({"label": label}).encode()
     return None if label is None or label < 0 else (".cls", str(int(label)).encode())
 
 
 def _encoded(image: _Raw, shorter_side: int | None) -> tuple[bytes, str]:
-    """The bytes of an image, and the ending that goes with them.
+    """The bytes of an image, and the matching file extension.
 
     Raises:
-        BadImageError: It is no image by its header, or cannot be decoded where that is needed.
+        BadImageError: The header is not that of an image, or the image must be decoded and cannot be.
     """
     stored = image.stored()
     if stored is None:
@@ -277,10 +278,10 @@ def _write(
     items: Iterator[_Item | BadImage],
     most: tuple[int, int],
 ) -> tuple[dict[str, Any], _Item | BadImage | None]:
-    """Write the next shard, of so many images and bytes at most.
+    """Write the next shard, with at most the numbers of images and bytes in `most`.
 
     Returns:
-        What is in it, and the item that did not fit.
+        The contents of the shard, and the first item that did not fit.
     """
     name, first = f"shard-{len(before):06d}.tar", sum(entry["images"] for entry in before)
     ids: list[str] = []
@@ -306,7 +307,7 @@ def _write(
 
 
 def _members(key: str, item: _Item) -> bytes:
-    """What a tar holds of an image and its label. Nothing in it depends on the time or the user."""
+    """Tar members of an image and its label. They do not depend on the time or the user."""
     parts = []
     for ending, data in ((item.ending, item.data), *([item.label] if item.label else [])):
         info = tarfile.TarInfo(key + ending)
@@ -316,10 +317,10 @@ def _members(key: str, item: _Item) -> bytes:
 
 
 def _finish(out: Path, settings: Mapping[str, Any], shards: list[dict[str, Any]], skipped: Iterable[BadImage]) -> None:
-    """Write the manifest, and the list of what is not in the shards.
+    """Write the manifest, and the list of the images that were left out.
 
     Raises:
-        InputError: There is no image in them.
+        InputError: The shards contain no image.
     """
     bad = [
         *skipped,

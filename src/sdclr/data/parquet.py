@@ -1,4 +1,4 @@
-"""Image sets whose encoded images lie in parquet files."""
+"""Image sources with encoded images in Parquet files."""
 
 import json
 import re
@@ -15,36 +15,36 @@ from numpy.typing import NDArray
 from sdclr.data.annotations import LABEL_COLUMNS, NumberedIds, encode_labels
 from sdclr.data.attributes import ATTRIBUTE_LIST, Attributes, attribute_columns, read_attributes
 from sdclr.data.columns import description, is_list, read_values
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.row_groups import EncodedRows
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.intensities import Intensities
 from sdclr.limits import ROWS, TABLE
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
-"""Columns of a parquet file that may hold encoded images; the first that is there counts."""
+"""Columns of a Parquet file that can hold encoded images; the first one present is used."""
 
 
 class ParquetSource(SeenByRange):
-    """Encoded images in parquet files, as Hugging Face data sets store them.
+    """Encoded images in Parquet files, as Hugging Face data sets store them.
 
     The image column is a struct with `bytes`, or plain binary. The files are memory-mapped and read by row group; every
-    process keeps the row groups it used last, up to `row_groups.CACHE_BYTES`. Reading a larger set in random order
-    decodes a row group for almost every image, so there row groups should be small (about a hundred images, as is
+    process keeps its most recently used row groups, up to `row_groups.CACHE_BYTES`. Reading a larger set in random
+    order decodes a row group for almost every image, so its row groups should be small (about a hundred images, as is
     usual). Row groups of more than 1 GiB can only be read in order. `sdclr.limits` sets the largest sizes.
 
-    `label` holds the class. Several labels an image stand in a column `attributes` or in columns named `attr:NAME`, as
-    `ManifestSource` says.
+    `label` holds the class. Several labels per image are in a column `attributes` or in columns named `attr:NAME`; see
+    `ManifestSource`.
 
     Args:
-        files: One or several parquet files, taken in the given order; or a folder of them.
-        split: Takes the files whose name begins so ("train" takes `train-00000-of-00002.parquet`). By default "train"
-            where files of several splits are given.
-        image: The column of the images. By default that which Hugging Face's features call an image, or one of
+        files: One or several Parquet files, used in the given order; or a folder of them.
+        split: Select the files whose name starts with this ("train" selects `train-00000-of-00002.parquet`). By default
+            "train" if there are files of several splits.
+        image: The column of the images. By default the image column of Hugging Face's features, or one of
             `IMAGE_COLUMNS`.
-        label: The column of the class. By default one of `LABEL_COLUMNS`, or that which features call a class.
+        label: The column of the class. By default one of `LABEL_COLUMNS`, or the class column of the features.
 
     Raises:
         InputError: A file is missing or corrupt, holds no images, or no file belongs to the split.
@@ -94,7 +94,7 @@ class ParquetSource(SeenByRange):
 
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`; see `decode_image`."""
-        seen = self.intensities  # measured before a row group is read that is then kept
+        seen = self.intensities  # measured before a row group is read and kept
         data = self.encoded(index)
         if data is None:
             raise BadImageError(self.ids[index], "zero bytes")
@@ -108,16 +108,16 @@ class ParquetSource(SeenByRange):
         return found
 
     def encoded(self, index: int) -> bytes | None:
-        """The bytes of one image as they are stored; None where the row has none."""
+        """The stored bytes of one image; None if the row has none."""
         return self._rows[index]
 
     def stored(self, index: int) -> Stored:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         by = f" {self.intensities}" if self.intensities else ""
         return Stored(*self._rows.place(index), f"{type(self).__qualname__}{by}")
 
     def blocks(self) -> NDArray[np.int64]:
-        """`(N,)` the number of the row group of each image; see `image_blocks`."""
+        """`(N,)` number of the row group of each image; see `image_blocks`."""
         return self._rows.groups()
 
     def _read_labels(
@@ -140,16 +140,16 @@ class ParquetSource(SeenByRange):
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a parquet file holds encoded images (else it can only be a manifest).
+    """Whether a Parquet file holds encoded images (otherwise it can only be a manifest).
 
     Raises:
-        InputError: The file is missing or not parquet.
+        InputError: The file is missing or not Parquet.
     """
     return _image_column(description(path).schema_arrow) is not None
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a folder, sorted; those of its sub-folder `data` where it has none itself."""
+    """The Parquet files of a folder, sorted; if it has none, those of its subfolder `data`."""
     for place in (folder, folder / "data"):
         if found := sorted(file for file in place.glob("*.parquet") if not file.name.startswith(".")):
             return found
@@ -157,7 +157,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def parquet_attributes(files: Sequence[tuple[Path, pq.ParquetFile]]) -> Attributes | None:
-    """The attributes of the rows of one or several files; None where they have no column of them.
+    """The attributes of the rows of one or several files; None if they have no attribute columns.
 
     Raises:
         InputError: As `read_attributes`, or the files have different columns.
@@ -179,7 +179,7 @@ def parquet_attributes(files: Sequence[tuple[Path, pq.ParquetFile]]) -> Attribut
 
 
 def _attribute_columns(path: Path, file: pq.ParquetFile) -> list[str]:
-    """Indicators, and texts or lists of names or numbers; structs and the like mean something else."""
+    """Columns of indicators, and of texts or lists of names or numbers; other types are not attributes."""
     schema, found = file.schema_arrow, []
     for name in attribute_columns(schema.names, str(path)):
         kind = schema.field(name).type
@@ -202,7 +202,7 @@ def _image_column(schema: pa.Schema, given: str | None = None) -> str | None:
 
 
 def _is_empty(file: pq.ParquetFile, column: str) -> bool:
-    """Whether the statistics of a file say that a column has null values only."""
+    """Whether the statistics of a file state that a column has only null values."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     parts = [chunk for chunk in chunks if chunk.path_in_schema == column]
@@ -211,7 +211,7 @@ def _is_empty(file: pq.ParquetFile, column: str) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What Hugging Face's `datasets` notes of the columns."""
+    """The column descriptions of Hugging Face's `datasets`."""
     try:
         return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -219,7 +219,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _of_kind(schema: pa.Schema, kind: str) -> list[str]:
-    """The columns of such a feature."""
+    """The columns whose feature is of this kind."""
     features = _features(schema).items()
     return [str(name) for name, feature in features if isinstance(feature, dict) and feature.get("_type") == kind]
 
@@ -245,13 +245,13 @@ def _files_of_split(files: Path | str | Sequence[Path | str], split: str | None)
 def files_of_split(
     where: Path, found: Sequence[Path], split: str | None, *, default: bool = False
 ) -> tuple[tuple[Path, ...], str | None]:
-    """The files to read, and the name they share: a split, or whatever their names begin with.
+    """The files to read, and the beginning that their names share, such as a split.
 
     Args:
-        where: What was given, for messages.
+        where: The given path, for messages.
         found: All files.
-        split: Takes the files whose name begins so; None takes all.
-        default: Without a split, take "train" where there are several beginnings.
+        split: Select the files whose name starts with this; None selects all.
+        default: Without a split, select "train" if there are several beginnings.
 
     Raises:
         InputError: No file belongs to the split, or one must be named.

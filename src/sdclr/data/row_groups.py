@@ -1,4 +1,4 @@
-"""Encoded images of parquet files, by row, in bounded memory."""
+"""Encoded images in the rows of Parquet files, read in bounded memory."""
 
 import threading
 from collections import OrderedDict
@@ -21,21 +21,21 @@ CACHE_BYTES = 256 * 2**20
 """Encoded bytes that each process keeps (at least one row group, or the last image of a large one)."""
 
 _OPEN: Final = 8
-"""Files that each process keeps open: a set may have more than the system allows."""
+"""Number of files that each process keeps open: a set may have more files than the system allows."""
 
 _REWINDS: Final = 16
-"""How often a large row group may be read again from its start. After that, reading raises an error."""
+"""Number of times that a large row group may be read again from its start. After that, reading raises an error."""
 
 
 class EncodedRows:
     """The encoded images in the rows of parquet files.
 
-    A row group is read whole and kept, equal images once. One that exceeds the limit `ROW_GROUP` is read from its start
-    on, image by image, which suits those who ask for images in order.
+    A row group is read as a whole and kept in memory, with equal images stored once. A row group above the limit
+    `ROW_GROUP` is read image by image from its start, which is fast only if images are read in order.
 
     Args:
         files: The files.
-        column: The column, or the field of one ("image.bytes"), that holds the images.
+        column: The column of the images, or a field of it ("image.bytes").
     """
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
@@ -60,7 +60,7 @@ class EncodedRows:
         self._reset()
 
     def forget(self) -> None:
-        """Let go of the row groups that are kept."""
+        """Release the row groups in memory."""
         self._reset()
 
     def _reset(self) -> None:
@@ -73,7 +73,7 @@ class EncodedRows:
         self._sizes: dict[tuple[int, int], int] = {}
 
     def __getitem__(self, index: int) -> bytes | None:
-        """The bytes of one row; None where it has none.
+        """The bytes of one row; None if it has none.
 
         Raises:
             InputError: The rows of the row group take too much memory.
@@ -86,7 +86,7 @@ class EncodedRows:
         return data
 
     def place(self, index: int) -> tuple[Path, int]:
-        """The file of a row, and the row's number in that."""
+        """The file of a row, and the row's number in that file."""
         index = range(len(self))[index]
         group, _ = self._find(index)
         number, place = self._places[group]
@@ -94,7 +94,7 @@ class EncodedRows:
         return self._files[number], index - before
 
     def groups(self) -> NDArray[np.int64]:
-        """`(N,)` the number of the row group of each row, counted through all files."""
+        """`(N,)` number of the row group of each row, counted over all files."""
         return np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=0))
 
     def _find(self, index: int) -> tuple[int, int]:
@@ -104,16 +104,16 @@ class EncodedRows:
 
     def _file(self, number: int, *, whole: bool = True) -> pq.ParquetFile:
         if (number, whole) not in self._open:
-            # Equal images once; part by part, such a dictionary would grow with each part.
+            # A dictionary stores equal images once. With reading in parts, it would grow with each part.
             dictionaries = [self._column] if whole else []
             self._open[number, whole] = open_parquet(self._files[number], dictionaries=dictionaries)
             if len(self._open) > _OPEN:
-                self._open.popitem(last=False)  # what still reads from it keeps it open
+                self._open.popitem(last=False)  # readers in progress keep it open
         self._open.move_to_end((number, whole))
         return self._open[number, whole]
 
     def _rows(self, group: int, row: int) -> tuple[int, pa.Array | pa.ChunkedArray]:
-        """Some rows of a group that hold the one asked for, and the number of the first of them."""
+        """Rows of a group that include the requested row, and the number of the first of them."""
         number, place = self._places[group]
         with parsing(self._files[number], f"fetch the file again (row group {place})"):
             large = self._stored(number, place) > ROW_GROUP.value
@@ -129,10 +129,10 @@ class EncodedRows:
         return 0, rows
 
     def _stored(self, number: int, place: int) -> int:
-        """Uncompressed bytes of a row group's images, as its metadata say."""
+        """Uncompressed bytes of a row group's images, according to its metadata."""
         if (number, place) not in self._sizes:
             file = self._file(number)
-            # The description of a damaged column ends the process when it is asked for its size, but reading raises.
+            # Reading the size from a damaged column's metadata crashes the process, but reading the column raises.
             next(file.iter_batches(batch_size=1, row_groups=[place], columns=[self._column], use_threads=False), None)
             group = file.metadata.row_group(place)
             columns = [group.column(column) for column in stored_columns(file, self._column)]
@@ -140,7 +140,7 @@ class EncodedRows:
         return self._sizes[number, place]
 
     def _advanced(self, group: int, row: int) -> tuple[int, pa.Array]:
-        """The part of a large group with a row, read on from the part before."""
+        """The part of a large group that contains a row; reading continues after the previous part."""
         if self._parts is None or self._parts[0] != group or row < self._next:
             self._rewound[group] = self._rewound.get(group, -1) + 1
             if self._rewound[group] > _REWINDS:
@@ -160,7 +160,7 @@ class EncodedRows:
         raise InputError(f"{self._files[number]}: row group {place} has too few rows; fetch the file again")
 
     def _read(self, group: int, rows: int, *, whole: bool) -> Iterator[tuple[int, pa.Array]]:
-        """The rows of a group, some at a time, each with the number of its first row."""
+        """The rows of a group in parts, each with the number of its first row."""
         number, place = self._places[group]
         file = self._files[number]
         # One thread: Arrow's pool does not survive the fork that starts data loading workers.
@@ -170,7 +170,7 @@ class EncodedRows:
         first = 0
         for batch in batches:
             column = batch.column(0)
-            column.validate(full=True)  # a damaged page may refer to values that are not there
+            column.validate(full=True)  # a damaged page may refer to values that do not exist
             column = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
             ROW_GROUP.check(column.nbytes, f"{file}: images of row group {place} have {{}} bytes")
             yield first, column

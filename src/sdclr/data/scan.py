@@ -1,7 +1,7 @@
-"""Look at every image before training: hold a small set in memory, find the bad files of a large one.
+"""Checks every image before training: loads a small set into memory, finds the bad files of a large one.
 
-Worker processes decode in parallel. Threads would do for photographs, but small JPEGs decode in less time than a thread
-waits for the interpreter lock, and two threads then take longer than one.
+Worker processes decode in parallel. Threads would be sufficient for photos. But a small JPEG is decoded in less time
+than a thread waits for the interpreter lock, and two threads then take longer than one.
 """
 
 import math
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import read_csv, write_csv
 from sdclr.progress import stage
@@ -39,13 +39,13 @@ MAX_SMALL_SIDE = 96
 """Longest side, in pixels, of images that are held in memory."""
 
 MAX_SMALL_BYTES = 4 * 2**30
-"""Size of a whole set, decoded, above which it is not held in memory."""
+"""Size in bytes of a decoded set, above which it is not held in memory."""
 
 _PEEK = 16
 _BLOCK = 64
 
 _Block = tuple[list[int], NDArray[np.uint8], list[BadImage], bool]
-"""Positions in the source, images, what is bad, and whether some of that has but another size."""
+"""Positions in the source, images, bad images, and whether some of these only have another size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +55,15 @@ class LoadedImages:
     images: Tensor
     """The good images, `(M, 3, H, W)`, uint8."""
     kept: NDArray[np.int64]
-    """Their positions in the source, `(M,)`, rising."""
+    """Their positions in the source, `(M,)`, ascending."""
     bad: list[BadImage]
-    """What is left out: images that cannot be decoded or differ in size, and files that the source passed over."""
+    """Left-out images, which are unreadable or differ in size, and files that the source skipped."""
     sizes_differ: bool
-    """Whether some of these can be decoded, to another size."""
+    """Whether some left-out images are readable but have another size."""
 
 
 def is_small(source: Source) -> bool:
-    """Whether a set can be held in memory: the first images are equal in size, at most 96 px; all take under 4 GiB."""
+    """Whether a set can be held in memory: the first images have one size up to 96 px, and all take under 4 GiB."""
     shapes = first_shapes(source)
     if len(set(shapes)) != 1:
         return False
@@ -74,14 +74,14 @@ def is_small(source: Source) -> bool:
 def load_images(source: Source, *, workers: int = 0) -> LoadedImages:
     """Decode a whole set of equal-sized images.
 
-    The size that most of the first images have is the set's; images of another size are listed as bad.
+    The most frequent size among the first images is the set's size; images of another size are listed as bad.
 
     Args:
         source: The images.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Processes that decode; 0 decodes in this process.
 
     Returns:
-        The images as one tensor, which of the source's they are, and what was left out.
+        The images as one tensor, their positions in the source, and what was left out.
 
     Raises:
         InputError: No image can be decoded.
@@ -106,14 +106,14 @@ def load_images(source: Source, *, workers: int = 0) -> LoadedImages:
 
 
 def scan(source: Source, *, workers: int = 0) -> list[BadImage]:
-    """Decode every image once, JPEGs at their smallest scale, to find the bad ones before training meets them.
+    """Decode every image once, JPEGs at their smallest scale, to find the bad ones before training.
 
     Args:
         source: The images.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Processes that decode; 0 decodes in this process.
 
     Returns:
-        The images that cannot be decoded, in the source's order, after the files that the source passed over.
+        The files that the source skipped, then the unreadable images in the source's order.
     """
     bad = _skipped(source)
     for _, _, found, _ in _visit("checking images", _Blocks(source), workers):
@@ -122,25 +122,25 @@ def scan(source: Source, *, workers: int = 0) -> list[BadImage]:
 
 
 BAD_IMAGES: Final = ("id", "reason")
-"""Columns of a list of images that cannot be used."""
+"""Columns of a list of unusable images."""
 
 
 def read_bad_images(path: Path) -> list[tuple[str, str]]:
-    """Id and reason of each image in a list by `write_bad_images`.
+    """Id and reason of each image in a list written by `write_bad_images`.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no such list.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not such a list.
     """
     remedy = "put back a whole copy of it, or remove it"
     return [(image_id, reason) for image_id, reason in read_csv(path, BAD_IMAGES, remedy)]
 
 
 def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
-    """Write `id,reason` rows, at once or not at all.
+    """Write `id,reason` rows, all or none.
 
     Args:
-        path: The CSV file; its folder is made if need be.
+        path: The CSV file; its folder is created if needed.
         bad: The images.
     """
     write_csv(path, BAD_IMAGES, ((image.id, image.reason) for image in bad))
@@ -149,13 +149,13 @@ def write_bad_images(path: Path, bad: Sequence[BadImage]) -> None:
 def check_bad_fraction(
     bad: Iterable[BadImage], total: int, limit: float = 0.01, *, listed_in: Path | None = None
 ) -> None:
-    """Refuse a set of which too many images are bad.
+    """Check that not too many images of a set are bad.
 
     Args:
-        bad: What was left out; only what is `counted` counts.
-        total: Images in the source, bad ones included.
-        limit: The largest fraction allowed.
-        listed_in: Where the list was written, for the message.
+        bad: The left-out images; only those with `counted` count.
+        total: Images in the source, including bad ones.
+        limit: Maximum fraction of bad images.
+        listed_in: File of the list, for the message.
 
     Raises:
         InputError: The fraction is larger.
@@ -172,7 +172,7 @@ def check_bad_fraction(
 
 
 def first_shapes(source: Source) -> list[tuple[int, int]]:
-    """Heights and widths of the first images that decode; bad ones are passed over, to the end if need be."""
+    """Heights and widths of the first readable images; unreadable ones are skipped, to the end if needed."""
     shapes: list[tuple[int, int]] = []
     for index in range(len(source)):
         with suppress(BadImageError):
@@ -188,14 +188,14 @@ def _skipped(source: Source) -> list[BadImage]:
 
 
 class _OddSizeError(BadImageError):
-    """The image is good but for its size."""
+    """The image is readable but has the wrong size."""
 
 
 class _Blocks(Dataset[_Block | InputError]):
-    """A source in blocks of images, each decoded by whoever asks for it.
+    """A source in blocks of images, decoded on access.
 
-    Without a size the images are decoded at the smallest scale and dropped. With one they are kept, `(B, 3, H, W)`, and
-    those of another size are bad.
+    Without a size the images are decoded at the smallest scale and dropped. With a size they are kept as `(B, 3, H,
+    W)`, and images of another size are bad.
     """
 
     def __init__(self, source: Source, size: tuple[int, int] | None = None) -> None:
@@ -206,7 +206,7 @@ class _Blocks(Dataset[_Block | InputError]):
         return math.ceil(len(self.source) / _BLOCK)
 
     def __getitem__(self, number: int) -> _Block | InputError:
-        """The block; or what ends the scan, as a value: raised in a worker, its text would hold a traceback."""
+        """Return the block, or the error that ends the scan: raised in a worker, its text would hold a traceback."""
         try:
             return self._block(number)
         except InputError as error:
@@ -244,7 +244,7 @@ def _visit(name: str, blocks: _Blocks, workers: int) -> Iterator[_Block]:
         workers=workers,
         collate_fn=_as_it_is,
         batch_size=None,
-        # Its own generator: a loader draws a seed, and must not move the global one on.
+        # A separate generator: a loader draws a seed, which must not advance the global generator.
         generator=torch.Generator(),
     )
     total = len(blocks.source)

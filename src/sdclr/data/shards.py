@@ -1,4 +1,4 @@
-"""Image sets in tar shards, as WebDataset lays them out, read at random by an index."""
+"""Image sources in tar shards in the WebDataset layout, with random access by an index."""
 
 import hashlib
 import os
@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sdclr.data.annotations import encode_labels
-from sdclr.data.decode import BadImage, decode_image
 from sdclr.data.intensities import SeenByRange
 from sdclr.data.parquet import files_of_split
 from sdclr.data.stored import Stored
 from sdclr.data.tar_index import SCHEMA, read_index
+from sdclr.decoding.decode import BadImage, decode_image
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import check_keys, damaged, read_json
 from sdclr.limits import ROW_GROUP, ROWS, TABLE
 from sdclr.progress import stage
 
 MANIFEST: Final = "manifest.json"
-"""What `sdclr pack` says of the shards beside it: ids, classes, counts, checksums."""
+"""The file of `sdclr pack` that describes the shards beside it: ids, classes, counts, checksums."""
 FORMAT: Final = "sdclr-shards-1"
 _KEYS: Final = {"sha256": str, "first": int, "ids": list}
 _NUMBERS: Final = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}", flags=re.ASCII)
@@ -35,17 +35,17 @@ _SLICE: Final = 2**20
 class ShardSource(SeenByRange):
     """Images in tar shards of the WebDataset layout: `KEY.jpg`, with its label in `KEY.cls` or `KEY.json`.
 
-    Each shard is indexed once (`read_index`); after that any image is one read of its bytes. Order, batches and
-    resuming are therefore those of any other source. An image's id is `SHARD.tar/KEY`, or what `manifest.json` of
-    `sdclr pack` says. Whatever is no usable image is listed in `skipped`, and so are images that a shard lacks by that
-    manifest.
+    Each shard is indexed once (`read_index`); after that, each image takes one read of its bytes. Order, batches and
+    resuming are therefore as with any other source. An image's id is `SHARD.tar/KEY`, or its id in the `manifest.json`
+    of `sdclr pack`. Members that are not usable images are listed in `skipped`, and so are images of that manifest that
+    are missing from a shard.
 
     Args:
         shards: The tars, in order.
         keep_index: Keep the index in the user's cache.
 
     Raises:
-        InputError: A shard is missing, or none holds an image.
+        InputError: A shard is missing, or no shard holds an image.
 
     Example:
         >>> images = ShardSource([Path("train-000000.tar"), Path("train-000001.tar")])  # doctest: +SKIP
@@ -100,16 +100,16 @@ class ShardSource(SeenByRange):
         return decode_image(data, image_id=self.ids[index], min_side=min_side, intensities=seen)
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one image as they are stored.
+        """The stored bytes of one image.
 
         Raises:
-            BadImageError: They are too many, or the shard was removed or cut since it was opened.
+            BadImageError: The image is too large, or the shard was removed or truncated after it was opened.
         """
         size, limit = int(self._sizes[index]), ROW_GROUP.value
         if size > limit:
             raise BadImageError(self.ids[index], f"{size:,} bytes, limit {limit:,}; {ROW_GROUP.variable} raises it")
         try:
-            # Opened anew for each image: that takes less than decoding it, and any number of shards stays closed.
+            # Opened for each image: this takes less time than decoding, and shards need not stay open.
             file = os.open(self._file(index), os.O_RDONLY)
             try:
                 data = os.pread(file, size, int(self._offsets[index]))
@@ -122,16 +122,16 @@ class ShardSource(SeenByRange):
         return data
 
     def stored(self, index: int) -> Stored:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         by = f" {self.intensities}" if self.intensities else ""
         return Stored(self._file(index), int(self._offsets[index]), type(self).__qualname__ + by)
 
     def blocks(self) -> NDArray[np.int64]:
-        """`(N,)` the number of the shard of each image; see `image_blocks`."""
+        """`(N,)` number of the shard of each image; see `image_blocks`."""
         return np.repeat(np.arange(len(self._files)), np.diff(self._ends, prepend=0))
 
     def damaged_files(self) -> list[BadImage]:
-        """Shards whose bytes are not those that `sdclr pack` has written, by their checksums in the manifest."""
+        """Shards whose bytes differ from those that `sdclr pack` wrote, by their checksums in the manifest."""
         found = []
         with stage("comparing checksums", len(self._checksums), unit="shards") as update:
             for number, (file, told) in enumerate(self._checksums.items(), start=1):
@@ -148,7 +148,7 @@ class ShardSource(SeenByRange):
         return file.absolute().relative_to(self._root).as_posix()
 
     def _checked(self, file: Path, images: pa.Table, faults: pa.Table, told: dict[str, Any] | None) -> pa.Array:
-        """The ids of the images of a shard; what it lacks, or holds besides, is listed."""
+        """The ids of the images of a shard; missing images and other members are added to `skipped`."""
         shard = self._relative(file)
         for name, reason in zip(faults["key"].to_pylist(), faults["fault"].to_pylist(), strict=True):
             counted = reason != "no image by its suffix"
@@ -173,7 +173,7 @@ class ShardSource(SeenByRange):
     ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
         if texts.null_count == len(texts):
             return None, ()
-        # Labels repeat: each is read once.
+        # Labels repeat: each different label is read once.
         encoded = pa.chunked_array(texts.chunks).combine_chunks().dictionary_encode()
         values, classes = encode_labels([*encoded.dictionary.to_pylist(), None], str(self._root))
         places = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
@@ -181,7 +181,7 @@ class ShardSource(SeenByRange):
 
 
 class _Texts(Sequence[str]):
-    """Texts in the memory that they need: names of files that are not UTF-8 come as lone surrogates."""
+    """A compact sequence of texts; file names that are not UTF-8 have lone surrogates."""
 
     def __init__(self, texts: pa.LargeBinaryArray) -> None:
         self._texts = texts
@@ -212,11 +212,12 @@ def open_shards(spec: str | Path, *, split: str | None = None, keep_index: bool 
 
     Args:
         spec: A tar; a folder of tars; or a pattern, "train-{000000..000009}.tar".
-        split: Of a folder, the tars whose name begins so. By default "train" where there are several beginnings.
+        split: In a folder, select the tars whose name starts with this. By default "train" if there are several
+            beginnings.
         keep_index: Keep the index in the user's cache.
 
     Raises:
-        InputError: A shard is missing, none is there, or the name is an address: nothing is fetched from a network.
+        InputError: A shard is missing, no shard is found, or the name is an address: nothing is downloaded.
     """
     text = str(spec)
     if _ADDRESS.match(text):
@@ -239,7 +240,7 @@ def open_shards(spec: str | Path, *, split: str | None = None, keep_index: bool 
 
 
 def _spelled_out(text: str) -> Iterator[str]:
-    """The names that a pattern stands for."""
+    """Expand a pattern to names."""
     numbers = _NUMBERS.search(text)
     if numbers is None:
         yield text
@@ -251,13 +252,13 @@ def _spelled_out(text: str) -> Iterator[str]:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """What `sdclr pack` says of the shards in a folder; None if it has not written them."""
+    """The description of the shards in a folder by `sdclr pack`; None if it has not written them."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     remedy = f"pack the images again, or remove {MANIFEST}"
     values = read_json(path, remedy)
-    if values.get("format") != FORMAT:  # of another tool
+    if values.get("format") != FORMAT:  # written by another tool
         return None
     check_keys(path, values, {"classes": list, "shards": dict}, remedy)
     for name, entry in values["shards"].items():

@@ -1,6 +1,6 @@
-"""What a collection of images is: one small protocol, and what a collection may offer besides.
+"""The protocol of image sources, and optional methods of sources.
 
-Labels that a source carries serve evaluation and reports alone; nothing here hands them to training.
+Labels of a source are used only for evaluation and reports, never for training.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.attributes import Attributes
-from sdclr.data.decode import Header
-from sdclr.data.shrink import shrink
 from sdclr.data.stored import Stored
+from sdclr.decoding.decode import Header
+from sdclr.decoding.shrink import shrink
 from sdclr.errors import InputError
 
 
 class Edges(NamedTuple):
-    """A rectangle as shares of the sides of its image: 0 is the left or upper edge of the image, 1 the other one."""
+    """A rectangle as fractions of its image's sides: 0 is the left or upper edge of the image, 1 the opposite edge."""
 
     left: float
     top: float
@@ -27,7 +27,7 @@ class Edges(NamedTuple):
 
 
 class WholeImage(NamedTuple):
-    """Where a part of an image lies."""
+    """The image that contains an item, and the item's rectangle in it."""
 
     file: Path
     edges: Edges
@@ -35,16 +35,16 @@ class WholeImage(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that names images and can give each of them."""
+    """A collection of images with ids."""
 
     name: str
-    """Short, for reports: "digits-train", the folder's name."""
+    """Short name for reports: "digits-train", the folder's name."""
     ids: Sequence[str]
     """One stable and unique id for each image: a relative path, "train/00012"."""
     labels: NDArray[np.int64] | None
-    """Class ids `(N,)`, -1 where unknown; None where the source has none."""
+    """Class ids `(N,)`, -1 where unknown; None if the source has no labels."""
     classes: tuple[str, ...]
-    """Class names, () where there are none."""
+    """Class names; () if there are none."""
 
     def __len__(self) -> int: ...
 
@@ -53,8 +53,8 @@ class Source(Protocol):
 
         Args:
             index: Its position.
-            min_side: A JPEG or a very large image may come at reduced scale as long as its shorter side keeps this many
-                pixels.
+            min_side: A JPEG or a very large image may be decoded at reduced scale, as long as its shorter side has at
+                least this many pixels.
 
         Returns:
             RGB, `(H, W, 3)`.
@@ -66,47 +66,47 @@ class Source(Protocol):
 
 
 def image_file(source: Source, index: int) -> Path | None:
-    """The file of one image, or None where images are no files of their own: in memory, or rows of a table."""
+    """The file of one image; None if it is not a separate file, but in memory or a row of a table."""
     file: Callable[[int], Path | None] | None = getattr(source, "file", None)
     return None if file is None else file(index)
 
 
 def image_bytes(source: Source, index: int) -> bytes | None:
-    """The encoded bytes of an image that is a row of a table; None where a source stores no such bytes."""
+    """The encoded bytes of an image that is a row of a table; None if the source stores no such bytes."""
     encoded: Callable[[int], bytes | None] | None = getattr(source, "encoded", None)
     return None if encoded is None else encoded(index)
 
 
 def image_header(source: Source, index: int) -> Header | None:
-    """The header of an image file; None where the source does not read headers."""
+    """The header of an image file; None if the source does not read headers."""
     header: Callable[[int], Header] | None = getattr(source, "header", None)
     return None if header is None else header(index)
 
 
 def stored_image(source: Source, index: int) -> Stored | None:
-    """Where the encoded image lies whose pixels `Source.image` gives; None where there is no such file.
+    """Location of the encoded image whose pixels `Source.image` returns; None if there is no such file.
 
-    A source that offers this by a method `stored` promises that its images depend on nothing else: what is decoded once
-    is then kept until the file changes.
+    A source with a method `stored` promises that its images depend on nothing else. A decoded image can then be kept
+    until the file changes.
     """
     stored: Callable[[int], Stored | None] | None = getattr(source, "stored", None)
     return None if stored is None else stored(index)
 
 
 def held_image(source: Source, index: int) -> NDArray[np.uint8] | None:
-    """The pixels of an image that lies in memory, not to be written to; None where it has to be decoded."""
+    """The pixels of an image in memory, which must not be modified; None if the image must be decoded."""
     held: Callable[[int], NDArray[np.uint8] | None] | None = getattr(source, "held", None)
     return None if held is None else held(index)
 
 
 def image_blocks(source: Source) -> NDArray[np.int64] | None:
-    """`(N,)` the number of the shard or row group of each image; None where each image is a file."""
+    """`(N,)` number of the shard or row group of each image; None if each image is a file."""
     blocks: Callable[[], NDArray[np.int64] | None] | None = getattr(source, "blocks", None)
     return None if blocks is None else blocks()
 
 
 def shrunk_image(source: Source, index: int, side: int) -> NDArray[np.uint8]:
-    """One image, shrunk as by `shrink`: decoded now, or by a `CachedSource` before. Not to be written to.
+    """One image, shrunk as by `shrink`: decoded now, or kept by a `CachedSource`. It must not be modified.
 
     Raises:
         BadImageError: The image cannot be decoded.
@@ -116,13 +116,13 @@ def shrunk_image(source: Source, index: int, side: int) -> NDArray[np.uint8]:
 
 
 def attributes_of(source: Source) -> Attributes | None:
-    """Several labels an image, or None where a source has none.
+    """The attributes of the images (several labels per image); None if a source has none.
 
-    A source carries them as `attributes` `(N, A)`, booleans or 1 (shown), 0 (not shown) and -1 (unknown), and
+    A source has them as `attributes` `(N, A)`, booleans or 1 (shown), 0 (not shown) and -1 (unknown), and
     `attribute_names`; without names they are numbered.
 
     Raises:
-        InputError: They do not fit the images or each other.
+        InputError: The attributes do not match the images or their names.
     """
     values: ArrayLike | None = getattr(source, "attributes", None)
     if values is None:
@@ -140,6 +140,6 @@ def attributes_of(source: Source) -> Attributes | None:
 
 
 def whole_image(source: Source, index: int) -> WholeImage | None:
-    """The image in which an item lies, and where, if the item is a part of an image: an annotated box."""
+    """The image that contains an annotated box, and the box's rectangle; None if items are whole images."""
     whole: Callable[[int], WholeImage | None] | None = getattr(source, "whole", None)
     return None if whole is None else whole(index)

@@ -1,4 +1,4 @@
-"""Open whatever names images, and take a part of it."""
+"""Open image sources of all kinds, and select subsets."""
 
 import hashlib
 import re
@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.data.arrays import ArraySource, cifar, digits
 from sdclr.data.box_files import is_boxes, open_boxes, split_options
 from sdclr.data.boxes import BoxSource
-from sdclr.data.decode import Header
+from sdclr.data.drawing import check_indices
 from sdclr.data.folder import FolderSource
 from sdclr.data.hugging_face import open_data_set, open_hugging_face
 from sdclr.data.intensities import with_intensities
-from sdclr.data.longtail import check_indices
 from sdclr.data.manifest import ManifestSource
 from sdclr.data.manifest_rows import SUFFIXES as MANIFESTS
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
@@ -36,6 +35,7 @@ from sdclr.data.source import (
 )
 from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import Indexed
+from sdclr.decoding.decode import Header
 from sdclr.errors import InputError
 from sdclr.files import looking_at
 from sdclr.intensities import Intensities
@@ -66,16 +66,16 @@ __all__ = [
 ]
 
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
-"""Sub-folders of these names are splits of a data set, not classes."""
+"""Subfolders with these names are splits of a data set, not classes."""
 
 
 _KINDS: Final = ("cifar10", "cifar100", "hf", "wds")
-"""Kinds of images that a text names before a colon."""
+"""Kinds of images, as named before the colon of a text."""
 
 _NO_ROOT: Final = "{}: is no manifest, and only manifests have a root: leave out root={}"
 
 ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str | Indexed | Iterable[Any]
-"""What `open_source` takes. The last two are data sets of torch and of Hugging Face's `datasets`."""
+"""Types that `open_source` accepts. The last two are data sets of torch and of Hugging Face's `datasets`."""
 
 
 class SubsetSource:
@@ -83,7 +83,7 @@ class SubsetSource:
 
     Args:
         source: The source.
-        indices: Positions in it, each at most once, in the order wanted.
+        indices: Positions in the source, each at most once, in the desired order.
         name: By default the source's name and the subset's size.
 
     Raises:
@@ -121,7 +121,7 @@ class SubsetSource:
         return image_header(self.source, int(self.indices[index]))
 
     def stored(self, index: int) -> Stored | None:
-        """Where an image lies; see `stored_image`."""
+        """Location of an image; see `stored_image`."""
         return stored_image(self.source, int(self.indices[index]))
 
     def held(self, index: int) -> NDArray[np.uint8] | None:
@@ -129,7 +129,7 @@ class SubsetSource:
         return held_image(self.source, int(self.indices[index]))
 
     def blocks(self) -> NDArray[np.int64] | None:
-        """In what images are stored; see `image_blocks`."""
+        """The shard or row group of each image; see `image_blocks`."""
         blocks = image_blocks(self.source)
         return None if blocks is None else blocks[self.indices]
 
@@ -138,25 +138,25 @@ class SubsetSource:
         return shrunk_image(self.source, int(self.indices[index]), side)
 
     def whole(self, index: int) -> WholeImage | None:
-        """Where a part of an image lies; see `whole_image`."""
+        """The image that contains a box; see `whole_image`."""
         return whole_image(self.source, int(self.indices[index]))
 
 
 def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
-    """Open whatever names images.
+    """Open images as a source.
 
     Args:
         spec: A source; an array; "digits"; "cifar10:ROOT" or "cifar100:ROOT"; a folder of images or of parquet files; a
             `.csv`, `.txt` or `.parquet` manifest; a `.parquet` file of images; tar shards, "wds:FOLDER" or
             "wds:FOLDER/a-{000..009}.tar"; a folder of Hugging Face's `datasets`, "hf:FOLDER"; a data set of `datasets`
             or torch. A text may end in ":SPLIT".
-        split: The split, where the text does not say it. By default "train" where there are several.
+        split: The split, if the text does not name it. By default "train" if there are several.
 
     Returns:
         The source.
 
     Raises:
-        InputError: Nothing usable is there, or the split is unknown or named twice.
+        InputError: No usable images are found, or the split is unknown or named twice.
     """
     if isinstance(spec, np.ndarray):
         return ArraySource(spec)
@@ -180,7 +180,7 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
 
 
 def _open_named(spec: str | Path, split: str | None) -> Source:
-    """What a text or a path names."""
+    """Open the images that a text or a path names."""
     spec, root = _without(spec, "root")
     kind, _, rest = str(spec).partition(":")
     known = kind == "digits" or (kind in _KINDS and bool(rest) and not Path(spec).exists())
@@ -197,7 +197,7 @@ def _open_named(spec: str | Path, split: str | None) -> Source:
 
 
 def _without(spec: str | Path, option: str) -> tuple[str | Path, str | None]:
-    """A name of images without one of its options, and the value of that."""
+    """Remove one option from a name of images; return the rest and the option's value."""
     place, options = split_options(str(spec))
     if option not in options or Path(spec).exists():
         return spec, None
@@ -206,7 +206,7 @@ def _without(spec: str | Path, option: str) -> tuple[str | Path, str | None]:
 
 
 def _open_kind(kind: str, rest: str, split: str | None) -> Source:
-    """What a text with the kind of the images before a colon names."""
+    """Open the images of a text that names their kind before a colon."""
     place, *options = re.split(r",(?=[a-z]+=)", rest) if kind == "hf" else [rest]
     path, spelled = _path_and_split(place)
     split = _one_split(spelled, split, f"{kind}:{rest}")
@@ -220,10 +220,10 @@ def _open_kind(kind: str, rest: str, split: str | None) -> Source:
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 over the ids, in order: whether a resumed run sees the same images as before."""
+    """SHA-256 of the ids in order, to check that a resumed run uses the same images."""
     digest = hashlib.sha256()
     for image_id in source.ids:
-        # No file name holds a NUL, so the parts stay apart. Names that are not UTF-8 come as lone surrogates.
+        # File names contain no NUL, so it separates the ids. Names that are not UTF-8 have lone surrogates.
         digest.update(image_id.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 

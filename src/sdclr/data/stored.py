@@ -1,4 +1,4 @@
-"""Where an encoded image lies on disk, and how much space there is for decoded ones."""
+"""Location of encoded images on disk, and the default cache size for decoded images."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -8,13 +8,13 @@ CACHE_GB: Final = 10.0
 
 
 class Stored(NamedTuple):
-    """The place of an encoded image, and who decodes it."""
+    """Location of an encoded image, and its decoder."""
 
     file: Path
     """The file."""
     row: int | None
-    """The row, where the file is a table of images."""
+    """The row, if the file is a table of images."""
     decoder: str
-    """Name of the class that makes pixels of it, and by which range of intensities: others may make others."""
+    """Name of the decoding class, and its intensity range: both affect the pixels."""
     at: int = 0
-    """The place of the page, where the file is a TIFF of several; see `sdclr.data.pages`."""
+    """Byte offset of the page in a multi-page TIFF file; see `sdclr.decoding.pages`."""

@@ -1,7 +1,7 @@
-"""Where the members of a tar lie, so that images are read at random: an index, kept in the user's cache.
+"""An index of the members of a tar for random access to images, kept in the user's cache.
 
-The headers are read here and not by `tarfile`, which ends a cut archive without an error and reads an extended header
-of any size into memory. Nothing is ever extracted.
+This module reads the headers itself, because `tarfile` ends a truncated archive without an error and reads an extended
+header of any size into memory. Nothing is extracted.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 
 from sdclr.data.annotations import LABEL_COLUMNS
-from sdclr.data.formats import SUFFIXES
+from sdclr.decoding.formats import SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import parquet_bytes, read_table, user_cache_folder, write_atomically
 from sdclr.limits import ROWS, TEXT
@@ -32,13 +32,13 @@ _WITHOUT_DATA: Final = (
 SCHEMA: Final = pa.schema(
     [("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.string()), ("fault", pa.string())]
 )
-"""A row is an image, or a member that is left out: then `fault` says why, and `key` is the member's name."""
+"""A row is an image or a left-out member. For the latter, `fault` is the reason, and `key` is the member's name."""
 
 _CUT: Final = "the tar is cut short here"
 
 
 class _Member(NamedTuple):
-    """A member of a tar, or what is wrong with it."""
+    """A member of a tar, or its fault."""
 
     name: str
     offset: int = -1
@@ -47,17 +47,17 @@ class _Member(NamedTuple):
 
 
 def read_index(path: Path, *, keep: bool = True) -> pa.Table:
-    """The index of a tar in the WebDataset layout, from the cache if the file is as it was.
+    """The index of a tar in the WebDataset layout, from the cache if the file is unchanged.
 
-    Members with the same name up to the first dot are a sample. Its image is the member that ends in `.jpg` or the
-    like, its label the text of `.cls`, or what `.json` has under `label`, `labels`, `fine_label` or `cls`.
+    Members with the same name up to the first dot form a sample. Its image is the member with an extension such as
+    `.jpg`. Its label is the text of `.cls`, or the value in `.json` of `label`, `labels`, `fine_label` or `cls`.
 
     Args:
         path: The tar, not compressed.
-        keep: Look into the cache, and keep the index there.
+        keep: Use the cache, and keep the index there.
 
     Returns:
-        Columns `key`, `offset`, `size`, `label` and `fault`; see `SCHEMA`. Images lie in the order of the tar.
+        Columns `key`, `offset`, `size`, `label` and `fault`; see `SCHEMA`. Images are in the order of the tar.
 
     Raises:
         InputError: The file is missing, or has more members than the limit of rows.
@@ -76,7 +76,7 @@ def read_index(path: Path, *, keep: bool = True) -> pa.Table:
         if (table.schema.metadata or {}).get(_STATE) == state:
             return table
     except InputError:
-        pass  # missing or damaged: it is made again
+        pass  # missing or damaged: the index is built again
     table = _built(path, status.st_size)
     try:
         write_atomically(kept, parquet_bytes(table.replace_schema_metadata({_STATE: state}), compression="zstd"))
@@ -124,14 +124,14 @@ def _odd(dot: str) -> str:
 
 
 def _image(members: dict[str, _Member]) -> str | None:
-    """The ending of the image among the members of a sample: `jpg` before `mask.png`."""
+    """The file extension of a sample's image; `jpg` comes before `mask.png`."""
     plain = (ending for ending in members if f".{ending}" in SUFFIXES)
     other = (ending for ending in members if f".{ending.rpartition('.')[2]}" in SUFFIXES)
     return next(plain, None) or next(other, None)
 
 
 def _label(file: BinaryIO, path: Path, members: dict[str, _Member]) -> str | None:
-    """The label of a sample as text; None where it has none, or one that is neither a number nor a text."""
+    """The label of a sample as text; None if it is missing, or neither a number nor a text."""
     for ending in ("cls", "json"):
         member = members.get(ending)
         if member is None:
@@ -157,7 +157,7 @@ def _named(text: str) -> object:
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[_Member]:
-    """The regular files of a tar, and a fault for each thing that is none. The last is what ends the tar early."""
+    """The regular files of a tar, and a fault for each other member. A fault is the last item of a truncated tar."""
     at = 0
     extended: dict[str, str] = {}
     while True:
@@ -203,7 +203,7 @@ def _end(head: bytes, at: int) -> str:
 
 
 def _extended(data: bytes, kind: bytes) -> dict[str, str]:
-    """What an extended header says of the member behind it: records of "LENGTH KEY=VALUE", or a long name."""
+    """Parse an extended header, which describes the next member: records of "LENGTH KEY=VALUE", or a long name."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.rstrip(b"\0").decode("utf-8", "backslashreplace")}
     found = {}

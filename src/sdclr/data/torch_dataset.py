@@ -1,4 +1,4 @@
-"""Data sets of torch as image sets: whatever gives an image, or an image and its label, for a number."""
+"""Map-style data sets of torch as image sources: items are images, with or without labels."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sdclr.data.annotations import NumberedIds, encode_labels
-from sdclr.data.pixels import to_rgb, upright
+from sdclr.decoding.pixels import to_rgb, upright
 from sdclr.errors import BadImageError, InputError
 from sdclr.progress import stage
 
@@ -21,20 +21,20 @@ class Indexed(Protocol):
 
 
 class TorchSource:
-    """A map-style `torch.utils.data.Dataset` as a source. Give it without random transforms: views are drawn here.
+    """A map-style `torch.utils.data.Dataset` as a source. Leave out random transforms: sdclr draws the views.
 
-    An item is an image, or a tuple that begins with the image and its label. An image is a PIL image; uint8 `(H, W)`,
+    An item is an image, or a tuple that starts with the image and its label. An image is a PIL image; uint8 `(H, W)`,
     `(H, W, 3)` or `(3, H, W)`; or the same as floats in [0, 1]. PIL images of 16 bits are scaled by
     255/65535. Ids are numbers: "NAME/00000", where NAME is the class of the data set. An error inside the data set
-    makes the image one that cannot be read.
+    makes the image unreadable.
 
-    Labels are those of an attribute `targets` or `labels`, as torchvision has them; else items are read once for them.
+    Labels come from the attribute `targets` or `labels`, as in torchvision; otherwise all items are read once for them.
 
     Args:
         dataset: The data set.
 
     Raises:
-        InputError: It is empty.
+        InputError: The data set is empty or has no length.
 
     Example:
         >>> import sdclr, torch, torchvision  # doctest: +SKIP
@@ -64,11 +64,11 @@ class TorchSource:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  # decoded by others
+    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  # already decoded
         """One image as RGB, `(H, W, 3)`.
 
         Raises:
-            BadImageError: The data set raises an error for this number, or gives no image.
+            BadImageError: The data set raises an error for this index, or its item is not an image.
         """
         return as_pixels(self._item(range(len(self))[index])[0], self.ids[index])
 
@@ -80,7 +80,7 @@ class TorchSource:
         return tuple(item) if isinstance(item, (tuple, list)) and item else (item,)
 
     def _labels(self) -> list[Any] | None:
-        """One label for each item, None where it is unknown; None if items have none."""
+        """One label for each item, None if it is unknown; None if items have no labels."""
         for name in ("targets", "labels"):
             values = getattr(self._dataset, name, None)
             if values is not None and np.shape(values) == (len(self),):
@@ -106,10 +106,10 @@ def as_label(value: Any) -> Any:
 
 
 def as_pixels(image: Any, image_id: str) -> NDArray[np.uint8]:
-    """An image that a data set gives as RGB, `(H, W, 3)`.
+    """Convert an image of a data set to RGB, `(H, W, 3)`.
 
     Raises:
-        BadImageError: It is no image of a kind that `TorchSource` names.
+        BadImageError: The image is of a kind that `TorchSource` does not support.
     """
     if isinstance(image, Image.Image):
         return np.array(to_rgb(upright(image.copy())), dtype=np.uint8)

@@ -14,14 +14,13 @@ import torch
 from sdclr.choices import Amp
 from sdclr.config import differences, from_json, to_json
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import intensities_of, with_intensities
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.budget import as_begun, choose_length
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.experts import Classifier, split_backbone
-from sdclr.downstream.images import Batches, LabelledImages, known_labels, labelled_images
+from sdclr.downstream.images import Batches, LabeledImages, known_labels, labeled_images
 from sdclr.downstream.loop import Trainer, seed_torch
 from sdclr.downstream.machine import settle_dtype
 from sdclr.downstream.methods import create_model, stages
@@ -42,6 +41,7 @@ from sdclr.training.interrupts import listening
 from sdclr.training.randomness import own_randomness
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 LARGE_SIZE = 224
 """Side of the views of large images from scratch, in pixels."""
@@ -142,7 +142,7 @@ def finetune(
     alone = only_process(out, ".training", "trains", "name another folder with --out")
     with alone, own_randomness(place), listening() as interrupts:
         warn_of_changes(out / "image_files.npy", train_set, file_states(train_set), begun=begun)
-        images = labelled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
+        images = labeled_images(train_set, device=place, workers=workers, listed_in=out / "bad_images.csv")
         look = Look(image_size=_image_size(config, initial, images), device=place, amp=amp, workers=workers)
         fit, held = _held_out(images, config)
         how: dict[str, Any] = {"out": out, "checkpoint_minutes": checkpoint_minutes, "cache_gb": cache_gb}
@@ -177,7 +177,7 @@ def finetune(
 def _trainer(
     config: FinetuneConfig,
     encoder: Encoder | None,
-    images: LabelledImages,
+    images: LabeledImages,
     look: Look,
     num_classes: int,
     *,
@@ -186,7 +186,7 @@ def _trainer(
     cache_gb: float,
 ) -> Trainer:
     views = ViewConfig(
-        image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, grey=0, blur=0
+        image_size=look.image_size, crop_scale=config.crop_scale, flip=config.flip, jitter=0, gray=0, blur=0
     )
     if 2 <= len(images) < config.batch_size:
         tell(f"batches of {len(images)} images instead of {config.batch_size}: there are no more")
@@ -265,7 +265,7 @@ def _claimed(out: Path, identity: dict[str, Any]) -> FinetuneResult | None:
         return FinetuneResult.from_json(read_json(result))
 
 
-def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabelledImages) -> int:
+def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: LabeledImages) -> int:
     if encoder is not None:
         if config.image_size not in {None, encoder.image_size}:
             raise InputError(
@@ -277,7 +277,7 @@ def _image_size(config: FinetuneConfig, encoder: Encoder | None, images: Labelle
     return LARGE_SIZE if images.pixels is None else int(images.pixels.shape[-1])
 
 
-def _held_out(images: LabelledImages, config: FinetuneConfig) -> tuple[LabelledImages, LabelledImages]:
+def _held_out(images: LabeledImages, config: FinetuneConfig) -> tuple[LabeledImages, LabeledImages]:
     """Training images, and images for the choice of tau."""
     if config.method != "tau_norm" or config.tau is not None:
         return images, images.subset(np.array([], dtype=np.int64))

@@ -9,22 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdclr.data.cache import cached
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, shrunk_image
 from sdclr.data.stored import CACHE_GB
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.config import ViewConfig
 
 _BALANCED = 0xBA1  # makes the random numbers of balanced epochs differ from others with the same seed
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """The readable images of a source that have a label.
 
     Args:
@@ -42,13 +42,13 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def subset(self, which: NDArray[np.int64]) -> "LabelledImages":
+    def subset(self, which: NDArray[np.int64]) -> "LabeledImages":
         """The images at positions `which`, with repetitions."""
         pixels = None if self.pixels is None else self.pixels[torch.from_numpy(which).to(self.pixels.device)]
-        return LabelledImages(self.source, self.positions[which], self.labels[which], pixels)
+        return LabeledImages(self.source, self.positions[which], self.labels[which], pixels)
 
 
-def labelled_images(source: Source, *, device: torch.device, workers: int = 0, listed_in: Path) -> LabelledImages:
+def labeled_images(source: Source, *, device: torch.device, workers: int = 0, listed_in: Path) -> LabeledImages:
     """Find the usable labeled images of a source by reading all images.
 
     Args:
@@ -64,10 +64,10 @@ def labelled_images(source: Source, *, device: torch.device, workers: int = 0, l
     kept, pixels, bad = _usable(source, workers)
     write_bad_images(listed_in, bad)
     check_bad_fraction(bad, len(source), listed_in=listed_in)
-    labelled = labels[kept] >= 0
+    labeled = labels[kept] >= 0
     if pixels is not None:
-        pixels = (pixels if labelled.all() else pixels[torch.from_numpy(labelled)]).to(device)
-    return LabelledImages(source, kept[labelled], labels[kept[labelled]], pixels)
+        pixels = (pixels if labeled.all() else pixels[torch.from_numpy(labeled)]).to(device)
+    return LabeledImages(source, kept[labeled], labels[kept[labeled]], pixels)
 
 
 def known_labels(source: Source) -> NDArray[np.int64]:
@@ -115,12 +115,12 @@ class Batches:
         batch_size: Images per batch.
         device: Device of the views.
         workers: Number of processes that decode large images.
-        cache_gb: Disk space in GB for decoded large images; see `sdclr.data.cache.cached`.
+        cache_gb: Disk space in GB for decoded large images; see `sdclr.loading.cache.cached`.
     """
 
     def __init__(  # noqa: PLR0917  the parts of a loader
         self,
-        images: LabelledImages,
+        images: LabeledImages,
         views: ViewConfig,
         seed: int,
         batch_size: int,
@@ -152,7 +152,7 @@ class Batches:
         for batch in loader.epoch(epoch, start):
             yield batch.view1, torch.from_numpy(images.labels[batch.indices]).to(self.device)
 
-    def _loader(self, images: LabelledImages) -> Loader:
+    def _loader(self, images: LabeledImages) -> Loader:
         if images.pixels is not None:
             return ResidentLoader(
                 images.pixels, self.views, seed=self.seed, batch_size=self.batch_size, views=1, channels_last=True
@@ -180,7 +180,7 @@ class _Chosen:
 
     @property
     def trouble(self) -> str | None:
-        """Reason why images are not cached, if the cache fails; see `sdclr.data.cache.CachedSource`."""
+        """Reason why images are not cached, if the cache fails; see `sdclr.loading.cache.CachedSource`."""
         trouble: str | None = getattr(self._source, "trouble", None)
         return trouble
 

@@ -130,7 +130,7 @@ def diversity_loss(logits: Tensor, temperatures: Tensor) -> Tensor:
     return -divergences.mean(dim=1).sum()
 
 
-def tau_normalised(weight: Tensor, tau: float) -> Tensor:
+def tau_normalized(weight: Tensor, tau: float) -> Tensor:
     """Classifier weights `w_k / ||w_k||^τ`: 0 does not change them, 1 gives all classes the same norm.
 
     Kang et al., *Decoupling Representation and Classifier for Long-Tailed Recognition* (ICLR 2020), eq. 3.

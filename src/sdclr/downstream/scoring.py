@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.downstream.experts import Classifier, route
-from sdclr.downstream.images import LabelledImages
-from sdclr.downstream.losses import tau_normalised
+from sdclr.downstream.images import LabeledImages
+from sdclr.downstream.losses import tau_normalized
 from sdclr.downstream.methods import Model
 from sdclr.encoders import Preprocessing
 from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
+from sdclr.longtail.splits import class_groups
 from sdclr.progress import stage
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
@@ -102,7 +102,7 @@ def score(
     return Score(figures, per_class, details)
 
 
-def choose_tau(model: Classifier, held: LabelledImages, given: float | None, look: Look) -> dict[str, Any]:
+def choose_tau(model: Classifier, held: LabeledImages, given: float | None, look: Look) -> dict[str, Any]:
     """Normalize a classifier's weights by the best exponent, in place.
 
     The best exponent has the highest mean accuracy over the classes of held-out images. The smallest wins a tie.
@@ -122,12 +122,12 @@ def choose_tau(model: Classifier, held: LabelledImages, given: float | None, loo
         features, labels = _outputs(model.encoder, SubsetSource(held.source, held.positions), look)
         accuracies = {}
         for tau in TAUS:
-            said = (features @ tau_normalised(weight.detach(), tau).cpu().T).argmax(dim=1).numpy()
+            said = (features @ tau_normalized(weight.detach(), tau).cpu().T).argmax(dim=1).numpy()
             accuracies[tau] = 100 * float(np.nanmean(per_class_accuracy(said, labels, len(weight))))
         given = max(accuracies, key=lambda tau: accuracies[tau])
         details = {"tau": given, "tau_validation": {str(tau): value for tau, value in accuracies.items()}}
     with torch.no_grad():
-        weight.copy_(tau_normalised(weight, given))
+        weight.copy_(tau_normalized(weight, given))
     return details
 
 

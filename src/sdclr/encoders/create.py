@@ -73,9 +73,9 @@ def projection_head(features: int, config: HeadConfig) -> nn.Sequential:
     sizes = [features, *[config.hidden or features] * (config.layers - 1), config.dim]
     for layer, (given, out) in enumerate(pairwise(sizes), start=1):
         last = layer == config.layers
-        normalised = config.norm == "batch" and not (last and config.last == "none")
-        layers.append(nn.Linear(given, out, bias=not normalised))
-        if normalised:
+        normalized = config.norm == "batch" and not (last and config.last == "none")
+        layers.append(nn.Linear(given, out, bias=not normalized))
+        if normalized:
             layers.append(nn.BatchNorm1d(out, affine=not (last and config.last == "plain")))
         if not last:
             layers.append(nn.ReLU(inplace=True))

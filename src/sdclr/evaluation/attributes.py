@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import to_json
 from sdclr.data.attributes import Attributes
-from sdclr.data.config import GroupRule
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
@@ -30,6 +28,8 @@ from sdclr.evaluation.config import AttributeConfig
 from sdclr.evaluation.evaluate import branch_encoder, without_nan
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
+from sdclr.longtail.config import GroupRule
+from sdclr.longtail.splits import class_groups
 from sdclr.training.resolve import EncoderLike, resolve_encoder
 from sdclr.training.run import Run
 from sdclr.version import __version__
@@ -186,12 +186,12 @@ def evaluate_attributes(
     """
     config = config or AttributeConfig()
     train, test = open_source(train), open_source(test)
-    labelled, asked = _known(train), _known(test)
-    if not set(labelled.names) & set(asked.names):
+    labeled, asked = _known(train), _known(test)
+    if not set(labeled.names) & set(asked.names):
         raise InputError(f"{train.name} and {test.name} have no attribute in common: their names must match")
-    names = labelled.names + tuple(name for name in asked.names if name not in labelled.names)
+    names = labeled.names + tuple(name for name in asked.names if name not in labeled.names)
     resolved = resolve_encoder(encoder, train)
-    counts, origin = _counts(resolved.run, labelled, names, attribute_counts)
+    counts, origin = _counts(resolved.run, labeled, names, attribute_counts)
     network = branch_encoder(resolved, config.branch)
 
     def encoded(source: Source, attributes: Attributes) -> _Encoded:
@@ -207,7 +207,7 @@ def evaluate_attributes(
         known = (values >= 0).any(axis=1)
         return _Encoded(source, found.values[known], values[known], len(found.bad))
 
-    fit, judge = encoded(train, labelled), encoded(test, asked)
+    fit, judge = encoded(train, labeled), encoded(test, asked)
     kept, held = attribute_holdout(fit.values, config.validation, config.seed)
 
     def score(sets: list[NDArray[np.int64]]) -> AttributeScore:

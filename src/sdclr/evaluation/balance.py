@@ -1,7 +1,7 @@
 """Balance of an encoder's accuracy between frequent and rare classes.
 
 The groups Many, Medium and Few come from the class sizes of the *training* collection
-(`sdclr.data.longtail.class_groups`); accuracies come from a balanced test set. Results keep the unit of the input:
+(`sdclr.longtail.splits.class_groups`); accuracies come from a balanced test set. Results keep the unit of the input:
 fractions give fractions, percentages give percentages.
 """
 
@@ -110,7 +110,7 @@ def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> B
     return Balance(**means, all=_mean(accuracy), std=spread)
 
 
-def summarise(balances: Sequence[Balance]) -> Summary:
+def summarize(balances: Sequence[Balance]) -> Summary:
     """Mean and standard deviation over splits, shown as `mean ± std` in tables.
 
     It is the *sample* standard deviation (`ddof=1`), because the splits are a sample of the possible class orders. nan

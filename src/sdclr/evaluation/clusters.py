@@ -25,12 +25,12 @@ class Clusters(NamedTuple):
     Attributes:
         labels: (N,) int64, the cluster of each image; cluster 0 has the most images.
         sizes: (K,) int64, number of images in each cluster, in descending order; none is empty.
-        centres: (K, D) float32, means of the features on the unit sphere.
+        centers: (K, D) float32, means of the features on the unit sphere.
     """
 
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    centres: NDArray[np.float32]
+    centers: NDArray[np.float32]
 
 
 def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clusters:
@@ -70,7 +70,7 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
     return Clusters(renamed[found], sizes[order].astype(np.int64), means[order])
 
 
-def _assigned(rows: Tensor, centres: Tensor) -> NDArray[np.int64]:
-    half = centres.square().sum(dim=1) / 2
-    parts = [(part @ centres.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
+def _assigned(rows: Tensor, centers: Tensor) -> NDArray[np.int64]:
+    half = centers.square().sum(dim=1) / 2
+    parts = [(part @ centers.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
     return torch.cat(parts).numpy()

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sdclr.config import check_numbers
-from sdclr.data.config import GroupRule
 from sdclr.errors import InputError
+from sdclr.longtail.config import GroupRule
 
 
 @dataclass(frozen=True, kw_only=True)

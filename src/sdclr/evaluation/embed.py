@@ -19,9 +19,9 @@ from torch import nn
 from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.changes import image_versions
-from sdclr.data.decode import BadImage
 from sdclr.data.scan import write_bad_images
 from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders import Preprocessing
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError

@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.decode import BadImage
-from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
+from sdclr.decoding.decode import BadImage
 from sdclr.evaluation.evaluate import branch_encoder
 from sdclr.features.extract import extract_features
 from sdclr.training.resolve import ResolvedEncoder
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render import render
 
 
 class Encoded(NamedTuple):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sdclr.choices import Amp
 from sdclr.config import to_json
-from sdclr.data.longtail import class_groups
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
@@ -23,6 +22,7 @@ from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
 from sdclr.features.extract import Features, extract_features, load_views, settled_amp
 from sdclr.files import require_space, write_json
+from sdclr.longtail.splits import class_groups
 from sdclr.precision import autocast_dtype
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
@@ -127,7 +127,7 @@ def evaluate(
     network, preprocessing = branch_encoder(resolved, config.branch), resolved.preprocessing
     amp = settled_amp(amp, network, preprocessing.image_size, device)
     seen = {
-        name: _labelled(
+        name: _labeled(
             extract_features(
                 network,
                 source,
@@ -142,7 +142,7 @@ def evaluate(
         for name, source in sources.items()
     }
     judge = seen["test"]
-    classes = max(len(sources["train"].classes), *(int(labelled.y.max()) + 1 for labelled in seen.values()))
+    classes = max(len(sources["train"].classes), *(int(labeled.y.max()) + 1 for labeled in seen.values()))
     known = None if resolved.run is None else resolved.run.source.get("class_counts")
     counts = known if class_counts is None else np.asarray(class_counts).tolist()
     groups = _groups(counts, classes, config)
@@ -168,7 +168,7 @@ def evaluate(
             "class_counts": counts,
             "config": to_json(config),
             "precision": str(autocast_dtype(amp, torch.device(device)) or torch.float32).removeprefix("torch."),
-            **{name: _described(labelled) for name, labelled in seen.items()},
+            **{name: _described(labeled) for name, labeled in seen.items()},
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -201,7 +201,7 @@ def draw_shots(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.i
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labeled:
     """Images of a source with features `x` `(N, D)`, labels `y` `(N,)` and positions in the source."""
 
     source: Source
@@ -210,17 +210,17 @@ class _Labelled:
     positions: NDArray[np.int64]
     bad: int
 
-    def part(self, chosen: NDArray[np.int64]) -> "_Labelled":
+    def part(self, chosen: NDArray[np.int64]) -> "_Labeled":
         """Some of its rows."""
-        return _Labelled(self.source, self.x[chosen], self.y[chosen], self.positions[chosen], self.bad)
+        return _Labeled(self.source, self.x[chosen], self.y[chosen], self.positions[chosen], self.bad)
 
 
-def _labelled(features: Features, source: Source) -> _Labelled:
+def _labeled(features: Features, source: Source) -> _Labeled:
     labels = np.asarray(source.labels)[features.kept]
     known = labels >= 0
     if not known.any():
         raise InputError(f"none of the images of {source.name} has a label")
-    return _Labelled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
+    return _Labeled(source, features.values[known], labels[known], features.kept[known], len(features.bad))
 
 
 def _check_sources(train: Source, *others: Source) -> None:
@@ -235,7 +235,7 @@ def _check_sources(train: Source, *others: Source) -> None:
             )
 
 
-def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tuple[_Labelled, _Labelled]:
+def _taught_and_held(seen: dict[str, _Labeled], config: EvaluateConfig) -> tuple[_Labeled, _Labeled]:
     """Training set of the probes, and validation set for the choice of learning rate and epoch."""
     fit = seen["train"]
     if "validation" in seen:
@@ -245,8 +245,8 @@ def _taught_and_held(seen: dict[str, _Labelled], config: EvaluateConfig) -> tupl
 
 
 def _few_shot_sets(
-    seen: dict[str, _Labelled], taught: _Labelled, config: EvaluateConfig, classes: int
-) -> tuple[int, list[_Labelled]]:
+    seen: dict[str, _Labeled], taught: _Labeled, config: EvaluateConfig, classes: int
+) -> tuple[int, list[_Labeled]]:
     """Maximum number of labeled images per class, and the few-shot sets."""
     if "few_shot_set" in seen:
         return int(np.bincount(seen["few_shot_set"].y).max()), [seen["few_shot_set"]]
@@ -254,27 +254,25 @@ def _few_shot_sets(
     return shots, [taught.part(draw_shots(taught.y, shots, config.seed + draw)) for draw in range(config.draws)]
 
 
-_Prober = Callable[[_Labelled, ProbeConfig], Probe]
+_Prober = Callable[[_Labeled, ProbeConfig], Probe]
 """Trains a probe on labeled images, with the held-out images for validation."""
 
 
-def _cached(held: _Labelled, classes: int) -> _Prober:
-    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+def _cached(held: _Labeled, classes: int) -> _Prober:
+    def probe(chosen: _Labeled, protocol: ProbeConfig) -> Probe:
         return linear_probe(chosen.x, chosen.y, held.x, held.y, classes, protocol)
 
     return probe
 
 
-def _augmented(
-    encoder: nn.Module, held: _Labelled, classes: int, preprocessing: Preprocessing, workers: int
-) -> _Prober:
-    def views(labelled: _Labelled) -> Tensor:
-        source = SubsetSource(labelled.source, labelled.positions)
+def _augmented(encoder: nn.Module, held: _Labeled, classes: int, preprocessing: Preprocessing, workers: int) -> _Prober:
+    def views(labeled: _Labeled) -> Tensor:
+        source = SubsetSource(labeled.source, labeled.positions)
         return load_views(source, preprocessing=preprocessing, workers=workers).images
 
     judged = views(held)
 
-    def probe(chosen: _Labelled, protocol: ProbeConfig) -> Probe:
+    def probe(chosen: _Labeled, protocol: ProbeConfig) -> Probe:
         pad = preprocessing.image_size // 8  # 4 px of 32, as in the paper
         return linear_probe_augmented(encoder, views(chosen), chosen.y, judged, held.y, classes, protocol, pad=pad)
 
@@ -305,7 +303,7 @@ def _details(probes: list[Probe]) -> dict[str, Any]:
     }
 
 
-def _described(used: _Labelled) -> dict[str, Any]:
+def _described(used: _Labeled) -> dict[str, Any]:
     return {
         "name": used.source.name,
         "images": len(used.source),

@@ -109,18 +109,18 @@ def last_map(encoder: nn.Module, images: Tensor, *, min_side: int = 2) -> str:
 
 
 def class_prototypes(
-    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, num_classes: int, *, centred: bool = False
+    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, num_classes: int, *, centered: bool = False
 ) -> Tensor:
     """Mean direction of each class: the mean of its normalized features, scaled to length 1.
 
-    Features after a ReLU have similar directions in all classes. `centred` removes this common part, so that heat maps
+    Features after a ReLU have similar directions in all classes. `centered` removes this common part, so that heat maps
     are more specific to the class.
 
     Args:
         features: `(N, D)`.
         labels: `(N,)` class ids in `[0, num_classes)`.
         num_classes: Number of classes K.
-        centred: Subtract the mean of all prototypes from each.
+        centered: Subtract the mean of all prototypes from each.
 
     Returns:
         `(K, D)` float32; zeros for a class without images.
@@ -132,7 +132,7 @@ def class_prototypes(
     y = checked_labels(labels, "labels", count=len(x), num_classes=num_classes).to(x.device)
     sums = torch.zeros(num_classes, x.shape[1], device=x.device).index_add_(0, y, x)
     prototypes = F.normalize(sums)
-    if centred:
+    if centered:
         present = prototypes.any(dim=1)
         prototypes[present] -= prototypes[present].mean(dim=0)
     return prototypes

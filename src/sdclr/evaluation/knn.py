@@ -56,9 +56,9 @@ def knn_predict(
     for part in torch.split(query, block):
         rows = similarity[: len(part)]
         torch.mm(F.normalize(part), train.T, out=rows[:, : len(train)])
-        nearest, neighbours = largest(rows, k)
+        nearest, neighbors = largest(rows, k)
         # Relative to the nearest: a common factor does not change the vote, and prevents overflow at low temperature.
         weights = ((nearest - nearest[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(part), num_classes, device=train.device).scatter_add_(1, labels[neighbours], weights)
+        votes = torch.zeros(len(part), num_classes, device=train.device).scatter_add_(1, labels[neighbors], weights)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions).cpu().numpy()

@@ -1,7 +1,7 @@
 """Indices of a collection and its encoder from features alone, without labels.
 
-Each index is a function of features, cluster sizes or neighbors. `benchmarks/diagnosis.py` measures which of them
-correlate with the imbalance of a collection; no index alone is a proof.
+Each index is a function of features, cluster sizes or neighbors. `benchmarks/evidence/diagnosis.py` measures which of
+them correlate with the imbalance of a collection; no index alone is a proof.
 """
 
 import math
@@ -136,8 +136,8 @@ def cell_sizes(features: ArrayLike | Tensor, count: int) -> NDArray[np.int64]:
         InputError: If the features are not a finite (N, D) array.
     """
     rows = F.normalize(checked_features(features, "features"))
-    centre = rows[(rows @ rows.mean(0)).argmin()]
-    best = rows @ centre
+    center = rows[(rows @ rows.mean(0)).argmin()]
+    best = rows @ center
     cell = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for number in range(1, min(count, len(rows))):
         close = rows @ rows[best.argmin()]

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.choices import Amp, Metric
-from sdclr.data.decode import BadImage
 from sdclr.data.image_files import ImageFiles
 from sdclr.data.sources import ImageSource, image_file, open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors

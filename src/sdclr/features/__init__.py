@@ -1,1 +1,1 @@
-"""Features of images under a frozen encoder, and their nearest neighbors."""
+"""Features of images from a frozen encoder, and their nearest neighbors."""

@@ -1,9 +1,9 @@
-"""Nearest neighbors of collections for which an exact search would take hours.
+"""Approximate nearest neighbors, for collections for which an exact search would take hours.
 
-Vectors are gathered around centers found by k-means (an inverted file: Jégou, Douze and Schmid, TPAMI 2011), and a
-query is compared with those of the nearest centers only. `faiss` computes it. Its vectors are kept in half precision.
-The distances that come back are computed from the features themselves, and what comes back is the same every time on
-one machine, which graph indices built by several threads are not (`docs/results/neighbors.md` compares them).
+Vectors are grouped by their nearest k-means center (an inverted file: Jégou, Douze and Schmid, TPAMI 2011), and a query
+is compared only with the vectors of the nearest centers. `faiss` does the search, with vectors in half precision. The
+returned distances are computed from the features themselves. On one machine the result is deterministic, unlike with
+graph indices built by several threads (`docs/results/neighbors.md` compares them).
 """
 
 import math
@@ -18,27 +18,27 @@ from torch.nn import functional as F
 from sdclr.choices import Metric
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Neighbours, nearest
+from sdclr.features.nearest import Neighbors, nearest
 from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import Update, stage
 
 EXACT_UP_TO: Final = 200_000
-"""Images up to which all are compared with all. Fewer queries are compared with more images, at equal work."""
+"""Up to this number, all images are compared with all. Fewer queries are compared with more images, at equal work."""
 
 PROBES: Final = 64
-"""Centers whose vectors a query is compared with."""
+"""Number of centers whose vectors are compared with a query."""
 
 RECALL_QUERIES: Final = 1000
-"""Queries that recall is measured on."""
+"""Number of queries for measuring recall."""
 
 _CENTERS: Final = 4.0
-"""Centers for each square root of the number of vectors."""
+"""Number of centers divided by the square root of the number of vectors."""
 _TRAINING: Final = 40
-"""Vectors that k-means sees for each center: faiss warns of fewer than 39."""
+"""Training vectors of k-means for each center: faiss warns below 39."""
 _ROUNDS: Final = 5
-"""Rounds of k-means: twice as much of both gains less than a hundredth of recall."""
+"""Iterations of k-means: doubling this and `_TRAINING` improves recall by less than 0.01."""
 _CHUNK: Final = 16_384
-"""Vectors converted at once."""
+"""Number of vectors converted at once."""
 
 
 def find_neighbors(
@@ -48,24 +48,23 @@ def find_neighbors(
     queries: ArrayLike | Tensor | None = None,
     metric: Metric = "cosine",
     approximate: bool | None = None,
-) -> Neighbours:
-    """The k nearest neighbors of each query: exact where that is feasible, else approximate.
+) -> Neighbors:
+    """The k nearest neighbors of each query: exact if feasible, otherwise approximate.
 
     Args:
         features: (N, D), on any device.
-        k: Neighbors of a query.
+        k: Neighbors per query.
         queries: (Q, D). By default the features themselves, none of which is its own neighbor.
-        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
-        approximate: Whether to search approximately. By default on a processor from 200,000 images on, or as many
-            comparisons of queries with images; `is_approximate` tells. GPUs compare all.
+        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` is the distance of the unchanged features.
+        approximate: Whether to search approximately. By default on a CPU above 200,000 images, or as many comparisons
+            of queries with images; see `is_approximate`. On a GPU the search is exact.
 
     Returns:
-        Distances (Q, k) and indices (Q, k) on the features' device, nearest first. Distances are exact; a few neighbors
-        may be missing from an approximate search, and farther ones stand in their place. `sample_recall` tells how
-        many.
+        Distances (Q, k) and indices (Q, k) on the features' device, nearest first. Distances are exact. An approximate
+        search can miss a few neighbors and return farther ones instead; `sample_recall` measures how many.
 
     Raises:
-        InputError: Features that cannot be used, or fewer than k that could be neighbors.
+        InputError: The features are invalid, or there are fewer than k candidates.
 
     Example:
         >>> near = find_neighbors(torch.rand(500, 16), 15)
@@ -85,20 +84,20 @@ def find_neighbors(
 
 
 def is_approximate(features: Tensor, queries: int) -> bool:
-    """Whether `find_neighbors` searches features (N, D) approximately for so many queries."""
+    """Whether `find_neighbors` searches features (N, D) approximately for this number of queries."""
     return features.device.type == "cpu" and len(features) * queries > EXACT_UP_TO**2
 
 
 def sample_recall(
-    features: ArrayLike | Tensor, neighbors: Neighbours, *, metric: Metric = "cosine", seed: int = 0
+    features: ArrayLike | Tensor, neighbors: Neighbors, *, metric: Metric = "cosine", seed: int = 0
 ) -> float:
-    """Share of the true nearest neighbors that are among those found, by 1,000 images and an exact search.
+    """Fraction of the true nearest neighbors that were found, estimated by an exact search for 1,000 images.
 
     Args:
         features: (N, D).
-        neighbors: Of all of them among themselves.
-        metric: How they were found.
-        seed: Decides which images are drawn.
+        neighbors: Neighbors of all features among themselves.
+        metric: Metric of the search.
+        seed: Determines which images are drawn.
 
     Returns:
         Recall in [0, 1]. Neighbors at the same distance as the last one count as found.
@@ -113,19 +112,19 @@ def sample_recall(
     return float((found <= limit).float().mean())
 
 
-def _nearest_in_parts(base: Tensor, k: int, queries: Tensor, metric: Metric) -> Neighbours:
-    """`nearest` for few queries, part by part, so that no copy of all features is made."""
+def _nearest_in_parts(base: Tensor, k: int, queries: Tensor, metric: Metric) -> Neighbors:
+    """`nearest` for few queries, in parts, to avoid a copy of all features."""
     parts = []
     for begin in range(0, len(base), EXACT_UP_TO):
         part = base[begin : begin + EXACT_UP_TO]
         found = nearest(part, min(k, len(part)), queries=queries, metric=metric)
-        parts.append(Neighbours(found.distances, found.indices + begin))
+        parts.append(Neighbors(found.distances, found.indices + begin))
     distances, order = torch.cat([part.distances for part in parts], dim=1).sort(dim=1, stable=True)
     indices = torch.cat([part.indices for part in parts], dim=1).gather(1, order)
-    return Neighbours(distances[:, :k], indices[:, :k])
+    return Neighbors(distances[:, :k], indices[:, :k])
 
 
-def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbours:
+def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -> Neighbors:
     # Faiss takes a moment to import, and small collections do not need it.
     import faiss
 
@@ -141,7 +140,7 @@ def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -
             part = asked[rows]
             _, places = index.search(_prepared(part, metric), k + (queries is None))
             known = torch.from_numpy(places)
-            # Lists that hold too few vectors leave places open.
+            # If the searched lists hold too few vectors, places are missing (-1).
             short = (known < 0).any(dim=1)
             if short.any():
                 known[short] = nearest(base, known.shape[1], queries=part[short], metric=metric).indices
@@ -153,11 +152,11 @@ def _approximate(base: Tensor, k: int, queries: Tensor | None, metric: Metric) -
             update(done)
     del index
     return_freed_memory()
-    return Neighbours(distances, indices)
+    return Neighbors(distances, indices)
 
 
 def _index(faiss: Any, base: Tensor, metric: Metric, update: Update) -> Any:
-    """The vectors, in half precision, around their centers."""
+    """An index of the vectors in half precision, grouped by center."""
     count, width = base.shape
     centers = max(1, min(round(_CENTERS * math.sqrt(count)), count // _TRAINING))
     product = metric == "cosine"
@@ -180,7 +179,7 @@ def _prepared(rows: Tensor, metric: Metric) -> NDArray[np.float32]:
 
 
 def _by_center(index: Any, asked: Tensor, metric: Metric) -> list[Tensor]:
-    """Rows of the queries, chunk by chunk. Those of one center follow each other, as they read the same vectors."""
+    """Rows of the queries in chunks. Queries of one center are consecutive, because they read the same vectors."""
     centers = np.empty(len(asked), dtype=np.int64)
     for begin in range(0, len(asked), _CHUNK):
         part = asked[begin : begin + _CHUNK]
@@ -189,7 +188,7 @@ def _by_center(index: Any, asked: Tensor, metric: Metric) -> list[Tensor]:
     return [order[begin : begin + _CHUNK] for begin in range(0, len(order), _CHUNK)]
 
 
-def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> Neighbours:
+def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> Neighbors:
     """Distances of rows to queries in float32, nearest first."""
     columns = []
     for column in places.unbind(dim=1):
@@ -198,12 +197,12 @@ def _measured(base: Tensor, queries: Tensor, places: Tensor, metric: Metric) -> 
         else:
             columns.append(torch.linalg.vector_norm(queries - base[column], dim=1))
     distances, order = torch.stack(columns, dim=1).sort(dim=1, stable=True)
-    return Neighbours(distances, places.gather(1, order))
+    return Neighbors(distances, places.gather(1, order))
 
 
-def _others(found: Neighbours, own: Tensor) -> Neighbours:
-    """One neighbor less: without the query itself, whose row is known, or without the last."""
+def _others(found: Neighbors, own: Tensor) -> Neighbors:
+    """Remove one neighbor of each query: the query itself, whose row is in `own`, or else the last one."""
     itself = found.indices == own[:, None].to(found.indices.device)
     itself[~itself.any(dim=1), -1] = True
     shape = (len(own), found.indices.shape[1] - 1)
-    return Neighbours(found.distances[~itself].view(shape), found.indices[~itself].view(shape))
+    return Neighbors(found.distances[~itself].view(shape), found.indices[~itself].view(shape))

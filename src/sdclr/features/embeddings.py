@@ -1,4 +1,4 @@
-"""Embeddings from files, whoever made them, and as a collection of their own."""
+"""Reads embeddings from files of any tool, and uses them as a collection."""
 
 import json
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import from_json
 from sdclr.data.columns import description, is_list, read_parts, read_values
-from sdclr.data.decode import decode_image
 from sdclr.data.intensities import SeenByRange
-from sdclr.data.pages import split_page, tiff_pages
+from sdclr.decoding.decode import decode_image
+from sdclr.decoding.pages import split_page, tiff_pages
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import looking_at, read_array
 from sdclr.intensities import Intensities
 from sdclr.limits import ROWS, TABLE
 
 ID_COLUMNS: Final = ("id", "path", "filepath", "filename", "file", "image", "name")
-"""Columns that are taken for ids, the first that is there."""
+"""Columns that can hold ids; the first one present is used."""
 VALUE_COLUMNS: Final = ("embedding", "embeddings", "features", "feature", "vector", "emb")
-"""Columns that are taken for the vectors, the first that is there."""
+"""Columns that can hold vectors; the first one present is used."""
 SHARDS: Final = "embeddings-*-of-*.parquet"
 """Pattern of the files that `sdclr embed` writes into a folder."""
 ABOUT: Final = b"sdclr"
-"""Key of the Parquet metadata in which `sdclr embed` says what it did."""
+"""Key of the Parquet metadata with which `sdclr embed` describes its settings."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Embeddings:
     """Vectors of images, in order."""
 
     ids: list[str]
-    """N."""
+    """N ids."""
     values: NDArray[np.float32]
     """(N, D)."""
     about: dict[str, Any] = field(default_factory=dict)
-    """Which encoder made them of what; empty where the file does not say."""
+    """Description of encoder and images; empty if the file has none."""
     name: str = "embeddings"
-    """Short, for reports."""
+    """Short name for reports."""
     folder: Path | None = None
-    """The folder of the file, where the images may lie."""
+    """The folder of the file, which may hold the images."""
     numbered: bool = False
-    """Whether the file has no ids, so that rows are told by their number alone."""
+    """Whether the file has no ids, so that rows are identified only by number."""
 
     @property
     def intensities(self) -> Intensities | None:
-        """By which range of intensities the images were seen, if the file says so."""
+        """The range of intensities with which the images were decoded, if the file states it."""
         seen = self.about.get("preprocessing")
         found = seen.get("intensities") if isinstance(seen, dict) else None
         return from_json(Intensities, found) if isinstance(found, dict) else None
@@ -58,7 +58,7 @@ class Embeddings:
         """The vectors of some images, (len(ids), D), by id; by position if the file has no ids.
 
         Raises:
-            InputError: If an image has no vector, or there are no ids and another number of rows.
+            InputError: If an image has no vector, or there are no ids and the number of rows differs.
         """
         if ids is self.ids:
             return self.values
@@ -80,9 +80,9 @@ class Embeddings:
 
 
 class EmbeddedImages(SeenByRange):
-    """A collection known by embeddings: its ids, and its pictures where the ids are paths of image files.
+    """A collection of embeddings as a source: its ids, and its pictures if the ids are paths of image files.
 
-    Paths are looked up as they are, then beside the file of embeddings, then under `root`.
+    Paths are looked up unchanged, then beside the file of embeddings, then under `root`.
     """
 
     def __init__(self, embeddings: Embeddings, root: Path | None = None) -> None:
@@ -96,7 +96,7 @@ class EmbeddedImages(SeenByRange):
             self.intensities = embeddings.intensities
 
     def file(self, index: int) -> Path | None:
-        """The file of an image, or None if there is none: for a page of a file of several, too."""
+        """The file of an image; None if there is none, and for a page of a multi-page file."""
         return None if self.embeddings.numbered else self._find(self.ids[index])
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ def embedding_files(path: str | Path) -> list[Path]:
 
     Args:
         path: A `.npy` or Parquet file, or a folder. A folder holds the shards of `sdclr embed`, or Parquet files that
-            all have a column of vectors, as Ray and Spark write them; these are read in the order of their names.
+            all have a column of vectors, as written by Ray and Spark; these are read in the order of their names.
     """
     path = Path(path).expanduser()
     with looking_at(path):
@@ -144,7 +144,7 @@ def embedding_files(path: str | Path) -> list[Path]:
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
-    """Read embeddings: what `sdclr embed` wrote, or another tool.
+    """Read embeddings written by `sdclr embed` or another tool.
 
     Args:
         path: A Parquet file with a column of vectors (`VALUE_COLUMNS`) and one of ids (`ID_COLUMNS`); a folder of such
@@ -184,17 +184,17 @@ def embeddings_of(
     folder: Path | None = None,
     about: dict[str, Any] | None = None,
 ) -> Embeddings:
-    """Check vectors that are in memory.
+    """Check vectors in memory, and use them as embeddings.
 
     Args:
         values: (N, D) numbers of any type; they become float32.
-        ids: N unique ids; by default the rows' numbers.
+        ids: N unique ids; by default the row numbers.
         name: Short name, for errors and reports.
-        folder: Where image files of those ids may lie.
-        about: Which encoder made them.
+        folder: The folder that may hold the image files of the ids.
+        about: Description of encoder and images.
 
     Raises:
-        InputError: Not a table of finite numbers with at least one row, a row of zeros only, or ids that repeat.
+        InputError: `values` is not a table of finite numbers with at least one row, a row is zero, or ids repeat.
     """
     array = np.asarray(values)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
@@ -202,7 +202,7 @@ def embeddings_of(
             f"{name} is an array of {array.dtype} {array.shape}: give numbers (N, D), a row for each image"
         )
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are reported below
-        table = np.require(array, dtype=np.float32, requirements=["C", "W"])  # torch warns of arrays that are read-only
+        table = np.require(array, dtype=np.float32, requirements=["C", "W"])  # torch warns about read-only arrays
     numbered = ids is None
     known = [f"{row:0{len(str(len(table) - 1))}d}" for row in range(len(table))] if ids is None else list(ids)
     if len(known) != len(table):
@@ -229,7 +229,7 @@ def _numpy_file(path: Path) -> NDArray[Any]:
 
 
 def _parquet_table(path: Path, files: Sequence[Path]) -> tuple[NDArray[np.float32], list[str] | None]:
-    """The vectors of all files in one table, and their ids if all have them. Each vector is in memory once."""
+    """The vectors of all files in one table, and their ids if all files have ids. Each vector is in memory once."""
     opened = [description(file) for file in files]
     total = sum(file.metadata.num_rows for file in opened)
     ROWS.check(total, f"{path}: has {{}} rows")
@@ -259,7 +259,7 @@ def _parquet_table(path: Path, files: Sequence[Path]) -> tuple[NDArray[np.float3
 
 
 def _rows(column: Any, file: Path) -> NDArray[np.float32]:
-    """(n, D) of a column of lists."""
+    """Convert a column of lists to (n, D)."""
     if column.null_count:
         raise InputError(f"{file}: {column.null_count} rows have no vector: leave these images out")
     if not pa.types.is_fixed_size_list(column.type):
@@ -291,7 +291,7 @@ def _column(schema: pa.Schema, names: Sequence[str]) -> str | None:
 
 
 def read_about(file: Path) -> dict[str, Any]:
-    """Which encoder made the embeddings of a Parquet file of what; empty where it does not say."""
+    """Description of encoder and images in a Parquet file of embeddings; empty if it has none."""
     try:
         about = json.loads((description(file).schema_arrow.metadata or {}).get(ABOUT, b"{}"))
     except ValueError:

@@ -1,6 +1,6 @@
-"""Features of a source's images under a frozen encoder.
+"""Features of a source's images from a frozen encoder.
 
-Images are seen through one deterministic view, stream through the encoder batch by batch, and only the features stay.
+Each image has one deterministic view. Views pass through the encoder in batches, and only the features are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sdclr.choices import Amp
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
+from sdclr.decoding.decode import BadImage
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.fastest import forward_amp
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 MAX_VIEWS_BYTES = 8 * 2**30
-"""Memory that `load_views` takes at most."""
+"""Maximum memory of `load_views` in bytes."""
 
 _CHECKED_AT_ONCE = 65_536
-"""Rows of a table of features that are checked at once."""
+"""Number of rows of a feature table that are checked at once."""
 
 
 class Features(NamedTuple):
@@ -66,10 +66,10 @@ class FeatureBatch(NamedTuple):
     """Features of some images of a source.
 
     Attributes:
-        values: (n, D) float32, in the source's order; n is 0 where all images of a batch are bad, and D then too.
+        values: (n, D) float32, in the source's order; n and D are 0 if all images of a batch are bad.
         positions: (n,) int64, the position in the source of each row.
         bad: Images of the batch that cannot be decoded.
-        seen: Images seen so far, bad ones included.
+        seen: Number of images processed so far, including bad ones.
     """
 
     values: NDArray[np.float32]
@@ -89,12 +89,12 @@ def feature_batches(
     workers: int = 0,
     positions: Sequence[int] | None = None,
 ) -> Iterator[FeatureBatch]:
-    """Features batch by batch: what `extract_features` collects, for those who cannot hold them all.
+    """Features in batches, for sets whose features do not fit into memory; `extract_features` collects them.
 
-    Arguments and errors are those of `extract_features`; `positions` are the images asked for, by default all.
+    Arguments and errors are those of `extract_features`; `positions` are the requested images, by default all.
 
     Yields:
-        One batch after the other, in the source's order. The encoder's training mode is put back after the last.
+        Batches in the source's order. The encoder's training mode is restored after the last.
     """
     asked = range(len(source)) if positions is None else positions
     with enough_memory(batch_size), evaluating(encoder, device) as where:
@@ -127,25 +127,25 @@ def extract_features(
     amp: bool | Amp = False,
     workers: int = 0,
 ) -> Features:
-    """Features of every image that can be decoded, by the encoder in eval mode.
+    """Features of every readable image, from the encoder in eval mode.
 
-    Memory stays at a few batches beyond the features themselves.
+    Besides the features, only a few batches are in memory.
 
     Args:
-        encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is put back afterwards.
-        source: What names the images.
+        encoder: Maps (N, 3, S, S) float images in [0, 1] to (N, D) features. Its training mode is restored afterwards.
+        source: The images.
         preprocessing: Size S of the evaluation view in pixels, crop and interpolation.
         batch_size: Images per forward pass.
-        device: Where to run; the encoder is moved there. By default where the encoder is.
-        amp: Run the forward pass in half precision; features stay float32. True takes float16 on CUDA and bfloat16
-            elsewhere; `auto`, bfloat16 if it is clearly faster (as timed on a CPU), else float32.
-        workers: Processes that decode; 0 decodes in this one.
+        device: Device to run on; the encoder is moved there. By default the encoder's device.
+        amp: Run the forward pass in half precision; features stay float32. True selects float16 on CUDA and bfloat16
+            elsewhere; `auto` selects bfloat16 if it is clearly faster (as timed on a CPU), otherwise float32.
+        workers: Processes that decode; 0 decodes in this process.
 
     Returns:
-        Features, their positions in the source, and what was left out.
+        Features, their positions in the source, and the images left out.
 
     Raises:
-        InputError: The source has no image that can be decoded, or the encoder's output is not (N, D).
+        InputError: The source has no readable image, or the encoder's output is not (N, D).
     """
     total = len(source)
     values: NDArray[np.float32] | None = None
@@ -176,7 +176,7 @@ class Views(NamedTuple):
 
     Attributes:
         images: (N, 3, S, S) uint8.
-        kept: (N,) int64, the position in the source of each.
+        kept: (N,) int64, the position in the source of each view.
         bad: The images left out because they cannot be decoded.
     """
 
@@ -187,12 +187,12 @@ class Views(NamedTuple):
 
 @stage("reading images")
 def load_views(source: Source, *, preprocessing: Preprocessing, workers: int = 0) -> Views:
-    """The evaluation view of every image that can be decoded.
+    """The evaluation view of every readable image.
 
     Args:
-        source: What names the images.
+        source: The images.
         preprocessing: Size S of the view in pixels, crop and interpolation.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Processes that decode; 0 decodes in this process.
 
     Raises:
         InputError: The views would not fit into `MAX_VIEWS_BYTES`, or no image can be decoded.
@@ -219,27 +219,27 @@ def encode_images(
     device: torch.device | str | None = None,
     amp: bool | Amp = False,
 ) -> Tensor:
-    """Features of images that lie in memory, at the size the encoder wants.
+    """Features of images in memory, which have the encoder's input size.
 
     Args:
-        encoder: As in `extract_features`; its training mode is put back afterwards.
+        encoder: As in `extract_features`; its training mode is restored afterwards.
         images: (N, 3, S, S) uint8, N at least 1.
         batch_size: Images per forward pass.
-        device: Where to run; the encoder is moved there. By default where the encoder is.
+        device: Device to run on; the encoder is moved there. By default the encoder's device.
         amp: As in `extract_features`.
 
     Returns:
         (N, D) float32 features on the device.
     """
     with evaluating(encoder, device) as where:
-        # Concatenated outside inference mode, they are an ordinary tensor, which a caller may train on.
+        # Concatenating outside inference mode gives an ordinary tensor, which a caller may train on.
         return torch.cat([encode_batch(encoder, batch, where, amp=amp) for batch in torch.split(images, batch_size)])
 
 
 def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: bool | Amp = False) -> Tensor:
     """One forward pass: (N, 3, S, S) uint8 to (N, D) float32 on the device. Call it inside `evaluating`."""
     with enough_memory(len(images)):
-        # One memory layout whatever the images come from, so that features do not depend on it in the last bit.
+        # One memory layout for images from any source, because the last bit of features depends on it.
         floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
     half: Amp = "fp16" if device.type == "cuda" else "bf16"
     asked = amp if isinstance(amp, str) else half if amp else "none"
@@ -261,13 +261,13 @@ def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, am
 
 
 def settled_amp(amp: Amp, encoder: nn.Module, size: int, device: torch.device | str | None = None) -> Amp:
-    """The precision of passes over images of S x S pixels, `auto` replaced by what is faster on this machine.
+    """The precision of passes over images of S x S pixels, with `auto` replaced by the faster one on this machine.
 
     Args:
-        amp: What is asked.
+        amp: The requested precision.
         encoder: As in `extract_features`.
         size: S.
-        device: Where it runs, as in `extract_features`.
+        device: Device to run on, as in `extract_features`.
     """
     with evaluating(encoder, device) as where:
         return forward_amp(amp, for_inference(encoder), (3, size, size), where)
@@ -275,14 +275,14 @@ def settled_amp(amp: Amp, encoder: nn.Module, size: int, device: torch.device | 
 
 @contextmanager
 def evaluating(encoder: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
-    """Eval mode inside; every submodule's own training mode is put back outside.
+    """Switch to eval mode; restore the training mode of every submodule when the context ends.
 
     Args:
-        encoder: The module to freeze.
-        device: Where to move it; None leaves it where its parameters are.
+        encoder: The module.
+        device: Device to move it to; None leaves it on its device.
 
     Yields:
-        The device the encoder is on.
+        The device of the encoder.
     """
     if device is not None:
         encoder.to(device)
@@ -299,18 +299,18 @@ def evaluating(encoder: nn.Module, device: torch.device | str | None = None) -> 
 
 
 def checked_features(values: ArrayLike | Tensor, what: str, *, width: int | None = None) -> Tensor:
-    """Features as a float32 tensor, on the device they are on.
+    """Check features, and convert them to a float32 tensor on their device.
 
     Args:
         values: (N, D) numbers.
-        what: Their name in the error.
-        width: The D they must have, if known.
+        what: Their name in the error message.
+        width: Required D, if known.
 
     Returns:
-        (N, D) float32; shares memory with `values` where it can.
+        (N, D) float32; shares memory with `values` if possible.
 
     Raises:
-        InputError: Not a table of finite numbers with at least one row, or not `width` wide.
+        InputError: `values` is not a table of finite numbers with at least one row, or D is not `width`.
     """
     tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=np.float32))
     tensor = tensor.detach().float()
@@ -319,7 +319,7 @@ def checked_features(values: ArrayLike | Tensor, what: str, *, width: int | None
     if width is not None and tensor.shape[1] != width:
         raise InputError(f"{what} has {tensor.shape[1]} features per image, not {width}: use one encoder for all")
     begin = 0
-    for part in torch.split(tensor, _CHECKED_AT_ONCE):  # `isfinite` of all takes as much memory as they do
+    for part in torch.split(tensor, _CHECKED_AT_ONCE):  # `isfinite` of the whole table would take too much memory
         if not bool(torch.isfinite(part).all()):
             row = begin + int((~torch.isfinite(part)).any(dim=1).nonzero()[0])
             raise InputError(f"{what} row {row} is not finite: the encoder has diverged; use an earlier checkpoint")
@@ -328,19 +328,19 @@ def checked_features(values: ArrayLike | Tensor, what: str, *, width: int | None
 
 
 def checked_labels(labels: ArrayLike | Tensor, what: str, *, count: int, num_classes: int) -> Tensor:
-    """Class ids as an int64 tensor.
+    """Check class ids, and convert them to an int64 tensor.
 
     Args:
         labels: (N,) class ids.
-        what: Their name in the error.
-        count: The N they must have.
+        what: Their name in the error message.
+        count: Required N.
         num_classes: Number of classes K.
 
     Returns:
         (N,) int64.
 
     Raises:
-        InputError: A wrong number of them, or one outside `[0, num_classes)`.
+        InputError: The number of labels is wrong, or a label is outside `[0, num_classes)`.
     """
     tensor = labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels, dtype=np.int64))
     tensor = tensor.long()

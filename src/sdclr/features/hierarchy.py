@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RESAMPLINGS: Final = 10
-"""How often the points nearest to the centers are clustered again, as published for all levels but the first."""
+"""Number of times that points nearest to the centers are clustered again, as published for levels above the first."""
 
 _BLOCK: Final = 16_384
 
@@ -34,7 +34,7 @@ def kmeans_centers(rows: NDArray[np.float32], count: int, *, seed: int = 0) -> N
 
 
 def nearest_center(rows: Tensor, centers: Tensor) -> Tensor:
-    """`(n,)` int64, which of the centers `(K, D)` is nearest to each of the rows `(n, D)`; the first of equal ones."""
+    """`(n,)` int64 index of the nearest center `(K, D)` to each row `(n, D)`; of equally near centers the first."""
     half = centers.square().sum(dim=1) / 2
     parts = [(part @ centers.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
     return torch.cat(parts) if len(rows) else torch.empty(0, dtype=torch.int64)
@@ -45,16 +45,16 @@ def hierarchical_kmeans(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Cluster rows, then the centers, level by level, each time with resampling.
 
-    Half of an average cluster is taken in a resampling: of each cluster the points nearest to its center, as published.
+    A resampling takes, of each cluster, the points nearest to its center: half of an average cluster, as published.
 
     Args:
-        rows: `(n, D)`, one or more.
-        counts: Clusters of each level, the smallest clusters first.
-        seed: Decides where clusters start.
+        rows: `(n, D)`, n at least 1.
+        counts: Number of clusters at each level, the smallest clusters first.
+        seed: Seed of the k-means initialization.
 
     Returns:
-        Centers `(K, D)` of the smallest clusters, and `(K, L)` which cluster holds each of them at each level, the
-        largest clusters first. The last column thus counts from 0 to K - 1.
+        Centers `(K, D)` of the smallest clusters, and `(K, L)` the cluster of each center at each level, the largest
+        clusters first. The last column thus counts from 0 to K - 1.
 
     Example:
         >>> centers, paths = hierarchical_kmeans(rows, [100, 10])
@@ -75,7 +75,7 @@ def hierarchical_kmeans(
 def _resampled_centers(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
     centers = kmeans_centers(points, count, seed=seed)
     each = round(len(points) / count / 2)
-    if each < 2:  # as many points as centers tell no more than the centers
+    if each < 2:  # one point for each center adds no information
         return centers
     for _ in range(RESAMPLINGS):
         centers = kmeans_centers(points[_nearest_members(points, centers, each)], count, seed=seed)
@@ -83,7 +83,7 @@ def _resampled_centers(points: NDArray[np.float32], count: int, seed: int) -> ND
 
 
 def _nearest_members(points: NDArray[np.float32], centers: NDArray[np.float32], each: int) -> NDArray[np.int64]:
-    """Positions of the points, at most so many of each cluster, that are nearest to their cluster's center."""
+    """Positions of the points nearest to their cluster's center, at most `each` of each cluster."""
     cluster = nearest_center(torch.from_numpy(points), torch.from_numpy(centers)).numpy()
     order = np.lexsort((np.square(points - centers[cluster]).sum(axis=1), cluster))
     place = np.arange(len(order)) - np.searchsorted(cluster[order], cluster[order])

@@ -10,22 +10,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from sdclr.encoders import Encoder
 
 TOLERANCE: Final = 1e-3
-"""How far features of the copy may lie from the encoder's, as a share of the largest; about 1e-6 in practice."""
+"""Maximum difference between features of copy and encoder, as a fraction of the largest; about 1e-6 in practice."""
 
 
 NUMBERS_AT_ONCE: Final = 64 * 3 * 224**2
-"""Most input numbers of a forward pass on a CPU: 64 images of 224 px. It bounds the memory of activations."""
+"""Maximum number of input values of a forward pass on a CPU: 64 images of 224 px. It limits the activation memory."""
 
 
 def run_in_pieces(module: nn.Module, inputs: Tensor) -> Any:
-    """Outputs of a module for a batch. On a CPU, large batches run piece by piece, so that memory does not grow.
+    """Outputs of a module for a batch. On a CPU, large batches run in pieces, to limit memory.
 
     Args:
         module: In eval mode, so that images do not depend on each other.
         inputs: (N, …).
 
     Returns:
-        What the module gives for the whole batch.
+        The outputs for the whole batch.
     """
     size = max(1, NUMBERS_AT_ONCE // max(1, inputs[:1].numel()))
     if inputs.device.type != "cpu" or len(inputs) <= size:
@@ -38,11 +38,11 @@ def run_in_pieces(module: nn.Module, inputs: Tensor) -> Any:
 def for_inference(encoder: nn.Module) -> nn.Module:
     """An encoder for evaluation on a CPU: batch norm folded into the convolutions, weights in channels-last layout.
 
-    Batch norm in evaluation mode is affine, so that it can be part of the convolution before it. On
+    Batch norm in evaluation mode is affine, so it can be merged into the convolution before it. On
     `tf_efficientnet_lite0` at 224 px both together make the forward pass twice as fast (docs/results/mining.md).
 
     Args:
-        encoder: Changed in no way. Only an `Encoder` on the CPU has a faster copy; anything else is returned as it is.
+        encoder: Not modified. Only an `Encoder` on the CPU has a faster copy; any other module is returned unchanged.
 
     Returns:
         The copy in eval mode. It is checked against the encoder on random images: if their features differ by more than
@@ -57,7 +57,7 @@ def for_inference(encoder: nn.Module) -> nn.Module:
         _fold(folded, images[:1])
         folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         difference = (_features(folded, images) - expected).abs().max()
-    except Exception:  # noqa: BLE001  # a module of the user's may hold whatever cannot be copied or laid out so
+    except Exception:  # noqa: BLE001  # a user's module may not support copies or this memory layout
         return encoder
     return folded if bool(difference <= TOLERANCE * expected.abs().max()) else encoder
 
@@ -71,7 +71,7 @@ def _features(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def _fold(network: nn.Module, images: Tensor) -> None:
-    """Fold each batch norm into the convolution whose output it takes."""
+    """Fold each batch norm into the convolution before it."""
     pairs = _pairs(network, images)
     for convolution, norm in pairs:
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
@@ -85,8 +85,8 @@ def _fold(network: nn.Module, images: Tensor) -> None:
 
 
 def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
-    """Convolutions with the batch norms that take their outputs, as one forward pass shows them."""
-    outputs: dict[int, tuple[Tensor, Any]] = {}  # the tensors are kept, so that no two have one id
+    """Convolutions with the batch norms that take their outputs, found in one forward pass."""
+    outputs: dict[int, tuple[Tensor, Any]] = {}  # the tensors are kept, so that ids stay unique
     pairs: list[tuple[nn.Conv2d, Any]] = []
 
     def after_convolution(module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -109,5 +109,5 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
 
 
 def _without_norm(norm: Any) -> nn.Module:
-    """What is left of a batch norm once it is folded: timm's also drop and activate."""
+    """The rest of a folded batch norm: timm's batch norms also have drop and activation."""
     return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()

@@ -1,4 +1,4 @@
-"""Look at whatever commands take as images: what is there, and what is wrong with it."""
+"""Inspects collections of images or embeddings: contents and faults."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,20 +9,20 @@ from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.features.embeddings import EmbeddedImages, embedding_files, read_embeddings
 
 _LOOKED_UP: Final = 100
-"""Ids of embeddings that are looked up as files."""
+"""Number of ids of embeddings that are looked up as files."""
 
 
 def inspect_images(
     images: ImageSource, *, decode: bool = False, workers: int = 0, most: int = MOST_LOOKED_AT
 ) -> Inventory:
-    """Look at a collection without training or encoding anything: sizes, formats, damage, copies, disk space.
+    """Inspect a collection without training or encoding: sizes, formats, damage, copies, disk space.
 
     Args:
-        images: A folder, a manifest, or whatever else `open_source` takes; or a file of embeddings.
-        decode: Decode every image, too. That finds files that are damaged behind the header, and takes as long as a
+        images: A folder, a manifest, or anything else that `open_source` accepts; or a file of embeddings.
+        decode: Decode every image, too. This finds files that are damaged behind the header, and takes as long as a
             pass over the images.
-        workers: Processes that decode; 0 decodes in this one.
-        most: Images whose headers are read; of more, so many that are evenly spaced.
+        workers: Processes that decode; 0 decodes in this process.
+        most: Maximum number of images whose headers are read; larger collections are sampled at even spacing.
 
     Raises:
         InputError: The images cannot be opened.
@@ -54,7 +54,7 @@ def open_images(images: ImageSource) -> Source:
 
 
 def _place(images: ImageSource) -> Path | None:
-    """A file or folder on the disk where the images lie, of a text such as `cifar10:FOLDER:train`."""
+    """A file or folder on the disk of the images, from a text such as `cifar10:FOLDER:train`."""
     if not isinstance(images, (str, Path)):
         return None
     text = str(images)

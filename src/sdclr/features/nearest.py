@@ -13,18 +13,18 @@ from sdclr.features.extract import checked_features
 from sdclr.progress import stage
 
 GROUP: Final = 16
-"""Columns that compete for one place when neighbors are sought: near the root of 50,000 images over 200 neighbors."""
+"""Number of columns in a group of `largest`: about the square root of 50,000 images / 200 neighbors."""
 
 _BLOCK_BYTES: Final = 64 * 2**20
-"""Memory of one block of similarities, by default."""
+"""Default memory of one block of similarities."""
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest neighbors of some queries.
 
     Attributes:
         distances: (Q, k) float32, nearest first.
-        indices: (Q, k) rows of the features searched: int64, or int32 where a search was approximate, to save memory.
+        indices: (Q, k) rows of the searched features: int64, or int32 after an approximate search, to save memory.
     """
 
     distances: Tensor
@@ -38,23 +38,23 @@ def nearest(
     queries: ArrayLike | Tensor | None = None,
     metric: Metric = "cosine",
     block: int | None = None,
-) -> Neighbours:
-    """The k nearest neighbors of each query, found by comparing all, to float32's rounding.
+) -> Neighbors:
+    """The k nearest neighbors of each query by exhaustive search, exact up to float32 rounding.
 
-    Memory beyond features and result does not grow with the number of queries, and is linear in N.
+    Besides features and result, memory is linear in N and does not grow with the number of queries.
 
     Args:
         features: (N, D), on any device: the search runs there.
-        k: Neighbors a query.
+        k: Neighbors per query.
         queries: (Q, D). By default the features themselves, none of which is its own neighbor.
-        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` the distance of the features as they are.
-        block: Queries compared at once; by default as many as 64 MiB hold.
+        metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` is the distance of the unchanged features.
+        block: Queries compared at once; by default as many as fit into 64 MiB.
 
     Returns:
         Distances and indices on the features' device, nearest first.
 
     Raises:
-        InputError: Features that cannot be used, or fewer than k that could be neighbors.
+        InputError: The features are invalid, or there are fewer than k candidates.
     """
     base = checked_features(features, "features")
     asked = base if queries is None else checked_features(queries, "queries", width=base.shape[1]).to(base.device)
@@ -65,13 +65,13 @@ def nearest(
     if metric == "cosine":
         base, asked, half = F.normalize(base), F.normalize(asked), None
     else:
-        # Products of features far from the origin round away what lies between neighbors.
-        centre = base.mean(dim=0)
-        base, asked = base - centre, asked - centre
+        # For features far from the origin, rounding in products hides the differences between neighbors.
+        center = base.mean(dim=0)
+        base, asked = base - center, asked - center
         half = base.square().sum(dim=1) / 2
     columns = -(-len(base) // GROUP) * GROUP
     rows = min(len(asked), block or max(1, _BLOCK_BYTES // (4 * columns)))
-    # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
+    # One buffer for all blocks: allocating memory of this size takes longer than the product.
     closeness = torch.full((rows, columns), -torch.inf, device=base.device)
     distances = torch.empty(len(asked), k, device=base.device)
     indices = torch.empty(len(asked), k, dtype=torch.int64, device=base.device)
@@ -94,21 +94,21 @@ def nearest(
             update(begin + len(part))
     if half is None:
         distances.clamp_(min=0)
-    return Neighbours(distances, indices)
+    return Neighbors(distances, indices)
 
 
 def _exact(queries: Tensor, base: Tensor, places: Tensor) -> Tensor:
-    """Distances (B, k) computed from differences: those from products lose all digits where features are near."""
+    """Distances (B, k) computed from differences: those from products lose all digits for near features."""
     return torch.stack(
         [torch.linalg.vector_norm(queries - base[column], dim=1) for column in places.unbind(dim=1)], dim=1
     )
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(k, dim=1)` of a (B, G * 16) table, in less time where k is small.
+    """`values.topk(k, dim=1)` of a (B, G * 16) table, faster for small k.
 
-    Column c belongs to group c mod G. A value outside the k groups of largest maxima has k values before it, their
-    maxima; so those groups hold the k largest values, and only their columns are searched.
+    Column c belongs to group c mod G. The maxima of the k groups with the largest maxima are not smaller than any value
+    outside these groups. So these groups hold the k largest values, and only their columns are searched.
     """
     groups = values.shape[1] // GROUP
     if groups <= k:

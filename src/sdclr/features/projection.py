@@ -1,14 +1,14 @@
-"""A map of a collection: a place in the plane for each image, near those of its nearest neighbors.
+"""A map of a collection: a position in the plane for each image, near those of its nearest neighbors.
 
-The method is t-SNE (van der Maaten and Hinton, JMLR 2008) on the graph of nearest neighbors, in which all links weigh
-the same (Böhm, Berens and Kobak, JMLR 2022). `openTSNE` computes it, by interpolation in time linear in N (Linderman et
-al., Nature Methods 2019). It starts from the two slowest modes of a random walk on the graph, so that what is far apart
-in the graph starts far apart.
+The method is t-SNE (van der Maaten and Hinton, JMLR 2008) on the graph of nearest neighbors, with equal weights for all
+links (Böhm, Berens and Kobak, JMLR 2022). `openTSNE` computes it, by interpolation in time linear in N (Linderman et
+al., Nature Methods 2019). It starts from the two slowest modes of a random walk on the graph, so that images far apart
+in the graph start far apart.
 
-Large collections are placed in two levels. Images are gathered into groups around landmarks, the groups are placed, and
-each image starts from the places of its neighbors' groups, and is then moved by a few more steps among all images.
+Large collections are placed in two levels. Images are grouped around landmarks, and the groups are placed. Each image
+then starts from the positions of its neighbors' groups, and a few more steps move all images.
 
-The axes and the distances between far groups have no meaning: only what is near what does.
+The axes and the distances between far groups have no meaning; only neighborhoods have.
 """
 
 from __future__ import annotations
@@ -20,59 +20,59 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.errors import InputError
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.progress import Update, stage
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 PLACED_AT_ONCE: Final = 100_000
-"""Images up to which all are placed in one level."""
+"""Number of images up to which all are placed in one level."""
 
 _GROUP: Final = 10
-"""Images of a group, on average, where a collection is placed in two levels."""
+"""Average number of images in a group, if a collection is placed in two levels."""
 
 _EXAGGERATION: Final = 12.0
-"""How many times stronger links attract in the first steps (the usual value)."""
+"""Factor on the attraction of links in the first steps (the usual value)."""
 _GATHERING: Final = 100
 _SPREADING: Final = 200
 _REFINING: Final = 60
 """Steps of the first phase, of the second, and of the second level. With 250 and 500, trustworthiness and accuracy
-gain less than a hundredth (`docs/results/neighbors.md`)."""
+improve by less than 0.01 (`docs/results/neighbors.md`)."""
 
 _INTERVALS: Final = 20
-"""Least number of intervals on a side of the grid that repulsion is interpolated on. There is one interval to each unit
-of length, if that is more; openTSNE's 50 take five times as long for few images."""
+"""Minimum number of intervals per side of the grid for interpolating repulsion. There is one interval per unit of
+length, if that is more; openTSNE's 50 take five times as long for few images."""
 
 _MANY: Final = 20_000
-"""Images from which on several threads are faster than one."""
+"""Number of images from which several threads are faster than one."""
 
 _FEWEST: Final = 3
 _APART: Final = 6
-"""An image has at most one in so many images as neighbors on the map, or 3."""
+"""The map uses at most a sixth of all images as neighbors of an image, or 3 if that is more."""
 
 _REPORTED: Final = 10
-"""Steps between two reports of progress."""
+"""Steps between two progress reports."""
 
 _WALK: Final = 100
-"""Steps of the random walk that the start comes from."""
+"""Steps of the random walk for the start positions."""
 
 _START: Final = 1e-4
-"""Standard deviation of the start: t-SNE needs a small one."""
+"""Standard deviation of the start positions: t-SNE needs a small one."""
 
 _JITTER: Final = 0.01
-"""Noise on places that were averaged, in units of their standard deviation, so that no two are the same."""
+"""Noise on averaged positions, in units of their standard deviation, so that no two are the same."""
 
 
-def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
-    """Place images in the plane so that neighbors lie together.
+def project(neighbors: Neighbors, *, seed: int = 0) -> NDArray[np.float32]:
+    """Place images in the plane so that neighbors are close together.
 
     Memory is linear in N k. On one processor core 100,000 images with 15 neighbors take about half a minute
     (`docs/results/neighbors.md`).
 
     Args:
-        neighbors: Of all images among themselves, as `nearest(features, 15)` gives them; indices (N, k).
-        seed: Decides the start. The same seed gives the same map, whatever the number of threads.
+        neighbors: Neighbors of all images among themselves, as from `nearest(features, 15)`; indices (N, k).
+        seed: Determines the start. The same seed gives the same map for any number of threads.
 
     Returns:
         (N, 2) finite coordinates around the origin.
@@ -95,10 +95,10 @@ def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
             "nearest(features, k) does"
         )
     count, k = indices.shape
-    if k >= count - 1:  # all are neighbors of all, and the graph says nothing
+    if k >= count - 1:  # all are neighbors of all, and the graph has no information
         return _scaled_distances(indices, neighbors.distances.cpu().numpy())
     rng = np.random.default_rng(seed)
-    # Where almost all are neighbors of all, several images would fall on one spot.
+    # If almost all were neighbors of all, several images would have the same position.
     indices = indices[:, : max(_FEWEST, count // _APART)]
     graph = _graph(indices)
     coarse = count > PLACED_AT_ONCE
@@ -117,7 +117,7 @@ def project(neighbors: Neighbours, *, seed: int = 0) -> NDArray[np.float32]:
 
 
 def describe_map(count: int) -> str:
-    """How a map of so many images is made, in a few words."""
+    """Short description of the method for a map of `count` images."""
     if count <= PLACED_AT_ONCE:
         return "t-SNE of the neighbor graph"
     return f"t-SNE of the neighbor graph, {-(-count // _GROUP):,} groups of images first, then the {count:,} images"
@@ -145,14 +145,14 @@ class _Steps:
         self._update, self._done, self._total = update, 0, total
 
     def __call__(self, _step: int, _error: float, _embedding: Any) -> bool:
-        """As `openTSNE` calls it, after every few steps."""
+        """Callback of `openTSNE` after every few steps."""
         self._done += _REPORTED
         self._update(min(self._done, self._total))
         return False
 
 
 def _placed(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator, steps: _Steps) -> NDArray[np.float64]:
-    """(N, 2) places of a graph's nodes, from nothing."""
+    """(N, 2) positions of a graph's nodes, without given start positions."""
     start = _slowest_modes(graph, rng)
     return _moved(graph, start, steps, (_GATHERING, _EXAGGERATION), (_SPREADING, 1.0))
 
@@ -160,8 +160,8 @@ def _placed(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator, step
 def _moved(
     graph: sparse.csr_matrix[np.float32], start: NDArray[np.float64], steps: _Steps, *phases: tuple[int, float]
 ) -> NDArray[np.float64]:
-    """Places after some steps of t-SNE, each phase a number of steps and an exaggeration."""
-    # Half a second to import, and only maps need it.
+    """Positions after some steps of t-SNE; each phase is a number of steps and an exaggeration."""
+    # The import takes half a second, and only maps need it.
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PrecomputedAffinities
     from scipy import sparse
@@ -182,10 +182,10 @@ def _moved(
 
 
 def _slowest_modes(graph: sparse.csr_matrix[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
-    """(N, 2) what is left of noise after a random walk on the graph, by subspace iteration; of standard deviation 1e-4.
+    """(N, 2) slowest modes of a random walk on the graph, by subspace iteration of noise; standard deviation 1e-4.
 
-    Only the first modes after the constant one are left, as in a spectral layout, but no eigenvalue problem is solved,
-    which takes long in graphs of many components.
+    These are the first modes after the constant one, as in a spectral layout. Solving an eigenvalue problem instead
+    takes long in graphs of many components.
     """
     from scipy import sparse
 
@@ -205,9 +205,9 @@ def _slowest_modes(graph: sparse.csr_matrix[np.float32], rng: np.random.Generato
 
 
 def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(N,) group of each image: that of the nearest neighbor which has one, starting from landmarks drawn at random.
+    """(N,) group of each image: that of its nearest neighbor with a group, starting from random landmarks.
 
-    Images from which no landmark can be reached make a group of each connected part.
+    Images from which no landmark can be reached form one group for each connected part.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -233,14 +233,14 @@ def _groups(indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 def _spread(
     graph: sparse.csr_matrix[np.float32], places: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Each image between its own group's place and those of its neighbors."""
+    """Place each image at the mean position of its own group and its neighbors' groups, with some noise."""
     degree = np.asarray(graph.sum(axis=1)).ravel()
     mean: NDArray[np.float64] = (graph @ places + places) / (degree + 1)[:, None]
     return mean + rng.normal(scale=_JITTER * places.std(), size=mean.shape)
 
 
 def _scaled_distances(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Places of a few images whose distances are all known: classical scaling (Torgerson 1952)."""
+    """Positions of a few images whose distances are all known: classical scaling (Torgerson 1952)."""
     count = len(indices)
     halves = np.zeros((count, count))  # the cosine distance is half the squared Euclidean distance of directions
     np.put_along_axis(halves, indices, distances.astype(np.float64), axis=1)

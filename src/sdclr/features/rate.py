@@ -1,4 +1,4 @@
-"""How fast a collection can be encoded here, measured in about a second."""
+"""Estimates the speed of encoding a collection on this machine, in about a second."""
 
 import time
 from contextlib import suppress
@@ -31,16 +31,16 @@ def seconds_an_image(
     amp: Amp,
     passes: int = 1,
 ) -> float:
-    """Estimated seconds to decode and encode one image, once everything runs.
+    """Estimated seconds to decode and encode one image, without startup time.
 
     Args:
         encoder: The network.
-        preprocessing: How an image becomes what it sees.
+        preprocessing: Preprocessing of the images for the network.
         source: The images, of which a few are decoded.
-        device: Where the network runs.
-        workers: Processes that decode beside it; 0 decodes before it.
+        device: Device of the network.
+        workers: Processes that decode in parallel to it; 0 decodes before it.
         amp: Precision of the forward pass.
-        passes: Forward passes for each image. Where there are several, the network runs as it is, not as a faster copy.
+        passes: Forward passes for each image. With several, the network runs unchanged, not as a faster copy.
     """
     size = preprocessing.image_size
     batch = torch.zeros(_BATCH, 3, size, size, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The one deterministic view through which every evaluation sees images, and the workers that make it."""
+"""The deterministic view of images for all evaluations, and the workers that compute it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import BadImageError
 
@@ -24,10 +24,10 @@ _FILTERS: Final = {
 }
 
 _TOGETHER: Final = 64
-"""Images that a worker decodes in one go."""
+"""Number of images that a worker decodes at once."""
 
 View = tuple[int, NDArray[np.uint8] | BadImage]
-"""Position in the source and `(S, S, 3)` view, or why there is none."""
+"""Position in the source and `(S, S, 3)` view, or the reason why there is none."""
 _Piece = tuple[NDArray[np.int64], Tensor, list[BadImage]]
 """Positions (N,), views (N, 3, S, S) uint8, and the bad images among them."""
 
@@ -35,15 +35,15 @@ _Piece = tuple[NDArray[np.int64], Tensor, list[BadImage]]
 def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The deterministic view of an image that every evaluation uses.
 
-    An image with both sides up to `SMALL_SIDE` is resized whole. Of a larger one the shorter side is resized to
-    `preprocessing.resized_side` and the center is cut out, as timm and torchvision do. All resizing is antialiased.
+    An image with both sides up to `SMALL_SIDE` is resized without a crop. For a larger one the shorter side is resized
+    to `preprocessing.resized_side` and the center is cropped, as in timm and torchvision. All resizing is antialiased.
 
     Args:
         image: (H, W, 3) RGB.
         preprocessing: Size S of the view in pixels, crop and interpolation.
 
     Returns:
-        (S, S, 3) RGB; the image itself if it has that size already.
+        (S, S, 3) RGB; the image itself if it already has that size.
     """
     height, width = image.shape[:2]
     size, filter_ = preprocessing.image_size, _FILTERS[preprocessing.interpolation]
@@ -54,22 +54,22 @@ def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> N
     squash = preprocessing.crop_mode == "squash"
     resized = [short if squash else int(short * side / shorter) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in resized)
-    # Resized whole, then cropped: resizing only the crop's box is off by up to 2 of 255 levels.
+    # Resize first, then crop: resizing only the crop's box is off by up to 2 of 255 levels.
     view = Image.fromarray(image).resize((resized[0], resized[1]), filter_)
     return np.asarray(view.crop((left, top, left + size, top + size)))
 
 
 def decode_side(preprocessing: Preprocessing) -> int:
-    """The shorter side in pixels that a JPEG decoded at reduced scale must keep for an evaluation view.
+    """The minimum shorter side in pixels of a JPEG decoded at reduced scale for an evaluation view.
 
-    Twice the size needed keeps the resampling faithful. More than `SMALL_SIDE`, so that an image which is large on disk
-    is never taken for a small one.
+    Twice the needed size keeps the resampling accurate. It is more than `SMALL_SIDE`, so that an image that is large on
+    disk is never treated as a small one.
     """
     return max(2 * preprocessing.resized_side, SMALL_SIDE + 1)
 
 
 class _Views(Dataset[View]):
-    """Position and evaluation view of each image, or why there is none."""
+    """Position and evaluation view of each image, or the reason why there is none."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self.source = source
@@ -88,7 +88,7 @@ class _Views(Dataset[View]):
 
 
 class _Pieces:
-    """Positions in order, a few at a time: all workers share in every batch. No piece belongs to two batches."""
+    """Positions in order, in small pieces, so that all workers share every batch. No piece belongs to two batches."""
 
     def __init__(self, positions: Sequence[int], batch_size: int) -> None:
         self.positions, self.batch_size = positions, batch_size
@@ -108,7 +108,7 @@ def view_loader(
     workers: int = 0,
     device: torch.device | None = None,
 ) -> WorkerBatches[_Piece]:
-    """Pieces of what `_collate` gives; workers decode two batches ahead."""
+    """A loader of the pieces of `_collate`; workers decode two batches ahead."""
     workers = min(workers, -(-len(positions) // _TOGETHER))
     return WorkerBatches(
         _Views(with_intensities(source, preprocessing.intensities), preprocessing),

@@ -1,4 +1,4 @@
-"""Every file that this package writes, and every one of its own files that it reads, goes through these modules."""
+"""Modules that write all files of this package, and read the files that it has written."""
 
 from sdclr.files.arrays import check_array, read_array, read_arrays
 from sdclr.files.parquet import open_table, parquet_bytes, read_table, sealed

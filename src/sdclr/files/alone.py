@@ -1,4 +1,4 @@
-"""One process at a time in a folder, with a line that names the other one."""
+"""Allows only one process at a time in a folder; the error names the other one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from sdclr.files.places import claimed
 
 @contextmanager
 def only_process(folder: Path, name: str, doing: str, remedy: str, *, reads: bool = False) -> Iterator[None]:
-    """Keep other processes from the same work in a folder while the context lasts.
+    """Prevent other processes from the same work in a folder during the context.
 
     Args:
-        folder: Is made if it is not there.
-        name: Of the file that is locked, by the kind of work.
-        doing: What the other process does with the folder, for the message: "mines into".
-        remedy: What to do instead of waiting: "name another folder with --out".
+        folder: The folder; created if missing.
+        name: Name of the lock file, one for each kind of work.
+        doing: Work of the other process in the folder, for the message: "mines into".
+        remedy: Alternative to waiting, for the message: "name another folder with --out".
         reads: As for `claimed`.
 
     Raises:
-        InputError: Another process is at it. The line names its number.
+        InputError: Another process works in the folder. The message has its process number.
     """
     with claimed(folder, name, reads=reads) as free:
         if not free:
@@ -29,7 +29,7 @@ def only_process(folder: Path, name: str, doing: str, remedy: str, *, reads: boo
 
 
 def taken(folder: Path, name: str, doing: str, remedy: str) -> InputError:
-    """The error of a folder in which another process works. Arguments are those of `only_process`."""
+    """The error for a folder in which another process works. Arguments are those of `only_process`."""
     try:
         number = (folder / name).read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""NumPy files. No pickle in them is ever read."""
+"""NumPy files. Pickles in them are never read."""
 
 import io
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def read_array(path: Path, remedy: str = COPY, *, mode: Literal["r", "r+", "c"] | None = None) -> "NDArray[Any]":
-    """The array of a `.npy` file, whose size must be what its header says.
+    """The array of a `.npy` file, whose size must match its header.
 
     Args:
         path: The file.
-        remedy: How to make it again.
+        remedy: How to create the file again.
         mode: Map the file into memory instead of reading it: to read, to change it, or to change a copy in memory.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no such file, or it is cut short.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not such a file, or is truncated.
     """
     import numpy as np
 
@@ -35,16 +35,16 @@ def read_array(path: Path, remedy: str = COPY, *, mode: Literal["r", "r+", "c"] 
                 raise ValueError(f"version {version} of the format")
             try:
                 shape, _, dtype = read_header[version](file)
-            except MemoryError as error:  # so Python's parser ends at deeply nested text
+            except MemoryError as error:  # Python's parser raises it for deeply nested text
                 raise ValueError("its header is no description of an array") from error
             begin = file.tell()
         if dtype.hasobject:
             raise ValueError("it holds Python objects, not numbers")
         told = begin + dtype.itemsize * _product(shape)
-        # A file that is mapped to be changed would be made longer.
+        # Mapping a shorter file for changes would extend it.
         if size != told:
             raise damaged(path, f"it has {size:,} bytes, its header states {told:,}", remedy)
-        mapped = mode if size > begin else None  # nothing cannot be mapped
+        mapped = mode if size > begin else None  # an empty array cannot be mapped
         values: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode=mapped)
         return values
 
@@ -52,17 +52,17 @@ def read_array(path: Path, remedy: str = COPY, *, mode: Literal["r", "r+", "c"] 
 def check_array(
     path: Path, values: "NDArray[Any]", shape: tuple[int | None, ...], dtype: "np.dtype[Any] | type", remedy: str = COPY
 ) -> None:
-    """Check what an array of ours is.
+    """Check shape and type of an array.
 
     Args:
         path: Its file.
         values: The array.
-        shape: Its shape; None for any length.
-        dtype: Its type.
-        remedy: How to make it again.
+        shape: Required shape; None for any length.
+        dtype: Required type.
+        remedy: How to create the file again.
 
     Raises:
-        DamagedFileError: It is another.
+        DamagedFileError: Shape or type is wrong.
     """
     fits = len(values.shape) == len(shape) and all(b in (None, a) for a, b in zip(values.shape, shape, strict=True))
     if not fits or values.dtype != dtype:
@@ -73,8 +73,8 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str = COPY) -> "dict[s
     """Arrays of a `.npz` file, which has a checksum of each.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no such file, it is damaged or lacks one of the arrays.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not such a file, is damaged or lacks one of the arrays.
     """
     import numpy as np
 
@@ -84,7 +84,7 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str = COPY) -> "dict[s
 
 
 def _product(shape: tuple[int, ...]) -> int:
-    """Without overflow, which NumPy's product would have for a damaged shape."""
+    """The product without overflow, unlike NumPy's, which can overflow for a damaged shape."""
     product = 1
     for length in shape:
         if length < 0:

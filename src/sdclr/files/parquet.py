@@ -1,4 +1,4 @@
-"""Parquet files: pages and the description have checksums, which are compared where a file is read."""
+"""Parquet files with checksums of pages and schema, which are checked on reading."""
 
 import hashlib
 import io
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 CHECKED: Final[dict[str, Any]] = {"write_page_checksum": True}
-"""Options of whatever writes a Parquet file of ours."""
+"""Options for writing the Parquet files of this package."""
 _SEAL: Final = b"sdclr-checksum"
 _ARROW: Final = b"ARROW:schema"
 
 
 def sealed(schema: "pa.Schema") -> "pa.Schema":
-    """A schema with a checksum of its columns and metadata, which Parquet's checksums of pages do not cover."""
+    """Add a checksum of columns and metadata to a schema; Parquet's page checksums do not cover them."""
     metadata = schema.metadata or {}
     return schema.with_metadata({**metadata, _SEAL: _checksum(schema, metadata)})
 
@@ -28,8 +28,8 @@ def parquet_bytes(table: "pa.Table", **options: Any) -> memoryview:
     """The bytes of a Parquet file with checksums.
 
     Args:
-        table: What it holds, with its metadata.
-        options: Of `pyarrow.parquet.write_table`.
+        table: Its contents, with metadata.
+        options: Options of `pyarrow.parquet.write_table`.
     """
     import pyarrow.parquet as pq
 
@@ -45,13 +45,13 @@ def open_table(
 
     Args:
         path: The file.
-        remedy: How to make it again.
+        remedy: How to create the file again.
         memory_map: Map the file into memory.
-        dictionaries: Columns of texts or bytes of which equal values shall be held once.
+        dictionaries: Columns of texts or bytes whose equal values are held once.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no Parquet file, it is cut short, or its description is damaged.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not a Parquet file, is truncated, or its metadata is damaged.
     """
     import pyarrow.parquet as pq
 
@@ -62,7 +62,7 @@ def open_table(
         groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
             raise damaged(path, f"it claims {file.metadata.num_rows:,} rows, and its parts {sum(groups):,}", remedy)
-        # The file holds its metadata twice: as they are, and in Arrow's schema.
+        # The file holds its metadata twice: directly, and in Arrow's schema.
         for metadata in (file.metadata.metadata or {}, file.schema_arrow.metadata or {}):
             told = metadata.get(_SEAL)
             if told is not None and told != _checksum(file.schema_arrow, metadata):
@@ -77,13 +77,13 @@ def read_table(
 
     Args:
         path: The file.
-        remedy: How to make it again.
-        columns: Which columns; by default all.
+        remedy: How to create the file again.
+        columns: Names of the columns; by default all.
         memory_map: Map the file into memory.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no Parquet file, it is damaged or lacks one of the columns.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not a Parquet file, is damaged or lacks one of the columns.
     """
     with parsing(path, remedy), open_table(path, remedy, memory_map=memory_map) as file:
         lacking = [name for name in columns or () if name not in file.schema_arrow.names]
@@ -103,7 +103,7 @@ def _checksum(schema: "pa.Schema", metadata: Mapping[bytes, bytes]) -> bytes:
 
 
 def _kind(kind: "pa.DataType") -> str:
-    """A type, without the names of what lists hold, which Parquet changes, and however equal values are held."""
+    """Description of a type, without the names of list items, which Parquet changes, and without dictionaries."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):

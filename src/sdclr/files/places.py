@@ -1,4 +1,4 @@
-"""Folders: where caches belong, who works where, what the file system lets us see."""
+"""Folders: the user's cache, locks for exclusive work, and errors when reading."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ from sdclr.files.writing import make_folder
 
 
 def user_cache_folder() -> Path:
-    """The user's folder for what can be made again: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
+    """The user's cache folder: `$XDG_CACHE_HOME/sdclr`, by default `~/.cache/sdclr`.
 
-    As the XDG Base Directory Specification says. It need not be there yet.
+    It follows the XDG Base Directory Specification, and need not exist yet.
 
     Raises:
         OSError: The user has no home folder.
@@ -29,18 +29,18 @@ def user_cache_folder() -> Path:
 
 
 _WORKERS_END: Final = 15.0
-"""Seconds after which workers of torch have noticed that the process which started them is gone: it takes them five."""
+"""Seconds after which torch's workers have noticed the end of the process that started them: they take five."""
 
 
 @contextmanager
 def looking_at(what: object) -> Iterator[None]:
-    """Turn what the file system refuses inside, such as a folder without permission, into an `InputError`.
+    """Convert file system errors inside, such as a missing permission, to an `InputError`.
 
     Args:
-        what: What is looked at, for the message.
+        what: Name of the path, for the message.
 
     Raises:
-        InputError: The file system refused.
+        InputError: The file system reported an error.
     """
     try:
         yield
@@ -52,19 +52,19 @@ def looking_at(what: object) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path, name: str = ".lock", *, reads: bool = False) -> Iterator[bool]:
-    """Whether nobody else works in a folder; until it is left, nobody else does.
+    """Lock a folder during the context. Yields False if another process has the lock.
 
-    The lock is the kernel's, which lets go of it when its holder ends, however it ends: none is ever stale. The file
-    holds the number of the process that has it. Workers that a killed process has left hold its lock, too, until they
-    notice its end after some seconds: this is waited for.
+    The kernel releases the lock when its holder ends in any way, so it is never stale. The file holds the process
+    number of the holder. Workers of a killed process also hold its lock, until they notice its end after some seconds:
+    this function waits for them.
 
     Args:
-        folder: Is made if it is not there.
-        name: Of the file, by the kind of work.
-        reads: The work may do without writing: a read-only disk, on which nobody can write, counts as free.
+        folder: The folder; created if missing.
+        name: Name of the lock file, one for each kind of work.
+        reads: The work can do without writing: a read-only disk, on which nobody can write, counts as free.
 
     Raises:
-        StorageError: The folder or the file cannot be made.
+        StorageError: The folder or the file cannot be created.
     """
     make_folder(folder)
     if reads and is_read_only(folder):
@@ -84,7 +84,7 @@ def claimed(folder: Path, name: str = ".lock", *, reads: bool = False) -> Iterat
 
 
 def _locked(file: IO[str], path: Path) -> bool:
-    """Take the lock of a file; waits while those that hold it belong to a process that has ended."""
+    """Take the lock of a file; waits while its holders are workers of a process that has ended."""
     until = time.monotonic() + _WORKERS_END
     while True:
         try:
@@ -98,7 +98,7 @@ def _locked(file: IO[str], path: Path) -> bool:
 
 
 def _is_alive(path: Path) -> bool:
-    """Whether the process is there whose number a lock file holds; True if that is not known."""
+    """Whether the process with the number in a lock file exists; True if that is unknown."""
     try:
         os.kill(int(path.read_text()), 0)
     except ProcessLookupError:

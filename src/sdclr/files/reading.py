@@ -1,7 +1,7 @@
-"""Our own files are read here, with an error of one line for whatever is wrong with them.
+"""Reads the files of this package, with one-line errors.
 
-A file that is missing, or that the user may not read, is an `InputError`. Any other fault is a `DamagedFileError`,
-which names the file, what is wrong and the remedy. Arrays, Parquet tables and weights have modules of their own.
+A missing file, or one without read permission, raises an `InputError`. Any other fault raises a `DamagedFileError`,
+which names the file, the fault and the remedy. Arrays, Parquet tables and weights have separate modules.
 """
 
 import errno
@@ -17,24 +17,24 @@ from sdclr.errors import DamagedFileError, InputError, SettingError
 from sdclr.progress import tell
 
 COPY: Final = "put back a whole copy of it"
-"""What to do about a damaged file if nothing makes it again."""
+"""Remedy for a damaged file that nothing creates again."""
 
 Keys: TypeAlias = Mapping[str, type | tuple[type, ...]]
 """Keys that a JSON object must have, and the types of their values."""
 
 _CHECKSUM: Final = "checksum"
 _LONGEST: Final = 300
-"""Characters of what a parser says."""
+"""Maximum number of characters of a parser's message."""
 _NO_FILE: Final = "no regular file but a pipe, a device or the like"
 
 
 def damaged(path: Path, what: object, remedy: str) -> DamagedFileError:
-    """The error of a damaged file.
+    """The error for a damaged file.
 
     Args:
         path: The file.
-        what: What is wrong, in words, or the exception that says so.
-        remedy: How to make the file again.
+        what: The fault, as a text or an exception.
+        remedy: How to create the file again.
     """
     said = f"{type(what).__name__}: {what}" if isinstance(what, BaseException) else str(what)
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in said).split())
@@ -42,14 +42,14 @@ def damaged(path: Path, what: object, remedy: str) -> DamagedFileError:
 
 
 def check_file(path: Path, remedy: str = COPY) -> int:
-    """Check that a file of ours is there and is a regular file, since reading a pipe may never end.
+    """Check that a file exists and is a regular file, since reading a pipe may never end.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: A folder, a pipe or a device lies in its place.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The path is a folder, a pipe or a device.
     """
     with _permitted(path, remedy):
         status = path.stat()
@@ -60,14 +60,14 @@ def check_file(path: Path, remedy: str = COPY) -> int:
 
 @contextmanager
 def parsing(path: Path, remedy: str = COPY) -> Iterator[None]:
-    """Read or check a file of ours inside: whatever its parser raises becomes one line.
+    """Read or check a file inside: any error of its parser becomes a one-line error.
 
-    Parsers of damaged bytes raise errors of any type. Keep the body short, so that no fault of the program is taken for
-    a damaged file; `__cause__` holds the first error.
+    Parsers of damaged bytes raise errors of any type. Keep the body short, so that no bug of the program is reported as
+    a damaged file; `__cause__` holds the original error.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It cannot be read for any other reason.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file cannot be read for another reason.
     """
     check_file(path, remedy)
     with _permitted(path, remedy):
@@ -96,36 +96,36 @@ def _permitted(path: Path, remedy: str) -> Iterator[None]:
 
 
 def read_bytes(path: Path, remedy: str = COPY) -> bytes:
-    """The bytes of a file of ours.
+    """The bytes of a file of this package.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It cannot be read for any other reason.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file cannot be read for another reason.
     """
     with parsing(path, remedy):
         return path.read_bytes()
 
 
 def read_text(path: Path, remedy: str = COPY) -> str:
-    """The text of a file of ours, in UTF-8; names of files that are not UTF-8 come as lone surrogates.
+    """The text of a file of this package, in UTF-8; file names that are not UTF-8 have lone surrogates.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It cannot be read for any other reason.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file cannot be read for another reason.
     """
     return read_bytes(path, remedy).decode("utf-8", "surrogateescape")
 
 
 def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name another file") -> bytes:
-    """The bytes of a regular file of the user's. Folders, pipes and devices are refused: reading them may never end.
+    """The bytes of a regular file of the user. Other files raise an error: reading a pipe or a device may never end.
 
     Args:
         path: The file.
         limit: Size in bytes above which nothing is read.
-        remedy: What to do about a file that is too large, for the message.
+        remedy: Remedy for a file that is too large, for the message.
 
     Raises:
-        InputError: If there is no such file, it is too large, or it cannot be read.
+        InputError: The file does not exist, is not a regular file, is too large, or cannot be read.
     """
     try:
         status = path.stat()
@@ -145,19 +145,19 @@ def read_regular(path: Path, *, limit: int | None = None, remedy: str = "name an
 
 
 def read_json(path: Path, remedy: str = COPY, *, keys: Keys | None = None) -> dict[str, Any]:
-    """A JSON object from a file of ours.
+    """A JSON object from a file of this package.
 
     Args:
         path: The file.
-        remedy: How to make it again.
-        keys: What it must hold.
+        remedy: How to create the file again.
+        keys: Required keys and types.
 
     Returns:
         The object, without its checksum if it has one (see `with_checksum`).
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no JSON object, lacks a key, has a value of another type, or another checksum.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: It is not a JSON object, lacks a key, has a value of the wrong type, or a wrong checksum.
     """
     text = read_text(path, remedy)
     with parsing(path, remedy):
@@ -172,7 +172,7 @@ def read_json(path: Path, remedy: str = COPY, *, keys: Keys | None = None) -> di
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with a checksum of itself, which `read_json` compares. For files that nobody edits by hand."""
+    """Add a checksum to a JSON object, which `read_json` checks. For files that nobody edits by hand."""
     return {**values, _CHECKSUM: _checksum(values)}
 
 
@@ -181,10 +181,10 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def check_keys(path: Path, values: Mapping[str, Any], keys: Keys, remedy: str = COPY) -> None:
-    """Check what a JSON object of ours holds.
+    """Check keys and types of a JSON object.
 
     Raises:
-        DamagedFileError: A key is missing, or its value has another type.
+        DamagedFileError: A key is missing, or its value has the wrong type.
     """
     wrong = _wrong_keys(values, keys)
     if wrong is not None:
@@ -202,16 +202,16 @@ def _wrong_keys(values: Mapping[str, Any], keys: Keys) -> str | None:
 
 
 def read_json_lines(path: Path, *, keys: Keys | None = None, skip: bool = False) -> list[dict[str, Any]]:
-    """The JSON objects of a log, one a line. A last line that was cut off while it was written is left out.
+    """The JSON objects of a log, one per line. A last line that was only partly written is left out.
 
     Args:
         path: The file.
-        keys: What each line must hold.
-        skip: Leave out damaged lines and tell of them, instead of raising an error.
+        keys: Required keys and types of each line.
+        skip: Leave out damaged lines and report them, instead of raising an error.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: A line is no JSON object of that kind. The message has its number.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: A line is not such a JSON object. The message has its number.
     """
     lines = read_text(path).split("\n")
     found: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ def read_json_lines(path: Path, *, keys: Keys | None = None, skip: bool = False)
             wrong = _wrong_keys(values, keys or {}) if isinstance(values, dict) else f"a {type(values).__name__}"
         except (ValueError, RecursionError) as error:
             if number == len(lines):
-                break  # no line break follows: it was being written
+                break  # no line break follows: it was only partly written
             wrong = str(error)
         if wrong is None:
             found.append(values)

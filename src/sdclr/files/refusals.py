@@ -1,4 +1,4 @@
-"""What keeps a file from being written, in one line: a full disk, a quota, a limit, a missing permission."""
+"""One-line errors for files that cannot be written: a full disk, a quota, a limit, a missing permission."""
 
 import errno
 import os
@@ -23,12 +23,12 @@ _REFUSED: Final = {
     errno.ESTALE: f"the network file system has lost it: mount it again, {_ELSEWHERE}",
     errno.ENOENT: f"its folder is gone: put it back, {_ELSEWHERE}",
 }
-"""What further errors of the file system mean, and what to do."""
+"""Meanings of further errors of the file system, with remedies."""
 _WRONG_PATH: Final = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that so many bytes can be written to a folder before the work that they result from.
+    """Check that `size` bytes can be written to a folder, before the work that produces them.
 
     Raises:
         StorageError: The disk has less free space, or is read-only.
@@ -42,15 +42,15 @@ def require_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def storing(path: Path | str, *, size: int | None = None) -> Iterator[None]:
-    """Turn what the file system refuses inside into one line.
+    """Convert file system errors inside to one-line errors.
 
     Args:
-        path: What is written.
-        size: Bytes that it will have, where they are known.
+        path: The file that is written.
+        size: Its final size in bytes, if known.
 
     Raises:
-        InputError: The path itself is wrong: it lies in a file, or its name is too long.
-        StorageError: The disk is full, a limit or a quota is reached, there is no permission, or the like.
+        InputError: The path is invalid: a parent of it is a file, or its name is too long.
+        StorageError: Writing fails: for example a full disk, a limit, a quota, or a missing permission.
     """
     try:
         yield
@@ -64,12 +64,12 @@ def storing(path: Path | str, *, size: int | None = None) -> Iterator[None]:
 
 
 def refused(path: Path | str, error: OSError, size: int | None = None) -> InputError | None:
-    """The error of one line that goes with what the file system has refused; None for what it did not refuse.
+    """The one-line error for an error of the file system; None for other errors.
 
     Args:
-        path: What is written.
-        error: The file system's.
-        size: Bytes that the file will have, where they are known.
+        path: The file that is written.
+        error: The error of the file system.
+        size: The file's final size in bytes, if known.
     """
     code, begin = error.errno, f"{path} cannot be written:"
     if code == errno.ENAMETOOLONG:
@@ -97,7 +97,7 @@ def _full(path: Path | str, size: int | None) -> StorageError:
 
 
 def _largest() -> str:
-    """What limits the size of a file, and how to raise it."""
+    """The limit on the size of a file, and how to raise it."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit == resource.RLIM_INFINITY:
         return "more than the file system allows for a file: choose another disk"
@@ -105,7 +105,7 @@ def _largest() -> str:
 
 
 def _disk(path: Path | str) -> os.statvfs_result | None:
-    """What is known of the disk of a path, which need not be there yet."""
+    """Statistics of the disk of a path, which need not exist yet."""
     place = Path(path).absolute()
     for folder in (place, *place.parents):
         with suppress(OSError):
@@ -114,13 +114,13 @@ def _disk(path: Path | str) -> os.statvfs_result | None:
 
 
 def is_read_only(path: Path | str) -> bool:
-    """Whether a path, which need not be there yet, lies on a disk that nobody can write to."""
+    """Whether a path, which need not exist yet, is on a read-only disk."""
     disk = _disk(path)
     return disk is not None and bool(disk.f_flag & os.ST_RDONLY)
 
 
 def _bytes(size: int) -> str:
-    """A size for people."""
+    """A size in readable units."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
         if size >= 10**power:
             return f"{size / 10**power:.3g} {unit}"
@@ -128,7 +128,7 @@ def _bytes(size: int) -> str:
 
 
 def _is_about(error: OSError, path: Path | str) -> bool:
-    """Whether an error is of the path, or of what lies above, beside or below it, rather than of an input."""
+    """Whether an error concerns the path, or a path above, beside or below it, rather than an input."""
     if not isinstance(error.filename, str | bytes):
         return True
     named, place = Path(os.fsdecode(error.filename)).absolute(), Path(path).absolute()

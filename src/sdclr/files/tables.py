@@ -1,4 +1,4 @@
-"""CSV files. A text that a spreadsheet would take for a formula gets an apostrophe, which reading takes away again."""
+"""CSV files. A text that a spreadsheet would treat as a formula gets an apostrophe, which reading removes again."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ _GUARDED: Final = re.compile(r"'+[=+\-@\t\r]")
 
 
 def guarded(cell: object) -> object:
-    """A cell that no spreadsheet computes: a text that looks like a formula begins with an apostrophe.
+    """Put an apostrophe before a text that looks like a formula, so that no spreadsheet evaluates it.
 
-    Names of files and classes come from anywhere, and a spreadsheet runs a cell that begins with `=`, `+`, `-` or `@`
-    (OWASP, "CSV injection"). Numbers stay as they are. `unguarded` is the way back.
+    Names of files and classes may be untrusted, and a spreadsheet evaluates a cell that begins with `=`, `+`, `-` or
+    `@` (OWASP, "CSV injection"). Numbers stay unchanged. `unguarded` is the inverse.
 
     Example:
         >>> guarded("=1+1.png"), guarded("-0.5"), guarded("cat.png")
@@ -31,7 +31,7 @@ def guarded(cell: object) -> object:
 
 
 def unguarded(cell: str) -> str:
-    """The text that `guarded` was given.
+    """Remove the apostrophe that `guarded` added.
 
     Example:
         >>> unguarded("'=1+1.png"), unguarded("'tis.png")
@@ -49,7 +49,7 @@ def _is_number(text: str) -> bool:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, quote_all: bool = False) -> None:
-    """Write a CSV file, whole or not at all. Cells with commas, quotes or line breaks are quoted; None is empty.
+    """Write a CSV file, completely or not at all. Cells with commas, quotes or line breaks are quoted; None is empty.
 
     Args:
         path: The file.
@@ -61,10 +61,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def csv_bytes(rows: Iterable[Sequence[object]], *, quote_all: bool = False) -> bytes:
-    """Rows as CSV in UTF-8, each cell `guarded`; names that are not UTF-8 go back to the bytes they were.
+    """Rows as CSV in UTF-8, each cell `guarded`; names that are not UTF-8 become their original bytes.
 
     Raises:
-        InputError: If a text has no bytes, because it holds half a character.
+        InputError: If a text cannot be encoded, because it holds half a character (a lone surrogate).
     """
     lines = _Lines()
     # With this line end the writer quotes cells that hold a carriage return; the files themselves end lines with \n.
@@ -75,27 +75,27 @@ def csv_bytes(rows: Iterable[Sequence[object]], *, quote_all: bool = False) -> b
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         near = text[max(0, error.start - 20) : error.end + 20]
-        raise InputError(f"{near!r} holds half a character, which no file can: change this text") from error
+        raise InputError(f"{near!r} holds half a character, which cannot be saved: change this text") from error
 
 
 class _Lines(list[str]):
-    """Collects what a CSV writer writes, one text for each row."""
+    """Collects the output of a CSV writer, one text for each row."""
 
     def write(self, line: str) -> None:
         self.append(line)
 
 
 def read_csv(path: Path, header: Sequence[str], remedy: str = COPY) -> list[list[str]]:
-    """The rows of a CSV file of ours, without its header, each cell `unguarded`.
+    """The rows of a CSV file of this package, without its header, each cell `unguarded`.
 
     Args:
         path: The file.
-        header: Names of the columns that it must have.
-        remedy: How to make it again.
+        header: Required names of the columns.
+        remedy: How to create the file again.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It has other columns, or a row has another number of cells.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: It has other columns, or a row has the wrong number of cells.
     """
     text = read_text(path, remedy)
     with parsing(path, remedy):

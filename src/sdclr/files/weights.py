@@ -1,4 +1,4 @@
-"""Files of weights: those that torch writes, of which no code is run, and safetensors."""
+"""Files of weights: torch files, whose code is never run, and safetensors."""
 
 import io
 import zipfile
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 def read_torch(path: Path, remedy: str = COPY, *, data: bytes | None = None) -> Any:
-    """What `torch.save` wrote. Its parts have checksums, which torch itself does not compare.
+    """Read a file of `torch.save`. Its parts have checksums, which torch itself does not check.
 
     Args:
         path: The file.
-        remedy: How to make it again.
-        data: Its bytes, if they are read already.
+        remedy: How to create the file again.
+        data: Its bytes, if already read.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is damaged, or holds more than tensors and plain values.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is damaged, or holds more than tensors and plain values.
     """
     import torch
 
     with parsing(path, remedy):
-        if zipfile.is_zipfile(path if data is None else io.BytesIO(data)):  # files of torch before 1.6 are none
+        if zipfile.is_zipfile(path if data is None else io.BytesIO(data)):  # files of torch before 1.6 are not
             with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
                 broken = archive.testzip()
-                # torch reads nothing for a part that is marked so, and gives whatever lies in memory.
+                # For a part marked as a folder, torch reads nothing and returns uninitialized memory.
                 folders = [part.filename for part in archive.infolist() if part.external_attr & _DOS_FOLDER]
             if broken is not None or folders:
                 raise damaged(path, f"{broken or folders[0]} has another checksum or kind", remedy)
@@ -40,22 +40,22 @@ def read_torch(path: Path, remedy: str = COPY, *, data: bytes | None = None) -> 
         except Exception as error:
             if type(error).__name__ != "UnpicklingError":  # the class would have to be imported with its module
                 raise
-            # torch's own words advise to run the code in the file.
+            # torch's message advises running the code in the file.
             raise damaged(path, "it holds more than tensors and plain values, or damaged ones", remedy) from error
 
 
 def read_state(path: Path, remedy: str = COPY, *, keys: Keys, data: bytes | None = None) -> dict[str, Any]:
-    """A state of ours: a dictionary that `torch.save` wrote.
+    """Read a state of this package: a dictionary written by `torch.save`.
 
     Args:
         path: The file.
-        remedy: How to make it again.
-        keys: What it must hold.
-        data: Its bytes, if they are read already.
+        remedy: How to create the file again.
+        keys: Required keys and types.
+        data: Its bytes, if already read.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is damaged, or holds something else.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is damaged, or has other contents.
     """
     state = read_torch(path, remedy, data=data)
     if not isinstance(state, dict):
@@ -65,11 +65,11 @@ def read_state(path: Path, remedy: str = COPY, *, keys: Keys, data: bytes | None
 
 
 def read_safetensors(path: Path, remedy: str = COPY) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file, which has no checksum of its own.
+    """The tensors of a safetensors file, a format without checksums.
 
     Raises:
-        InputError: It is missing, or there is no permission.
-        DamagedFileError: It is no such file, or it is cut short.
+        InputError: The file is missing, or there is no permission.
+        DamagedFileError: The file is not such a file, or is truncated.
     """
     from safetensors.torch import load_file
 

@@ -1,7 +1,7 @@
-"""Every file that this package writes: whole or not at all, with one line for whatever keeps it from being written.
+"""Writes all files of this package, completely or not at all, with one-line errors.
 
-A file is written under another name, `.NAME.tmp`, synced and renamed. What a killed process leaves under such a name
-is overwritten by the next one. `sdclr.files.refusals` turns what the file system refuses into a `StorageError`.
+A file is written under a temporary name, `.NAME.tmp`, synced and renamed. The next process overwrites the temporary
+files of a killed process. `sdclr.files.refusals` converts file system errors to a `StorageError`.
 """
 
 import errno
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-"""What file systems without links answer."""
+"""Error numbers of file systems without links."""
 _BLOCK: Final = 2**20
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put a file in its place whole or not at all, on disk before this returns.
+    """Write a file completely or not at all. It is on disk before this returns.
 
     Raises:
-        InputError: The place is a folder or a device, or lies in a file.
-        StorageError: The disk is full, or the like. What was there is intact.
+        InputError: The path is a folder or a device, or a parent of it is a file.
+        StorageError: Writing fails, for example on a full disk. An existing file is unchanged.
     """
     with streamed(path, size=len(data)) as file:
         file.write(data)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object for people to read, whole or not at all. Errors are those of `write_atomically`."""
+    """Write a readable JSON object, completely or not at all. Errors are those of `write_atomically`."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    # File names that are not UTF-8 have lone surrogates, which become the original bytes.
     write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
 
@@ -49,21 +49,21 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def streamed(
     path: Path, *, size: int | None = None, aside: Path | None = None, replace: bool = True
 ) -> Iterator[BinaryIO]:
-    """A file to write piece by piece. It is put in its place when the context ends without an error.
+    """A file to write in parts. It is moved to its path when the context ends without an error.
 
     Args:
-        path: The file; its folder is made if it is missing.
-        size: Bytes that it will have, where they are known, for the message.
-        aside: Its name until then, on the same disk; by default `.NAME.tmp` beside it.
-        replace: Replace a file that is there. Without that it is an error.
+        path: The file; its folder is created if missing.
+        size: Its final size in bytes, if known, for the message.
+        aside: Its temporary name, on the same disk; by default `.NAME.tmp` beside it.
+        replace: Replace an existing file. Otherwise an existing file is an error.
 
     Raises:
-        InputError: The place is a folder or a device, lies in a file, or holds a file that is not to be replaced.
-        StorageError: The disk is full, or the like. What was there is intact.
+        InputError: The path is a folder or a device, a parent of it is a file, or a file exists that is not replaced.
+        StorageError: Writing fails, for example on a full disk. An existing file is unchanged.
     """
     aside = aside or path.with_name(f".{path.name}.tmp")
     with storing(path, size=size):
-        if replace and path.exists() and not path.is_file():  # a rename would put the file in place of a device
+        if replace and path.exists() and not path.is_file():  # a rename would replace a device
             raise InputError(f"{path} is a folder or no regular file: name a file to write")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _opened_alone(aside) as file:
@@ -79,11 +79,11 @@ def streamed(
                 with suppress(OSError):
                     aside.unlink(missing_ok=True)
                 raise
-        _sync(path.parent)  # the rename, too, must survive a power cut
+        _sync(path.parent)  # the rename, too, must survive a power failure
 
 
 def _opened_alone(path: Path) -> BinaryIO:
-    """Open a new file for writing, once no other process writes it under this name."""
+    """Open a new file for writing, once no other process writes a file of this name."""
     while True:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         file: BinaryIO = os.fdopen(number, "wb")
@@ -97,11 +97,11 @@ def _opened_alone(path: Path) -> BinaryIO:
 
 
 def put(file: Path, target: Path) -> None:
-    """Give a file another name on the same disk, unless that name is taken.
+    """Rename a file on the same disk, unless the new name exists.
 
     Raises:
-        FileExistsError: If it is.
-        OSError: The file system refuses it.
+        FileExistsError: The new name exists.
+        OSError: The file system reports another error.
     """
     try:
         os.link(file, target, follow_symlinks=False)  # a rename would replace a file of that name
@@ -116,10 +116,10 @@ def put(file: Path, target: Path) -> None:
 
 
 def rename_folder(folder: Path, name: str) -> None:
-    """Give a folder another name beside the old one.
+    """Rename a folder.
 
     Raises:
-        StorageError: The disk is read-only, or the like.
+        StorageError: Renaming fails, for example on a read-only disk.
     """
     with storing(folder):
         folder.rename(folder.with_name(name))
@@ -128,14 +128,14 @@ def rename_folder(folder: Path, name: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, put in its place when the context ends without an error.
+    """A folder to fill, moved to its path when the context ends without an error.
 
     Args:
-        folder: It is new or empty, but for what a killed process has left (`left_aside`).
+        folder: It is new or empty, except for files of a killed process (`left_aside`).
 
     Raises:
-        InputError: The place lies in a file.
-        StorageError: The disk is full, or the like. Nothing is left of it then.
+        InputError: A parent of the path is a file.
+        StorageError: Writing fails, for example on a full disk. No files are left then.
     """
     aside = left_aside(folder)
     with storing(folder):
@@ -150,7 +150,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 aside.rmdir()
             else:
                 aside.replace(folder)
-        except StorageError as error:  # people know the folder by its own name
+        except StorageError as error:  # the message must have the final name
             raise StorageError(str(error).replace(str(aside), str(folder))) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -159,16 +159,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def left_aside(folder: Path) -> Path:
-    """Where `whole_folder` writes: beside a new folder, in one that is there, which may be a disk of its own."""
+    """The temporary folder of `whole_folder`: beside a new folder, or in an existing one, which may be a mount."""
     return folder / ".sdclr.tmp" if folder.is_dir() else folder.with_name(f".{folder.name}.tmp")
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file, all or nothing.
+    """Append to a file, all or nothing.
 
     Raises:
-        InputError: The place lies in a file.
-        StorageError: The disk is full, or the like. The file is as it was.
+        InputError: A parent of the path is a file.
+        StorageError: Writing fails, for example on a full disk. The file is unchanged.
     """
     with storing(path, size=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def append(path: Path, data: bytes) -> None:
             before = os.fstat(file.fileno()).st_size
             try:
                 rest = memoryview(data)
-                while rest:  # a disk that fills up takes a part first
+                while rest:  # a disk that is almost full accepts a part first
                     rest = rest[file.write(rest) :]
             except BaseException:
                 with suppress(OSError):
@@ -185,17 +185,17 @@ def append(path: Path, data: bytes) -> None:
 
 
 def append_json(path: Path, values: dict[str, Any]) -> None:
-    """Add a line of JSON to a file. Errors are those of `append`."""
+    """Append a line of JSON to a file. Errors are those of `append`."""
     append(path, f"{json.dumps(values)}\n".encode())
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: "DTypeLike") -> "np.memmap[Any, Any]":
-    """A new NumPy file of zeros, mapped into memory for reading and writing.
+    """Create a NumPy file of zeros, memory-mapped for reading and writing.
 
-    Its space on disk is reserved first: without that, a full disk ends the process by SIGBUS when a page is written.
+    Its space on disk is reserved first: otherwise a full disk ends the process with SIGBUS when a page is written.
 
     Raises:
-        StorageError: There is too little space, or the like. No file is left.
+        StorageError: Writing fails, for example for lack of space. No file is left.
     """
     import numpy as np
 
@@ -209,11 +209,11 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: "DTypeLike") -> "np.mem
 
 
 def mapped_array(path: Path) -> "np.memmap[Any, Any]":
-    """A NumPy file that is there, mapped for reading and writing; holes in it get their space on disk.
+    """Map an existing NumPy file for reading and writing; disk space is reserved for holes in it.
 
     Raises:
         StorageError: There is too little space for them, or no permission.
-        ValueError: It is no whole NumPy file.
+        ValueError: The file is not a complete NumPy file.
     """
     import numpy as np
 
@@ -225,16 +225,16 @@ def mapped_array(path: Path) -> "np.memmap[Any, Any]":
 
 @contextmanager
 def temporary_array(folder: Path | None, name: str, rows: int, dtype: "DTypeLike") -> Iterator["NDArray[Any]"]:
-    """A table in a temporary file, mapped into memory with its space reserved, until the context ends.
+    """A memory-mapped table in a temporary file, with its space reserved, until the context ends.
 
     Args:
-        folder: Where the file lies; by default where temporary files do.
-        name: Begins the file's name. Files of that name whose process was killed are removed.
-        rows: Its length.
-        dtype: Of a row.
+        folder: The folder of the file; by default the folder for temporary files.
+        name: Beginning of the file's name. Files with this beginning from killed processes are removed.
+        rows: Number of rows.
+        dtype: Type of a row.
 
     Raises:
-        StorageError: There is too little space, or the like. The file is removed.
+        StorageError: Writing fails, for example for lack of space. The file is removed.
     """
     import numpy as np
 
@@ -244,38 +244,38 @@ def temporary_array(folder: Path | None, name: str, rows: int, dtype: "DTypeLike
         if folder is not None:
             _remove_abandoned(folder, f"{name}-*.tmp")
         with tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".tmp", dir=place) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # while it is held, nobody takes the file for abandoned
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # the lock shows that the file is in use
             _reserve(file, size)
             yield np.memmap(file.name, dtype=dtype, mode="r+", shape=(rows,)) if rows else np.zeros(0, dtype=dtype)
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for temporary files, removed with all that is in it when the context ends.
+    """A folder for temporary files, removed with its contents when the context ends.
 
     Raises:
-        StorageError: It cannot be made.
+        StorageError: It cannot be created.
     """
     with _temporary() as place, tempfile.TemporaryDirectory(prefix="sdclr-", dir=place) as name:
         yield Path(name)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, unless they are there.
+    """Create a folder and its parents, unless they exist.
 
     Raises:
-        InputError: The place lies in a file.
-        StorageError: No permission, or the like.
+        InputError: A parent of the path is a file.
+        StorageError: It cannot be created, for example for lack of permission.
     """
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there.
+    """Remove a file, or a folder with its contents, if it exists.
 
     Raises:
-        StorageError: No permission, or the like.
+        StorageError: It cannot be removed, for example for lack of permission.
     """
     with storing(path):
         if path.is_dir() and not path.is_symlink():
@@ -285,13 +285,13 @@ def remove(path: Path) -> None:
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Give a file so many bytes of space on the disk, without a change of what it holds."""
+    """Reserve `size` bytes on the disk for a file, without changing its contents."""
     file.flush()
-    if size and hasattr(os, "posix_fallocate"):  # macOS has none
+    if size and hasattr(os, "posix_fallocate"):  # macOS lacks it
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems have none
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems lack it
                 raise
     missing = size - file.seek(0, os.SEEK_END)
     while missing > 0:
@@ -300,7 +300,7 @@ def _reserve(file: IO[bytes], size: int) -> None:
 
 
 def _remove_abandoned(folder: Path, pattern: str) -> None:
-    """Remove temporary files that no process holds a lock on any more."""
+    """Remove temporary files that no process has locked any more."""
     for path in folder.glob(pattern):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -309,7 +309,7 @@ def _remove_abandoned(folder: Path, pattern: str) -> None:
 
 @contextmanager
 def _temporary(folder: Path | None = None, size: int | None = None) -> Iterator[Path]:
-    """The folder of temporary files, if no other one is given. `storing` with the remedy that fits."""
+    """The given folder, or that for temporary files, inside `storing` with a matching remedy."""
     try:
         place = Path(tempfile.gettempdir() if folder is None else folder)
     except FileNotFoundError as error:
@@ -325,7 +325,7 @@ def _temporary(folder: Path | None = None, size: int | None = None) -> Iterator[
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk. Some file systems cannot; the file is in its place anyway."""
+    """Sync the names in a folder to disk. Some file systems cannot; the file is in its place anyway."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

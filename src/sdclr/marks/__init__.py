@@ -1,1 +1,1 @@
-"""Marks that a person made on a page of images (keep, drop, a label), and what is done with them."""
+"""Read the marks that a person made on a page of images (keep, drop, label), and apply them."""

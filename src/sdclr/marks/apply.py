@@ -27,28 +27,28 @@ _LINE_BREAKS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 
 @dataclass(frozen=True)
 class Applied:
-    """What marks say, and what was written."""
+    """Result of `apply_marks`: the marks, their images, and the files written."""
 
     marks: Marks
     images: Matched
-    """The images they speak of: kept, dropped, missing."""
+    """The marked images: kept, dropped, missing."""
     written: dict[str, Path] = field(default_factory=dict)
-    """The outputs by their options: "manifest", "links", "classes", "drop_list", "move_dropped" (its log)."""
+    """Output paths by option: "manifest", "links", "classes", "drop_list", "move_dropped" (the log)."""
     folders: dict[str, str] = field(default_factory=dict)
-    """Name of the class folder by label."""
+    """Label to class folder name."""
     unlabeled: int = 0
-    """Kept images without a label, which are in no class folder unless one was named for them."""
+    """Number of kept images without a label; they are in a class folder only if `unlabeled` names one."""
     moved: int = 0
-    """Dropped files that were moved."""
+    """Number of dropped files that were moved."""
     unreadable: list[tuple[Picture, str]] = field(default_factory=list)
-    """Images that could not be read and are in no folder, with the reason."""
+    """Unreadable images, which are in no folder, with the reason."""
     notes: list[str] = field(default_factory=list)
-    """What the caller should know, a sentence each."""
+    """Notes for the caller, one sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Where to write what; None writes nothing."""
+    """Output paths and options; no output is written where the path is None."""
 
     manifest: Path | None = None
     links: Path | None = None
@@ -59,7 +59,7 @@ class Outputs:
     move_dropped: Path | None = None
 
     def paths(self) -> dict[str, Path]:
-        """The outputs that are asked for, by name."""
+        """Paths of the requested outputs by name."""
         named = {name: getattr(self, name) for name in ("manifest", "links", "classes", "drop_list", "move_dropped")}
         return {name: path for name, path in named.items() if path is not None}
 
@@ -78,36 +78,36 @@ def apply_marks(
     only_marked: bool = False,
     dry_run: bool = False,
 ) -> Applied:
-    """Carry out marks that a person made on a page of images.
+    """Apply marks that a person made on a page of images.
 
-    Images are kept unless they are marked `drop`. Without `images`, only marked images count, and their paths are taken
-    from the marks; with `images`, every image of the collection counts, marks find theirs by id, and unmarked images
-    keep the labels that the collection has. Images that are no files of their own are written as files: as they are
-    stored if they are encoded, or else as PNG. Nothing is moved but by `move_dropped`, and nothing is ever deleted or
-    replaced but an older manifest or list of the same name.
+    Images are kept unless they are marked `drop`. Without `images`, only marked images are used, with the paths from
+    the marks. With `images`, every image of the collection is used: marks are matched by id, and unmarked images keep
+    their labels from the collection. Images that are not individual files are written as files: encoded images as
+    stored, others as PNG. Only `move_dropped` moves files. No file is deleted, and only an older manifest or list of
+    the same name is replaced.
 
     Args:
         marks: Marks, or a file of them; see `read_marks`.
-        images: The collection that was marked: whatever `open_source` takes, or embeddings whose ids name files.
-        manifest: A .csv or .parquet file to list the kept images in: path (absolute), id, and label if any image has
+        images: The marked collection: any input of `open_source`, or embeddings whose ids name files.
+        manifest: A .csv or .parquet file that lists the kept images: path (absolute), id, and label if any image has
             one. `open_source` reads it.
-        links: A folder for the kept images, under their ids.
-        classes: A folder with a folder for each label, for the kept images that have one. `open_source` reads it.
-            Labels that are no folder names are changed; `classes.csv` in it says which folder holds which label.
+        links: A folder for the kept images, named by their ids.
+        classes: A folder with one subfolder per label, for the labeled kept images. `open_source` reads it. Labels
+            that are not valid folder names are changed; `classes.csv` inside maps folders to labels.
         unlabeled: A folder in `classes` for kept images without a label; by default they are left out.
-        how: Whether images that are files come into these folders as symbolic links, hard links or copies.
-        drop_list: A file for the dropped images, a path a line (an id where an image is no file); or a .csv file with
-            the columns path, id.
-        move_dropped: A folder to move dropped files to, under their ids. `undo_moves` reverses it by the log in it.
+        how: How image files are placed in these folders: as symbolic links, hard links or copies.
+        drop_list: A file that lists the dropped images, one path per line (the id if an image is not a file); or a
+            .csv file with the columns path, id.
+        move_dropped: A folder to move dropped files to, named by their ids. `undo_moves` reverses this with its log.
         only_marked: Leave out images of the collection that are not marked.
         dry_run: Check everything, and write nothing.
 
     Returns:
-        The images, and what was written. Files that are not there are listed and left out.
+        The images and the written outputs. Missing files are listed and left out.
 
     Raises:
-        InputError: The marks contradict each other, belong to other images, or an output cannot be written safely. Then
-            nothing has been moved; folders may have been begun, and the same call goes on with them.
+        InputError: The marks contradict each other, belong to other images, or an output cannot be written safely. No
+            file has been moved then; folders may be incomplete, and the same call continues them.
 
     Example:
         >>> done = apply_marks("marks.csv", "./images", classes="./labeled")  # doctest: +SKIP
@@ -142,7 +142,7 @@ def apply_marks(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that will be written, checked before anything is."""
+    """Everything to write, checked before the first write."""
 
     links: list[Placed]
     classes: list[Placed]
@@ -187,12 +187,12 @@ def _plan(wanted: Outputs, matched: Matched) -> _Plan:
 
 
 def _classes(wanted: Outputs, kept: Sequence[Picture], suffixes: Sequence[str]) -> tuple[list[Placed], dict[str, str]]:
-    """Places of the images that have a label, and the folder of each label."""
+    """Paths of the labeled images, and the folder of each label."""
     labels = {picture.label for picture in kept if picture.label}
     extra = wanted.unlabeled
     alike = extra is not None and extra.casefold() in {label.casefold() for label in labels}
     if extra is not None and (alike or not extra.strip() or folder_names([extra], reserved=RESERVED)[extra] != extra):
-        why = "is a label too" if alike else "is no name of a folder"
+        why = "is a label too" if alike else "is not a valid folder name"
         raise InputError(f"--unlabeled {extra!r} {why}; give another name, such as unlabeled")
     folders = folder_names(labels | ({extra} if extra else set()), reserved=RESERVED)
     chosen = [(picture, suffix) for picture, suffix in zip(kept, suffixes, strict=True) if picture.label or extra]
@@ -209,7 +209,7 @@ def _classes(wanted: Outputs, kept: Sequence[Picture], suffixes: Sequence[str]) 
 
 
 def _write(wanted: Outputs, matched: Matched, plan: _Plan) -> list[tuple[Picture, str]]:
-    """Write everything but moves. Returns images that could not be read after all."""
+    """Write every output, but move no files. Returns images that turned out to be unreadable."""
     unreadable: list[tuple[Picture, str]] = []
     at: dict[str, Path] = {}
     for folder, placed in ((wanted.classes, plan.classes), (wanted.links, plan.links)):
@@ -255,7 +255,7 @@ def _write_manifest(path: Path, kept: Sequence[Picture], at: dict[str, Path]) ->
 
 def _check_manifest(path: Path, kept: Sequence[Picture], *, placeable: bool, matched: Matched) -> None:
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{path}: is no manifest by its name; give a .csv or .parquet file")
+        raise InputError(f"{path}: is not a manifest file name; give a .csv or .parquet file")
     if not kept:
         raise InputError(f"{path}: no image is kept, so there is nothing to list; check the marks")
     if not placeable:
@@ -279,10 +279,10 @@ def _check_manifest(path: Path, kept: Sequence[Picture], *, placeable: bool, mat
 
 
 def _need_files(pictures: Sequence[Picture], source: Source | None) -> None:
-    """Check that images are files, or that a collection can give them.
+    """Check that images are files, or that a collection can provide them.
 
     Raises:
-        InputError: Names the first that is no file.
+        InputError: An image is not a file. The message names the first one.
     """
     lost = None if source is not None else next((one for one in pictures if one.file is None), None)
     if lost is not None and lost.position is None:
@@ -291,18 +291,18 @@ def _need_files(pictures: Sequence[Picture], source: Source | None) -> None:
         )
     if lost is not None:
         raise InputError(
-            f"{lost.id!r} and others are no files of their own, so a manifest cannot list them; add --links FOLDER, "
+            f"{lost.id!r} and others are not individual files, so a manifest cannot list them; add --links FOLDER, "
             "which writes them as files"
         )
 
 
 def _alike(labels: Iterable[str]) -> list[str]:
-    """Labels that may be meant to be one."""
+    """Notes on labels that differ only in case."""
     found: dict[str, set[str]] = {}
     for label in labels:
         found.setdefault(label.casefold(), set()).add(label)
     several = [sorted(group) for group in found.values() if len(group) > 1]
-    return [f"Labels that differ in case alone, and may be one: {', '.join(group)}." for group in several]
+    return [f"Labels that differ only in case, and may be the same: {', '.join(group)}." for group in several]
 
 
 def _check_drops(path: Path, dropped: Sequence[Picture]) -> None:

@@ -1,4 +1,4 @@
-"""Which images marks speak of: their files, or their places in a collection."""
+"""Match marks to images: to files, or to positions in a collection."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,44 +13,44 @@ from sdclr.marks.rows import Mark, Marks, joined
 from sdclr.marks.table import is_marks
 
 _UNKNOWN = "\ufffd"
-"""What a browser writes for a byte that is not UTF-8."""
+"""Character that a browser writes for a byte that is not UTF-8."""
 
 
 class Picture(NamedTuple):
-    """One image and what becomes of it."""
+    """One image with its label and file."""
 
     id: str
     label: str
-    """From its mark, or else from its collection; "" where neither says any."""
+    """Label of its mark, otherwise of its collection; "" without a label."""
     file: Path | None
-    """Absolute; None where the image is no file of its own."""
+    """Absolute path; None if the image is not an individual file."""
     position: int | None
-    """In the collection; None without one."""
+    """Position in the collection; None without a collection."""
     where: str
     """The row that marks it, or "" for an image without a mark."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The images that marks speak of."""
+    """The images that marks refer to."""
 
     kept: list[Picture]
-    """What is not dropped: of the whole collection if there is one, else of the marked images."""
+    """Images that are not dropped: of the whole collection if given, otherwise of the marked images."""
     dropped: list[Picture]
     missing: list[Picture]
-    """Images whose file is not there; neither kept nor dropped."""
+    """Images whose file does not exist; neither kept nor dropped."""
     unknown: list[Mark] = field(default_factory=list)
     """Marks of images that are not in the collection."""
     silent: int = 0
-    """Rows that say nothing: no mark and no label."""
+    """Number of rows without a mark and a label."""
     source: Source | None = None
 
 
 def open_collection(images: ImageSource) -> Source:
-    """The images that were marked: whatever `open_source` takes, or embeddings whose ids name files.
+    """Open the marked collection: any input of `open_source`, or embeddings whose ids name files.
 
     Raises:
-        InputError: If they cannot be opened.
+        InputError: The collection cannot be opened.
     """
     if isinstance(images, (str, Path)) and is_marks(Path(images)):
         raise InputError(f"{images}: is a file of marks, not of images; name further files of marks by --also {images}")
@@ -60,19 +60,18 @@ def open_collection(images: ImageSource) -> Source:
 
 
 def match(marks: Marks, source: Source | None, *, only_marked: bool = False) -> Matched:
-    """Find the images that marks speak of.
+    """Find the images that marks refer to.
 
     Args:
         marks: The marks.
-        source: The collection; images are found in it by id, or else by path. Without it the rows' paths count.
+        source: The collection, searched by id, then by path. Without it the paths of the rows are used.
         only_marked: Leave out images of the collection that have no mark and no label.
 
     Returns:
         The images. With a collection, they are in its order, and unmarked images keep their labels in it.
 
     Raises:
-        InputError: If no mark belongs to the collection, a browser's id may mean two images, or one file is both
-        dropped
+        InputError: No mark belongs to the collection, a browser's id matches two images, or one file is both dropped
             and kept under two ids.
     """
     silent = sum(not row.mark and not row.label for row in marks.rows)
@@ -99,7 +98,7 @@ def match(marks: Marks, source: Source | None, *, only_marked: bool = False) -> 
 
 
 def _places(marks: Marks, source: Source) -> tuple[dict[int, Mark], list[Mark]]:
-    """The mark of each marked image by its position, and marks of other images."""
+    """Marks by image position, and marks of images outside the collection."""
     place_of = {image_id: place for place, image_id in enumerate(source.ids)}
     by_path: dict[str, int] | None = None
     garbled: dict[str, list[int]] | None = None
@@ -133,7 +132,7 @@ def _places(marks: Marks, source: Source) -> tuple[dict[int, Mark], list[Mark]]:
 
 
 def _garbled(ids: Sequence[str]) -> dict[str, list[int]]:
-    """Positions of the images whose names are not UTF-8, by their names as a browser writes them."""
+    """Positions of images whose names are not UTF-8, keyed by the name that a browser writes."""
     found: dict[str, list[int]] = {}
     for place, image_id in enumerate(ids):
         if not image_id.isascii():
@@ -162,7 +161,7 @@ def _pictures(source: Source, found: dict[int, Mark], *, only_marked: bool) -> I
 
 
 def source_label(source: Source, place: int) -> str:
-    """The class of an image in its collection, "" where unknown."""
+    """Class name of an image in its collection, "" if unknown."""
     number = -1 if source.labels is None else int(source.labels[place])
     if number < 0:
         return ""
@@ -170,7 +169,7 @@ def source_label(source: Source, place: int) -> str:
 
 
 def absolute(path: Path) -> Path:
-    """An absolute path without `..`; unlike `resolve` it follows no links."""
+    """An absolute path without `..`. Unlike `resolve`, it follows no links."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 

@@ -1,4 +1,4 @@
-"""Move files aside, and back again by the log of it."""
+"""Move files to another folder with a log, and move them back."""
 
 import errno
 import os
@@ -16,36 +16,36 @@ from sdclr.marks.place import file_suffix
 from sdclr.progress import stage
 
 LOG: Final = "moved.csv"
-"""The log in a folder of moved files: from (absolute), to (relative to the log's folder), id."""
+"""Log in a folder of moved files. Columns: from (absolute), to (relative to the log's folder), id."""
 _ASIDE: Final = ".sdclr-move.tmp"
 _HEADER: Final = ("from", "to", "id")
 
 
 @dataclass(frozen=True)
 class Undone:
-    """What became of the files of a log."""
+    """Result of `undo_moves`: the original paths of the logged files."""
 
     returned: list[Path]
     """Files that were moved back."""
     there: list[Path]
-    """Files that were in their old place already."""
+    """Files that were already at the original path."""
     taken: list[Path]
-    """Old places that another file has taken; the moved file stays where it is."""
+    """Original paths that another file now has; the moved file stays where it is."""
     missing: list[Path] = field(default_factory=list)
-    """Files that are neither in the old place nor in the new one."""
+    """Files that are at neither path."""
 
 
 def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str, str]]:
-    """Where dropped files would go: each file, its place relative to the folder, its id. Nothing is moved.
+    """Plan the moves of dropped files: each file, its new path relative to the folder, its id. Moves nothing.
 
     Raises:
-        InputError: If the folder holds anything but files that were moved there before, or an image is no file.
+        InputError: The folder holds other files than those of earlier moves, or an image is not a file.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"{folder}: is there already and no folder; give a new folder for what is dropped")
+        raise InputError(f"{folder}: exists and is not a folder; give a new folder for dropped files")
     log = folder / LOG
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    if there - {f".{LOG}.tmp"} and not log.is_file():  # that is left by a killed call
+    if there - {f".{LOG}.tmp"} and not log.is_file():  # a killed call leaves the .tmp file
         raise InputError(f"{folder}: is not empty, and has no {LOG} of earlier moves; give a new or empty folder")
     if log.is_file():
         list(_moves(log))
@@ -53,7 +53,7 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
     for picture in dropped:
         if picture.file is None:
             raise InputError(
-                f"{picture.where or picture.id}: {picture.id!r} is no file of its own, so it cannot be moved; "
+                f"{picture.where or picture.id}: {picture.id!r} is not an individual file, so it cannot be moved; "
                 "use --drop-list, or --manifest with --links for the images to keep"
             )
         known.setdefault(picture.file, picture)  # a file may have two ids
@@ -67,16 +67,16 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
 
 
 def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
-    """Move files as `plan_moves` says, and log it.
+    """Move files by a plan of `plan_moves`, and log the moves.
 
-    The log is on disk before the first file moves. A file is never replaced; stopped in between, each file is in its
-    old place or its new one.
+    The log is on disk before the first move. No file is replaced. After an interruption, each file is at its old or
+    its new path.
 
     Returns:
-        The log.
+        Path of the log.
 
     Raises:
-        InputError: If a file cannot be moved; those before it are.
+        InputError: A file cannot be moved; the files before it have moved.
     """
     log = folder / LOG
     before = list(_moves(log)) if log.is_file() else []
@@ -90,16 +90,16 @@ def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
 
 
 def undo_moves(log: str | Path) -> Undone:
-    """Move files back to where they were before they were dropped.
+    """Move dropped files back to their original paths.
 
     Args:
-        log: The `moved.csv` in their folder. The folder itself may have moved since.
+        log: The `moved.csv` in their folder, or that folder. The folder itself may have moved since.
 
     Returns:
-        What was moved back, and what was not. The log stays; undoing twice does no harm.
+        The files that moved back and those that did not. The log stays; a second call does no harm.
 
     Raises:
-        InputError: If the log cannot be read, or a file cannot be moved; the message names it.
+        InputError: The log cannot be read, or a file cannot be moved; the message names it.
     """
     log = Path(log)
     if log.is_dir():
@@ -118,15 +118,15 @@ def undo_moves(log: str | Path) -> Undone:
 
 
 def move_file(file: Path, target: Path) -> None:
-    """Move one file, also to another disk; never over another file.
+    """Move one file, also to another disk. Replaces no file.
 
     Raises:
-        InputError: If it cannot be moved. The file is then where it was.
-        StorageError: If that is because of a full disk, a missing permission or the like.
+        InputError: The file cannot be moved; it stays where it was.
+        StorageError: The cause is a full disk, a missing permission or the like.
     """
     try:
         make_folder(target.parent)
-        if _same(file, target):  # stopped between its two names
+        if _same(file, target):  # an earlier call stopped after linking the new name
             file.unlink()
             return
         try:
@@ -144,7 +144,7 @@ def move_file(file: Path, target: Path) -> None:
 
 
 def _copy(file: Path, target: Path) -> None:
-    """Copy a file to another disk, whole or not at all; a link is copied as a link."""
+    """Copy a file to another disk atomically. A link is copied as a link."""
     if file.is_symlink():
         target.symlink_to(file.readlink())
         return
@@ -156,7 +156,7 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two names are of one file, links not followed."""
+    """Whether two paths are the same file. Links are not followed."""
     try:
         return os.path.samestat(one.lstat(), other.lstat())
     except OSError:
@@ -164,7 +164,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _free(folder: Path, name: str, file: Path) -> str:
-    """The name, or the next one that no other file in the folder has."""
+    """The name, with a number appended if another file in the folder has it."""
     place, number = PurePosixPath(name), 1
     while os.path.lexists(folder / name) and not _same(folder / name, file):
         number += 1
@@ -173,7 +173,7 @@ def _free(folder: Path, name: str, file: Path) -> str:
 
 
 def _moves(log: Path) -> Iterator[tuple[str, str, str]]:
-    """The rows of a log, checked."""
+    """Yield the checked rows of a log."""
     for number, cells in enumerate(read_csv(log, _HEADER, "give the log that --move-dropped wrote"), start=2):
         origin, to, image_id = cells
         place = PurePosixPath(to)

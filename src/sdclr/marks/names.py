@@ -1,8 +1,8 @@
-"""Names of files and folders made from ids and labels, which may hold anything.
+"""File and folder names from ids and labels, which may contain any characters.
 
-A label becomes one folder name that every common file system takes. An id keeps its relative path; only what would
-leave the folder, hide the file or be refused is changed. Names that differ in case alone are kept apart, since some
-file systems take them for one.
+A label becomes one folder name that is valid on every common file system. An id keeps its relative path, except parts
+that would leave the folder, hide the file or be invalid. Names that differ only in case are made distinct, since some
+file systems treat them as equal.
 """
 
 import hashlib
@@ -11,43 +11,43 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sdclr.data.formats import SUFFIXES
 from sdclr.data.sources import SPLIT_NAMES
+from sdclr.decoding.formats import SUFFIXES
 
 _LONGEST: Final = 200
-"""Bytes of one part of a path; file systems end at 255, and a mark that tells names apart must still fit."""
+"""Maximum bytes of one part of a path. File systems allow 255; the rest is for a distinguishing suffix."""
 
 _DEEPEST: Final = 2_000
-"""Bytes of a relative path; systems end at 4,096, and the folder around must still fit."""
+"""Maximum bytes of a relative path. Systems allow 4,096; the rest is for the parent folder."""
 
 _FORBIDDEN: Final = frozenset('/\\<>:"|?*')
-"""Characters that Windows, or every system, refuses in a name."""
+"""Characters that are invalid in a name on Windows or on every system."""
 
 _DEVICES: Final = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
 )
-"""Names that Windows keeps for devices, also before a dot."""
+"""Device names that Windows reserves, also with an extension."""
 
 _HIDDEN_KINDS: Final = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
 _JOINERS: Final = frozenset("\u200c\u200d")
-"""Invisible, but part of words and of emoji."""
+"""Invisible characters that occur in words and emoji."""
 
 
 def folder_names(labels: Iterable[str], *, reserved: Iterable[str] = ()) -> dict[str, str]:
-    """One folder name for each label, no two alike.
+    """Unique folder names for labels.
 
     Args:
         labels: The labels; repetitions count once.
         reserved: Names that may not be used.
 
     Returns:
-        Name by label, in the order of the sorted labels. A label that is a usable name keeps it, unless another label
-        that sorts before it has the same one but for case.
+        Names by label, in the order of the sorted labels. A label that is a valid name keeps it, unless a label that
+        sorts before it differs only in case.
     """
     found: dict[str, str] = {}
     taken = {_key(name) for name in reserved}
     ordered = sorted(set(labels))
-    # Labels that are names already come first, so that a label that must change does not take their place.
+    # Labels that are valid names come first, so that a changed label does not take their name.
     for label in sorted(ordered, key=lambda label: (_safe(label) != label, label)):
         name = _safe(label)
         for number in range(len(taken)):
@@ -57,22 +57,22 @@ def folder_names(labels: Iterable[str], *, reserved: Iterable[str] = ()) -> dict
         taken.add(_key(name))
         found[label] = name
     names = set(map(str.casefold, found.values()))
-    if len(names) > 1 and names <= SPLIT_NAMES:  # such folders would be read as splits of a data set
+    if len(names) > 1 and names <= SPLIT_NAMES:  # such folders would be read as the splits of a dataset
         first = min(found)
         found[first] = f"{found[first]}_"
     return {label: found[label] for label in ordered}
 
 
 def relative_names(ids: Sequence[str], suffixes: Sequence[str], *, reserved: Iterable[str] = ()) -> list[str]:
-    """A relative path for each id, no two alike, and none that is a folder on the way to another.
+    """Unique relative paths for ids. No path is a parent folder of another.
 
     Args:
-        ids: Ids of images: relative paths, or anything else.
-        suffixes: The ending for each that has no ending of an image file, such as ".png".
+        ids: Ids of images: relative paths or any other text.
+        suffixes: Extension for each id that has no image extension, such as ".png".
         reserved: Paths that may not be used.
 
     Returns:
-        Paths with `/` between their parts, in the order of the ids. They depend on the ids alone.
+        Paths with `/` between their parts, in the order of the ids. They depend only on the arguments.
     """
     taken = {_key(path) for path in reserved}
     folders: set[str] = set()
@@ -86,7 +86,7 @@ def relative_names(ids: Sequence[str], suffixes: Sequence[str], *, reserved: Ite
                 break
             stem, ending = os.path.splitext(wanted.rpartition("/")[2])  # noqa: PTH122  # a million paths are slow
             name = f"{_short(stem, _LONGEST - 9)}-{_digest(image_id, number)}{ending}"
-            # Where a file has the name of a folder above it, the image goes to the top.
+            # If a file has the name of one of its parent folders, the image goes to the top.
             path = name if below else f"{path.rpartition('/')[0]}/{name}".lstrip("/")
             key = _key(path)
         taken.add(key)
@@ -107,7 +107,7 @@ def _relative(image_id: str, suffix: str) -> str:
 
 
 def _part(part: str) -> str:
-    """One part of an id as a name that stays in its folder, is not hidden and is not too long."""
+    """One part of an id as a name that stays in its folder, is visible and is not too long."""
     if part == "..":
         return "_"
     return _shortened(f"_{part[1:]}" if part.startswith(".") else part, part)
@@ -125,10 +125,10 @@ def _suffix(name: str) -> str:
 
 
 def _safe(label: str) -> str:
-    """A label as the name of a folder, which need not be unique."""
+    """A label as a valid folder name. It may not be unique."""
     name = "".join("_" if _hides(letter) or letter in _FORBIDDEN else letter for letter in label.strip())
     stem = name.rstrip(". ")
-    name = stem + "_" * (len(name) - len(stem))  # Windows drops dots and blanks at the end
+    name = stem + "_" * (len(name) - len(stem))  # Windows drops trailing dots and spaces
     if name.startswith("."):
         name = f"_{name[1:]}"
     if name.partition(".")[0].strip().casefold() in _DEVICES:
@@ -137,31 +137,31 @@ def _safe(label: str) -> str:
 
 
 def _hides(letter: str) -> bool:
-    """Whether a character is invisible or turns the direction of the text around it."""
+    """Whether a character is invisible or changes the text direction."""
     kind = unicodedata.category(letter)
     return kind in _HIDDEN_KINDS or (kind == "Cf" and letter not in _JOINERS)
 
 
 def _short(text: str, limit: int) -> str:
-    """The beginning of a text, at most so many bytes of whole characters."""
+    """The beginning of a text: whole characters, at most `limit` bytes."""
     while len(os.fsencode(text)) > limit:
         text = text[: max(limit // 4, len(text) - max(1, (len(os.fsencode(text)) - limit) // 4))]
     return text.rstrip()
 
 
 def _above(path: str) -> list[str]:
-    """The folders on the way to a path, the topmost first."""
+    """The parent folders of a path, topmost first."""
     return [path[:place] for place, letter in enumerate(path) if letter == "/"] if "/" in path else []
 
 
 def _key(path: str) -> str:
-    """Equal for names that some file system takes for one."""
+    """Key that is equal for names that some file systems treat as equal."""
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _digest(text: str, number: int = 0) -> str:
-    """Tells names apart; the number tells apart what still has one name."""
+    """Hash suffix that makes a name unique. The number separates names that still collide."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{digest}{number}" if number else digest

@@ -1,4 +1,4 @@
-"""Put images into a folder as links, copies or new files: each whole or not at all, and never over another file."""
+"""Place images in a folder as links, copies or new files. Writes are atomic and replace no file."""
 
 import errno
 import io
@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from PIL import Image
 
-from sdclr.data.formats import ENDINGS, SUFFIXES, formats
 from sdclr.data.sources import Source, image_bytes
+from sdclr.decoding.formats import ENDINGS, SUFFIXES, formats
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import (
     NO_LINKS,
@@ -28,12 +28,12 @@ from sdclr.marks.match import Picture
 from sdclr.progress import stage
 
 How = Literal["symlink", "hardlink", "copy"]
-"""How an image that is a file comes into another folder."""
+"""How an image file is placed in another folder."""
 
 MANIFEST: Final = "manifest.csv"
-"""Lists the images of a folder that was written: path (relative to it), id, label."""
+"""Manifest of a written folder: path (relative to the folder), id, label."""
 TABLE: Final = "classes.csv"
-"""Says which folder holds which label."""
+"""Table that maps folders to labels."""
 
 _OURS: Final = ".sdclr-apply.json"
 _ASIDE: Final = ".sdclr-apply.tmp"
@@ -41,11 +41,11 @@ _FORMAT: Final = "sdclr-apply-1"
 _BLOCK: Final = 2**20
 _OWN: Final = frozenset({_OURS, f".{_OURS}.tmp", _ASIDE, MANIFEST, f".{MANIFEST}.tmp", TABLE, f".{TABLE}.tmp"})
 RESERVED: Final = (MANIFEST, TABLE)
-"""Names at the top of a folder that no image takes."""
+"""Names at the top of a folder that no image may use."""
 
 
 class Placed(NamedTuple):
-    """One image and its place in a folder."""
+    """One image and its path in a folder."""
 
     picture: Picture
     path: str
@@ -53,26 +53,26 @@ class Placed(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What came into a folder."""
+    """Result of `place`."""
 
     placed: list[Placed]
-    """Images that are there now, those of an earlier, interrupted call included."""
+    """Images in the folder, including those of an earlier, interrupted call."""
     unreadable: list[tuple[Picture, str]]
-    """Images that could not be read, with the reason."""
+    """Unreadable images, with the reason."""
 
 
 def stored_image(source: Source, position: int) -> tuple[bytes, str]:
-    """An image that is no file of its own, as the contents of one: as it is stored, or else PNG.
+    """File contents for an image that is not an individual file: the stored bytes, otherwise PNG.
 
     Args:
         source: The collection.
-        position: The image's place in it.
+        position: The image's position in it.
 
     Returns:
-        The bytes, and the ending that goes with them, such as ".jpg".
+        The bytes, and the matching file extension, such as ".jpg".
 
     Raises:
-        BadImageError: If it cannot be read.
+        BadImageError: The image is unreadable.
     """
     data = image_bytes(source, position)
     if data is None:
@@ -88,10 +88,10 @@ def stored_image(source: Source, position: int) -> tuple[bytes, str]:
 
 
 def suffix_of(picture: Picture, source: Source | None) -> str:
-    """The ending that a file of this image gets if its id has none.
+    """File extension for this image if its id has none.
 
     Raises:
-        BadImageError: If it is stored as something that is no image.
+        BadImageError: The stored bytes are not an image.
     """
     if picture.file is not None:
         return file_suffix(picture.file)
@@ -101,22 +101,22 @@ def suffix_of(picture: Picture, source: Source | None) -> str:
 
 
 def file_suffix(file: Path) -> str:
-    """The ending of an image file, "" if it has none that is known."""
+    """Extension of an image file, "" if it has no known one."""
     return file.suffix if file.suffix.lower() in SUFFIXES else ""
 
 
 def check_folder(folder: Path, planned: Sequence[str]) -> None:
-    """Check that a folder is new, empty, or one that an earlier call with the same images left.
+    """Check that a folder is new, empty, or left by an earlier call with the same images.
 
     Args:
         folder: The folder.
-        planned: Relative paths of the images that shall be in it.
+        planned: Relative paths of the images to place in it.
 
     Raises:
-        InputError: If it is something else; names what is in the way.
+        InputError: The folder is none of these. The message names the unexpected entry.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"{folder}: is there already and no folder; give a new folder")
+        raise InputError(f"{folder}: exists and is not a folder; give a new folder")
     if not folder.is_dir() or {file.name for file in folder.iterdir()} <= {f".{_OURS}.tmp"}:  # left by a killed call
         return
     mark = folder / _OURS
@@ -128,26 +128,26 @@ def check_folder(folder: Path, planned: Sequence[str]) -> None:
     strange = next((entry for entry in _entries(folder) if entry not in wanted), None)
     if strange is not None:
         raise InputError(
-            f"{folder}: holds {strange!r}, which these marks do not put there; give a new folder, or remove this one"
+            f"{folder}: contains {strange!r}, which these marks do not place; give a new folder, or remove this one"
         )
 
 
 def place(folder: Path, plan: Sequence[Placed], how: How, source: Source | None) -> Written:
-    """Put images into a folder that `check_folder` has passed. What is there already is left as it is.
+    """Place images in a folder that passed `check_folder`. Files already there stay unchanged.
 
     Args:
-        folder: The folder; made if it is missing.
-        plan: The images and their places.
-        how: How those that are files come there. All others are written as files.
-        source: The collection, for images that are no files.
+        folder: The folder; created if missing.
+        plan: The images and their paths.
+        how: How to place images that are files. All others are written as files.
+        source: The collection, for images that are not files.
 
     Raises:
-        InputError: If the folder cannot hold such links, or has another file in an image's place.
-        StorageError: If the folder cannot be written.
+        InputError: The folder does not support such links, or another file has the path of an image.
+        StorageError: The folder cannot be written.
     """
     placed, unreadable = [], []
     write_json(folder / _OURS, {"format": _FORMAT, "about": "`sdclr apply` wrote this folder and may add to it"})
-    remove(folder / _ASIDE)  # what a killed call has left
+    remove(folder / _ASIDE)  # left by a killed call
     with stage("placing images", len(plan)) as update:
         for number, one in enumerate(plan, start=1):
             make_folder((folder / one.path).parent)
@@ -163,7 +163,7 @@ def place(folder: Path, plan: Sequence[Placed], how: How, source: Source | None)
 
 def write_list(folder: Path, placed: Sequence[Placed]) -> None:
     """Write the manifest of a folder."""
-    # Manifest readers trim blanks at the beginning of a path.
+    # Manifest readers trim leading spaces of a path.
     paths = (f"./{one.path}" if one.path[0].isspace() else one.path for one in placed)
     rows = ((path, one.picture.id, one.picture.label) for path, one in zip(paths, placed, strict=True))
     write_atomically(folder / MANIFEST, csv_bytes([("path", "id", "label"), *rows], quote_all=True))
@@ -178,7 +178,7 @@ def _place_one(folder: Path, one: Placed, how: How, source: Source | None) -> No
         data, _ = stored_image(source, one.picture.position)
     if os.path.lexists(target):
         if not _is_it(target, file, data, how):
-            raise InputError(f"{target}: is there already, with other contents; remove it, or give a new folder")
+            raise InputError(f"{target}: exists with other contents; remove it, or give a new folder")
     elif file is None or how == "copy":
         size = file.stat().st_size if file is not None and file.is_file() else len(data or b"")
         with streamed(target, size=size, aside=folder / _ASIDE, replace=False) as written:
@@ -202,7 +202,7 @@ def _link(file: Path, target: Path, how: How) -> None:
         kind = "symbolic links" if how == "symlink" else "hard links"
         if error.errno == errno.EXDEV:
             raise InputError(
-                f"{target}: lies on another disk than {file}, which hard links cannot; use --copy"
+                f"{target}: is on another disk than {file}, where hard links are impossible; use --copy"
             ) from error
         if error.errno in NO_LINKS:
             raise InputError(
@@ -212,10 +212,10 @@ def _link(file: Path, target: Path, how: How) -> None:
 
 
 def _blocks(file: Path, image_id: str) -> Iterator[bytes]:
-    """The contents of a file, piece by piece.
+    """Yield the contents of a file in blocks.
 
     Raises:
-        BadImageError: It cannot be read.
+        BadImageError: The file cannot be read.
     """
     try:
         with file.open("rb") as opened:
@@ -226,7 +226,7 @@ def _blocks(file: Path, image_id: str) -> Iterator[bytes]:
 
 
 def _is_it(target: Path, file: Path | None, data: bytes | None, how: How) -> bool:
-    """Whether what an earlier call left is what this one would put there."""
+    """Whether an existing target is what this call would place there."""
     if file is None:
         return not target.is_symlink() and target.is_file() and target.read_bytes() == data
     if how == "symlink":
@@ -240,7 +240,7 @@ def _is_it(target: Path, file: Path | None, data: bytes | None, how: How) -> boo
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    """Relative paths of all that lies below a folder but real folders; links to folders are entries, not entered."""
+    """Relative paths of all files and links below a folder. Links to folders count as entries."""
 
     def stop(error: OSError) -> Any:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); give a new folder") from error

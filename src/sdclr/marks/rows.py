@@ -1,4 +1,4 @@
-"""One mark, and all marks of one or several files."""
+"""A mark of one image, and the marks of one or several files."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,38 +9,36 @@ from typing import Final, Literal, TypeAlias
 from sdclr.errors import InputError
 
 Decision: TypeAlias = Literal["keep", "drop", ""]
-"""What becomes of an image; "" says nothing."""
+"""Decision on an image; "" for none."""
 
 _LONGEST: Final = 200
-"""Characters of a value that an error shows."""
+"""Maximum characters of a value in an error message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What a person said of one image."""
+    """One person's mark of one image."""
 
     id: str = ""
-    """The image's id in its collection; "" where only its file is known."""
+    """The image's id in its collection; "" if only its file is known."""
     path: str = ""
-    """Its file, an absolute path; "" where it is no file of its own."""
+    """Absolute path of its file; "" if it is not an individual file."""
     mark: Decision = ""
     """Whether to keep or to drop it."""
     label: str = ""
-    """Its label, "" for none; blanks around it are removed."""
+    """Its label, "" for none. Surrounding spaces are removed."""
     where: str = field(default="", compare=False)
-    """File and row, for errors."""
+    """File and row, for error messages."""
 
     def __post_init__(self) -> None:
         if not self.id and not self.path:
             raise InputError(f"{self.where or 'a mark'}: names no image; fill in its `id` or `path`")
         if self.mark not in ("keep", "drop", ""):
-            raise InputError(
-                f"{self.where or self.id}: the mark is {self.mark!r}; give keep, drop, or nothing to say neither"
-            )
+            raise InputError(f"{self.where or self.id}: the mark is {self.mark!r}; give keep, drop, or leave it empty")
         for name in ("id", "path", "label"):
             text = getattr(self, name)
             try:
-                # Names of files that are not UTF-8 come as lone surrogates; a label is always text.
+                # File names that are not UTF-8 contain lone surrogates; a label is always text.
                 text.encode("utf-8", "strict" if name == "label" else "surrogateescape")
             except UnicodeEncodeError as error:
                 raise InputError(
@@ -50,40 +48,40 @@ class Mark:
 
     @property
     def name(self) -> str:
-        """What tells the image from others: its id, or else its path."""
+        """Name of the image: its id, otherwise its path."""
         return self.id or self.path
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks of images, one for each image, in the order in which the images were first named."""
+    """Marks, one per image, in the order in which the images first appear."""
 
     rows: tuple[Mark, ...]
     files: tuple[Path, ...] = ()
-    """Where they were read from."""
+    """The files that were read."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def labels(self) -> Counter[str]:
-        """How many images have each label, the most frequent first."""
+        """Number of images per label, most frequent first."""
         found = Counter(row.label for row in self.rows if row.label)
         return Counter(dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
 
     def count(self, mark: Decision) -> int:
-        """How many images have this mark."""
+        """Number of images with this mark."""
         return sum(row.mark == mark for row in self.rows)
 
 
 def merged(rows: Iterable[Mark]) -> tuple[Mark, ...]:
-    """One mark for each image. What one row says and another leaves open is taken together.
+    """Merge rows into one mark per image. Rows of the same image complete each other.
 
     Raises:
-        InputError: If two rows contradict each other; names both.
+        InputError: Two rows contradict each other. The message names both.
     """
     found: dict[str, Mark] = {}
     id_of: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: not row.id):  # rows that only name a file come after those with its id
+    for row in sorted(rows, key=lambda row: not row.id):  # rows with only a path come after those with an id
         name = row.id or id_of.get(row.path, row.path)
         found[name] = row if name not in found else joined(found[name], row)
         id_of.setdefault(row.path, name)
@@ -91,10 +89,10 @@ def merged(rows: Iterable[Mark]) -> tuple[Mark, ...]:
 
 
 def joined(first: Mark, second: Mark) -> Mark:
-    """Two marks of one image as one.
+    """Merge two marks of one image.
 
     Raises:
-        InputError: If they contradict each other.
+        InputError: The marks contradict each other.
     """
     for name in ("path", "mark", "label"):
         one, other = getattr(first, name), getattr(second, name)

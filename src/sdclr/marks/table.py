@@ -1,4 +1,4 @@
-"""Read and write marks as CSV files, also such as a spreadsheet has saved again."""
+"""Read and write marks as CSV files, including files that a spreadsheet saved."""
 
 import codecs
 import csv
@@ -14,31 +14,31 @@ from sdclr.files import read_regular, unguarded, write_csv
 from sdclr.marks.rows import Decision, Mark, Marks, merged
 
 HEADER: Final = ("path", "id", "mark", "label")
-"""Columns of a file of marks as the page and `write_marks` write it."""
+"""Columns of the files of marks that the page and `write_marks` write."""
 
 _PATHS: Final = (*PATH_COLUMNS, "filepath")
 _DELIMITERS: Final = ",;\t|"
 _YES: Final = frozenset({"1", "1.0", "true", "yes", "y", "x", "drop"})
 _NO: Final = frozenset({"0", "0.0", "false", "no", "n", ""})
 _LONGEST: Final = 200
-"""Characters of a value that an error shows."""
+"""Maximum characters of a value in an error message."""
 
 
 def read_marks(*files: str | Path) -> Marks:
     """Read marks from one or several CSV files.
 
     A file needs a column `id` (or `path`, `image`, `file`, `filename`, `file_name`, `filepath`), and `mark` (keep or
-    drop), `label` or `drop` (1 or true for images to drop). Other columns, their order and the case of their names do
-    not matter. Commas, semicolons, tabs and vertical bars may separate cells; a byte order mark, CRLF and UTF-16 are
-    understood. The table of `sdclr duplicates --out`, with ids in the columns drop and keep, is read too. Relative
-    paths start from the file's own folder. Equal rows count once.
+    drop), `label` or `drop` (1 or true for images to drop). Other columns are ignored; the column order and the case
+    of names do not matter. Cells may be separated by commas, semicolons, tabs or vertical bars. Files with a byte order
+    mark, CRLF or UTF-16 are supported, and so is the table of `sdclr duplicates --out`, with ids in the columns drop
+    and keep. Relative paths start from the file's folder. Equal rows count once.
 
     Args:
         files: The files.
 
     Returns:
-        One mark for each image, in order of the first row that names it. Rows without mark and label are kept: they say
-        nothing of their image.
+        One mark per image, in order of the first row that names it. Rows without mark and label are kept as empty
+        marks.
 
     Raises:
         InputError: A file cannot be read, is empty, lacks a column, has an unknown mark, or two rows contradict each
@@ -57,15 +57,15 @@ def read_marks(*files: str | Path) -> Marks:
 def write_marks(path: str | Path, marks: Marks) -> Path:
     """Write marks as the page does: UTF-8, with the columns path, id, mark, label.
 
-    Ids and labels are written as they are, so that they can be read back. A spreadsheet may take a cell that begins
-    with `=`, `+`, `-` or `@` for a formula: import the columns as text there.
+    Ids and labels are written unchanged, so that they can be read back. A spreadsheet may treat a cell that begins
+    with `=`, `+`, `-` or `@` as a formula: import the columns as text there.
     """
     write_csv(Path(path), HEADER, ((row.path, row.id, row.mark, row.label) for row in marks.rows))
     return Path(path)
 
 
 def is_marks(path: Path) -> bool:
-    """Whether a file is one of marks, and no manifest: a CSV file with a column `mark` or `drop`."""
+    """Whether a file holds marks: a CSV file with a column `mark` or `drop`."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     return not {"mark", "drop"}.isdisjoint(name.strip().casefold() for name in _table(path)[0])
@@ -95,9 +95,7 @@ def _rows(path: Path) -> list[Mark]:
 def _mark(cells: dict[str, str], path: Path, where: str) -> Mark:
     said, label = cells.get("mark", "").strip().casefold(), cells.get("label", "").strip()
     if said not in ("keep", "drop", ""):
-        raise InputError(
-            f"{where}: the mark is {cells['mark'][:_LONGEST]!r}; give keep, drop, or nothing to say neither"
-        )
+        raise InputError(f"{where}: the mark is {cells['mark'][:_LONGEST]!r}; give keep, drop, or leave it empty")
     mark: Decision = "keep" if said == "keep" else "drop" if said else ""
     drop = cells.get("drop", "").strip().casefold()
     if drop not in _YES | _NO:
@@ -111,7 +109,7 @@ def _mark(cells: dict[str, str], path: Path, where: str) -> Mark:
 
 
 def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
-    """Places of the columns that count, under the names path, id, mark, label, drop."""
+    """Indices of the columns to read, by the names path, id, mark, label, drop."""
     if _are_pairs(header):
         named = {"id": "drop", "path": "drop_path"}
         return {name: header.index(column) for name, column in named.items() if column in header}
@@ -133,14 +131,14 @@ def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
 
 
 def _are_pairs(header: Sequence[str]) -> bool:
-    """Whether this is the table of near-duplicates, with ids of images to drop and to keep."""
+    """Whether this is a table of near-duplicates, with ids of images to drop and to keep."""
     return "id" not in header and {"drop", "keep"} <= set(header)
 
 
 def _table(path: Path) -> list[list[str]]:
-    """The cells of all rows, the header first."""
+    """The cells of all rows, header first."""
     text = _text(path)
-    # A spreadsheet's hint at the delimiter may stand on a line of its own.
+    # A spreadsheet may write the delimiter on a separate first line.
     hint, _, rest = text.partition("\n")
     hint = hint.strip()
     if len(hint) == 5 and hint.lower().startswith("sep=") and hint[4] in _DELIMITERS:
@@ -154,7 +152,7 @@ def _table(path: Path) -> list[list[str]]:
 
 
 def _known(text: str, delimiter: str) -> int:
-    """How many columns of the header are known, if this separates its cells."""
+    """Number of known column names in the header with this delimiter."""
     try:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:
@@ -170,7 +168,7 @@ def _text(path: Path) -> str:
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16")
-        # File names that are not UTF-8 come as lone surrogates, as they do from the file system.
+        # File names that are not UTF-8 become lone surrogates, as from the file system.
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-16 text ({error.reason}); save it as CSV in UTF-8") from error

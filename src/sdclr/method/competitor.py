@@ -70,7 +70,7 @@ class SelfCompetitor(nn.Module):
         self._norm = nn.Module()
         self._norm_names: list[str] = []
         if independent_norm:
-            self._copy_normalisation(parameters=independent_norm is True)
+            self._copy_normalization(parameters=independent_norm is True)
         self.refresh()
 
     @property
@@ -117,7 +117,7 @@ class SelfCompetitor(nn.Module):
         parameters = dict(self.network.named_parameters())
         return {name: parameters[name].detach() for name in self._prunable}
 
-    def _copy_normalisation(self, *, parameters: bool) -> None:
+    def _copy_normalization(self, *, parameters: bool) -> None:
         for prefix, module in self.network.named_modules():
             if not isinstance(module, NORMALIZATION):
                 continue

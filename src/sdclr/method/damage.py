@@ -24,6 +24,7 @@ class AdaptiveRatio(Rebalancer):
         highest: The largest ratio.
         momentum: Momentum of the moving average of the gap, per measurement.
         seed: Seed of the held-out images.
+        own: Number of own images, which come first in the set; only they are held out. By default all.
 
     Raises:
         ValueError: If the set is too small to hold images out.
@@ -37,25 +38,33 @@ class AdaptiveRatio(Rebalancer):
     """`()` the sum of weights in it: 0 before the first measurement, near 1 after many."""
 
     def __init__(
-        self, samples: int, *, gain: float = 2.0, highest: float = 0.9, momentum: float = 0.9, seed: int = 0
+        self,
+        samples: int,
+        *,
+        gain: float = 2.0,
+        highest: float = 0.9,
+        momentum: float = 0.9,
+        seed: int = 0,
+        own: int | None = None,
     ) -> None:
         super().__init__()
-        count = min(256, samples // 10)
+        self.own = samples if own is None else own
+        count = min(256, self.own // 10)
         if count < 8:
             raise ValueError(
-                f"an adaptive ratio holds out a tenth of the images, for which {samples} are too few: give a number"
+                f"an adaptive ratio holds out a tenth of the images, for which {self.own} are too few: give a number"
             )
         self.gain, self.highest, self.momentum = gain, highest, momentum
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(samples, generator=generator)
+        chosen = torch.randperm(self.own, generator=generator)
         self.register_buffer("held", torch.zeros(samples, dtype=torch.bool).index_fill_(0, chosen[:count], True))
         self.register_buffer("average", torch.zeros((), dtype=torch.float64))
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
 
     def chosen(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The held-out images, and the same number of random others in each epoch: `(n,)` positions each."""
+        """The held-out images, and the same number of random other own images in each epoch: `(n,)` positions each."""
         held = self.held.cpu().nonzero().flatten()
-        others = (~self.held.cpu()).nonzero().flatten()
+        others = (~self.held[: self.own].cpu()).nonzero().flatten()
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
         return held, others[order[: len(held)]]
 

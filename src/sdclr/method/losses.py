@@ -61,7 +61,7 @@ def nt_xent(
         raise ValueError("the decoupled loss is no -log p, which the focal loss is made of: give one of them")
     # Autocast would run the products below in half precision, whatever the type of their inputs.
     with torch.autocast(a.device.type, enabled=False):
-        a, b = _normalised(a), _normalised(b)
+        a, b = _normalized(a), _normalized(b)
         anchors = torch.cat([a, b])  # (2n, D): of this process
         candidates, own = (
             (anchors, 0) if alone else gather(anchors)
@@ -107,7 +107,7 @@ def _dense(anchors: Tensor, candidates: Tensor, own: int, temperature: float, *,
     return F.cross_entropy(logits, positive, reduction="none")
 
 
-def _normalised(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
 
 

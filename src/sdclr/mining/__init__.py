@@ -1,1 +1,1 @@
-"""Finding the rare images of a collection without labels, and choosing which to label next."""
+"""Find the rare images of a collection without labels, and choose images to label next."""

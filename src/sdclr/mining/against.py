@@ -1,4 +1,4 @@
-"""The distance of new images to old ones."""
+"""Distances of new images to old images."""
 
 import os
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from sdclr.encoders.digest import network_digest
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, read_embeddings
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.files import read_array, read_json
 from sdclr.files.alone import only_process
 from sdclr.mining.config import MineConfig
 from sdclr.mining.growing import images_of
 from sdclr.mining.kept import FEATURES, GUARD
 from sdclr.mining.kinds import Kinds
-from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.plan import default_folder, networks_of, ratios_of
 from sdclr.mining.reading import read_collection
 from sdclr.progress import tell
 from sdclr.training.resolve import ResolvedEncoder
 
 AGAINST_K: Final = 5
-"""Nearest old images whose mean distance ranks (docs/results/new_kinds.md)."""
+"""Number of nearest old images whose mean distance ranks (docs/results/new_kinds.md)."""
 _SAME: Final = 1e-5
-"""Cosine distance of two readings of one image: rounding."""
+"""Maximum cosine distance of two readings of one image, due to rounding."""
 
 
 class Old(NamedTuple):
@@ -41,9 +41,9 @@ class Old(NamedTuple):
 
     name: str
     ids: Sequence[str]
-    """M, without images that are unreadable."""
+    """M ids, without unreadable images."""
     files: Sequence[str | None]
-    """(M,) their files, None where there are none."""
+    """(M,) their files, None for images without a file."""
     features: Tensor
     """(M, D)."""
 
@@ -57,18 +57,18 @@ def open_old(
     device: torch.device,
     workers: int = 0,
 ) -> Old:
-    """The features of an older collection by the encoder of the new one.
+    """The features of an older collection, by the encoder of the new collection.
 
     Args:
-        against: Images, embeddings, or the folder of a finished `mine`, of which nothing is embedded again.
-        used: What the features of the new images come from.
+        against: Images, embeddings, or the folder of a finished `mine`, whose features are reused.
+        used: The encoder or the embeddings of the new images.
         config: The settings.
-        folder: Where the results for the new images go.
-        device: Where the encoder runs.
-        workers: Processes that decode.
+        folder: The result folder of the new images.
+        device: Device of the encoder.
+        workers: Number of decoding processes.
 
     Raises:
-        InputError: The old features are of another encoder, or there are none.
+        InputError: The old features are of another encoder, or are missing.
     """
     if isinstance(against, (str, Path)) and (Path(against) / "reading" / GUARD).is_file():
         return _of_mine(Path(against), used, device)
@@ -88,7 +88,7 @@ def open_old(
 
 
 def _of_mine(folder: Path, used: ResolvedEncoder | Embeddings, device: torch.device) -> Old:
-    """What a finished `mine` has read."""
+    """The images and features of a finished `mine`."""
     place = folder / "reading"
     known, table = read_json(place / GUARD), images_of(place)
     features = read_array(place / FEATURES, mode="r")
@@ -118,10 +118,10 @@ def _old(source: Source, features: NDArray[np.float32], usable: NDArray[np.int64
 def _check_same(
     digest: str | None, preprocessing: dict[str, Any] | None, used: ResolvedEncoder | Embeddings, name: str
 ) -> None:
-    """Compare encoders by their digests and views, where both are known.
+    """Compare encoders by their digests and views, if both are known.
 
     Raises:
-        InputError: They differ.
+        InputError: The encoders or views differ.
     """
     if isinstance(used, Embeddings):
         own, view = used.about.get("encoder"), used.about.get("preprocessing")
@@ -135,11 +135,11 @@ def _check_same(
 
 
 OLD_NEIGHBORS: Final = 10
-"""Nearest old images of each new one that are sought, and that the page shows."""
+"""Number of nearest old images to search for each new image."""
 
 
-def nearest_old(new: Tensor, old: Tensor) -> Neighbours:
-    """The nearest old images of each new one by cosine distance, exact or approximate as `find_neighbors` decides.
+def nearest_old(new: Tensor, old: Tensor) -> Neighbors:
+    """The nearest old images of each new image by cosine distance, found by `find_neighbors`.
 
     Args:
         new: (N, D) features.
@@ -152,24 +152,24 @@ def nearest_old(new: Tensor, old: Tensor) -> Neighbours:
     return near
 
 
-def unlike_old(old: Neighbours) -> Tensor:
-    """(N,) mean distance to the `AGAINST_K` nearest old images; 0 for images that are among the old ones already."""
-    return neighbour_distance(old, AGAINST_K).masked_fill(old.distances[:, 0] < _SAME, 0)
+def unlike_old(old: Neighbors) -> Tensor:
+    """(N,) mean distance to the `AGAINST_K` nearest old images; 0 for images that are also among the old ones."""
+    return neighbor_distance(old, AGAINST_K).masked_fill(old.distances[:, 0] < _SAME, 0)
 
 
-def new_kinds(kinds: Kinds, among: Neighbours, old: Neighbours) -> NDArray[np.bool_]:
-    """Which kinds of the new images have no counterpart among the old ones.
+def new_kinds(kinds: Kinds, among: Neighbors, old: Neighbors) -> NDArray[np.bool_]:
+    """Find the kinds of new images without a counterpart among the old images.
 
-    A kind has none if, for more than half of its images, ten other new images are nearer than the nearest old one (of
-    a kind of ten images or fewer, all its others).
+    A kind has none if, for more than half of its images, the tenth nearest new image is nearer than the nearest old
+    image. Kinds of fewer than eleven images use the number of their other images instead of ten.
 
     Args:
-        kinds: Of the N new images.
-        among: Their nearest neighbors among themselves.
-        old: Their nearest neighbors among the old images.
+        kinds: Kinds of the N new images.
+        among: Nearest neighbors of the new images among themselves.
+        old: Nearest neighbors of the new images among the old images.
 
     Returns:
-        (K,).
+        (K,) True for kinds without a counterpart.
     """
     places = np.minimum(np.minimum(kinds.sizes[kinds.labels] - 1, OLD_NEIGHBORS), among.distances.shape[1])
     own = among.distances.cpu().numpy()[np.arange(len(places)), np.maximum(places, 1) - 1]

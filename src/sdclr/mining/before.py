@@ -1,7 +1,7 @@
 """Reuse of the results of an earlier call in a folder.
 
-`sdclr select` and `sdclr duplicates` use the scores of `sdclr mine`. These are valid if the features are the same, and
-if the settings differ in nothing but the map.
+`sdclr select` and `sdclr duplicates` use the scores of `sdclr mine`. These are valid if the features are equal and the
+settings differ at most in the map.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SCORES: Final = "scores.parquet"
 """File of the scores."""
 
 _FREE: Final = "map"
-"""A setting that changes no score."""
+"""The setting that does not change scores."""
 
 
 class Before(NamedTuple):
@@ -34,22 +34,22 @@ class Before(NamedTuple):
 
     scores: Scores
     duplicates: Duplicates | None
-    """None if they were not looked for."""
+    """None if they were not searched."""
 
 
 def reading_key(reading: Reading, folder: Path | None) -> dict[str, str]:
-    """What features are known by.
+    """Key of features.
 
     Args:
         reading: The features.
-        folder: Whose file says what they were read by; None for embeddings, which are known by themselves.
+        folder: The folder whose reading file describes them; None for embeddings, whose values are hashed.
     """
     known = np.ascontiguousarray(reading.features).data if folder is None else read_bytes(folder / "reading" / GUARD)
     return {"features": hashlib.blake2b(known, digest_size=16).hexdigest()}
 
 
 def kept_intensities(folder: Path, source: Source) -> Intensities:
-    """By which range an earlier call in a folder has seen these images, which may be more now."""
+    """Intensity range of an earlier call in a folder, if it had most of these images."""
     if not (folder / "summary.json").is_file():
         return Intensities()
     summary = read_json(folder / "summary.json", "run `sdclr mine` again after removing it")
@@ -59,11 +59,11 @@ def kept_intensities(folder: Path, source: Source) -> Intensities:
 
 
 def scores_before(folder: Path, key: dict[str, str], config: Any, source: Source) -> Before | None:
-    """The scores that lie in a folder, if they are of these features by the same settings and version.
+    """The scores in a folder, if they have these features and the same settings and version.
 
     Args:
-        folder: Where they would lie.
-        key: Of the features.
+        folder: The result folder.
+        key: Key of the features.
         config: The settings of `mine`.
         source: The images.
     """
@@ -79,7 +79,7 @@ def scores_before(folder: Path, key: dict[str, str], config: Any, source: Source
 
 
 def has_scores(folder: Path, key: dict[str, str]) -> bool:
-    """Whether scores of these features lie in a folder, by whatever settings."""
+    """Whether a folder has scores of these features, with any settings."""
     return _of(folder, key) is not None
 
 
@@ -89,7 +89,7 @@ def _of(folder: Path, key: dict[str, str]) -> Scores | None:
     except DamagedFileError as error:
         tell(f"{error}; the scores are computed again now")
         return None
-    except InputError:  # there are none, or those of another version
+    except InputError:  # there are none, or they are of another version
         return None
     return scores if scores.about.get("reading") == key else None
 

@@ -12,7 +12,7 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 
 @dataclass(frozen=True, kw_only=True)
 class MineConfig:
-    """The measures of each image, and the score that ranks."""
+    """The measures of each image, and the score that ranks the images."""
 
     score: Score = "kinds"
     """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
@@ -64,7 +64,7 @@ class MineConfig:
             raise InputError(f"--seed is {self.seed}: give 0 or more")
 
     def needs_run(self) -> str | None:
-        """The first setting that only a run can serve, as an option; None if any encoder will do."""
+        """The first option that requires a run; None if any encoder works."""
         wishes = {
             "--score loss": self.score == "loss",
             "--loss": self.loss,
@@ -91,13 +91,13 @@ Method = Literal[
 
 
 DEFAULT: Final[Method] = "typicality"
-"""With features of the pretrained encoder, its labels train the best classifier among the methods that are not below
+"""Default method. With features of the pretrained encoder, it trains the best classifier among the methods that match
 random choices in accuracy on rare classes and in classes found; `coverage` equals it within the noise
 (docs/results/selection.md). `k_center` and `mixed` find more of the rare classes."""
 
 
 MIN_IMAGES: Final = 50
-"""Below this number of images, clusters and neighbors of a collection are meaningless."""
+"""Minimum number of images for meaningful clusters and neighbors."""
 
 
 @dataclass(frozen=True, kw_only=True)

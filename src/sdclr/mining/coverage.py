@@ -1,13 +1,13 @@
-"""Greedy coverage: images whose neighborhoods together hold as many images as possible.
+"""Greedy coverage: images whose neighborhoods together contain as many images as possible.
 
 This is ProbCover (Yehuda et al., *Active Learning Through a Covering Lens*, NeurIPS 2022, algorithm 1). Each image has
-a ball of one common radius. The image whose ball holds the most images that are not covered yet is picked, its ball
-counts as covered, and so on. Images that are already labeled cover their balls from the beginning.
+a ball with a common radius. Each step picks the image whose ball contains the most uncovered images, and marks its
+ball as covered. The balls of labeled images are covered from the start.
 
-The radius follows from the number of labels: an average ball holds one image in b, where b images have labels in the
-end. The paper takes the largest radius at which 95 % of the balls are pure, that is, lie in one cluster of k-means.
-With features of a general encoder that radius leaves most balls with a single image, and its choices train worse
-classifiers than random ones (docs/results/selection.md).
+The radius depends on the number of labels: an average ball contains a share 1 / b of the images, where b is the final
+number of labels. The paper uses the largest radius at which 95 % of the balls are pure, that is, inside one cluster of
+k-means. With features of a general encoder, most balls of that radius contain a single image, and its choices train
+worse classifiers than random ones (docs/results/selection.md).
 """
 
 import math
@@ -22,19 +22,19 @@ _BLOCK_BYTES: Final = 64 * 2**20
 
 
 def share_threshold(rows: Tensor, share: float, *, centers: NDArray[np.int64] | None = None) -> float:
-    """The cosine that a given share of all pairs of images exceeds, so that an average ball holds this share.
+    """Cosine threshold that a given share of all pairs exceeds, so that an average ball contains this share.
 
     Args:
         rows: (N, D) of length 1, N at least 2.
-        share: In (0, 1].
-        centers: Positions of the balls that are looked at; by default all.
+        share: Share of the pairs, in (0, 1].
+        centers: Positions of the balls to measure; by default all.
 
     Returns:
-        The smallest cosine c for which at most this share of the pairs has a larger one.
+        The smallest cosine c such that at most this share of the pairs has a larger cosine.
     """
     asked = np.arange(len(rows)) if centers is None else centers
     cosine = (rows[torch.from_numpy(asked).to(rows.device)] @ rows.T).cpu().numpy()
-    cosine[np.arange(len(asked)), asked] = np.inf  # no image is paired with itself
+    cosine[np.arange(len(asked)), asked] = np.inf  # exclude pairs of an image with itself
     pairs = len(asked) * (len(rows) - 1)
     place = pairs - 1 - min(pairs - 1, math.floor(share * pairs))
     return float(np.partition(cosine.ravel(), place)[place])
@@ -48,20 +48,20 @@ def greedy_cover(
     ties: NDArray[np.int64],
     labeled: Tensor | None = None,
 ) -> list[int]:
-    """Pick, again and again, the row whose ball holds the most rows that are not covered yet.
+    """Repeatedly pick the row whose ball contains the most uncovered rows.
 
-    When all rows are covered, coverage starts again with the rows that are not picked. The balls are kept as N² / 8
-    bytes of bits: 50 MB for 20,000 rows, however large the balls are. Time is O(N² D).
+    When all rows are covered, coverage restarts with the rows that are not picked. The balls are stored as N² bits:
+    50 MB for 20,000 rows, for any radius. Time is O(N² D).
 
     Args:
-        rows: (N, D) of length 1, all of which may be picked.
-        count: Rows to pick, at most N.
+        rows: (N, D) of length 1, the candidates.
+        count: Number of rows to pick, at most N.
         threshold: Two rows cover each other if their cosine is larger. Each row covers itself.
-        ties: (N,) a permutation: of equal balls, the one of larger number is picked.
-        labeled: (L, D) rows of length 1 that cover their balls from the beginning.
+        ties: (N,) a permutation. Among equal balls, the row with the larger number is picked.
+        labeled: (L, D) rows of length 1 whose balls are covered from the start.
 
     Returns:
-        Rows in picking order, none twice.
+        Different rows in picking order.
     """
     balls = _balls(rows, threshold)
     open_ = np.ones(len(rows), dtype=bool) if labeled is None else ~_covered(rows, labeled, threshold)
@@ -82,7 +82,7 @@ def greedy_cover(
 
 
 def _balls(rows: Tensor, threshold: float) -> NDArray[np.uint8]:
-    """(N, N / 8) bits: which rows are in the ball of each row."""
+    """(N, N / 8) packed bits: membership of rows in the ball of each row."""
     count = len(rows)
     balls = np.empty((count, -(-count // 8)), dtype=np.uint8)
     for begin in range(0, count, _block(count)):
@@ -94,7 +94,7 @@ def _balls(rows: Tensor, threshold: float) -> NDArray[np.uint8]:
 
 
 def _held(balls: NDArray[np.uint8], which: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N,) how many of some rows the ball of each row holds. Balls are symmetric: x is in y's if y is in x's."""
+    """(N,) number of the given rows in the ball of each row. Balls are symmetric: x is in y's ball if y is in x's."""
     count = len(balls)
     held = np.zeros(count, dtype=np.int64)
     members = np.flatnonzero(which)
@@ -105,7 +105,7 @@ def _held(balls: NDArray[np.uint8], which: NDArray[np.bool_]) -> NDArray[np.int6
 
 
 def _covered(rows: Tensor, labeled: Tensor, threshold: float) -> NDArray[np.bool_]:
-    """(N,) which rows lie in the ball of a labeled one."""
+    """(N,) whether each row is in the ball of a labeled row."""
     if not len(labeled):
         return np.zeros(len(rows), dtype=bool)
     parts = [(part @ labeled.T).amax(dim=1) > threshold for part in torch.split(rows, _block(len(labeled)))]
@@ -113,5 +113,5 @@ def _covered(rows: Tensor, labeled: Tensor, threshold: float) -> NDArray[np.bool
 
 
 def _block(columns: int) -> int:
-    """Rows whose cosines with so many others are computed at once."""
+    """Number of rows per block, given the number of columns of their cosines."""
     return max(1, _BLOCK_BYTES // (4 * columns))

@@ -1,4 +1,4 @@
-"""Describe a collection without labels: its kinds, how long-tailed it seems, how evenly an encoder serves it."""
+"""Describe a collection without labels: its kinds, signs of a long tail, and the balance of an encoder on it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import ViewConfig
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
 from sdclr.errors import InputError
@@ -21,38 +20,39 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
-from sdclr.mining.neighbours import neighbour_distance
+from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.ranking import kind_groups
 from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
+from sdclr.views.config import ViewConfig
 
 RELIED: Final = ("distance_spread", "distance_gini", "rank_me", "intrinsic_dimension")
-"""The indices that follow the imbalance when everything else, encoder included, stays (`docs/results/diagnosis.md`)."""
+"""Indices that change with the imbalance if all else, including the encoder, is equal (`docs/results/diagnosis.md`)."""
 
 REFERENCE: Final = {1: (0.257, 0.013), 10: (0.281, 0.025), 50: (0.301, 0.033), 100: (0.307, 0.035)}
-"""`distance_spread` of 3,000 images of CIFAR-10 by their imbalance: mean and standard deviation over encoders, which
-never change, and class orders (`docs/results/diagnosis.md`)."""
+"""`distance_spread` of 3,000 images of CIFAR-10 by their imbalance: mean and standard deviation over a fixed set of
+encoders and over class orders (`docs/results/diagnosis.md`)."""
 
 _LISTED: Final = 8
-"""Kinds whose sizes the summary lists."""
+"""Maximum number of kinds whose sizes the summary lists."""
 
 _PAIRS: Final = 20
-"""Pairs of near-duplicates that are listed."""
+"""Maximum number of listed pairs of near-duplicates."""
 
 
 def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters: int = 20) -> dict[str, float]:
-    """Every label-free index of some of the images.
+    """All label-free indices of some of the images.
 
     Args:
         encoded: Features.
-        rows: (n,) rows of them. Most indices depend on n: compare them at an equal one.
-        k: Neighbors of an image.
-        clusters: Clusters of k-means; cells are two and a half times as many.
+        rows: (n,) rows of the features. Most indices depend on n: compare them at equal n.
+        k: Number of neighbors per image.
+        clusters: Number of k-means clusters; there are 2.5 times as many cells.
 
     Returns:
-        Index by name.
+        Indices by name.
     """
     dense = encoded.dense[rows]
     k, clusters = min(k, len(rows) - 1), min(clusters, len(rows))
@@ -85,27 +85,27 @@ def measure(encoded: Encoded, rows: NDArray[np.int64], *, k: int = 10, clusters:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What features say of a collection and its encoder."""
+    """Diagnosis of a collection and its encoder from features."""
 
     summary: list[str]
-    """A few plain sentences."""
+    """Summary in a few sentences."""
     indices: dict[str, float]
-    """What the summary relies on."""
+    """Indices behind the summary."""
     context: dict[str, float]
-    """Indices that did not follow the imbalance where it was known, or that are about something else."""
+    """Other indices, which did not change with a known imbalance, or which measure something else."""
     kinds: list[dict[str, Any]]
-    """Size, separation and medoid (an id) of each separate kind of image, falling in size; see `sdclr.mine`."""
+    """Size, separation and medoid (an id) of each separate kind of image, largest first; see `sdclr.mine`."""
     clusters: list[dict[str, float]]
-    """Of each cluster, sparsest first: images, their mean distance to neighbors, and mean forgetting if known."""
+    """For each cluster, sparsest first: number of images, mean distance to neighbors, and mean forgetting if known."""
     duplicates: list[tuple[str, str]]
     """Ids of near-duplicates and of the image to keep instead of each, at most 20; see `sdclr.find_duplicates`."""
     bad: dict[str, str]
     """Reason why an image is unreadable, by id."""
     description: dict[str, Any]
-    """What was read, and how."""
+    """The images read and the settings."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what is unknown is null."""
+        """Return JSON values; unknown values are null."""
         return {
             "summary": self.summary,
             "indices": without_nan(self.indices),
@@ -126,23 +126,23 @@ def diagnose(
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Diagnosis:
-    """Say which kinds of image a collection has, how long-tailed it seems, and what is in it twice.
+    """Describe the kinds of images in a collection, signs of a long tail, and near-duplicates.
 
-    No label is looked at. `docs/results/diagnosis.md` shows which indices followed the imbalance where it was known.
+    Labels are not used. `docs/results/diagnosis.md` shows which indices change with a known imbalance.
 
     Args:
         images: The collection.
-        config: How it is looked at; `DiagnoseConfig()` by default.
+        config: Settings; `DiagnoseConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
-            default the pretrained encoder that `load_encoder()` gives.
-        device: Where the encoder runs.
-        workers: Processes that decode.
+            default the pretrained encoder of `load_encoder()`.
+        device: Device of the encoder.
+        workers: Number of decoding processes.
 
     Returns:
         Sentences, kinds, indices, clusters and near-duplicates.
 
     Raises:
-        InputError: If fewer than 50 images can be decoded, or the run has no encoder.
+        InputError: Fewer than 50 images can be decoded, or the run has no encoder.
     """
     config = config or DiagnoseConfig()
     whole = open_source(images)
@@ -173,7 +173,7 @@ def diagnose(
     copies = duplicates_among(drawn, near, encoded.kept, workers=workers)
     found["near_duplicates"] = sum(map(len, copies.groups)) / len(ids)
     groups = find_clusters(encoded.dense, config.clusters, seed=config.seed)
-    distance = neighbour_distance(near, config.k).numpy()
+    distance = neighbor_distance(near, config.k).numpy()
     clusters = _by_cluster(groups, distance, encoded)
     return Diagnosis(
         summary=[
@@ -207,13 +207,13 @@ def diagnose(
 
 
 def _views(resolved: ResolvedEncoder) -> ViewConfig:
-    """Augmented views as in training; for an encoder without a run, the defaults at its size."""
+    """Augmented views as in training; without a run, the defaults at the encoder's image size."""
     run = resolved.run
     return ViewConfig(image_size=resolved.preprocessing.image_size) if run is None else run.config.views
 
 
 def balance_sentence(kinds: Kinds) -> str:
-    """What the sizes of the kinds say about the balance of a collection."""
+    """Text on the balance of a collection, from the sizes of its kinds."""
     if len(kinds) < 2:
         return (
             "No kind of image is separate from the others: the images form one connected group, and the sizes of the "
@@ -236,7 +236,7 @@ def balance_sentence(kinds: Kinds) -> str:
 
 
 def _parts(count: int, size: int) -> list[NDArray[np.int64]]:
-    """Disjoint stretches of rows of the asked size, or one of all rows; the rows are in random order already."""
+    """Disjoint ranges of rows of the given size, or one range of all rows. The rows are already in random order."""
     if count < size:
         return [np.arange(count)]
     return [np.arange(begin, begin + size) for begin in range(0, count - size + 1, size)]
@@ -264,7 +264,7 @@ def _summary(
     trained_here: bool,
 ) -> list[str]:
     few = f" with {config.part:,} images, not {read:,}" if read < config.part else ""
-    # The scale was measured with small encoders that were trained on the collection, and holds for no others.
+    # The scale was measured with small encoders trained on the collection, and is only valid for them.
     sentences = [_scale_sentence(found["distance_spread"], few)] if trained_here else []
     fifth = max(1, len(clusters) // 5)
     sparse, dense = clusters[:fifth], clusters[-fifth:]
@@ -286,7 +286,7 @@ def _summary(
 
 
 def _scale_sentence(value: float, few: str) -> str:
-    """How the spread of distances compares with collections of known imbalance, and how little that proves."""
+    """Text that compares the spread of distances with collections of known imbalance, and states the limits."""
     (balanced, deviation), (most, most_deviation) = REFERENCE[1], REFERENCE[100]
     scale = f"{balanced:.2f} ± {deviation:.2f} when balanced, {most:.2f} ± {most_deviation:.2f} at an imbalance of 100"
     if value > balanced + 2 * deviation:

@@ -1,4 +1,4 @@
-"""Images of a collection that show the same picture as another one."""
+"""Find near-duplicates: images that show the same picture as another image of the collection."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,24 +20,25 @@ def find_duplicates(
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Duplicates:
-    """Find the near-duplicates of a collection, without deleting anything.
+    """Find the near-duplicates of a collection. Deletes nothing.
 
-    This is `mine` with another result: the same pass, the same files, taken up where it is complete.
+    This is `mine` with another result. It uses the same pass over the images and the same files, and reuses existing
+    ones.
 
     Args:
-        images: As for `mine`. Embeddings have near-duplicates only if their ids name image files: without pixels
-            nothing is confirmed, and nothing is reported.
-        config: What is measured besides; `MineConfig()` by default.
-        encoder: As for `mine`; it names the candidates.
+        images: As for `mine`. Embeddings give near-duplicates only if their ids name image files, since pixels must
+            confirm each pair.
+        config: Further measures; `MineConfig()` by default.
+        encoder: As for `mine`; its features give the candidates.
         out: The folder to write into; by default as for `mine`.
-        device: Where the encoder and the search for neighbors run.
-        workers: Processes that decode and compare images.
+        device: Device of the encoder and of the search for neighbors.
+        workers: Number of processes that decode and compare images.
 
     Returns:
-        Groups, the image to keep first, and how each other one differs from it.
+        Groups with the image to keep first, and the edits of each other image.
 
     Raises:
-        InputError: As `mine` does.
+        InputError: As for `mine`.
 
     Example:
         >>> found = sdclr.find_duplicates("./images")  # doctest: +SKIP

@@ -1,12 +1,12 @@
-"""Near-duplicates of a collection: candidates by the embedding, confirmed on pixels, in groups with one to keep.
+"""Near-duplicates of a collection: candidates by the embedding, confirmed on pixels, in groups with an image to keep.
 
-The neighbor lists that mining has computed name the candidates: an image and at most `CANDIDATES` of its nearest
-neighbors, where they are near. Of these images alone pixels are read again; `same_picture` compares them. So a
-collection without near-duplicates costs little, and a burst of ten thousand frames stays linear.
+The candidates come from the neighbor lists of mining: an image and at most `CANDIDATES` of its nearest neighbors, if
+they are near. Only these images are decoded again; `same_picture` compares their pixels. So a collection without
+near-duplicates costs little, and the cost of a burst of frames is linear in its length.
 
-Where the line is: two images are near-duplicates if one picture explains both, up to what a program may do to a file
-(see `same_picture`). Consecutive frames of a camera are, as long as nothing in view has moved visibly; two photos of
-one object are not.
+Definition: two images are near-duplicates if they are copies of one picture, up to edits that a program may make to a
+file (see `same_picture`). Consecutive camera frames count as long as nothing has moved visibly. Two photos of one
+object do not.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sdclr.data.sources import Source, fingerprint, image_file
 from sdclr.errors import DamagedFileError
 from sdclr.features.embeddings import EmbeddedImages
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.files import parsing, read_json, with_checksum, write_csv, write_json
 from sdclr.files.reading import Keys
 from sdclr.mining.looks import Looks, compare_pairs, read_looks
@@ -29,34 +29,35 @@ from sdclr.mining.same_picture import Match
 from sdclr.progress import stage, tell
 
 CANDIDATES: Final = 5
-"""Nearest neighbors that an image is compared with. Members of a group are compared with the image to keep, too."""
+"""Number of nearest neighbors that each image is compared with. Group members are also compared with the image to
+keep."""
 
 LISTED: Final = 15
-"""Nearest neighbors of an image that may join its group."""
+"""Number of nearest neighbors of an image that may join its group."""
 
 NEAR: Final = 0.1
 SHARE: Final = 0.8
-"""A pair is a candidate if its cosine distance is at most this share of the collection's usual distance, the median of
-that to the last listed neighbor; or `NEAR`, where most images have near-duplicates."""
+"""A pair is a candidate if its cosine distance is at most `SHARE` times the collection's usual distance, which is the
+median distance to the last listed neighbor. The limit is at least `NEAR`, in case most images have near-duplicates."""
 
 KEPT: Final = "duplicates.json"
 _KEYS: Final[Keys] = {"key": str, "groups": list, "pairs": list, "looked": int, "candidates": int}
-"""File of a finished search."""
+"""Keys of the file of a finished search."""
 
 _FORMAT: Final = "sdclr-duplicates-1"
 
 
 class DuplicatePair(NamedTuple):
-    """An image that could be dropped, and the one that shows the same picture."""
+    """An image to drop, and the image to keep that shows the same picture."""
 
     drop: int
-    """Position."""
+    """Position of the image to drop."""
     keep: int
     """Position of the image to keep, the first of the group."""
     similarity: float
-    """Correlation of the two pictures' details where they overlap: 1 for equal ones."""
+    """Correlation of the two pictures' details in their overlap: 1 for equal ones."""
     how: str
-    """What was done to one of them, in words with commas: "same pixels", "recompressed", "resized", "cropped", …"""
+    """Comma-separated edits between the two: "same pixels", "recompressed", "resized", "cropped", …"""
 
 
 @dataclass(frozen=True)
@@ -66,34 +67,33 @@ class Duplicates:
     ids: Sequence[str]
     """N ids, in the source's order."""
     groups: tuple[tuple[int, ...], ...]
-    """Positions of images that show the same picture: the one to keep, then the others in the source's order. The
-    largest group comes first. Each image matches the one to keep."""
+    """Positions of images that show the same picture: the image to keep, then the others in the source's order. The
+    largest group comes first. Each image matches the image to keep."""
     pairs: tuple[DuplicatePair, ...]
-    """One for each image that could be dropped, in the order of the groups."""
+    """One pair per image to drop, in the order of the groups."""
     looked: int
-    """Images of which pixels were read: 0 where there are none, as with embeddings alone, or where no two images are
-    near."""
+    """Number of images whose pixels were compared; 0 without pixels (embeddings only) or without near pairs."""
     candidates: int
-    """Pairs that the embedding held to be near."""
+    """Number of pairs that are near in the embedding."""
 
     @property
     def drop(self) -> list[str]:
-        """Ids of the images that could be dropped, in the order of the groups."""
+        """Ids of the images to drop, in the order of the groups."""
         return [self.ids[pair.drop] for pair in self.pairs]
 
     def duplicate_of(self) -> NDArray[np.int64]:
-        """(N,) position of the image to keep instead of each, -1 where an image is no near-duplicate or is kept."""
+        """(N,) position of the image to keep instead of each image to drop; -1 for all other images."""
         kept = np.full(len(self.ids), -1, dtype=np.int64)
         for pair in self.pairs:
             kept[pair.drop] = pair.keep
         return kept
 
     def write(self, path: str | Path, source: Source | None = None) -> Path:
-        """Write a CSV file `drop,keep,similarity,how`, ids of each pair; with files also `drop_path,keep_path`.
+        """Write a CSV file `drop,keep,similarity,how` with the ids of each pair; with files also `drop_path,keep_path`.
 
         Args:
             path: The file.
-            source: The images, where paths are wanted.
+            source: The images, to add their paths.
         """
         files = source is not None and any(image_file(source, pair.drop) for pair in self.pairs[:1])
         header = ["drop", "keep", "similarity", "how"] + ["drop_path", "keep_path"] * files
@@ -105,7 +105,7 @@ class Duplicates:
         return Path(path)
 
     def write_marks(self, path: str | Path, source: Source | None = None) -> Path:
-        """Write a CSV file `path,id,mark,label` that marks each image to drop; the form in which marks are exchanged.
+        """Write a CSV file of marks, `path,id,mark,label`, with the mark `drop` for each image to drop.
 
         Args:
             path: The file.
@@ -118,24 +118,24 @@ class Duplicates:
 
 def duplicates_among(
     source: Source,
-    near: Neighbours,
+    near: Neighbors,
     usable: NDArray[np.int64],
     *,
     folder: Path | None = None,
     workers: int = 0,
 ) -> Duplicates:
-    """Find the near-duplicates of a collection whose neighbors are known.
+    """Find the near-duplicates of a collection with known neighbors.
 
     Args:
         source: The images.
         near: The nearest neighbors of each usable image by cosine distance, (n, k).
-        usable: (n,) positions of these images in the source, rising.
-        folder: Where the result is kept: a second call for the same images and neighbors reads no pixels. What is
-            compared lies there meanwhile, 40 kB a candidate.
-        workers: Processes that decode and compare.
+        usable: (n,) positions of these images in the source, ascending.
+        folder: Folder to store the result; another call for the same images and neighbors then reads no pixels. It
+            also holds temporary data of the comparison, 40 kB per candidate.
+        workers: Number of processes that decode and compare.
 
     Returns:
-        Groups, and one pair for each image that could be dropped. Images that cannot be decoded are in none.
+        Groups, and one pair per image to drop. Images that cannot be decoded are in no group.
     """
     lists = _candidate_lists(near, usable)
     key = _key(source, lists)
@@ -161,7 +161,7 @@ def duplicates_among(
 
 
 def _with_pictures(source: Source, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pairs of images that have pictures: embeddings often have none, and looks would take 40 kB for each."""
+    """The pairs whose images have files. Embeddings often have none, and their looks would take 40 kB each."""
     if not isinstance(source, EmbeddedImages):
         return pairs
     positions = np.unique(pairs)
@@ -170,15 +170,15 @@ def _with_pictures(source: Source, pairs: NDArray[np.int64]) -> NDArray[np.int64
 
 
 class _Lists(NamedTuple):
-    """Neighbors of each image that are near enough to be candidates, nearest first; -1 fills up."""
+    """Neighbors of each image that are near enough to be candidates, nearest first, padded with -1."""
 
     usable: NDArray[np.int64]
-    """(n,) positions, rising."""
+    """(n,) positions, ascending."""
     indices: NDArray[np.int64]
     """(n, k) positions."""
 
     def first_pairs(self) -> NDArray[np.int64]:
-        """(P, 2) different pairs (the smaller position first) of an image and its `CANDIDATES` nearest, in order."""
+        """(P, 2) unique sorted pairs (smaller position first) of an image and its `CANDIDATES` nearest neighbors."""
         width = min(CANDIDATES, self.indices.shape[1])
         own = np.repeat(self.usable, width)
         others = self.indices[:, :width].ravel()
@@ -187,10 +187,10 @@ class _Lists(NamedTuple):
         return found
 
 
-def _candidate_lists(near: Neighbours, usable: NDArray[np.int64]) -> _Lists:
+def _candidate_lists(near: Neighbors, usable: NDArray[np.int64]) -> _Lists:
     distances = near.distances.cpu().numpy()
     width = min(LISTED, distances.shape[1])
-    # A collection's own scale: encoders differ in how near they hold ordinary images to be.
+    # The limit depends on the collection, since typical distances differ between encoders.
     limit = max(NEAR, SHARE * float(np.median(distances[:, width - 1])))
     indices = near.indices[:, :width].cpu().numpy()
     indices = np.where((distances[:, :width] <= limit) & (indices >= 0), usable[indices], -1)
@@ -199,7 +199,7 @@ def _candidate_lists(near: Neighbours, usable: NDArray[np.int64]) -> _Lists:
 
 
 class _Groups:
-    """Groups of images in which every image matches the one to keep."""
+    """Groups of images in which every image matches the image to keep."""
 
     def __init__(self, looks: Looks, lists: _Lists, pairs: NDArray[np.int64], workers: int) -> None:
         self.looks = looks
@@ -210,7 +210,7 @@ class _Groups:
         self._connect(lists)
 
     def _connect(self, lists: _Lists) -> None:
-        """Connect images that have a near-duplicate with those of their neighbors that have one, and equal ones."""
+        """Connect images that have a near-duplicate with their neighbors that have one, and with equal images."""
         rows = np.searchsorted(lists.usable, np.array(list(self.near), dtype=np.int64))
         for position, others in zip(list(self.near), lists.indices[rows].tolist(), strict=True):
             for other in others:
@@ -225,11 +225,11 @@ class _Groups:
                 self.near[position].append(same)
 
     def all(self) -> list[tuple[int, list[DuplicatePair]]]:
-        """The image to keep and the others, largest group first.
+        """The image to keep and the others of each group, largest group first.
 
-        Images are taken by how much they are worth keeping. Each takes in what matches it among its neighbors, their
-        neighbors, and so on. So no chain A, B, C arises in which A and C differ, and each image is compared a number
-        of times that the lengths of the neighbor lists bound.
+        Images are processed by their value, best first. Each collects the matching images among its neighbors, their
+        neighbors, and so on. So there are no chains A, B, C in which A and C differ, and the lengths of the neighbor
+        lists limit the number of comparisons per image.
         """
         free = set(self.near)
         groups = []
@@ -260,14 +260,14 @@ class _Groups:
 
 
 def _key(source: Source, lists: _Lists) -> str:
-    """Of what a kept result holds: the images by their ids, the candidates, and the way they are compared."""
+    """Key of a stored result: a hash of the image ids, the candidates, and the format version."""
     digest = hashlib.sha256(f"{_FORMAT} {fingerprint(source)}".encode())
     digest.update(np.ascontiguousarray(lists.indices).data)
     return digest.hexdigest()
 
 
 def kept_duplicates(folder: Path, source: Source) -> Duplicates | None:
-    """The near-duplicates that lie in a folder, whatever they were found by; None if there are none of these images."""
+    """The near-duplicates stored in a folder, found with any candidates; None if there are none of these images."""
     found = _read_known(folder, None, source)
     known = found is None or max((pair.drop for pair in found.pairs), default=0) < len(source)
     return found if known else None

@@ -1,4 +1,4 @@
-"""Why an image was picked, in words."""
+"""Explain the rank of an image in a sentence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,14 @@ from sdclr.mining.scores import Scores
 
 
 def explain(scores: Scores, index: int) -> str:
-    """One plain sentence: what ranks the image first, then what else sets it apart.
+    """Explain an image's rank in one sentence: the score that ranks it, then other notable scores.
 
     Args:
         scores: The collection's scores.
         index: The image's position.
 
     Raises:
-        InputError: If there is no such image.
+        InputError: There is no such image.
     """
     if not 0 <= index < len(scores):
         raise InputError(f"there is no image {index}: the scores have {len(scores)}, counted from 0")
@@ -28,7 +28,7 @@ def explain(scores: Scores, index: int) -> str:
     distance = next((name for name in scores.columns if name.startswith("distance_")), None)
     names = dict.fromkeys([*first, *([distance] if distance else []), "kind_size"])
     if len(scores.groups) < 2:
-        names.pop("kind_size", None)  # one kind sets nothing apart
+        names.pop("kind_size", None)  # with one kind, its size is equal for all images
     parts = [_said(scores, name, index, usable) for name in names if name in scores.columns]
     sentence = (
         "; ".join(parts) or f"its {scores.score} is higher than {_above(scores, scores.rarity, index)} of the images"
@@ -55,7 +55,7 @@ def _said(scores: Scores, name: str, index: int, usable: int) -> str:
 
 
 def _above(scores: Scores, values: NDArray[np.float32], index: int) -> str:
-    """The share of the usable images that have a smaller value."""
+    """The share of the usable images with a smaller value."""
     usable = values[scores.rank > 0]
     share = 100 * float((usable < values[index]).mean())
     return f"{min(share, 99.99):.2f} %" if share > 99 else f"{share:.1f} %"

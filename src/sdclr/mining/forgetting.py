@@ -17,13 +17,13 @@ from sdclr.training.run import STATE, Run
 
 
 class Networks(NamedTuple):
-    """One state of a run, ready to look at images. All in eval mode."""
+    """Networks of one state of a run, in eval mode."""
 
     dense: Network
     second: Network
-    """What the second view of an image goes through in training: the pruned twin, or the dense network itself."""
+    """Network of the second view in training: the pruned twin, or the dense network itself."""
     pruned: dict[float, Network]
-    """By ratio."""
+    """Pruned networks by ratio."""
 
 
 def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def forgetting(dense: Tensor, pruned: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(dense.float(), pruned.float())
 
 
-def own_normalisation(run: Run) -> bool:
-    """Whether the run's pruned branch has normalization statistics of its own."""
+def own_normalization(run: Run) -> bool:
+    """Whether the run's pruned branch has separate normalization statistics."""
     damage = run.config.damage
     return damage.kind != "none" and damage.independent_norm is not False
 
@@ -48,18 +48,18 @@ def own_normalisation(run: Run) -> bool:
 def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> list[Networks]:
     """The newest states of a run, each with its pruned twins.
 
-    A run with a self-competitor is pruned by its own rule. At its own ratio the masks are those of the checkpoint; at
-    other ratios they are chosen anew, while the normalization statistics of the pruned branch stay those of the run's
-    ratio. A run without one (SimCLR) is pruned by magnitude and shares the dense network's statistics: what its
-    normalization layers do to the changed activations then counts as forgetting, too.
+    A run with a self-competitor is pruned by its rule. At the run's ratio, the masks are those of the checkpoint. At
+    other ratios, the masks are computed again, but the normalization statistics of the pruned branch stay those of the
+    run's ratio. A run without a self-competitor (SimCLR) is pruned by magnitude and uses the dense network's
+    statistics, so the effect of its normalization layers on the changed activations is part of the forgetting.
 
     Args:
         run: The run.
         ratios: Pruning ratios, each in [0, 1).
-        checkpoints: States wanted, newest first; a run keeps two.
+        checkpoints: Number of states, newest first; a run keeps two.
 
     Raises:
-        InputError: If no checkpoint is whole, or there are fewer than wanted.
+        InputError: No checkpoint is complete, or there are too few.
     """
     found = []
     for objective in _states(run, checkpoints):
@@ -78,15 +78,15 @@ def load_networks(run: Run, ratios: Sequence[float], checkpoints: int = 1) -> li
 def pruned_copies(encoder: Encoder, ratios: Sequence[float]) -> Networks:
     """An encoder without a run, and copies of it pruned by magnitude.
 
-    The copies share the encoder's normalization statistics: how the normalization layers treat the changed activations
-    is part of what is measured.
+    The copies use the encoder's normalization statistics, so the effect of the normalization layers on the changed
+    activations is part of the forgetting.
 
     Args:
         encoder: The encoder.
         ratios: Pruning ratios, each in [0, 1).
 
     Raises:
-        InputError: If the encoder has no prunable weight.
+        InputError: The encoder has no prunable weight.
     """
     network = Network(encoder, nn.Identity()).eval()
     return Networks(network, network, {ratio: _pruned(network, None, ratio) for ratio in ratios})
@@ -96,13 +96,13 @@ def _states(run: Run, checkpoints: int) -> list[Objective]:
     """The run's newest states in eval mode, newest first."""
     states = [run.objective()]
     for path in _older(run, checkpoints - 1):
-        objective = run.objective()  # for its structure, whose weights are replaced
+        objective = run.objective()  # only for its structure; the weights are replaced
         states.append(run.restored(objective, read_checkpoint(path, STATE)["objective"], path))
     return states
 
 
 def _older(run: Run, count: int) -> list[Path]:
-    """Checkpoints before the newest whole one, newest first."""
+    """Checkpoints before the newest complete one, newest first."""
     loaded = load_checkpoint(run.checkpoints, STATE) if count else None
     if loaded is None:
         return []
@@ -113,7 +113,7 @@ def _older(run: Run, count: int) -> list[Path]:
 
 
 def _pruned(network: Network, competitor: SelfCompetitor | None, ratio: float) -> Network:
-    """The network pruned at a ratio of one's own choice."""
+    """The network pruned at any ratio."""
     try:
         if competitor is None:
             return _baked(SelfCompetitor(network, ratio, independent_norm=False))
@@ -127,7 +127,7 @@ def _pruned(network: Network, competitor: SelfCompetitor | None, ratio: float) -
 
 @torch.no_grad()
 def _baked(competitor: SelfCompetitor) -> Network:
-    """The pruned twin as a network of its own: masks need not be applied again for every batch."""
+    """The pruned twin as a separate network, so that masks are not applied again for every batch."""
     network = cast("Network", copy.deepcopy(competitor.network))
     network.load_state_dict(competitor.twin(), strict=False)
     return network.eval()

@@ -35,22 +35,22 @@ from sdclr.progress import tell
 IMAGES: Final = "images.parquet"
 """File with the ids, versions and dates of a reading's images."""
 _OF_IMAGES: Final = {"source", "images", "versions"}
-"""What a reading is known by that may differ for it to be taken over; all else is the encoder or a setting."""
+"""Keys of a reading's description that may differ if it is reused. All others are of the encoder or the settings."""
 
 
 class Stock(NamedTuple):
-    """The N images of now, compared with those that were there before."""
+    """The N current images, compared with earlier ones."""
 
     since: NDArray[np.int64]
-    """(N,) when each came or changed, in seconds since 1970; 0 for those of the first call."""
+    """(N,) seconds since 1970 when each image was added or changed; 0 for those of the first call."""
     grown: Grown
 
 
 class Carried(NamedTuple):
-    """What an earlier reading holds of some of the N images."""
+    """Data of some of the N images in an earlier reading."""
 
     rows: NDArray[np.int64]
-    """(N,) their rows in it; -1 for all others."""
+    """(N,) rows in the earlier reading; -1 for images that it does not have."""
     tables: Sequence[NDArray[np.float32]]
     values: NDArray[np.float32]
     bad: dict[int, str]
@@ -59,15 +59,15 @@ class Carried(NamedTuple):
     def into(
         self, begin: int, tables: Sequence[NDArray[np.float32]], values: NDArray[np.float32]
     ) -> list[tuple[int, str]]:
-        """Copy what is held of a chunk.
+        """Copy the known data of a chunk into a new reading.
 
         Args:
-            begin: Its first position.
-            tables: Of the reading that takes over.
-            values: (n, columns) of the chunk, which get what is known beside.
+            begin: First position of the chunk.
+            tables: Tables of the new reading, to write to.
+            values: (n, columns) other values of the chunk, to write to.
 
         Returns:
-            Position and reason of the images that cannot be used.
+            Position and reason of each unreadable image.
         """
         rows = self.rows[begin : begin + len(values)]
         places = np.flatnonzero(rows >= 0)
@@ -79,7 +79,7 @@ class Carried(NamedTuple):
 
 
 def described(source: Source, versions: NDArray[np.int64]) -> dict[str, Any]:
-    """What images are known by, as plain JSON."""
+    """Description of images, as JSON values."""
     digest = hashlib.sha256(versions.astype("<i8").tobytes()).hexdigest()
     return {"source": fingerprint(source), "images": len(source), "versions": digest}
 
@@ -87,14 +87,14 @@ def described(source: Source, versions: NDArray[np.int64]) -> dict[str, Any]:
 def begin_reading(
     source: Source, versions: NDArray[np.int64], wanted: dict[str, Any], shapes: Shapes, folder: Path
 ) -> Stock:
-    """Begin a reading unless it lies in the folder, and compare its images with those that were there before.
+    """Start a reading unless the folder has it, and compare its images with earlier ones.
 
     Args:
         source: The N images.
-        versions: (N,), as `image_versions` gives them.
-        wanted: What the reading is known by.
-        shapes: Of its tables.
-        folder: Where it is kept.
+        versions: (N,), from `image_versions`.
+        wanted: Description of the reading.
+        shapes: Shapes of its tables.
+        folder: Folder of the reading.
     """
     fresh = not is_held(folder, wanted, shapes)
     if fresh:
@@ -112,12 +112,12 @@ def begin_reading(
         )
         write_atomically(folder / IMAGES, parquet_bytes(table))
         settle(folder, wanted, shapes)
-        remove(folder.parent / "duplicates.json")  # it knows images by their names
+        remove(folder.parent / "duplicates.json")  # it identifies images only by their ids
     return stock
 
 
 def _set_aside(folder: Path, wanted: dict[str, Any]) -> None:
-    """Make room for another reading. Keeps the one that is there if the next can take over from it."""
+    """Move the current reading aside if the next one can reuse it. Otherwise remove earlier readings."""
     try:
         before = read_json(folder / GUARD)
     except InputError:  # none, or a damaged one
@@ -135,12 +135,12 @@ def _set_aside(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def earlier(folder: Path) -> list[Path]:
-    """Readings that were set aside, the newest first."""
+    """Readings that were set aside, newest first."""
     return sorted(folder.parent.glob(f"{folder.name}-before-*"), reverse=True)
 
 
 def _take_stock(ids: Sequence[str], versions: NDArray[np.int64], folder: Path) -> Stock:
-    """Compare images with those of the reading that lies in a folder and of earlier ones."""
+    """Compare images with those of the reading in a folder and of earlier readings."""
     tables = [table for place in (folder, *earlier(folder)) if (table := images_of(place)) is not None]
     since = np.zeros(len(ids), dtype=np.int64)
     if not tables:
@@ -166,17 +166,17 @@ def carried(
     columns: int,
     drawn: bool,
 ) -> list[Carried]:
-    """What earlier readings hold of the images; of several the newest counts. Tells of damaged ones.
+    """Data of the images in earlier readings, newest first. Damaged readings are reported and skipped.
 
     Args:
-        ids: N.
-        versions: (N,).
-        folder: Where the reading is kept.
-        wanted: What it is known by.
-        shapes: Of its tables.
-        chunk: Images of a chunk.
-        columns: How many values are known of an image beside.
-        drawn: Whether augmented views were looked at: they depend on an image's position, which must be the same.
+        ids: N ids.
+        versions: (N,) versions.
+        folder: Folder of the reading.
+        wanted: Description of the reading.
+        shapes: Shapes of its tables.
+        chunk: Number of images per chunk.
+        columns: Number of other values per image.
+        drawn: Whether augmented views are used. They depend on the position of an image, which must be unchanged.
     """
     found, missing = [], np.ones(len(ids), dtype=bool)
     for place in earlier(folder):
@@ -204,7 +204,7 @@ def carried(
 
 
 def not_held(chunk: range, known: Sequence[Carried]) -> list[int]:
-    """Positions of a chunk that no earlier reading holds."""
+    """Positions of a chunk that are in no earlier reading."""
     there = np.zeros(len(chunk), dtype=bool)
     for part in known:
         there |= part.rows[chunk.start : chunk.stop] >= 0
@@ -214,7 +214,7 @@ def not_held(chunk: range, known: Sequence[Carried]) -> list[int]:
 def _beside(
     place: Path, there: NDArray[np.bool_], size: int, shape: tuple[int, int]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """What a reading knows of its images beside its tables, from the chunks that are there."""
+    """Values and reasons of a reading outside its tables, from the existing chunks."""
     values, bad = np.empty(shape, dtype=np.float32), dict[int, str]()
     for number in np.flatnonzero(there).tolist():
         known = read_chunk(chunk_file(place, number))
@@ -224,7 +224,7 @@ def _beside(
 
 
 def known_images(ids: Sequence[str], versions: NDArray[np.int64], folder: Path, wanted: dict[str, Any]) -> int:
-    """How many images a reading of others could take over from the one in a folder."""
+    """Number of images that a new reading could reuse from the reading in a folder."""
     table = images_of(folder)
     try:
         if table is None or _differ(read_json(folder / GUARD), wanted):
@@ -246,7 +246,7 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
 
 
 def images_of(folder: Path) -> pa.Table | None:
-    """The images of a reading; None where it has none, or a damaged list."""
+    """The images of a reading; None if their list is missing or damaged."""
     try:
         return read_table(folder / IMAGES, columns=("id", "version", "since", "file"))
     except InputError:
@@ -254,5 +254,5 @@ def images_of(folder: Path) -> pa.Table | None:
 
 
 def _differ(before: dict[str, Any], wanted: dict[str, Any]) -> set[str]:
-    """What of the encoder and the settings differs."""
+    """Keys of the encoder and the settings that differ."""
     return {name for name in wanted.keys() - _OF_IMAGES if before.get(name) != wanted[name]}

@@ -1,4 +1,4 @@
-"""Farthest-first traversal: images that are far from each other and from those already chosen."""
+"""Farthest-first traversal: choose images far from each other and from those already chosen."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 _ACTIVE: Final = 4096
-"""Rows that are kept up to date after every pick; all others only now and then."""
+"""Number of rows to update after every pick. All others are updated only when necessary."""
 
 _BLOCK: Final = 16_384
-_CENTRES: Final = 1024
-"""Rows and new centers whose distances are computed at once: 64 MiB."""
+_CENTERS: Final = 1024
+"""Number of rows and new centers per block of distances: 64 MiB."""
 
 
 def farthest_first(
@@ -20,31 +20,31 @@ def farthest_first(
     first: int,
     *,
     weights: Tensor | None = None,
-    centres: Sequence[int] = (),
+    centers: Sequence[int] = (),
     active: int = _ACTIVE,
 ) -> list[int]:
-    """Pick, again and again, the row of largest `weight * distance to the nearest row chosen so far`.
+    """Repeatedly pick the row with the largest `weight * distance to the nearest chosen row`.
 
     With equal weights this is the greedy 2-approximation of the k-center problem, which Sener and Savarese (*Active
-    Learning for Convolutional Neural Networks: A Core-Set Approach*, ICLR 2018, algorithm 1) choose labels by.
+    Learning for Convolutional Neural Networks: A Core-Set Approach*, ICLR 2018, algorithm 1) use to choose labels.
 
-    The picks are those of the plain algorithm, which measures every row's distance to every pick as it is made. Here,
-    a row's distance only falls as picks are made, so old distances are upper bounds. As long as the best of the
-    `active` rows of largest bounds is not below the bounds of the rest, it is the best of all, and the rest need not
-    be looked at; when it falls below, all rows are brought up to date by one matrix product. Time is
-    O(N * count * D) as before, but at the speed of matrix products; memory beyond the rows is O(N). 500 of
-    a million rows of width 128 take 3 s of one CPU core, a tenth of what the plain algorithm takes.
+    The picks equal those of the plain algorithm, which measures every row's distance to every pick. A row's distance
+    only decreases with more picks, so old distances are upper bounds. While the best of the `active` rows with the
+    largest bounds is not below the bounds of the rest, it is the best of all, and the rest is not updated. Otherwise
+    one matrix product updates all rows. Time is still O(N * count * D), but at the speed of matrix products; the
+    additional memory is O(N). Picking 500 of a million rows of width 128 takes 3 s on one CPU core, a tenth of the time
+    of the plain algorithm.
 
     Args:
         rows: (N, D) floating point, finite; distances are Euclidean. The search runs on their device.
-        count: Rows to pick, at most N less the number of centers.
-        first: The first pick where nothing has been chosen.
-        weights: (N,) not negative; all 1 by default.
-        centres: Rows chosen beforehand; they are not picked.
-        active: Rows kept up to date.
+        count: Number of rows to pick, at most N minus the number of centers.
+        first: The first pick if there are no centers.
+        weights: (N,) nonnegative; all 1 by default.
+        centers: Rows that are already chosen; they are not picked.
+        active: Number of rows to update after every pick.
 
     Returns:
-        Rows in picking order, none twice.
+        Different rows in picking order.
     """
     norms = rows.square().sum(dim=1)
     state = _State(
@@ -55,14 +55,14 @@ def farthest_first(
         taken=torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
     )
     picked: list[int] = []
-    fresh = list(centres)
+    fresh = list(centers)
     if not fresh and count:
         picked, fresh = [first], [first]
     while len(picked) < count:
         state.taken[fresh] = True
         _approach(state, fresh)
         best = state.bounds().topk(min(active + 1, len(rows)))
-        # What the rest can reach at most; with no rest, nothing stops the picking.
+        # The upper bound of the rest. Without a rest, picking continues.
         rest = float(best.values[active]) if len(best.values) > active else -torch.inf
         places = _pick(state.of(best.indices[:active]), rest, count - len(picked))
         fresh = best.indices[places].tolist()
@@ -71,7 +71,7 @@ def farthest_first(
 
 
 class _State(NamedTuple):
-    """Rows, and how far they are from those chosen."""
+    """Rows, and their distances to the chosen ones."""
 
     rows: Tensor
     norms: Tensor
@@ -79,12 +79,12 @@ class _State(NamedTuple):
     squared: Tensor
     """(N,) squared weights."""
     gaps: Tensor
-    """(N,) squared distance to the nearest row chosen."""
+    """(N,) squared distance to the nearest chosen row."""
     taken: Tensor
-    """(N,) whether a row was chosen."""
+    """(N,) whether a row is chosen."""
 
     def bounds(self) -> Tensor:
-        """(N,) what decides; minus infinity where a row was chosen."""
+        """(N,) squared weighted distances, which determine the picks; minus infinity for chosen rows."""
         return (self.gaps * self.squared).masked_fill_(self.taken, -torch.inf)
 
     def of(self, indices: Tensor) -> "_State":
@@ -93,11 +93,11 @@ class _State(NamedTuple):
 
 
 def _pick(some: _State, rest: float, count: int) -> list[int]:
-    """Farthest-first among some rows, up to `count` picks, as long as the rest cannot be farther."""
+    """Farthest-first among some rows: up to `count` picks, while the rest cannot be farther."""
     picked: list[int] = []
     while len(picked) < count:
         value, place = some.bounds().max(dim=0)
-        # The first is the largest of all bounds, and these were up to date: it is taken whatever rounding says.
+        # The first pick has the largest of all bounds, which are up to date, so rounding must not reject it.
         if picked and (float(value) < rest or float(value) == -torch.inf):
             break
         picked.append(int(place))
@@ -107,10 +107,10 @@ def _pick(some: _State, rest: float, count: int) -> list[int]:
     return picked
 
 
-def _approach(state: _State, centres: Sequence[int]) -> None:
-    """Lower the squared distances to those of new centers, block by block."""
+def _approach(state: _State, centers: Sequence[int]) -> None:
+    """Update the squared distances with new centers, in blocks."""
     rows, norms, gaps = state.rows, state.norms, state.gaps
-    for group in torch.split(torch.tensor(centres, dtype=torch.int64, device=rows.device), _CENTRES):
+    for group in torch.split(torch.tensor(centers, dtype=torch.int64, device=rows.device), _CENTERS):
         there, length = rows[group], norms[group]
         for begin in range(0, len(rows), _BLOCK):
             part = slice(begin, begin + _BLOCK)

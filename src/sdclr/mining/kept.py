@@ -1,4 +1,4 @@
-"""A reading on disk: tables of features, and a file for each chunk with checksums of its rows.
+"""A reading on disk: tables of features, and one file per chunk with checksums of its rows.
 
 Damaged chunks are reported and read again from the images; see `sdclr.mining.reading`.
 """
@@ -31,27 +31,27 @@ from sdclr.files import (
 from sdclr.progress import tell
 
 GUARD: Final = "reading.json"
-"""File that says what a folder's reading is of."""
+"""File with the description of a folder's reading."""
 FEATURES: Final = "features.npy"
 PROJECTIONS: Final = "projections.npy"
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Of tables, by the names of their files."""
+"""Shapes of tables by file name."""
 Table: TypeAlias = "np.memmap[Any, np.dtype[np.float32]]"
 AGAIN: Final = "its images are read again"
-"""What becomes of damage."""
+"""Consequence of damage, for messages."""
 
 
 def held(folder: Path, wanted: dict[str, Any], shapes: Shapes) -> bool:
-    """Whether what lies in a folder was begun for the same images, networks and plan.
+    """Whether a folder has a reading of the same images, networks and plan, complete or not.
 
     Args:
-        folder: Where the reading is kept.
-        wanted: What it is known by, as plain JSON.
-        shapes: Of its tables.
+        folder: Folder of the reading.
+        wanted: Description of the reading, as JSON values.
+        shapes: Shapes of its tables.
 
     Raises:
-        DamagedFileError: If the file that says so or a table is damaged.
+        DamagedFileError: The description or a table is damaged.
     """
     if not all(os.path.lexists(folder / name) for name in (GUARD, *shapes)):
         return False
@@ -63,7 +63,7 @@ def held(folder: Path, wanted: dict[str, Any], shapes: Shapes) -> bool:
 
 
 def is_held(folder: Path, wanted: dict[str, Any], shapes: Shapes) -> bool:
-    """`held`, with the same arguments. Tells of damage, which is as if nothing was there."""
+    """`held` with the same arguments, but damage is reported and gives False."""
     try:
         return held(folder, wanted, shapes)
     except DamagedFileError as error:
@@ -72,29 +72,29 @@ def is_held(folder: Path, wanted: dict[str, Any], shapes: Shapes) -> bool:
 
 
 def settle(folder: Path, wanted: dict[str, Any], shapes: Shapes) -> None:
-    """Begin a reading in a folder. Arguments are those of `held`."""
+    """Start a reading in a folder. Same arguments as `held`."""
     for path in (folder / GUARD, folder / FEATURES, folder / PROJECTIONS, *folder.glob("chunk-*.npz")):
         remove(path)
     for name, shape in shapes.items():
         new_array(folder / name, shape, np.float32)
-    write_json(folder / GUARD, wanted)  # last: until it is there, the folder holds no reading
+    write_json(folder / GUARD, wanted)  # last: without this file, the folder has no reading
 
 
 def chunk_file(folder: Path, number: int) -> Path:
-    """Where it is kept what is known of a chunk beside its rows in the tables."""
+    """File of a chunk's data outside the tables."""
     return folder / f"chunk-{number:06d}.npz"
 
 
 def open_tables(folder: Path, shapes: Shapes, size: int, columns: int) -> tuple[list[Any], list[range]]:
-    """The mapped tables of a reading, and its chunks, as positions, that are not read yet or damaged.
+    """The mapped tables of a reading, and the position ranges of missing or damaged chunks.
 
-    Tables can be written if chunks are missing. A finished reading may lie on a read-only disk.
+    Tables are writable if chunks are missing. A finished reading may be on a read-only disk.
 
     Args:
-        folder: Where the reading is kept.
-        shapes: Of its tables.
-        size: Images of a chunk.
-        columns: How many values are known of an image beside.
+        folder: Folder of the reading.
+        shapes: Shapes of its tables.
+        size: Number of images per chunk.
+        columns: Number of values per image outside the tables.
     """
     tables = [read_array(folder / name, AGAIN, mode="c") for name in shapes]
     missing = missing_chunks(folder, tables, size, columns)
@@ -102,7 +102,7 @@ def open_tables(folder: Path, shapes: Shapes, size: int, columns: int) -> tuple[
 
 
 def missing_chunks(folder: Path, tables: Sequence[NDArray[Any]], size: int, columns: int) -> list[range]:
-    """As in `open_tables`. Tells of damaged chunks, and removes their files."""
+    """Missing or damaged chunks, as in `open_tables`. Reports damaged chunks and removes their files."""
     total, missing, damage = len(tables[0]), list[range](), list[str]()
     for begin in range(0, total, size):
         chunk, path = range(begin, min(begin + size, total)), chunk_file(folder, begin // size)
@@ -129,10 +129,10 @@ def checksum(rows: NDArray[np.float32]) -> int:
 
 
 class Chunk(NamedTuple):
-    """What is known of a chunk beside its rows in the tables."""
+    """Data of a chunk outside the tables."""
 
     values: NDArray[np.float32]
-    """(n, columns)."""
+    """(n, columns) values."""
     bad: dict[int, str]
     """Reason by position."""
     sums: NDArray[np.int64]
@@ -140,10 +140,10 @@ class Chunk(NamedTuple):
 
 
 def read_chunk(path: Path) -> Chunk:
-    """What `write_chunk` wrote.
+    """Read a file of `write_chunk`.
 
     Raises:
-        DamagedFileError: It is something else.
+        DamagedFileError: It is not such a file.
     """
     found = read_arrays(path, ("values", "bad", "reasons", "sums"), AGAIN)
     with parsing(path, AGAIN):
@@ -152,12 +152,12 @@ def read_chunk(path: Path) -> Chunk:
 
 
 def write_chunk(path: Path, values: NDArray[np.float32], bad: Sequence[tuple[int, str]], sums: Sequence[int]) -> None:
-    """Write what is known of a chunk, whole or not at all.
+    """Write the data of a chunk atomically.
 
     Args:
         path: The file.
-        values: (n, columns).
-        bad: Position and reason of each image that cannot be used.
+        values: (n, columns) values.
+        bad: Position and reason of each unreadable image.
         sums: Checksum of its rows in each table.
     """
     buffer = io.BytesIO()

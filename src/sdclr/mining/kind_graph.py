@@ -1,7 +1,7 @@
-"""The graph in which kinds of images are found: each distinct image with its nearest neighbors.
+"""The graph to find kinds of images: each distinct image with its nearest neighbors.
 
 Near-copies, such as the frames of a burst, count as one image here. Otherwise they would fill each other's lists of
-neighbors, and every burst would look like a group that is separated from the rest.
+neighbors, and every burst would appear as a separated group.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.features.approximate import find_neighbors
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 COPY_SHARE: Final = 0.1
-"""Two images are copies where their distance is at most this share of the typical distance to the tenth neighbor."""
+"""Two images are copies if their distance is at most this share of the typical distance to the tenth neighbor."""
 
 REFERENCE: Final = 10
-"""The neighbor whose distance is typical of the collection: bursts of frames are shorter than that."""
+"""Neighbor whose distance is typical of the collection, assuming that bursts have fewer frames."""
 
 _ROUNDING: Final = 1e-6
-"""Cosine distances below this are float32's rounding."""
+"""Cosine distances below this are rounding errors of float32."""
 
 TUNING: Final = 5
-"""The neighbor whose distance is an image's own scale: within the smallest kind."""
+"""Neighbor whose distance is the local scale of an image. It is inside even the smallest kind."""
 
 _FARTHEST: Final = 30.0
 _ROUNDS: Final = 8
 _LINKS: Final = 1_000_000
-"""Links that are weighted at once."""
+"""Links per block to weight."""
 _PAIRS: Final = 100_000
-"""Edges whose shared neighbors are counted at once."""
+"""Links per block to count shared neighbors."""
 
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The images that stand for themselves and their near-copies.
+    """The distinct images, which represent themselves and their near-copies.
 
     Attributes:
-        positions: (M,) int64, rising positions of these images among all N.
-        owner: (N,) int64, which of the M stands for each image.
-        copies: (M,) int64, the images each stands for, itself included.
+        positions: (M,) int64, ascending positions of these images among all N.
+        owner: (N,) int64, index of the distinct image that represents each image.
+        copies: (M,) int64, number of images that each represents, including itself.
         indices: (M, k) integers, nearest neighbors among the M, nearest first.
         distances: (M, k) float32, their distances.
     """
@@ -59,14 +59,14 @@ class DistinctImages:
     distances: NDArray[np.float32]
 
 
-def distinct_images(features: Tensor, neighbors: Neighbours) -> DistinctImages:
-    """Collapse near-copies, and find the neighbors of what is left.
+def distinct_images(features: Tensor, neighbors: Neighbors) -> DistinctImages:
+    """Merge near-copies, and find the neighbors of the remaining images.
 
     Only images that lost neighbors are searched again.
 
     Args:
         features: (N, D), checked.
-        neighbors: Of all images among themselves, by cosine.
+        neighbors: Neighbors of all images among themselves, by cosine.
 
     Returns:
         M distinct images with min(k, M - 1) neighbors each.
@@ -96,10 +96,10 @@ def distinct_images(features: Tensor, neighbors: Neighbours) -> DistinctImages:
 def _leaders(
     indices: NDArray[np.integer], distances: NDArray[np.float32], empty: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """(N,) the image that stands for each: itself, or one it is a copy of.
+    """(N,) the image that represents each image: itself, or one that it is a copy of.
 
-    The image with most copies stands for them all, so that a chain of images, each a copy of the next, does not
-    become one. Images whose features are all zero have no direction and stand for each other.
+    The image with the most copies represents them all, so that a chain of images, each a copy of the next, is not
+    merged into one. Images with all-zero features have no direction and count as copies of each other.
     """
     from scipy import sparse
 
@@ -112,7 +112,7 @@ def _leaders(
         close = sparse.csr_matrix((ones, (rows, indices[rows, columns])), shape=(count, count))
         close = close.maximum(close.T).tocsr()
         degree = np.diff(close.indptr)
-        # The order must not depend on the images' order in the collection.
+        # This order must not depend on the images' order in the collection.
         order = np.lexsort((distances.sum(axis=1), -degree))
         free = np.ones(count, dtype=bool)
         for image in order[: np.count_nonzero(degree)].tolist():
@@ -130,7 +130,7 @@ def _leaders(
 def _searched_again(
     features: Tensor, indices: NDArray[np.integer], distances: NDArray[np.float32]
 ) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
-    """Neighbors of the images kept, where -1 marks a neighbor that was not. Writes into both arrays."""
+    """Neighbors of the kept images, where -1 marks a removed neighbor. Changes both arrays in place."""
     count = len(features)
     k = min(indices.shape[1], count - 1)
     lost = np.flatnonzero((indices < 0).any(axis=1))
@@ -149,15 +149,15 @@ def _searched_again(
 def neighbor_graph(indices: NDArray[np.integer], distances: NDArray[np.float32]) -> sparse.csr_matrix[np.float64]:
     """Symmetric graph of nearest neighbors: the Jaccard index of two images' lists times their closeness.
 
-    Two images are linked if either is among the other's k nearest. The Jaccard index of their lists, each with the
-    image itself, is that of shared neighbors over all neighbors, in (0, 1] (Jarvis and Patrick, IEEE Trans. Comput.
-    1973; Levine et al., Cell 2015). Closeness is the self-tuning Gaussian of Zelnik-Manor and Perona (NIPS 2004),
-    exp(-|x - y|² / (s_x s_y)), where s is the distance to an image's fifth neighbor. For directions |x - y|² is twice
-    the cosine distance. Both factors make the links weak that leave a group of fewer than k images only because each
-    image has k neighbors.
+    Two images are linked if either is among the other's k nearest. The Jaccard index of their lists, each including the
+    image itself, is the number of shared neighbors divided by the number of all neighbors, in (0, 1] (Jarvis and
+    Patrick, IEEE Trans. Comput. 1973; Levine et al., Cell 2015). Closeness is the self-tuning Gaussian of Zelnik-Manor
+    and Perona (NIPS 2004), exp(-|x - y|² / (s_x s_y)), where s is the distance to an image's fifth neighbor. For unit
+    vectors, |x - y|² is twice the cosine distance. Both factors reduce the weight of links that leave a group of fewer
+    than k images only because each image has k neighbors.
 
     Args:
-        indices: (N, k), neighbors of each image, nearest first; no image is its own.
+        indices: (N, k), neighbors of each image, nearest first, without the image itself.
         distances: (N, k), their cosine distances.
 
     Returns:
@@ -168,18 +168,18 @@ def neighbor_graph(indices: NDArray[np.integer], distances: NDArray[np.float32])
     count, k = indices.shape
     rows, columns, weights = _links(indices)
     scale = np.maximum(distances[:, min(TUNING, k) - 1], _ROUNDING)
-    # Zeros would count as links that are not there.
+    # Zeros would count as missing links.
     known = np.maximum(distances, np.finfo(np.float32).tiny).ravel()
     lengths = sparse.csr_matrix(
         (known, indices.ravel().astype(np.int32, copy=False), _starts(count, k)), shape=(count, count)
     )
     del known
-    for begin in range(0, len(weights), _LINKS):  # whole, the temporary arrays of a million images take a gigabyte
+    for begin in range(0, len(weights), _LINKS):  # blocks, since temporary arrays of a million images take a gigabyte
         part = slice(begin, begin + _LINKS)
         one, other = rows[part], columns[part]
         length = np.maximum(np.asarray(lengths[one, other]).ravel(), np.asarray(lengths[other, one]).ravel())
         ratio = np.maximum(length.astype(np.float64), _ROUNDING) / np.sqrt(scale[one] * scale[other])
-        # A link that vanishes in rounding would no longer be one.
+        # A weight that rounds to zero would remove the link.
         weights[part] *= np.exp(-np.minimum(ratio, _FARTHEST))
     del lengths
     half = sparse.csr_matrix((weights, (rows, columns)), shape=(count, count))
@@ -188,7 +188,7 @@ def neighbor_graph(indices: NDArray[np.integer], distances: NDArray[np.float32])
 
 
 def _links(indices: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """The links of `neighbor_graph`, each once and in order: the smaller number, the larger one, the Jaccard index."""
+    """The links of `neighbor_graph`, each once and sorted: the smaller index, the larger index, the Jaccard index."""
     from scipy import sparse
 
     count, k = indices.shape
@@ -212,6 +212,6 @@ def _links(indices: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.
 
 
 def _starts(count: int, k: int) -> NDArray[Any]:
-    """Where each row of a sparse (count, count) matrix with k entries a row begins."""
+    """Start offsets of the rows of a sparse (count, count) matrix with k entries per row."""
     starts: NDArray[Any] = np.arange(count + 1, dtype=np.int32 if count * k < 2**31 else np.int64) * k
     return starts

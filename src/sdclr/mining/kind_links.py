@@ -1,4 +1,4 @@
-"""Links between groups that are joined repeatedly."""
+"""Links between groups, which are joined repeatedly."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Links:
-    """Weighted links between groups. Each link is kept once, in 20 bytes.
+    """Weighted links between groups. Each link is stored once, in 20 bytes.
 
     Args:
-        weights: (L, L) symmetric, positive or empty; the diagonal does not count.
-        room: Most groups that there will be, joined ones included.
+        weights: (L, L) symmetric, positive or empty; the diagonal is ignored.
+        room: Maximum number of groups, including joined ones.
 
     Example:
         >>> from scipy import sparse
@@ -32,23 +32,23 @@ class Links:
 
         count = weights.shape[0]
         upper = sparse.triu(weights, 1, format="coo")
-        self._weight = upper.data.astype(np.float64, copy=False)  # 0 where the link is gone
-        self._ends = upper.row + upper.col  # less the one end this is the other
+        self._weight = upper.data.astype(np.float64, copy=False)  # 0 for removed links
+        self._ends = upper.row + upper.col  # the sum of both ends; minus one end, it is the other
         ends = np.concatenate([upper.row, upper.col])
         numbers = (np.argsort(ends, kind="stable") % max(1, len(self._ends))).astype(ends.dtype)
         starts = np.cumsum(np.bincount(ends, minlength=count))[:-1]
         self._numbers: list[NDArray[Any] | None] = [*np.split(numbers, starts), *[None] * (room - count)]
 
     def of(self, group: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Groups that a group is linked to, and the weights, in no certain order."""
+        """Groups that a group is linked to, and the weights, in arbitrary order."""
         numbers = self._linked(group)
         return self._ends[numbers] - group, self._weight[numbers]
 
     def join(self, a: int, b: int, into: int) -> float:
-        """Join two groups into a new one, or into one of them. Links to the same group become one, of their sum.
+        """Join two groups into a new one, or into one of them. Links to the same group are added.
 
         Returns:
-            Weight of the link between the two.
+            Weight of the link between the two groups.
         """
         first, second = self._linked(a), self._linked(b)
         others, also = self._ends[first] - a, self._ends[second] - b
@@ -65,7 +65,7 @@ class Links:
         return weight
 
     def _linked(self, group: int) -> NDArray[Any]:
-        """Numbers of a group's links, without those that are gone."""
+        """Numbers of a group's links, without removed ones."""
         numbers = self._numbers[group]
         if numbers is None:
             return np.empty(0, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""Groups of a graph's nodes that are separated from the rest, at any scale.
+"""Groups of graph nodes that are separated from the rest, at any scale.
 
-A tree of growing groups is built by repeatedly joining the two groups with the largest weight between them relative to
-their volumes. A group of the tree is separated if much less of its weight leaves it than leaves its own parts.
+A tree of groups is built by repeatedly joining the two groups with the largest weight between them relative to their
+volumes. A group of the tree is separated if it loses a much smaller share of its weight than its parts lose.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 CONTRAST: Final = 5.0
-"""How many times more links a separated group's parts must lose than they would where density does not fall."""
+"""Minimum factor between the links that a separated group's parts lose and the links lost at constant density."""
 
 _FRACTIONS: Final = (1 / 2, 1 / 4, 1 / 8)
-"""Sizes of the parts that a group is compared with."""
+"""Sizes of the parts that a group is compared with, as fractions of the group."""
 
 _SEED_IMAGES: Final = 50
-"""The scale, in images, below which modularity may join nodes before the tree is built."""
+"""Scale in images below which modularity may join nodes before the tree is built."""
 
 _GAIN: Final = 1e-3
-"""Modularity that a further round must gain (the usual value)."""
+"""Minimum gain in modularity per round (the usual value)."""
 
 
 @dataclass
 class Tree:
-    """Groups of nodes: the leaves first, then each join after the two groups it joins.
+    """Groups of nodes: leaves first, then each join after its two groups.
 
     Attributes:
         leaf: (N,) leaf of each node.
-        links: (L, L) weight between leaves, with the weight inside each, twice, on the diagonal.
+        links: (L, L) weight between leaves; on the diagonal, twice the weight inside each leaf.
         volume: Sum of the weighted degrees of each group's nodes.
         cut: Weight of the links that leave each group.
-        children: The two groups that each join is made of, None for leaves.
-        roots: Groups that nothing leaves.
+        children: The two groups of each join, None for leaves.
+        roots: Groups without links to other groups.
     """
 
     leaf: NDArray[np.int64]
@@ -60,8 +60,8 @@ class Tree:
     def parts(self, groups: Iterable[int], fraction: float) -> float:
         """Share of links that leave the parts of a set of groups, in [0, 1 - fraction].
 
-        The parts are the largest subgroups with at most `fraction` of its volume. Their mean is weighted by volume. It
-        is at most what such a part of a complete graph loses: no group is closer knit.
+        The parts are the largest subgroups with at most `fraction` of the volume of the set. The result is their mean,
+        weighted by volume, and at most the share that such a part of a complete graph loses.
         """
         pending = list(groups)
         limit = sum(self.volume[group] for group in pending) * fraction
@@ -74,7 +74,7 @@ class Tree:
             elif pair is not None:
                 pending += pair
                 continue
-            else:  # a leaf that cannot be cut
+            else:  # a leaf, which cannot be split
                 lost += self.volume[group] * (1 - fraction)
             total += self.volume[group]
         return min(1 - fraction, _share(lost, total))
@@ -99,14 +99,13 @@ def _share(part: float, whole: float) -> float:
 def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) -> Tree:
     """Tree of groups by average linkage on a graph (Bonald et al., *Hierarchical graph clustering*, 2018).
 
-    Nodes are first joined into leaves of a few nodes each by modularity at a high resolution (Louvain), which leaves
-    groups at every larger scale whole and takes nearly all the work from the tree.
+    Modularity at a high resolution (Louvain) first joins nodes into leaves of a few nodes. This keeps all larger groups
+    intact, and makes the tree small.
 
     Args:
-        graph: (N, N) symmetric; weights on the diagonal count as links that stay inside. It is let go under way, so
-            that a caller who keeps no reference to it needs less memory.
-        tie: (N,) decides the order of nodes of one weighted degree, so that the result does not depend on the nodes'
-            order.
+        graph: (N, N) symmetric; weights on the diagonal count as inside links. It is released early, so that a caller
+            without another reference to it needs less memory.
+        tie: (N,) sort key for nodes of equal weighted degree, so that the result does not depend on the nodes' order.
     """
     from scipy import sparse
 
@@ -114,7 +113,7 @@ def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) 
     strength = np.asarray(graph.sum(axis=1)).ravel()
     order = np.lexsort((np.round(tie, 6), np.round(strength, 9)))
     graph = graph[order]
-    return_freed_memory()  # of what has built the graph
+    return_freed_memory()  # memory from building the graph
     graph = sparse.csr_matrix((graph.data, _places(order)[graph.indices], graph.indptr), shape=graph.shape)
     graph.sort_indices()
     labels, links = _communities(graph, max(1.0, count / _SEED_IMAGES))
@@ -122,7 +121,7 @@ def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) 
     return_freed_memory()
     first = np.full(links.shape[0], count)
     np.minimum.at(first, labels, np.arange(count))
-    known = np.argsort(first)  # leaves are counted in the order in which they first appear
+    known = np.argsort(first)  # leaves are numbered in the order of their first nodes
     leaf = np.empty(count, dtype=np.int64)
     leaf[order] = _places(known)[labels]
     tree = Tree(leaf, links[known][:, known])
@@ -131,7 +130,7 @@ def build_tree(graph: sparse.csr_matrix[np.float64], tie: NDArray[np.floating]) 
 
 
 def _places(order: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Where each number stands in an order of all."""
+    """The inverse permutation: the position of each number in an order."""
     places = np.empty(len(order), dtype=np.int32)
     places[order] = np.arange(len(order), dtype=np.int32)
     return places
@@ -142,7 +141,7 @@ def _communities(
 ) -> tuple[NDArray[np.integer], sparse.csr_matrix[np.float64]]:
     """Communities of a graph by modularity, and the graph of these communities.
 
-    `sknetwork.clustering.Louvain` finds the same ones, and holds the graph several times.
+    `sknetwork.clustering.Louvain` finds the same communities, but copies the graph several times.
 
     Returns:
         (N,) community of each node, and the (L, L) weights between communities.
@@ -173,8 +172,9 @@ def _communities(
 def _join_all(tree: Tree) -> None:
     """Join groups, closest first, until none are linked.
 
-    The queue holds each group's closest partner only. A join brings nothing closer than the nearer of its two parts was
-    (average linkage is reducible), so an entry whose partner is gone is a bound, and is looked up again when it is due.
+    The queue has only the closest partner of each group. A joined group is never closer to a third one than the closer
+    of its two parts was (average linkage is reducible). So an entry with a removed partner is a bound, and is updated
+    when it reaches the front.
     """
     count = tree.links.shape[0]
     near = Links(tree.links, 2 * count)
@@ -205,7 +205,7 @@ def _join_all(tree: Tree) -> None:
 
 
 def _closest(near: Links, volume: NDArray[np.float64], group: int) -> tuple[float, int, int, int] | None:
-    """What a group is linked to most for the volumes: the negative of that, both groups in order, and the group."""
+    """Heap entry of a group's closest partner: negative closeness, both groups in order, and the group."""
     others, weights = near.of(group)
     if not len(others):
         return None
@@ -217,7 +217,7 @@ def _closest(near: Links, volume: NDArray[np.float64], group: int) -> tuple[floa
 
 @dataclass(frozen=True)
 class Groups:
-    """Separated groups of a graph's nodes: a partition.
+    """Partition of graph nodes into separated groups.
 
     Attributes:
         labels: (N,) group of each node.
@@ -229,16 +229,16 @@ class Groups:
 
 
 def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast: float = CONTRAST) -> Groups:
-    """Cut a tree into the groups that are separated from the rest.
+    """Split a tree into groups that are separated from the rest.
 
-    Every separated group of the tree is a candidate, at most half the whole. Candidates lie inside each other, which
-    cuts the whole into parts: each candidate without those inside it. A part that is too small, or not separated
-    itself, joins the part that it is linked to most, the smallest first.
+    Candidates are the separated groups of the tree with at most half the total volume. They may be nested, so each part
+    of the partition is a candidate without the candidates inside it. Starting with the smallest, a part that is too
+    small or not separated joins the part with the strongest link to it.
 
     Args:
         tree: The tree.
-        counts: (N,) what each node counts for.
-        least: Least count of a group.
+        counts: (N,) number of images per node.
+        least: Minimum number of images of a group.
         contrast: See `CONTRAST`.
     """
     leaf_counts = np.bincount(tree.leaf, weights=counts, minlength=tree.links.shape[0]).tolist()
@@ -256,11 +256,11 @@ def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast
 
 
 def _is_separated(tree: Tree, groups: list[int], contrast: float, cut: float | None = None) -> bool:
-    """Whether a set of groups loses far fewer links than its own parts.
+    """Whether a set of groups loses far fewer links than its parts.
 
-    Where density does not fall, n images in d dimensions lose a share of their links that falls as n^(-1/d): a part
-    with the fraction f of the images loses f^(-1/d) times as much as the whole, at most f^(-1/2) from two dimensions
-    on. `contrast` is what must be left beyond that, for parts of any one size.
+    At constant density, n images in d dimensions lose a share of their links that decreases as n^(-1/d). A part with a
+    fraction f of the images loses f^(-1/d) times as much as the whole, in two or more dimensions at most f^(-1/2).
+    Parts of at least one size must exceed this by the factor `contrast`.
     """
     lost = sum(tree.cut[group] for group in groups) if cut is None else cut
     outside = contrast * _share(lost, sum(tree.volume[group] for group in groups))
@@ -271,7 +271,7 @@ def _is_separated(tree: Tree, groups: list[int], contrast: float, cut: float | N
 
 
 def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
-    """The whole cut along the wanted groups: each part as groups of the tree, the part of the roots first."""
+    """Split the tree at the wanted groups: each part as groups of the tree, the part of the roots first."""
     holds = [group in wanted for group in range(len(tree.children))]
     for group, pair in enumerate(tree.children):
         if pair is not None:
@@ -292,7 +292,7 @@ def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
 
 
 def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, contrast: float) -> Groups:
-    """Join parts that cannot stand alone with the part they are linked to most."""
+    """Join parts that are too small or not separated with the part of their strongest link."""
     from scipy import sparse
 
     owner = np.empty(tree.links.shape[0], dtype=np.int64)

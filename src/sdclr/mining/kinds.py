@@ -1,29 +1,29 @@
-"""Kinds of images: groups that are separated from the rest, without being told how many there are.
+"""Kinds of images: groups that are separated from the rest. The number of groups is found automatically.
 
-The distance to the nearest neighbors finds rare images that lie apart from each other. It fails where rare images are
-alike: in a tight group of their own they have near neighbors, and rank last. Their group shows in the graph of nearest
-neighbors instead: hardly any link leaves it. This module finds such groups in six steps.
+The distance to the nearest neighbors finds rare images that are far from each other. It fails if rare images are
+similar: in a tight group they have near neighbors, and rank last. Such a group is visible in the graph of nearest
+neighbors: few links leave it. This module finds such groups in six steps.
 
-1. Near-copies (frames of a burst) collapse into one image, so that they do not fill each other's lists of neighbors.
-2. Each image is linked to its k nearest neighbors. A link weighs as much as the two images share neighbors (the Jaccard
-   index of their lists: Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015) times their closeness on their own
-   scale (the self-tuning Gaussian of Zelnik-Manor and Perona 2004). Links that exist only because each image must have
-   k neighbors thus weigh little. Groups larger than k hardly depend on it; smaller groups can be missed.
-3. Modularity at a high resolution (Louvain, Blondel et al. 2008) makes small communities, far smaller than kinds: at
-   the usual resolution small kinds are lost in large collections (Fortunato and Barthélemy 2007). Leiden (Traag et al.
-   2019) repairs communities that fall apart. Step 5 does so here, and Louvain draws no random numbers.
+1. Near-copies (frames of a burst) are merged into one image, so that they do not fill each other's lists of neighbors.
+2. Each image is linked to its k nearest neighbors. The weight of a link is the share of common neighbors (the Jaccard
+   index of the two lists: Jarvis and Patrick 1973; PhenoGraph, Levine et al. 2015) times the closeness relative to
+   local distances (the self-tuning Gaussian of Zelnik-Manor and Perona 2004). So links that exist only because each
+   image has k neighbors have a low weight. Groups larger than k hardly depend on k; smaller groups can be missed.
+3. Modularity at a high resolution (Louvain, Blondel et al. 2008) finds communities far smaller than kinds. At the usual
+   resolution, small kinds are lost in large collections (Fortunato and Barthélemy 2007). Leiden (Traag et al. 2019)
+   repairs disconnected communities; here, step 5 does this, and Louvain needs no random numbers.
 4. Average linkage joins the communities into a tree (Bonald et al. 2018).
-5. A group of the tree is separated if few of its links leave it (its conductance) compared with what leaves its own
-   halves, quarters or eighths. Where density does not fall between groups, n images in d dimensions lose a share of
-   their links that falls as n^(-1/d), so halves lose at most 1.4 times as much as the whole from two dimensions on.
-   Separated groups must show five times that contrast. The rule compares a group with itself, and so follows the
-   collection instead of a fixed conductance. It is the ratio of inner to outer conductance that defines clusters in
-   Kannan, Vempala and Vetta (JACM 2004) and in Oveis Gharan and Trevisan (SODA 2014).
-6. The separated groups are kinds. Everything else is one kind, usually the largest.
+5. A group of the tree is separated if few of its links leave it (its conductance) compared with the links that leave
+   its halves, quarters or eighths. At constant density, n images in d dimensions lose a share of their links that
+   decreases as n^(-1/d), so in two or more dimensions halves lose at most 1.4 times as much as the whole. Separated
+   groups need five times that contrast. The rule compares a group with its parts, so it adapts to the collection
+   instead of using a fixed conductance. It is the ratio of inner to outer conductance that defines clusters in Kannan,
+   Vempala and Vetta (JACM 2004) and in Oveis Gharan and Trevisan (SODA 2014).
+6. The separated groups are kinds. All other images form one kind, usually the largest.
 
-All is deterministic, needs no seed, and is linear in N k after the neighbors are known.
+The algorithm is deterministic, needs no seed, and is linear in N k once the neighbors are known.
 
-Images that are far from everything are no kind. They are listed on their own, as `Kinds.odd`.
+Images that are far from all others are not a kind. They are listed in `Kinds.odd`.
 """
 
 from dataclasses import dataclass
@@ -38,40 +38,40 @@ from torch.nn import functional as F
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.extract import checked_features
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.mining.kind_graph import DistinctImages, distinct_images, neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
 from sdclr.out_of_memory import return_freed_memory
 from sdclr.progress import stage
 
 LEAST_IMAGES: Final = 10
-"""Least number of distinct images of a kind."""
+"""Minimum number of distinct images of a kind."""
 
 BURST: Final = 10
-"""Up to so many near-copies count as one image. More are a kind: black frames, or one picture again and again."""
+"""Maximum number of near-copies that count as one image. More form a kind, such as black frames or a repeated image."""
 
 RARE_SHARE: Final = 0.1
-"""A rare kind holds at most this share of the images that the larger kinds hold together."""
+"""Maximum size of a rare kind, as a share of the total size of the larger kinds."""
 
 _NEAR: Final = 10
-"""Neighbors that say how far an image is from everything."""
+"""Number of neighbors to measure the distance of an image to all others."""
 
 _LEAST_NEIGHBORS: Final = 10
 _FENCE: Final = 1.5
-"""Interquartile ranges above the upper quartile from which on a value is an outlier (Tukey 1977)."""
+"""Outliers are more than this many interquartile ranges above the upper quartile (Tukey 1977)."""
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """Kinds of the images of a collection. Kind 0 is the largest; sizes fall.
+    """Kinds of the images of a collection, largest first.
 
     Attributes:
         labels: (N,) int64, kind of each image.
-        sizes: (K,) int64, images of each kind.
+        sizes: (K,) int64, number of images per kind.
         separation: (K,) float64, share of a kind's links that stay inside it, in [0, 1]. Links are weighted by shared
             neighbors.
         medoids: (K,) int64, position of the most central image of each kind.
-        odd: (O,) int64, positions of single images that are far from everything, oddest first. Near-copies are listed
+        odd: (O,) int64, positions of single images that are far from all others, oddest first. Near-copies are listed
             once.
     """
 
@@ -85,13 +85,13 @@ class Kinds:
         return len(self.sizes)
 
     def rare(self, share: float = RARE_SHARE) -> NDArray[np.bool_]:
-        """(K,) which kinds are rare: the larger kinds hold at least ten times as many images, at the default share.
+        """(K,) whether each kind is rare: by default, the larger kinds have at least ten times as many images together.
 
-        A rare kind also has at most half the size of the kind in which an average image finds itself, so that none is
-        rare in a collection of many kinds of one size.
+        A rare kind also has at most half the mean kind size over images, so that in a collection of many kinds of equal
+        size none is rare.
 
         Args:
-            share: A rare kind holds at most this share of the images that the larger kinds hold together.
+            share: Maximum size of a rare kind, as a share of the total size of the larger kinds.
         """
         larger = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
         usual = float(np.square(self.sizes, dtype=np.float64).sum()) / max(1, int(self.sizes.sum()))
@@ -102,20 +102,20 @@ class Kinds:
         return np.flatnonzero(self.labels == kind)
 
 
-def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbours | None = None) -> Kinds:
+def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbors | None = None) -> Kinds:
     """Find the kinds of a collection and its odd images.
 
     Args:
         features: (N, D) features of the images, on any device. Only their directions matter.
-        k: Neighbors that link an image to others. Fewer are used where there are fewer than ten times as many images.
-        neighbors: Of all images among themselves by cosine, as `find_neighbors(features, k)` gives them, if known
-            already. Of more than k neighbors the first k are used; of fewer all.
+        k: Number of neighbors that each image is linked to. Collections of fewer than 10 k images use fewer.
+        neighbors: Neighbors of all images among themselves by cosine, from `find_neighbors(features, k)`, if already
+            known. At most the first k are used.
 
     Returns:
-        The kinds: at least one, whatever the features.
+        The kinds, at least one.
 
     Raises:
-        InputError: Features that cannot be used, a k below 1, or neighbors of other images.
+        InputError: The features are invalid, k is below 1, or the neighbors are of other images.
 
     Example:
         >>> kinds = find_kinds(features)
@@ -135,7 +135,7 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
         return _one_kind(table)
     if neighbors is None:
         neighbors = find_neighbors(table, k)
-    distinct = distinct_images(table, Neighbours(neighbors.distances[:, :k], neighbors.indices[:, :k]))
+    distinct = distinct_images(table, Neighbors(neighbors.distances[:, :k], neighbors.indices[:, :k]))
     if len(distinct.positions) <= 1:
         return _one_kind(table)
     with stage("finding kinds"):
@@ -144,22 +144,22 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbou
 
 
 def kind_rarity(kinds: Kinds, distance: ArrayLike, *, leading: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """How rare each image is: images of rare kinds first, all others by distance.
+    """Rarity of each image: images of rare kinds rank first, all others by distance.
 
-    Rare kinds take turns, the smallest first: one image of each, then the next of each. So the first images that a
-    person looks at show every rare kind. Within a kind the image that is farthest from its neighbors comes first.
+    Rare kinds take turns, smallest first: one image of each, then the next of each. So the first images include every
+    rare kind. Within a kind, the image farthest from its neighbors comes first.
 
     Args:
         kinds: The kinds.
-        distance: (N,) how far each image is from its neighbors.
-        leading: (K,) the kinds whose images come first; by default the rare ones.
+        distance: (N,) distance of each image to its neighbors.
+        leading: (K,) whether the images of each kind come first; by default those of rare kinds.
 
     Returns:
-        (N,) share of the images that are less rare, in [0, 1): the larger, the rarer. Equal distances give equal
-        rarity among images of no rare kind.
+        (N,) share of the images that are less rare, in [0, 1). Images outside rare kinds with equal distances have
+        equal rarity.
 
     Raises:
-        InputError: Distances of another number of images, or that are not finite.
+        InputError: The number of distances does not match, or a distance is not finite.
 
     Example:
         >>> kinds = Kinds(np.array([0] * 40 + [1, 1]), np.array([40, 2]), np.ones(2), np.array([0, 40]), np.array([]))
@@ -175,7 +175,7 @@ def kind_rarity(kinds: Kinds, distance: ArrayLike, *, leading: NDArray[np.bool_]
     place = np.empty(len(far))
     place[~is_rare] = rankdata(far[~is_rare], method="min") - 1
     rare = np.flatnonzero(is_rare)
-    # An image's turn is the number of images of its kind that are farther; sizes decide within a turn.
+    # An image's turn is the number of farther images of its kind. Within a turn, the order is by kind size.
     by_kind = rare[np.lexsort((rare, -far[rare], kinds.labels[rare]))]
     first = np.searchsorted(kinds.labels[by_kind], kinds.labels[by_kind])
     turn = np.arange(len(by_kind)) - first
@@ -193,7 +193,7 @@ def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.flo
 
     def graph() -> sparse.csr_matrix[np.float64]:
         links = neighbor_graph(distinct.indices, distinct.distances)
-        # The links among many copies of one image stay inside.
+        # Links among copies of one image count as inside links.
         return (links + sparse.diags(counts - 1.0)).tocsr() if counts.max() > 1 else links
 
     tree = build_tree(graph(), distinct.distances.sum(axis=1))
@@ -219,7 +219,7 @@ def _described(
 
 
 def _medoids(features: Tensor, labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(K,) the image of each kind that is nearest to the kind's mean direction."""
+    """(K,) the image of each kind nearest to the kind's mean direction."""
     found = np.empty(count, dtype=np.int64)
     for kind in range(count):
         where = np.flatnonzero(labels == kind)
@@ -229,7 +229,7 @@ def _medoids(features: Tensor, labels: NDArray[np.int64], count: int) -> NDArray
 
 
 def _odd(distinct: DistinctImages, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of images whose neighbors are farther than is usual in the collection and in their own kind."""
+    """Positions of images whose distance to neighbors is an outlier both in the collection and in their kind."""
     far = distinct.distances[:, :_NEAR].mean(axis=1).astype(np.float64)
     usual = np.log(np.maximum(far, np.finfo(np.float32).eps))
     limits = np.full(len(usual), _fence(usual))

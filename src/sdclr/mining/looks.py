@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sdclr.data.sources import Source, image_file
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import temporary_array
 from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture
 from sdclr.progress import stage
 
 _MIN_SIDE: Final = 256
-"""Shorter side that a JPEG decoded at reduced scale keeps: twice what is compared."""
+"""Minimum shorter side of a JPEG decoded at reduced scale."""
 
 _READ: Final = 32
 _COMPARED: Final = 256
-"""Images, and pairs, that a worker takes in one go."""
+"""Number of images, and of pairs, per worker task."""
 
 
 class Looks:
     """The looks of some images of a source, by position.
 
     Args:
-        positions: (M,) positions in the source, rising.
-        table: (M,) their looks.
+        positions: (M,) positions in the source, ascending.
+        table: (M,) looks of these images.
     """
 
     def __init__(self, positions: NDArray[np.int64], table: NDArray[Any]) -> None:
@@ -43,12 +43,12 @@ class Looks:
         self.good = np.asarray(table["height"] > 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For processes that are not forked: they open the file, too."""
+        """Pickle the file name instead of the data, for processes that are not forked."""
         file = getattr(self.table, "filename", None)
         return (Looks, (self.positions, self.table)) if file is None else (_opened, (self.positions, file))
 
     def __len__(self) -> int:
-        """Images that could be read."""
+        """Number of readable images."""
         return int(self.good.sum())
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,18 +56,18 @@ class Looks:
         return np.searchsorted(self.positions, positions)
 
     def compare(self, one: int, other: int) -> Match | None:
-        """How alike the images at two positions are, or None if they do not show the same picture."""
+        """Match of the images at two positions, or None if they do not show the same picture."""
         first, second = self.rows(np.array([one, other])).tolist()
         if not (self.good[first] and self.good[second]):
             return None
         return same_picture(self.table[first], self.table[second])
 
     def digest(self, position: int) -> bytes:
-        """Of the image's pixels: equal for equal ones."""
+        """Digest of the image's pixels."""
         return bytes(self.table["digest"][int(self.rows(np.array([position]))[0])])
 
     def value(self, position: int) -> tuple[int, int, int, int]:
-        """Falls with how much an image is worth keeping: most pixels, color, most bytes a file, first in the source."""
+        """Sort key, smallest for the image to keep: most pixels, then color, most bytes, first in the source."""
         row = self.table[int(self.rows(np.array([position]))[0])]
         return -int(row["pixels"]), -int(row["colored"]), -int(row["bytes"]), position
 
@@ -84,17 +84,17 @@ def read_looks(
     folder: Path | None = None,
     workers: int = 0,
 ) -> Iterator[Looks]:
-    """Decode images and hold what is compared of them, until the context ends.
+    """Decode images and provide their looks until the context ends.
 
     Args:
         source: The images.
-        positions: (M,) which of them, rising.
-        folder: Where the temporary file lies; by default where such files usually do.
-        workers: Processes that decode.
+        positions: (M,) positions of the images to read, ascending.
+        folder: Folder of the temporary file; by default the system's folder for such files.
+        workers: Number of decoding processes.
 
     Raises:
-        InputError: If the source as a whole cannot be read.
-        StorageError: If there is no space for the temporary file.
+        InputError: The source as a whole cannot be read.
+        StorageError: There is no space for the temporary file.
     """
     with temporary_array(folder, "looks", len(positions), LOOK) as table:
         if not len(positions):
@@ -112,7 +112,7 @@ def read_looks(
 
 
 def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -> Iterator[tuple[int, int, Match]]:
-    """The pairs (P, 2) of positions that show the same picture, in order, compared by worker processes."""
+    """Yield those of the pairs (P, 2) of positions that show the same picture, in order, using worker processes."""
     enough = workers if len(pairs) > 4 * _COMPARED else 0
     with stage("comparing near images", len(pairs), unit="pairs") as update:
         for number, block in enumerate(_loaded(_Comparing(looks, pairs), enough), start=1):
@@ -121,7 +121,7 @@ def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -
 
 
 class _Reading(Dataset[NDArray[Any] | InputError]):
-    """The looks of a source's images, in blocks. What cannot be decoded has height 0."""
+    """The looks of a source's images, in blocks. Images that cannot be decoded have height 0."""
 
     def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
         self.source, self.positions = source, positions
@@ -138,7 +138,7 @@ class _Reading(Dataset[NDArray[Any] | InputError]):
             except BadImageError:
                 continue
             except InputError as error:
-                return error  # as a value: raised in a worker, its text would hold a traceback
+                return error  # as a value: if a worker raised it, its text would include a traceback
             pixels, size = full_size(image_file(self.source, position), image)
             block[row] = look(image, pixels=pixels, size=size)
         return block
@@ -168,7 +168,7 @@ def _loaded(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
         workers=workers,
         collate_fn=_as_it_is,
         batch_size=None,
-        # Its own generator: a loader draws a seed, and must not move the global one on.
+        # The loader draws a seed. A separate generator keeps the global one unchanged.
         generator=torch.Generator(),
     )
     yield from loader

@@ -1,4 +1,4 @@
-"""The contrastive loss of each image, against the same negatives for all."""
+"""The contrastive loss of each image, with the same negatives for all images."""
 
 from typing import Final
 
@@ -12,25 +12,25 @@ _BLOCK: Final = 4096
 
 
 def draw_references(positions: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Images that serve as negatives: `count` of the positions at random, or all if there are fewer; sorted."""
+    """Images to use as negatives: `count` random positions, or all if there are fewer; sorted."""
     chosen = np.random.default_rng(seed).permutation(positions)[:count]
     return np.sort(chosen)
 
 
 def reference_loss(a: ArrayLike, b: ArrayLike, references: ArrayLike, temperature: float) -> NDArray[np.float32]:
-    """NT-Xent of each image against one fixed set of negatives (Chen et al., ICML 2020, eq. 1).
+    """NT-Xent of each image with a fixed set of negatives (Chen et al., ICML 2020, eq. 1).
 
-    The loss that an image has in a batch of itself and the reference images, `nt_xent(…, reduction="none")`. It thus
-    does not depend on which other images happen to be scored beside it. An image is no negative of itself.
+    This is the loss of the image in a batch of itself and the reference images, `nt_xent(…, reduction="none")`. It does
+    not depend on the other scored images. An image is not a negative of itself.
 
     Args:
-        a: (N, D) projections of the first view, by the branch that sees it in training.
+        a: (N, D) projections of the first view, by its branch in training.
         b: (N, D) projections of the second view.
-        references: (R,) rows whose projections, 2R of them, are the negatives.
+        references: (R,) rows whose 2R projections are the negatives.
         temperature: τ.
 
     Returns:
-        (N,) in nats, the mean over both views as anchors. nan where a row is.
+        (N,) in nats, the mean over both views as anchors; nan for rows with nan.
     """
     first, second = np.asarray(a), np.asarray(b)
     chosen = torch.as_tensor(np.asarray(references, dtype=np.int64))

@@ -14,7 +14,7 @@ from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.errors import InputError
 from sdclr.features.approximate import find_neighbors, is_approximate, sample_recall
 from sdclr.features.embeddings import EmbeddedImages, Embeddings, embedding_files, embeddings_of, read_embeddings
-from sdclr.features.nearest import Neighbours
+from sdclr.features.nearest import Neighbors
 from sdclr.features.projection import describe_map, project
 from sdclr.files import write_json
 from sdclr.files.alone import only_process
@@ -22,10 +22,10 @@ from sdclr.mining.against import AGAINST_K, Old, nearest_old, new_kinds, open_ol
 from sdclr.mining.before import SCORES, has_scores, kept_intensities, reading_key, scores_before
 from sdclr.mining.config import MineConfig
 from sdclr.mining.duplicates import Duplicates, duplicates_among
-from sdclr.mining.forgetting import own_normalisation
+from sdclr.mining.forgetting import own_normalization
 from sdclr.mining.kinds import find_kinds, kind_rarity
 from sdclr.mining.loss import draw_references, reference_loss
-from sdclr.mining.neighbours import local_outlier_factor, neighbour_distance
+from sdclr.mining.neighbors import local_outlier_factor, neighbor_distance
 from sdclr.mining.plan import default_folder, networks_of, ratios_of
 from sdclr.mining.ranking import kind_groups, rank_images
 from sdclr.mining.reading import Reading, count_unread, read_collection
@@ -37,18 +37,18 @@ from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 from sdclr.version import __version__
 
 MinedEncoder: TypeAlias = EncoderLike | Embeddings | NDArray[Any]
-"""An encoder by any of its names, or embeddings of the images: as a file, read, or an (N, D) array."""
+"""An encoder in any supported form, or embeddings of the images: a file, an `Embeddings` object or an (N, D) array."""
 
 
 class Mined(NamedTuple):
-    """What `mine_features` gives."""
+    """Result of `mine_features`."""
 
     scores: Scores
     features: NDArray[np.float32]
-    """(N, D), nan where an image is unreadable; memory-mapped where an encoder made them."""
+    """(N, D), nan for unreadable images; memory-mapped if an encoder made them."""
     folder: Path
     duplicates: Duplicates | None = None
-    """Near-duplicates and how they differ; None if they were not looked for."""
+    """Near-duplicates and their edits; None if they were not searched."""
 
 
 def mine(
@@ -72,21 +72,21 @@ def mine(
             Unreadable images are listed in `Scores.bad`.
         config: The measures and the score; `MineConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`),
-            embeddings of the images as a file or an (N, D) array; by default the pretrained encoder that
-            `load_encoder()` gives.
+            embeddings of the images as a file or an (N, D) array; by default the pretrained encoder of
+            `load_encoder()`.
         against: An older collection: images, embeddings by the same encoder, or the folder of its finished `mine`.
             Ranks images by how much they differ from the old ones: kinds without a counterpart there come first, all
             others follow by their distance to the nearest old images.
-        out: The folder to write into; by default `mine` in the run's folder for the images that it was trained on and
-            `mine-NAME` for others, or `mined/NAME` for other encoders.
+        out: The folder to write into; by default `mine` in the run's folder for its training images and `mine-NAME` for
+            others, or `mined/NAME` for other encoders.
         device: Device of the networks and the search for neighbors.
-        workers: Processes that decode images.
+        workers: Number of decoding processes.
 
     Returns:
         The scores.
 
     Raises:
-        InputError: If no image can be decoded, there is no such encoder, embeddings do not fit the images, a setting
+        InputError: No image can be decoded, there is no such encoder, embeddings do not match the images, a setting
             needs a run and the encoder is not a run, or another process mines into the folder.
 
     Example:
@@ -109,7 +109,7 @@ def mine_features(
     workers: int = 0,
     reuse: bool = False,
 ) -> Mined:
-    """`mine`, with the features that the scores came from. Arguments and errors are those of `mine`.
+    """`mine`, with the features behind the scores. Arguments and errors are those of `mine`.
 
     Args:
         images: As for `mine`.
@@ -119,8 +119,8 @@ def mine_features(
         out: As for `mine`.
         device: As for `mine`.
         workers: As for `mine`.
-        reuse: Reuse the scores of an earlier call in the folder, if its settings differ at most in the map. Scores that
-            have to be computed then get no map and no suggestions, and are written only if the folder has none yet.
+        reuse: Reuse the scores of an earlier call in the folder if its settings differ at most in the map. Otherwise
+            compute scores without a map and suggestions, and write them only if the folder has none yet.
     """
     config, where = config or MineConfig(), torch.device(device)
     source, used = open_mined(images, encoder, image_size=config.image_size, out=out)
@@ -164,7 +164,7 @@ def _mined(
         copies = duplicates_among(source, near, reading.usable, folder=folder, workers=workers)
         scores = replace(scores, duplicates=copies.groups)
     if reuse and has_scores(folder, key):
-        return Mined(scores, reading.features, folder, copies)  # those that lie there have a map, and serve a page
+        return Mined(scores, reading.features, folder, copies)  # keep the existing file, which may have a map
     if not reuse:
         scores = replace(scores, label_next=first_to_label(reading, scores, where))
     scores.write(folder / SCORES)
@@ -180,7 +180,7 @@ def left_to_read(
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> int:
-    """How many images earlier calls have left for the encoder to read. Arguments as for `mine`."""
+    """Number of images that the encoder still has to read. Arguments as for `mine`."""
     if isinstance(used, Embeddings):
         return 0
     folder = Path(out) if out is not None else default_folder(source, used)
@@ -195,19 +195,19 @@ def open_mined(
     image_size: int | None = None,
     out: str | Path | None = None,
 ) -> tuple[Source, ResolvedEncoder | Embeddings]:
-    """The images and the encoder or embeddings that measure their similarity.
+    """Open the images, and the encoder or embeddings that measure their similarity.
 
-    The range of intensities for images of more than 8 bits is that of the encoder's training; else that of the
-    embeddings, or of an earlier call in the same folder; else that of the images.
+    The intensity range for images of more than 8 bits is that of the encoder's training, otherwise that of the
+    embeddings or of an earlier call in the same folder, otherwise that of the images.
 
     Args:
         images: As for `mine`.
         encoder: As for `mine`.
         image_size: Side of the view in pixels.
-        out: The folder that results go into.
+        out: The result folder.
 
     Raises:
-        InputError: If either cannot be opened, or embeddings are given twice.
+        InputError: The images or the encoder cannot be opened, or embeddings are given twice.
     """
     if isinstance(images, (str, Path)) and embedding_files(images):
         if encoder is not None:
@@ -229,10 +229,10 @@ def open_mined(
 
 
 def _check(used: ResolvedEncoder | Embeddings, config: MineConfig) -> None:
-    """Check that the encoder has what the settings need, before anything is written.
+    """Check that the encoder supports the settings, before anything is written.
 
     Raises:
-        InputError: It lacks that.
+        InputError: It does not support them.
     """
     if isinstance(used, ResolvedEncoder):
         ratios_of(used, config)
@@ -243,7 +243,7 @@ def _check(used: ResolvedEncoder | Embeddings, config: MineConfig) -> None:
 
 
 def _embedded(embeddings: Embeddings, source: Source) -> Reading:
-    """Embeddings as a reading: there is nothing to read but them."""
+    """Embeddings as a reading, without reading images."""
     values = embeddings.of(source.ids, source.name)
     return Reading(values, {}, None, {}, np.arange(len(values)))
 
@@ -257,22 +257,22 @@ def _scored(
     ratios: tuple[float, ...],
     old: Old | None,
     device: torch.device,
-) -> tuple[Scores, Neighbours]:
+) -> tuple[Scores, Neighbors]:
     usable, total = reading.usable, len(source)
-    # Without bad images the file itself is searched, so that features lie in memory once.
+    # Without bad images, search the mapped file itself, so that features are in memory only once.
     features = torch.from_numpy(reading.features if len(usable) == total else reading.features[usable]).to(device)
     ks = tuple(dict.fromkeys(min(k, max(1, len(usable) - 1)) for k in config.k))
     near = _neighbors(features, max(*ks, KIND_NEIGHBORS))
     kinds = find_kinds(features, k=KIND_NEIGHBORS, neighbors=near)
 
     def spread(values: Any, empty: float = np.nan) -> NDArray[Any]:
-        """(N, ...) from the usable images' values."""
+        """(N, ...) values of all images from those of the usable images."""
         array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
         whole = np.full((total, *array.shape[1:]), empty, dtype=array.dtype)
         whole[usable] = array
         return whole
 
-    distance = {k: neighbour_distance(near, k) for k in ks}
+    distance = {k: neighbor_distance(near, k) for k in ks}
     columns = {f"distance_{k}": spread(values) for k, values in distance.items()}
     if config.lof or config.score == "lof":
         columns |= {f"lof_{k}": spread(local_outlier_factor(near, k)) for k in ks}
@@ -291,7 +291,7 @@ def _scored(
         columns[ranking] = spread(far)
     by_kind = spread(kind_rarity(kinds, far.cpu().numpy(), leading=leading))
     shown = "against" if near_old is not None else config.score
-    own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalisation(used.run)
+    own = isinstance(used, ResolvedEncoder) and used.run is not None and own_normalization(used.run)
     scores = rank_images(
         source.ids,
         columns,
@@ -310,7 +310,7 @@ def _scored(
             "source": source.name,
             "fingerprint": fingerprint(source),
             "ranked_by": ranking,
-            "normalisation": ("own" if own else "shared") if ratios else None,
+            "normalization": ("own" if own else "shared") if ratios else None,
             "neighbors": _search(features, near, config.seed),
             "map": describe_map(len(usable)) if config.map else None,
             "intensities": to_json(seen) if (seen := intensities_of(source)[0]) else None,
@@ -325,20 +325,20 @@ def _scored(
     return replace(scores, since=reading.since), near
 
 
-def _map(near: Neighbours, seed: int) -> NDArray[np.float32]:
-    """Places of images by the neighbors that kinds are found with, however many more were asked for."""
-    return project(Neighbours(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
+def _map(near: Neighbors, seed: int) -> NDArray[np.float32]:
+    """Map coordinates of images, from the number of neighbors used for kinds."""
+    return project(Neighbors(near.distances[:, :KIND_NEIGHBORS], near.indices[:, :KIND_NEIGHBORS]), seed=seed)
 
 
-def _neighbors(features: torch.Tensor, k: int) -> Neighbours:
-    """The k nearest neighbors of each image, or as many as there are; a single image has itself at distance 0."""
+def _neighbors(features: torch.Tensor, k: int) -> Neighbors:
+    """The k nearest neighbors of each image, or all if there are fewer. A single image is its own neighbor."""
     if len(features) == 1:
-        return Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+        return Neighbors(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
     return find_neighbors(features, min(k, len(features) - 1))
 
 
-def _search(features: torch.Tensor, near: Neighbours, seed: int) -> dict[str, Any]:
-    """How neighbors were sought, and the share of the true ones that were found."""
+def _search(features: torch.Tensor, near: Neighbors, seed: int) -> dict[str, Any]:
+    """The search for neighbors, and its recall."""
     if not is_approximate(features, len(features)):
         return {"search": "exact", "recall": 1.0}
     return {"search": "approximate", "recall": round(sample_recall(features, near, seed=seed), 4)}
@@ -347,7 +347,7 @@ def _search(features: torch.Tensor, near: Neighbours, seed: int) -> dict[str, An
 @stage("computing losses")
 def _loss(reading: Reading, temperature: float, config: MineConfig) -> NDArray[np.float32]:
     projections = reading.projections
-    assert projections is not None  # noqa: S101  # for mypy: the caller has looked
+    assert projections is not None  # noqa: S101  # for mypy: the caller has checked
     references = draw_references(reading.usable, config.references, config.seed)
     losses = [
         reference_loss(projections[:, pair, 0], projections[:, pair, 1], references, temperature)

@@ -1,4 +1,4 @@
-"""The page of rare images from a collection's scores."""
+"""Write the page of rare images from the scores of a collection."""
 
 from functools import partial
 from pathlib import Path
@@ -29,21 +29,20 @@ def write_page(
     encoder: Encoder | None = None,
     workers: int = 0,
 ) -> Path:
-    """Show a ranked collection, the rarest image first. See `write_gallery`.
+    """Write a page of a ranked collection, rarest image first. See `write_gallery`.
 
     Args:
         path: The HTML file.
-        scores: What `mine` found.
-        source: The images that were mined: a path, or whatever else `open_source` takes.
-        thumbnails: How many of the rarest get a picture; all by default.
-        images: How many of the rarest are listed. The file `scores.parquet` has all.
-        features: (N, D) that the scores came from, as in `Mined.features`: the page then finds similar images.
-        encoder: What made the features: the page then also finds images like a file that is dropped on it, if a browser
-            can compute the encoder.
-        workers: Processes that decode images.
+        scores: The result of `mine`.
+        source: The mined images: a path, or any other input of `open_source`.
+        thumbnails: Number of the rarest images with a thumbnail; all by default.
+        images: Number of the rarest images to list. The file `scores.parquet` has all.
+        features: (N, D) features behind the scores, as in `Mined.features`, to search for similar images on the page.
+        encoder: The encoder of the features, to search with image files on the page, if a browser can run it.
+        workers: Number of decoding processes.
 
     Returns:
-        The file.
+        Path of the file.
     """
     source = open_source(source)
     if seen := scores.about.get("intensities"):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.sources import Source
 from sdclr.encoders import Encoder
 from sdclr.errors import InputError
@@ -11,10 +10,11 @@ from sdclr.mining.config import MineConfig
 from sdclr.mining.forgetting import Networks, load_networks, pruned_copies
 from sdclr.mining.reading import Plan
 from sdclr.training.resolve import ResolvedEncoder
+from sdclr.views.config import ViewConfig
 
 
 def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
-    """Where results go if the caller names no folder: into the run, else `mined/NAME` here. Each name has its own."""
+    """Default result folder by collection name: in the run's folder, otherwise `mined/NAME` in the current folder."""
     if isinstance(used, ResolvedEncoder) and used.run is not None:
         trained_on = used.run.source["name"] if used.run.source_file.is_file() else source.name
         other = "" if source.name == trained_on else "-" + source.name.replace("/", "-")
@@ -24,13 +24,13 @@ def default_folder(source: Source, used: ResolvedEncoder | Embeddings) -> Path:
 
 
 def passes(used: ResolvedEncoder | Embeddings, config: MineConfig) -> int:
-    """Forward passes for each image: more than one where pruned copies of the encoder are compared with it."""
+    """Forward passes per image: more than one if pruned copies of the encoder are compared with it."""
     ratios = () if isinstance(used, Embeddings) else ratios_of(used, config)
     return config.views * (1 + len(ratios)) if ratios else 1
 
 
 def ratios_of(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
-    """Pruning ratios that forgetting is measured at.
+    """Pruning ratios to measure forgetting at.
 
     Raises:
         InputError: The settings need a run or a ratio, and there is none.
@@ -52,7 +52,7 @@ def ratios_of(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
 def networks_of(
     used: ResolvedEncoder, config: MineConfig, ratios: tuple[float, ...]
 ) -> tuple[Encoder, list[Networks], Plan]:
-    """The encoder, its pruned copies, and what is read by them in one pass over the images."""
+    """The encoder, its pruned copies, and the plan for one pass over the images."""
     loss = config.loss or config.score == "loss"
     if used.run is None:
         states = [pruned_copies(used.encoder, ratios)] if ratios else []

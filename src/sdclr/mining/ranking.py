@@ -1,4 +1,4 @@
-"""From the measures of each image to the ranking."""
+"""Compute the ranking from the measures of each image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from sdclr.reporting.gallery_entries import KindGroup
 def kind_groups(
     kinds: Kinds, positions: NDArray[np.int64] | None = None, *, rare: NDArray[np.bool_] | None = None
 ) -> tuple[KindGroup, ...]:
-    """What is known of each kind, falling in size.
+    """Description of each kind, largest first.
 
     Args:
         kinds: The kinds of some images.
-        positions: Position of each of these images in the collection; by default they are the collection.
-        rare: (K,) the kinds that come first; by default the rare ones.
+        positions: Positions of these images in the collection; by default they are all its images.
+        rare: (K,) whether each kind is marked as rare; by default `kinds.rare()`.
     """
     rare = kinds.rare() if rare is None else rare
     return tuple(
@@ -55,21 +55,21 @@ def rank_images(
 
     Args:
         ids: N ids, in the source's order.
-        columns: Raw quantities (N,) by name.
-        rarity: (N,), the larger the rarer; finite except for bad images, which are left out of the ranking.
+        columns: Raw measures (N,) by name.
+        rarity: (N,), larger for rarer images; finite except for bad images, which are left out of the ranking.
         kinds: (N,) kinds of the images.
-        score: Name of what `rarity` is.
-        groups: (K,) what is known of each kind.
-        odd: Positions of single odd images, the oddest first.
-        bad: Reason by id of each image that could not be used.
-        ties: (N,) decides among equal rarities, the larger the rarer; then the position does, the first first.
-        labels: (N,) class ids, only kept.
+        score: Name of the score in `rarity`.
+        groups: (K,) description of each kind.
+        odd: Positions of single odd images, oddest first.
+        bad: Reason by id of each unusable image.
+        ties: (N,) sort key for equal rarities, larger for rarer images; remaining ties are sorted by position.
+        labels: (N,) class ids, only stored.
         classes: Class names.
-        about: How the scores came about.
-        projection: (N, 2) places on a map, nan where bad.
+        about: Origin of the scores.
+        projection: (N, 2) coordinates on a map, nan for bad images.
 
     Raises:
-        InputError: If a usable image has no finite rarity.
+        InputError: The rarity of a usable image is not finite.
     """
     bad = dict(bad or {})
     values = np.array(rarity, dtype=np.float32)
@@ -77,7 +77,7 @@ def rank_images(
     wrong = np.flatnonzero(usable & ~np.isfinite(values))
     if len(wrong):
         raise InputError(
-            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, no finite number: use an earlier checkpoint"
+            f"{ids[wrong[0]]}: its {score} is {values[wrong[0]]}, not a finite number: use an earlier checkpoint"
         )
     values[~usable] = np.nan
     second = np.zeros(len(values)) if ties is None else np.asarray(ties, dtype=np.float64)

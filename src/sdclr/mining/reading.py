@@ -19,11 +19,8 @@ from torch.utils.data import Dataset
 from sdclr.choices import Amp
 from sdclr.config import to_json
 from sdclr.data.changes import image_versions
-from sdclr.data.config import ViewConfig
-from sdclr.data.render_cv import render_cv_batch
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.encoders import Encoder
 from sdclr.encoders.digest import network_digest
 from sdclr.encoders.preprocessing import Preprocessing
@@ -47,47 +44,50 @@ from sdclr.mining.kept import (
 from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import stage, tell
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render_cv import render_cv_batch
 
 _CHUNK: Final = 4096
-"""Images of a chunk, about: it is a whole number of batches, so that a pass that goes on meets the same batches."""
+"""Approximate images per chunk. A chunk is a whole number of batches, so a resumed pass has the same batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a reading holds."""
+    """Contents of a reading."""
 
     preprocessing: Preprocessing
-    """Of the evaluation view."""
+    """Preprocessing of the evaluation view."""
     views: ViewConfig
-    """How augmented views are drawn."""
+    """Settings of augmented views."""
     forgetting_views: int
-    """Views that forgetting is averaged over: the evaluation view, then augmented ones."""
+    """Number of views that forgetting is averaged over: the evaluation view, then augmented ones."""
     pairs: int
-    """Pairs of augmented views whose projections are kept for the loss."""
+    """Number of pairs of augmented views whose projections are stored for the loss."""
     projection: bool
-    """Measure forgetting at the projections, too."""
+    """Also measure forgetting at the projections."""
     batch_size: int
     amp: Amp
     seed: int
 
     @property
     def drawn(self) -> int:
-        """Augmented views of each image."""
+        """Augmented views per image."""
         return max(self.forgetting_views - 1, 2 * self.pairs)
 
     @property
     def chunk(self) -> int:
-        """Images of a chunk."""
+        """Images per chunk."""
         return max(1, _CHUNK // self.batch_size) * self.batch_size
 
 
 class Reading(NamedTuple):
-    """What was read of N images."""
+    """Network outputs of N images."""
 
     features: NDArray[np.float32]
-    """(N, D) of the dense encoder on the evaluation view, memory-mapped; nan where an image is bad."""
+    """(N, D) of the dense encoder on the evaluation view, memory-mapped; nan for bad images."""
     columns: dict[str, NDArray[np.float32]]
-    """(N,) forgetting by name, nan where an image is bad."""
+    """(N,) forgetting by name, nan for bad images."""
     projections: NDArray[np.float32] | None
     """(N, pairs, 2, H) of the two branches, memory-mapped; None without pairs."""
     bad: dict[str, str]
@@ -95,7 +95,7 @@ class Reading(NamedTuple):
     usable: NDArray[np.int64]
     """Positions of the images that are not bad."""
     since: NDArray[np.int64] | None = None
-    """(N,) when each came or changed, in seconds since 1970; 0 for those of the first call."""
+    """(N,) seconds since 1970 when each image was added or changed; 0 for those of the first call."""
 
 
 class _Item(NamedTuple):
@@ -108,7 +108,7 @@ class _Item(NamedTuple):
 class _Batch(NamedTuple):
     positions: NDArray[np.int64]
     views: Tensor
-    """(1 + drawn, B, 3, S, S) uint8, of the usable images."""
+    """(1 + drawn, B, 3, S, S) uint8 views of the usable images."""
     bad: list[tuple[int, str]]
 
 
@@ -122,23 +122,23 @@ def read_collection(
     device: torch.device,
     workers: int = 0,
 ) -> Reading:
-    """Read every image once, or go on where a pass was stopped.
+    """Read every image once, or resume a stopped pass.
 
     Args:
         source: The images. Those that cannot be decoded are flagged.
         encoder: The dense encoder.
-        states: Networks that forgetting is measured by, averaged over states; the first also gives the projections.
-            May be empty if neither is asked.
-        plan: What is read.
-        folder: Where it is kept. What lies there from another source, network or plan is replaced.
-        device: Where the networks run.
-        workers: Processes that decode; 0 decodes in this one.
+        states: Networks for forgetting, which is averaged over states; the first one also gives the projections. May be
+            empty if neither is needed.
+        plan: Contents of the reading.
+        folder: Folder of the reading. Data of another source, network or plan there are replaced.
+        device: Device of the networks.
+        workers: Number of decoding processes; 0 decodes in this process.
 
     Returns:
-        The reading, its large parts memory-mapped.
+        The reading, with memory-mapped features and projections.
 
     Raises:
-        InputError: If no image can be decoded.
+        InputError: No image can be decoded.
     """
     for module in (encoder, *(network for state in states for network in (state.dense, state.second))):
         module.to(device).eval()
@@ -147,7 +147,7 @@ def read_collection(
             network.to(device).eval()
     reader = _Reader(encoder, states, plan, device)
     columns, shapes = reader.columns(), reader.tables(len(source))
-    versions = image_versions(source)  # before images are read: what changes meanwhile is noticed by the next call
+    versions = image_versions(source)  # before reading images, so that the next call notices changes made meanwhile
     wanted = described(source, versions) | reader.identity()
     stock = begin_reading(source, versions, wanted, shapes, folder)
     tables, missing = open_tables(folder, shapes, plan.chunk, len(columns))
@@ -159,7 +159,7 @@ def read_collection(
     if any(stock.grown):
         tell(stock.grown.line(len(source), left))
     done = len(source) - left
-    # What is outside the networks, such as stacking the views of a batch, takes memory by the batch, too.
+    # Other steps, such as stacking the views of a batch, also need memory per batch.
     with enough_memory(plan.batch_size), stage("reading images", len(source), done=done) as update:
         for chunk, batches in zip(missing, _by_chunk(source, plan, unread, workers), strict=True):
             begin, end = chunk.start, chunk.stop
@@ -188,22 +188,22 @@ class _Found(NamedTuple):
 
 
 class _Reader:
-    """Looks at one batch after the other."""
+    """Computes the outputs of one batch after another."""
 
     def __init__(self, encoder: Encoder, states: Sequence[Networks], plan: Plan, device: torch.device) -> None:
         self.encoder, self.states, self.plan, self.device = encoder, states, plan, device
-        self.network = encoder if states else for_inference(encoder)  # pruned copies need the encoder as it is
+        self.network = encoder if states else for_inference(encoder)  # pruned copies need the unchanged encoder
         shape = (3, plan.views.image_size, plan.views.image_size)
         self.dtype = autocast_dtype(forward_amp(plan.amp, self.network, shape, device), device)
 
     def columns(self) -> list[str]:
-        """Names of what `__call__` measures, in order."""
+        """Names of the values that `__call__` measures, in order."""
         ratios = self.states[0].pruned if self.states else {}
         names = [f"forgetting_{ratio:g}" for ratio in ratios]
         return names + [f"forgetting_projection_{ratio:g}" for ratio in ratios if self.plan.projection]
 
     def tables(self, images: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tables of float32, by the names of their files."""
+        """Shapes of the float32 tables by file name."""
         shapes: dict[str, tuple[int, ...]] = {FEATURES: (images, self.encoder.num_features)}
         if self.plan.pairs:
             shapes[PROJECTIONS] = (images, self.plan.pairs, 2, self._projected())
@@ -216,7 +216,7 @@ class _Reader:
         return self._run(self.states[0].dense, blank[0]).shape[1]
 
     def identity(self) -> dict[str, Any]:
-        """What decides the values, as plain JSON."""
+        """Everything that determines the values, as JSON values."""
         modules = [self.encoder, *(m for s in self.states for m in (s.dense, s.second, *s.pruned.values()))]
         return {
             "networks": network_digest(*modules),
@@ -244,7 +244,7 @@ class _Reader:
     def into(
         self, batch: _Batch, begin: int, tables: Sequence[NDArray[np.float32]], values: NDArray[np.float32]
     ) -> None:
-        """Write what a batch gives into the tables, and into the values of the chunk that begins at a position."""
+        """Write the outputs of a batch into the tables, and into the values of the chunk that starts at `begin`."""
         useless = [position for position, _ in batch.bad]
         for table, empty in zip(tables, (np.nan, 0), strict=False):
             table[useless] = empty
@@ -265,7 +265,7 @@ class _Reader:
         return found
 
     def _projections(self, views: Tensor) -> NDArray[np.float32] | None:
-        """(N, pairs, 2, H), each view by the branch that sees it in training."""
+        """(N, pairs, 2, H), each view by its branch in training."""
         if not self.plan.pairs:
             return None
         branches = (self.states[0].dense, self.states[0].second)
@@ -277,7 +277,7 @@ class _Reader:
         def run(count: int) -> Tensor:
             floats = inputs[:count].to(self.device, non_blocking=True)
             if floats.dtype == torch.uint8:
-                # One memory layout whatever the images come from, so that values do not depend on it in the last bit.
+                # Use the same memory layout for all sources, so that values are bitwise equal.
                 floats = floats.contiguous().float().div_(255.0)
             enabled = self.dtype is not None
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
@@ -289,7 +289,7 @@ class _Reader:
 
 
 class _Views(Dataset[_Item]):
-    """The views of one image, or why there are none."""
+    """The views of each image, or the reason why it is unreadable."""
 
     def __init__(self, source: Source, plan: Plan) -> None:
         self.source, self.plan = source, plan
@@ -329,7 +329,7 @@ def _collate(items: Sequence[_Item]) -> _Batch:
 
 
 def _by_chunk(source: Source, plan: Plan, chunks: Sequence[list[int]], workers: int) -> Iterator[Iterator[_Batch]]:
-    """The batches of each chunk's images; workers decode ahead over the chunks' borders."""
+    """The batches of each chunk's images. Workers decode ahead across chunks."""
     size = plan.batch_size
     batches = [[chunk[at : at + size] for at in range(0, len(chunk), size)] for chunk in chunks]
     loader: WorkerBatches[_Batch] = WorkerBatches(
@@ -347,7 +347,7 @@ def _by_chunk(source: Source, plan: Plan, chunks: Sequence[list[int]], workers: 
 def count_unread(
     source: Source, encoder: Encoder, states: Sequence[Networks], plan: Plan, folder: Path, *, device: torch.device
 ) -> int:
-    """How many images `read_collection` would read, about: damage is not looked for. Arguments are those of that."""
+    """Approximate number of images that `read_collection` would read, without a check for damage. Same arguments."""
     reader = _Reader(encoder, states, plan, device)
     versions = image_versions(source)
     wanted = described(source, versions) | reader.identity()

@@ -1,17 +1,17 @@
-"""Whether two images show the same picture, after what programs do to files: compared on pixels.
+"""Check on pixels whether two images show the same picture, possibly edited by a program.
 
-The pictures are brought onto each other, and their details are correlated where they overlap. First as they are, and
-mirrored, at one size; then by features (ORB, Rublee et al., ICCV 2011, matched both ways; a similarity transform by
-RANSAC), refined by ECC (Evangelidis & Psarakis, PAMI 2008). "Details" are a band of spatial frequencies: photos of two
-garments are alike in their coarse shapes, but not in their folds.
+The pictures are aligned, and their details are correlated in the overlap. First they are compared at one size, as they
+are and mirrored. Then they are aligned by features (ORB, Rublee et al., ICCV 2011, matched both ways; a similarity
+transform by RANSAC), refined by ECC (Evangelidis & Psarakis, PAMI 2008). "Details" are a band of spatial frequencies:
+photos of two garments have similar coarse shapes, but different folds.
 
-Same: recompressed, resized, cropped to 60 % of the area or more, mirrored, turned by some degrees, with a border,
-brighter, darker, of another contrast, color temperature or gamma, gray. Color is not compared: the picture of an
-object that a program recolored is the same, too. Frames of a camera are the same while no more than 12 % of the
-detailed area has changed. Another photo of the same things is not: folds, shadows and perspective differ.
+Same: recompressed, resized, cropped to 60 % of the area or more, mirrored, rotated by a few degrees, with a border,
+brighter, darker, with other contrast, color temperature or gamma, gray. Color is not compared, so a recolored picture
+is also the same. Camera frames are the same if at most 12 % of the detailed area has changed. Another photo of the same
+objects is different: folds, shadows and perspective differ.
 
-Images without detail (blank, black, overexposed) are the same only if they have nearly the same values throughout.
-Images under `TINY` pixels have too few details to tell them apart, and are the same only if their values are.
+Images without details (blank, black, overexposed) are the same only if their values are nearly equal everywhere. So are
+images with a side under `TINY` pixels, which have too few details to compare.
 """
 
 import hashlib
@@ -24,56 +24,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.formats import formats
+from sdclr.decoding.formats import formats
 
 SIDE: Final = 160
-"""Longer side in pixels at which images are compared; smaller ones are compared as they are."""
+"""Maximum longer side in pixels for comparison; smaller images are not resized."""
 
 TINY: Final = 24
-"""Shorter side in pixels below which only equal values count."""
+"""Minimum shorter side in pixels to compare details; smaller images must have equal values."""
 
 SAME: Final = 0.88
-"""Least correlation of the details, and least share of the detailed area that must agree. Chosen on one half of the
-classes of the clothing photos (docs/results/duplicates.md): made copies reached 0.94 and more, photos of other things
-0.83 and less."""
+"""Minimum correlation of the details, and minimum share of the detailed area that must agree. Chosen on half of the
+classes of the clothing photos (docs/results/duplicates.md): synthetic copies reached 0.94 and more, photos of other
+objects 0.83 and less."""
 
 SAME_UNGUIDED: Final = 0.95
-"""The same where a transform was sought without features, as in small images: it fits one ship onto another."""
+"""Minimum correlation without features, as in small images, where a transform can align different ships."""
 
 _POINTS: Final = 200
 _INLIERS: Final = 12
-"""Features of an image; matched pairs that must fit one transform before pictures are compared under it."""
+"""Maximum number of features per image, and minimum number of matched pairs that fit one transform."""
 
 _FAR: Final = 64
-"""Bits of 256 in which descriptors of one feature differ at most."""
+"""Maximum number of different bits, of 256, between descriptors of one feature."""
 
 _OVERLAP: Final = (0.6, 0.45)
-"""Least overlap as a share of the smaller picture's area and of the larger one's."""
+"""Minimum overlap as a share of the area of the smaller and of the larger picture."""
 
 _THUMB: Final = 24
 _ALIKE: Final = 0.8
-"""Side of a thumbnail, and the correlation of two from which on pictures may lie on each other as they are."""
+"""Side of a thumbnail, and minimum correlation of two thumbnails to compare pictures without alignment."""
 
 _DISTORTED: Final = 1.12
-"""Largest ratio of two directions' scales in a refined transform: a free one fits any silhouette onto another."""
+"""Maximum ratio of the two scales of a refined transform: an unrestricted one fits any silhouette onto another."""
 
 _TEXTURE: Final = 4.0
 _LOCAL: Final = 0.6
-"""Mean square of the details around a place from which on it is compared, and the correlation there that agrees."""
+"""Minimum mean square of the local details to compare a place, and minimum local correlation to agree."""
 
 _WHOLE: Final = 0.96
 _TURNED: Final = 0.8
 _RELIT: Final = 0.08
 _RESIZED: Final = 0.04
-"""What is told: an overlap below this, degrees, logarithms of contrast and of scale."""
+"""Thresholds to report an edit: overlap below this, degrees, logarithms of contrast and of scale."""
 
 _BLANK: Final = 1.0
-"""Standard deviation of the details, in levels of 255, below which an image has none."""
+"""Minimum standard deviation of the details, in levels of 255; images below have none."""
 
 _EQUAL: Final = 3.0
 _SHAPE: Final = 0.15
-"""Largest mean difference, in levels of 255, of images without detail that count as the same, and largest logarithm of
-the ratio of their aspects."""
+"""For images without details to be the same: maximum mean difference in levels of 255, and maximum logarithm of the
+ratio of their aspect ratios."""
 
 LOOK: Final = np.dtype(
     [
@@ -91,45 +91,45 @@ LOOK: Final = np.dtype(
         ("descriptors", "u1", (2, _POINTS, 32)),
     ]
 )
-"""What is compared of an image: width times height, bytes of its file, whether it has color, whether it lacks details,
-its mean color, a digest of its pixels, the gray picture in the upper left corner, how many features it has and where,
-their descriptors, and those in the mirrored picture."""
+"""Data of an image for comparison: width times height, bytes of its file, whether it has color, whether it lacks
+details, its mean color, a digest of its pixels, the gray picture in the upper left corner, number and positions of its
+features, and their descriptors in the picture and in the mirrored one."""
 
 
 class Match(NamedTuple):
     """Two images that show the same picture."""
 
     similarity: float
-    """Correlation of the details where they overlap, 1 for equal ones."""
+    """Correlation of the details in the overlap, 1 for equal ones."""
     how: str
-    """What was done to one of them, in words with commas."""
+    """Comma-separated edits between the two."""
 
 
 class _Fit(NamedTuple):
-    """How well one picture lies on another."""
+    """Quality of the alignment of two pictures."""
 
     transform: NDArray[np.float64]
-    """(2, 3), from places in the second picture (mirrored if so said) to the first."""
+    """(2, 3), from positions in the second picture (mirrored if `mirrored`) to the first."""
     mirrored: bool
     similarity: float
     agreeing: float
-    """Share of the detailed area."""
+    """Share of the detailed area that agrees."""
     of_smaller: float
     of_larger: float
     """Overlap as a share of each picture's area."""
 
     def same(self, least: float) -> bool:
-        """Whether that is enough."""
+        """Whether the overlap, the correlation and the agreeing area are large enough."""
         wide = self.of_smaller >= _OVERLAP[0] and self.of_larger >= _OVERLAP[1]
         return wide and self.similarity >= least and self.agreeing >= SAME
 
 
 def look(image: NDArray[np.uint8], *, pixels: int | None = None, size: int = 0) -> NDArray[Any]:
-    """What is compared of an image.
+    """Compute the data of an image for comparison.
 
     Args:
         image: (H, W, 3) RGB.
-        pixels: Width times height of the whole image, if this is a reduced one.
+        pixels: Width times height of the original image, if this one is reduced.
         size: Bytes of its file, if it has one.
 
     Returns:
@@ -162,7 +162,7 @@ def look(image: NDArray[np.uint8], *, pixels: int | None = None, size: int = 0) 
 
 
 def full_size(file: Path | None, image: NDArray[np.uint8]) -> tuple[int, int]:
-    """Width times height of a whole image, of which `image` may be a reduced copy, and the bytes of its file."""
+    """Width times height of the original image, which `image` may be a reduced copy of, and the bytes of its file."""
     pixels = image.shape[0] * image.shape[1]
     if file is None:
         return pixels, 0
@@ -170,16 +170,16 @@ def full_size(file: Path | None, image: NDArray[np.uint8]) -> tuple[int, int]:
         size = file.stat().st_size
         with Image.open(file, formats=formats()) as opened:
             return opened.width * opened.height, size
-    except Exception:  # noqa: BLE001  # what broken files raise; the picture was decoded all the same
+    except Exception:  # noqa: BLE001  # broken files raise anything, but the picture was decoded
         return pixels, 0
 
 
 def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
-    """How alike two images are, or None if they do not show the same picture. The order of the two does not matter.
+    """Match of two images, or None if they do not show the same picture. The order of the two does not matter.
 
     Args:
-        one: What `look` gives.
-        other: The same of another image.
+        one: The result of `look`.
+        other: The result of `look` for another image.
 
     Example:
         >>> photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -188,7 +188,7 @@ def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
     """
     if one["digest"] == other["digest"]:
         return Match(1.0, "same pixels" if one["pixels"] == other["pixels"] else "resized")
-    # The picture with more pixels stays, so that details of the other one are made smaller and not blurred.
+    # The picture with more pixels is the reference, so that the other one is usually shrunk and not blurred.
     first, second = sorted((one, other), key=lambda record: (-int(record["pixels"]), record["digest"]))
     a, b = _gray(first), _gray(second)
     blank = bool(first["blank"]) + bool(second["blank"])
@@ -205,7 +205,7 @@ def same_picture(one: NDArray[Any], other: NDArray[Any]) -> Match | None:
 def _fits(
     first: NDArray[Any], second: NDArray[Any], a: NDArray[np.uint8], b: NDArray[np.uint8]
 ) -> Iterator[tuple[_Fit, float]]:
-    """Ways in which the second picture may lie on the first, from the cheapest on, and how well they must fit."""
+    """Possible alignments of the second picture with the first, cheapest first, and their minimum correlation."""
     sides = (b, np.ascontiguousarray(b[:, ::-1]))
     eye = np.array([[a.shape[1] / b.shape[1], 0, 0], [0, a.shape[0] / b.shape[0], 0]], dtype=np.float64)
     thumb = _thumbnail(a)
@@ -224,7 +224,7 @@ def _fits(
 
 
 def _features(gray: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """(P, 2) places and (2, P, 32) descriptors of features, and of the same ones in the mirrored picture."""
+    """(P, 2) positions of features, and (2, P, 32) descriptors in the picture and in the mirrored one."""
     if min(gray.shape) < 2 * TINY:
         return np.zeros((0, 2), np.float32), np.zeros((2, 0, 32), np.uint8)
     orb = cv2.ORB.create(nfeatures=_POINTS, nlevels=5, edgeThreshold=15, fastThreshold=10)
@@ -242,7 +242,7 @@ def _features(gray: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _by_features(first: NDArray[Any], second: NDArray[Any], mirrored: int) -> NDArray[np.float64] | None:
-    """The similarity transform from the second picture, mirrored or not, to the first that enough features agree on."""
+    """Similarity transform from the second picture, mirrored or not, to the first; None if too few features agree."""
     here, there = int(first["points"]), int(second["points"])
     matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
     pairs = matcher.match(second["descriptors"][mirrored][:there], first["descriptors"][0][:here])
@@ -261,7 +261,7 @@ def _by_features(first: NDArray[Any], second: NDArray[Any], mirrored: int) -> ND
 
 
 def _refined(a: NDArray[np.uint8], b: NDArray[np.uint8], start: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The affine transform near `start` under which the pictures correlate most; None if it distorts."""
+    """The affine transform near `start` with the highest correlation; None if it distorts."""
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     inverse = np.asarray(cv2.invertAffineTransform(start), dtype=np.float32)
     try:
@@ -274,12 +274,12 @@ def _refined(a: NDArray[np.uint8], b: NDArray[np.uint8], start: NDArray[np.float
 
 
 def _fit(a: NDArray[np.uint8], b: NDArray[np.uint8], transform: NDArray[np.float64], *, mirrored: bool) -> _Fit:
-    """How well the second picture lies on the first."""
+    """Alignment quality of the second picture on the first."""
     shape = (a.shape[1], a.shape[0])
     covered = cv2.warpAffine(np.ones_like(b), transform, shape, flags=cv2.INTER_NEAREST) > 0
     area = b.size * abs(np.linalg.det(transform[:, :2]))
     overlap = float(covered.sum())
-    # Beyond the second picture's edge the first one goes on, so that the edge is no detail.
+    # Fill the area outside the second picture with the first one, so that the edge is not a detail.
     moved = cv2.warpAffine(b, transform, shape, flags=cv2.INTER_LINEAR)
     details = _details(a), _details(np.where(covered, moved, a))
     inside = cv2.erode(np.pad(covered.astype(np.uint8), 1), np.ones((9, 9), np.uint8))[1:-1, 1:-1] > 0
@@ -298,7 +298,7 @@ def _fit(a: NDArray[np.uint8], b: NDArray[np.uint8], transform: NDArray[np.float
 
 
 def _how(first: NDArray[Any], second: NDArray[Any], fit: _Fit | None) -> str:
-    """What was done to one of two pictures; the first one has no fewer pixels."""
+    """Edits between two pictures, the first of which has at least as many pixels."""
     words = []
     if fit is None:
         scale = np.sqrt(int(first["pixels"]) / max(1, int(second["pixels"])))
@@ -334,7 +334,7 @@ def _gray(record: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _details(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Spatial frequencies between those of noise and coding, and those of shapes and light."""
+    """Band of spatial frequencies between noise and compression artifacts, and shapes and illumination."""
     values = gray.astype(np.float32)
     return np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0) - cv2.GaussianBlur(values, (0, 0), 4.0))
 
@@ -351,7 +351,7 @@ def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
 
 
 def _nearly_equal(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two pictures of one shape have nearly the same values, at the size of the smaller."""
+    """Whether two pictures have similar aspect ratios and nearly equal values at the size of the smaller one."""
     if abs(np.log(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]))) > _SHAPE:
         return False
     shape = (min(a.shape[1], b.shape[1]), min(a.shape[0], b.shape[0]))

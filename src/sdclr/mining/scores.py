@@ -1,4 +1,4 @@
-"""The rarity of each image of a collection: the scores, their ranking, and their files."""
+"""The scores of a collection's images, their ranking, and their files."""
 
 import json
 import re
@@ -18,21 +18,21 @@ from sdclr.files import damaged, parquet_bytes, parsing, read_table, write_atomi
 from sdclr.reporting.gallery_entries import KindGroup, NearestOld
 
 KIND_NEIGHBORS: Final = 15
-"""Neighbors of each image in the graph that kinds are found in. Larger kinds hardly depend on it, smaller ones can be
-missed (docs/results/rarity.md)."""
+"""Number of neighbors per image in the graph of kinds. Larger kinds hardly depend on it, smaller ones can be missed
+(docs/results/rarity.md)."""
 
 FORMAT: Final = "sdclr-scores-2"
 MINE_AGAIN: Final = "run `sdclr mine` again, which writes it"
-"""What to do about a damaged file of scores."""
+"""Advice for a damaged file of scores."""
 
 _FIXED: Final = ("id", "score", "rank", "percentile", "kind", "odd", "bad", "label", "duplicate_of", "new")
-"""Columns of the file that every collection has; each score adds one of its own name."""
+"""Columns that every file has. Each score adds a column with its name."""
 
 _NEAREST_OLD: Final = "nearest_old"
-"""Column of the file that names the nearest old image, if there are old ones."""
+"""Column with the id of the nearest old image, if there is an earlier collection."""
 
 _MAP: Final = ("map_x", "map_y")
-"""Columns of the file that hold the map, if there is one."""
+"""Columns with map coordinates, if there is a map."""
 
 _QUANTILES: Final = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _RAREST: Final = 20
@@ -40,47 +40,47 @@ _RAREST: Final = 20
 
 @dataclass(frozen=True, repr=False)
 class Scores:
-    """Rarity of every image of a collection. The larger a score, the rarer the image is held to be.
+    """Scores and ranking of all images of a collection. `rank_images` creates them.
 
-    `columns` holds the raw quantities under their own names; only `rarity` obeys that rule. Make one by `rank_images`.
+    Larger values of `rarity` mean rarer images. `columns` holds the raw measures, for which this may not be true.
     """
 
     ids: list[str]
-    """N, in the source's order, bad images included."""
+    """N ids in the source's order, including bad images."""
     columns: dict[str, NDArray[np.float32]]
-    """(N,) each, nan where an image is bad: "distance_10", "forgetting_0.5", "loss", "kind_size"."""
+    """(N,) measures by name, such as "distance_10", "forgetting_0.5", "loss", "kind_size"; nan for bad images."""
     rarity: NDArray[np.float32]
-    """(N,) what ranks, nan where bad."""
+    """(N,) the score that ranks the images; nan for bad images."""
     rank: NDArray[np.int64]
-    """(N,) 1 = rarest; 0 where bad."""
+    """(N,) 1 for the rarest; 0 for bad images."""
     percentile: NDArray[np.float32]
-    """(N,) from 0 for the most ordinary image to 100 for the rarest; nan where bad."""
+    """(N,) from 0 for the most common image to 100 for the rarest; nan for bad images."""
     kinds: NDArray[np.int64]
-    """(N,) kind of the image, 0 the largest; -1 where bad. A kind is a group that is separate in the neighbor graph."""
+    """(N,) kind of each image, 0 for the largest; -1 for bad images. Kinds are separate in the neighbor graph."""
     groups: tuple[KindGroup, ...]
-    """(K,) size, separation and medoid of each kind, falling in size; one kind where nothing is separated."""
+    """(K,) size, separation and medoid of each kind, largest first; one kind if no group is separate."""
     odd: NDArray[np.int64]
-    """Positions of single images that are far from all others, the oddest first."""
+    """Positions of single images that are far from all others, oddest first."""
     bad: dict[str, str]
     """Reason by id."""
     labels: NDArray[np.int64] | None
-    """(N,) class ids, -1 where unknown. Only shown, never used to score."""
+    """(N,) class ids, -1 if unknown. Only displayed, never used to score."""
     classes: tuple[str, ...]
-    """Class names, () where there are none."""
+    """Class names, () if there are none."""
     score: str
-    """Name of what `rarity` is, such as "distance"."""
+    """Name of the score in `rarity`, such as "distance"."""
     about: dict[str, Any] = field(default_factory=dict)
-    """How the scores came about: run, configuration, version. Plain JSON."""
+    """Origin of the scores: encoder, configuration, version. JSON values."""
     projection: NDArray[np.float32] | None = None
-    """(N, 2) place of each image on a map of the collection, nan where bad; None where no map was made."""
+    """(N, 2) coordinates of each image on a map of the collection, nan for bad images; None without a map."""
     duplicates: tuple[tuple[int, ...], ...] = ()
     """Groups of positions of near-duplicates, the image to keep first; the largest group first."""
     label_next: tuple[int, ...] = ()
     """Positions of images to label next, in order."""
     since: NDArray[np.int64] | None = None
-    """(N,) when each image came or changed, in seconds since 1970; 0 if in the first call; None if all were."""
+    """(N,) seconds since 1970 when each image was added or changed; 0 if in the first call; None if all were."""
     old: NearestOld | None = None
-    """The nearest images of an earlier collection; None without one. `read` does not bring it back."""
+    """The nearest images of an earlier collection; None without one. `read` does not restore it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,13 +94,13 @@ class Scores:
         return usable[np.argsort(self.rank[usable])]
 
     def write(self, path: str | Path) -> Path:
-        """Write everything to a Parquet file, whole or not at all.
+        """Write everything to a Parquet file atomically.
 
         Its columns are id, score, rank, percentile, kind, odd (1 for the oddest image, empty for images that are not
-        odd), bad (the reason), label, duplicate_of (of a near-duplicate that could be dropped: the id of the image to
-        keep), new (when the image came or changed; empty for those of the first call), nearest_old (the id) if there
-        is an earlier collection, map_x and map_y if there is a map, and one for each score. The rest is JSON under the
-        key `sdclr` of the metadata.
+        odd), bad (the reason), label, duplicate_of (for a near-duplicate to drop: the id of the image to keep), new
+        (the time when the image was added or changed; empty for those of the first call), nearest_old (the id) if there
+        is an earlier collection, map_x and map_y if there is a map, and one per score. The rest is JSON under the key
+        `sdclr` of the metadata.
         """
         path = Path(path)
         empty = np.array([image_id in self.bad for image_id in self.ids], dtype=bool)
@@ -131,9 +131,9 @@ class Scores:
             "groups": [asdict(group) for group in self.groups],
             "duplicates": [list(group) for group in self.duplicates],
             "label_next": list(self.label_next),
-            "labelled": self.labels is not None,
+            "labeled": self.labels is not None,
             "about": self.about,
-            # File names that are not UTF-8 come as lone surrogates, which Parquet cannot hold.
+            # File names that are not UTF-8 contain lone surrogates, which Parquet cannot store.
             "exact_ids": {i: self.ids[i] for i, text in enumerate(plain) if text != self.ids[i]},
         }
         written = pa.table(table).replace_schema_metadata({"sdclr": json.dumps(described)})
@@ -141,38 +141,38 @@ class Scores:
         return path
 
     def to_csv(self, path: str | Path) -> Path:
-        """Write the columns of `write` as CSV, rarest first and bad images last; what is unknown is empty.
+        """Write the columns of `write` as CSV, rarest first and bad images last; unknown values are empty.
 
-        Labels are written as class names where these are known.
+        Labels are written as class names if known.
         """
         header = [*_FIXED, *self.columns]
         write_csv(Path(path), header, ((self.ids[index], *self._cells(index)) for index in self._all()))
         return Path(path)
 
     def to_fiftyone(self, path: str | Path, source: Source) -> Path:
-        """Write a CSV file of the form that FiftyOne imports as `fiftyone.types.CSVDataset`.
+        """Write a CSV file that FiftyOne imports as `fiftyone.types.CSVDataset`.
 
         `fiftyone.Dataset.from_dir(labels_path=PATH, dataset_type=fiftyone.types.CSVDataset, fields=…)` reads it;
         `fields` maps columns to types, as in `{"sdclr_rarity": float, "sdclr_rank": int}`, and only these are imported.
         Without `fields` all columns are text. FiftyOne sorts samples by path;
         `dataset.exists("sdclr_rank").sort_by("sdclr_rank")` puts the rarest first and leaves out bad images. The
-        columns are filepath (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with a low line for each dot;
+        columns are filepath (absolute), and sdclr_id, sdclr_rarity, sdclr_rank, … with an underscore for each dot;
         near-duplicates have the id of the image to keep in sdclr_duplicate_of.
 
         Args:
             path: The file.
-            source: The images that were scored, each a file of its own.
+            source: The scored images, each an individual file.
 
         Raises:
-            InputError: If the images have no files of their own, are not those that were scored, or the path of one
-                holds what FiftyOne's importer cannot read: a carriage return, or bytes that are not UTF-8.
+            InputError: The images are not individual files or not the scored ones, or a path contains a carriage return
+                or bytes that are not UTF-8, which FiftyOne cannot import.
         """
         if list(source.ids) != self.ids:
             raise InputError(f"{source.name} holds other images than were scored: give the source that was mined")
         files = [image_file(source, index) for index in range(len(self))]
         if None in files:
             raise InputError(
-                f"{source.name}: its images are no files of their own, which FiftyOne needs: write a CSV file"
+                f"{source.name}: its images are not individual files, which FiftyOne needs: write a CSV file"
             )
         paths = [str(Path(file or "").absolute()) for file in files]
         for file in paths:
@@ -185,7 +185,7 @@ class Scores:
         return Path(path)
 
     def summary(self) -> dict[str, Any]:
-        """The collection in short, as plain JSON: counts, quantiles of each score, kinds, odd and rarest images."""
+        """Summary as JSON values: counts, quantiles of each score, kinds, odd and rarest images."""
         usable = self.rank > 0
         quantiles = {
             name: dict(zip(map(str, _QUANTILES), np.percentile(values[usable], _QUANTILES).tolist(), strict=True))
@@ -207,7 +207,7 @@ class Scores:
 
     @cached_property
     def _places(self) -> NDArray[np.int64]:
-        """(N,) place among the odd images, 1 for the oddest; 0 for all others."""
+        """(N,) rank among the odd images, 1 for the oddest; 0 for all others."""
         places = np.zeros(len(self), dtype=np.int64)
         places[self.odd] = np.arange(1, len(self.odd) + 1)
         return places
@@ -229,7 +229,7 @@ class Scores:
         return [*self.order().tolist(), *np.flatnonzero(self.rank == 0).tolist()]
 
     def _cells(self, index: int) -> list[object]:
-        """An image's values of all columns but its id; None where unknown."""
+        """An image's values of all columns except its id; None if unknown."""
         label = -1 if self.labels is None else int(self.labels[index])
         known = label if not 0 <= label < len(self.classes) else self.classes[label]
         named = None if label < 0 else known
@@ -256,11 +256,11 @@ class Scores:
 
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
-        """What `write` wrote.
+        """Read a file of `write`.
 
         Raises:
-            InputError: If the file is not there, or has the format of another version.
-            DamagedFileError: If it holds no scores, or damaged ones.
+            InputError: The file does not exist, or has the format of another version.
+            DamagedFileError: The file has no scores, or damaged ones.
         """
         path = Path(path)
         table = read_table(path, MINE_AGAIN)
@@ -284,7 +284,7 @@ class Scores:
                 groups=tuple(KindGroup(**group) for group in described["groups"]),
                 odd=_in_order(_numbers(table, "odd", 0)),
                 bad={image_id: reason for image_id, reason in zip(ids, reasons, strict=True) if reason is not None},
-                labels=_numbers(table, "label", -1) if described["labelled"] else None,
+                labels=_numbers(table, "label", -1) if described.get("labeled", described.get("labelled")) else None,
                 classes=tuple(described["classes"]),
                 score=described["score"],
                 about=described["about"],
@@ -296,15 +296,15 @@ class Scores:
 
 
 def described_by(path: Path, schema: pa.Schema) -> dict[str, Any]:
-    """What a file of scores says of itself.
+    """The description in the metadata of a file of scores.
 
     Args:
         path: The file.
         schema: Its schema.
 
     Raises:
-        InputError: If it has the format of another version.
-        DamagedFileError: If it says nothing.
+        InputError: The file has the format of another version.
+        DamagedFileError: The file has no description.
     """
     with parsing(path, MINE_AGAIN):
         described: dict[str, Any] = json.loads((schema.metadata or {}).get(b"sdclr", b"null"))
@@ -321,7 +321,7 @@ def _moment(seconds: int) -> str:
 
 
 def _in_order(places: NDArray[Any]) -> NDArray[np.int64]:
-    """Positions by their place, 1 first; places of 0 are left out."""
+    """Positions sorted by rank, 1 first; ranks of 0 are left out."""
     found = np.flatnonzero(places > 0)
     return found[np.argsort(places[found], kind="stable")]
 
@@ -332,7 +332,7 @@ def _numbers(table: pa.Table, name: str, missing: float) -> NDArray[Any]:
 
 
 def _seconds(table: pa.Table) -> NDArray[np.int64] | None:
-    """When images came; None where none came after the first call."""
+    """Times when images were added; None if all were in the first call."""
     if "new" not in table.column_names:
         return None
     values: NDArray[np.int64] = table["new"].combine_chunks().cast(pa.int64()).fill_null(0).to_numpy() // 1000
@@ -340,7 +340,7 @@ def _seconds(table: pa.Table) -> NDArray[np.int64] | None:
 
 
 def _map(table: pa.Table) -> NDArray[np.float32] | None:
-    """The map of a file, None for files without one."""
+    """The map in a file; None for files without one."""
     if not set(_MAP) <= set(table.column_names):
         return None
     return np.stack([_numbers(table, name, np.nan) for name in _MAP], axis=1)

@@ -37,7 +37,7 @@ def select(
     *,
     encoder: MinedEncoder = None,
     method: Method = DEFAULT,
-    labelled: Sequence[str] = (),
+    labeled: Sequence[str] = (),
     config: MineConfig | None = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -50,21 +50,21 @@ def select(
         images: The images, or embeddings of them, as for `mine`. Unreadable images are never chosen.
         budget: Number of images to choose; "all" puts all images without labels in order.
         encoder: As for `mine`.
-        method: How to choose.
-        labelled: Ids of images that have labels already.
+        method: The method.
+        labeled: Ids of labeled images.
         config: Settings of mining; `MineConfig()` by default.
         out: The folder of the scores; by default as for `mine`.
         seed: Seed of the random choices of a method.
         device: Device of networks and searches.
-        workers: Processes that decode images.
+        workers: Number of decoding processes.
 
     Raises:
-        InputError: If an id among `labelled` is not in the source, or the budget is above what is left to label.
+        InputError: An id in `labeled` is not in the source, or the budget exceeds the number of unlabeled images.
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)
-    known = set(labelled)
-    # What is wrong is said before the images are read.
+    known = set(labeled)
+    # Check the arguments before reading the images.
     strange = sorted(known - set(source.ids))
     if strange:
         raise InputError(
@@ -79,7 +79,7 @@ def select(
     rows = [place[image_id] for image_id in known if image_id in place]
     _check(budget, len(usable), len(rows), f" ({len(scores.bad):,} unreadable)" if scores.bad else "")
     wanted = len(usable) - len(rows) if budget == "all" else budget
-    # Of near-duplicates one is enough: the others come last.
+    # One of each group of near-duplicates is enough. The others come last.
     copies = {position for _, *others in scores.duplicates for position in others} - set(usable[rows].tolist())
     single = np.array([position for position in usable.tolist() if position not in copies], dtype=np.int64)
     first = min(wanted, len(single) - len(rows))
@@ -91,7 +91,7 @@ def select(
                 scores.rarity[single],
                 first,
                 method=method,
-                labelled=np.searchsorted(single, np.sort(usable[rows])),
+                labeled=np.searchsorted(single, np.sort(usable[rows])),
                 kinds=scores.kinds[single],
                 seed=seed,
             )
@@ -100,9 +100,9 @@ def select(
     return Choice(positions, [scores.ids[position] for position in positions.tolist()], scores)
 
 
-def _check(budget: int | Literal["all"], images: int, labelled: int, unreadable: str) -> None:
-    """Refuse a budget that the images cannot fill."""
-    free = images - labelled
+def _check(budget: int | Literal["all"], images: int, labeled: int, unreadable: str) -> None:
+    """Raise an error if the budget exceeds the number of unlabeled images."""
+    free = images - labeled
     if free < 1:
         raise InputError(f"all {images:,} images have labels already{unreadable}: there is nothing left to choose")
     if budget != "all" and not 1 <= budget <= free:

@@ -1,4 +1,4 @@
-"""Which images to label next."""
+"""Select the images to label next."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ from sdclr.mining.k_center import farthest_first
 from sdclr.mining.kinds import find_kinds
 from sdclr.mining.typicality import LEAST_IMAGES, distance_in_cluster, most_clusters
 
-_NEIGHBOURS: Final = 10
+_NEIGHBORS: Final = 10
 _DRAWN: Final = 20_000
-"""Images that `typicality` and `coverage` look at; of more, so many are drawn at random."""
+"""Maximum number of images for `typicality` and `coverage`; larger collections are sampled at random."""
 _CENTERS: Final = 2_000
-"""Balls that the radius of `coverage` is measured on."""
+"""Number of balls to measure the radius of `coverage`."""
 _MIXED: Final = 4
-"""One of so many picks of `mixed` is far from all others."""
+"""Every fourth pick of `mixed` is far from all others."""
 
 
 def select_samples(
@@ -36,7 +36,7 @@ def select_samples(
     budget: int,
     *,
     method: Method = DEFAULT,
-    labelled: ArrayLike | None = None,
+    labeled: ArrayLike | None = None,
     kinds: ArrayLike | None = None,
     alpha: float = 4.0,
     clusters: int = 100,
@@ -45,56 +45,55 @@ def select_samples(
     """Choose which images to label next.
 
     Methods:
-        `random`: all images alike.
+        `random`: uniform sampling.
         `rarity`: the rarest first.
-        `sampled`: at random, an image of percentile p of rarity with probability proportional to `p ** alpha`.
-        `clusters`: the rarest of each cluster in turn, so that no kind of image takes all of the budget.
-        `k_center`: farthest first (Sener and Savarese, ICLR 2018): each pick is the image farthest from all that are
-            chosen.
+        `sampled`: random sampling; the probability at rarity percentile p is proportional to `p ** alpha`.
+        `clusters`: the rarest image of each cluster in turn, so that no kind of image uses the whole budget.
+        `k_center`: farthest first (Sener and Savarese, ICLR 2018): each pick is the image farthest from all chosen
+            ones.
         `weighted`: farthest first, with distances multiplied by `p ** alpha`.
         `both`: an image of `k_center` and one of `rarity` in turn.
         `typicality`: the most typical image of each of many clusters, the largest cluster first (TypiClust: Hacohen et
-            al., *Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets*, ICML 2022). It looks for
-            what is common.
-        `coverage`: images whose neighborhoods together hold most of the collection (ProbCover: Yehuda et al., *Active
-            Learning Through a Covering Lens*, NeurIPS 2022). A neighborhood holds one image in as many as have labels
-            in the end.
-        `mixed`: three images by `coverage`, then one by `k_center`, and so on: what is common, and what is unlike it.
+            al., *Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets*, ICML 2022). It selects
+            common images.
+        `coverage`: images whose neighborhoods together contain most of the collection (ProbCover: Yehuda et al.,
+            *Active Learning Through a Covering Lens*, NeurIPS 2022). With b labels in the end, an average neighborhood
+            contains a share 1 / b of the images.
+        `mixed`: three images by `coverage`, then one by `k_center`, and so on: common images, and different ones.
         `kinds`: one image of each separate kind, the largest kind first, then as `k_center`.
 
-    Distances are those of features scaled to length 1, of which a copy is made: a million images with 512 features take
-    2 GB beyond their own 2 GB. Time is O(N * budget * D) for the farthest-first methods and that of k-means for
-    `clusters`. `typicality` and `coverage` look at 20,000 images drawn at random where there are more, so that their
-    time does not grow with N. It is O(N² * D) for `kinds` where kinds are not given, and where rarity has to be
-    computed.
+    Distances are those of features scaled to length 1. This needs a copy: a million images with 512 features take
+    another 2 GB. Time is O(N * budget * D) for the farthest-first methods, and that of k-means for `clusters`.
+    `typicality` and `coverage` use at most 20,000 random images, so their time does not grow with N. Time is
+    O(N² * D) for `kinds` without given kinds, and to compute missing rarities.
 
     Args:
         features: (N, D), on any device; the farthest-first methods run there.
-        rarity: (N,) scores, larger for rarer images; only their order counts. None stands for the mean distance to
-            the 10 nearest neighbors, for methods that need it.
-        budget: Images to choose.
-        method: How to choose.
-        labelled: Positions of images that have labels already. They are not chosen, and the methods that seek
-            variety keep away from them.
-        kinds: (N,) kind of each image, from 0, for `kinds`; by default those that `find_kinds` finds.
-        alpha: How much rarity counts in `weighted` and `sampled`; 0 leaves variety, or chance, alone.
-        clusters: Clusters sought by `clusters`.
-        seed: Decides random draws, the start of k-means, and the first pick of `k_center` and `both`.
+        rarity: (N,) scores, larger for rarer images; only their order matters. With None, methods that need rarity use
+            the mean distance to the 10 nearest neighbors.
+        budget: Number of images to choose.
+        method: The method.
+        labeled: Positions of labeled images. They are not chosen, and methods for diversity choose images far from
+            them.
+        kinds: (N,) kind of each image, from 0, for `kinds`; by default the result of `find_kinds`.
+        alpha: Weight of rarity in `weighted` and `sampled`; 0 ignores rarity.
+        clusters: Number of clusters for `clusters`.
+        seed: Seed of random draws, of k-means, and of the first pick of `k_center` and `both`.
 
     Returns:
-        (budget,) positions in the order of picking, none twice. The first m of them are a choice of m, except for
-        `typicality`, `coverage` and `mixed`, whose picks depend on the budget.
+        (budget,) different positions in picking order. The first m of them are the choice for a budget of m, except
+        for `typicality`, `coverage` and `mixed`, whose picks depend on the budget.
 
     Raises:
-        InputError: Features, scores or positions that do not fit, or a budget above what is left to label.
+        InputError: Features, scores or positions do not match, or the budget exceeds the number of unlabeled images.
 
     Example:
         >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
-        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labelled=[0]))
+        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labeled=[0]))
         [1, 2]
     """
     rows = F.normalize(checked_features(features, "features"))
-    known = _positions(labelled, len(rows))
+    known = _positions(labeled, len(rows))
     if method not in get_args(Method):
         raise InputError(f"method={method!r} is not known: choose from {', '.join(get_args(Method))}")
     if not 1 <= budget <= len(rows) - len(known):
@@ -110,7 +109,7 @@ def select_samples(
 
 @dataclass(frozen=True)
 class _Pool:
-    """What a method chooses from."""
+    """Input of a method."""
 
     rows: Tensor
     """(N, D) of length 1."""
@@ -119,7 +118,7 @@ class _Pool:
     groups: NDArray[np.int64] | None
     """(N,) kinds, if given."""
     known: NDArray[np.int64]
-    """Positions that are labeled."""
+    """Positions of labeled images."""
     budget: int
     alpha: float
     clusters: int
@@ -127,13 +126,13 @@ class _Pool:
 
     @cached_property
     def rarity(self) -> NDArray[np.float64]:
-        """(N,) rarity as given, or else the mean distance to the nearest neighbors."""
+        """(N,) rarity as given, otherwise the mean distance to the nearest neighbors."""
         if self.scores is not None:
             return self.scores
-        neighbours = min(_NEIGHBOURS, len(self.rows) - 1)
-        if not neighbours:
+        neighbors = min(_NEIGHBORS, len(self.rows) - 1)
+        if not neighbors:
             return np.zeros(1)
-        return find_neighbors(self.rows, neighbours).distances.mean(dim=1).cpu().double().numpy()
+        return find_neighbors(self.rows, neighbors).distances.mean(dim=1).cpu().double().numpy()
 
     @property
     def open(self) -> NDArray[np.int64]:
@@ -142,22 +141,22 @@ class _Pool:
 
     @property
     def rng(self) -> np.random.Generator:
-        """Random numbers of this choice, from their beginning."""
+        """A new random generator with the seed."""
         return np.random.default_rng(self.seed)
 
     def drawn(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """All of some positions, or `_DRAWN` of them at random, in rising order."""
+        """At most `_DRAWN` of the positions, sampled at random, in ascending order."""
         if len(positions) <= _DRAWN:
             return positions
         return np.sort(self.rng.choice(positions, _DRAWN, replace=False))
 
     def filled(self, picked: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The picks up to the budget; if there are fewer, random ones follow."""
+        """The picks up to the budget, followed by random ones if there are fewer."""
         rest = self.rng.permutation(np.setdiff1d(self.open, picked))
         return np.concatenate([picked, rest])[: self.budget]
 
     def log_weights(self) -> NDArray[np.float64]:
-        """(N,) logarithm of p ** alpha, p in (0, 1] the percentile of rarity. Equal scores share a percentile."""
+        """(N,) logarithm of p ** alpha for the rarity percentile p in (0, 1]. Equal scores share a percentile."""
         _, inverse, counts = np.unique(self.rarity, return_inverse=True, return_counts=True)
         shares: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse] / len(self.rarity)
         return self.alpha * np.log(shares)
@@ -172,14 +171,14 @@ def _rarity(pool: _Pool) -> NDArray[np.int64]:
 
 
 def _sampled(pool: _Pool) -> NDArray[np.int64]:
-    # The order of exponential waiting times is that of drawing one by one without putting back.
+    # The order of exponential waiting times equals sampling without replacement.
     waiting = np.log(pool.rng.exponential(size=len(pool.rows))) - pool.log_weights()
     return pool.open[np.argsort(waiting[pool.open], kind="stable")[: pool.budget]]
 
 
 def _k_center(pool: _Pool) -> NDArray[np.int64]:
     first = int(pool.rng.choice(pool.open))
-    return np.array(farthest_first(pool.rows, pool.budget, first, centres=pool.known.tolist()), dtype=np.int64)
+    return np.array(farthest_first(pool.rows, pool.budget, first, centers=pool.known.tolist()), dtype=np.int64)
 
 
 def _both(pool: _Pool) -> NDArray[np.int64]:
@@ -190,7 +189,7 @@ def _both(pool: _Pool) -> NDArray[np.int64]:
 
 def _weighted(pool: _Pool) -> NDArray[np.int64]:
     weights, first = torch.from_numpy(np.exp(pool.log_weights())), int(_rarity(pool)[0])
-    found = farthest_first(pool.rows, pool.budget, first, weights=weights, centres=pool.known.tolist())
+    found = farthest_first(pool.rows, pool.budget, first, weights=weights, centers=pool.known.tolist())
     return np.array(found, dtype=np.int64)
 
 
@@ -207,10 +206,10 @@ def _typicality(pool: _Pool) -> NDArray[np.int64]:
     sought = min(len(pool.known) + pool.budget, most_clusters(len(some)))
     found = find_clusters(rows, sought, seed=pool.seed)
     covered = np.bincount(found.labels[labeled], minlength=len(found.sizes))
-    # Clusters too small to be typical of anything wait until all others have had all their turns.
+    # Clusters that are too small come after all images of the other clusters.
     covered = covered + np.where(found.sizes < LEAST_IMAGES, len(some), 0)
     apart = distance_in_cluster(rows, found.labels)
-    # Clusters have falling sizes: among those equally covered, the largest comes first.
+    # Clusters are sorted by size: among equally covered ones, the largest comes first.
     order = _in_turn(np.flatnonzero(~labeled), found.labels, covered, -found.labels.astype(np.float64), apart)
     return pool.filled(some[order])
 
@@ -230,9 +229,9 @@ def _mixed(pool: _Pool) -> NDArray[np.int64]:
     common = _coverage(replace(pool, budget=pool.budget - far))
     if not far:
         return common
-    centres = [*pool.known.tolist(), *common.tolist()]
-    rare = np.array(farthest_first(pool.rows, far, centres[0], centres=centres), dtype=np.int64)
-    # After each three of coverage comes one of those far from all.
+    centers = [*pool.known.tolist(), *common.tolist()]
+    rare = np.array(farthest_first(pool.rows, far, centers[0], centers=centers), dtype=np.int64)
+    # After every three images of coverage comes one that is far from all.
     place = np.concatenate([np.arange(len(common)), (_MIXED - 1) * np.arange(1, far + 1) - 0.5])
     return np.concatenate([common, rare])[np.argsort(place)]
 
@@ -240,13 +239,13 @@ def _mixed(pool: _Pool) -> NDArray[np.int64]:
 def _kinds(pool: _Pool) -> NDArray[np.int64]:
     kinds = find_kinds(pool.rows).labels if pool.groups is None else pool.groups
     first = one_of_each(pool.rows, kinds, pool.known)[: pool.budget]
-    centres = [*pool.known.tolist(), *first.tolist()]
-    rest = farthest_first(pool.rows, pool.budget - len(first), centres[0], centres=centres)
+    centers = [*pool.known.tolist(), *first.tolist()]
+    rest = farthest_first(pool.rows, pool.budget - len(first), centers[0], centers=centers)
     return np.concatenate([first, np.array(rest, dtype=np.int64)])
 
 
 def one_of_each(rows: Tensor, kinds: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The image nearest to the mean of each kind, the largest kind first, for kinds without a labeled image.
+    """The image nearest to the mean of each kind without a labeled image, largest kind first.
 
     Args:
         rows: (N, D) of length 1.
@@ -254,7 +253,7 @@ def one_of_each(rows: Tensor, kinds: NDArray[np.int64], known: NDArray[np.int64]
         known: (L,) positions of labeled images.
 
     Returns:
-        Positions, at most one for each kind.
+        Positions, at most one per kind.
     """
     sizes = np.bincount(kinds)
     wanted = np.setdiff1d(np.flatnonzero(sizes), kinds[known])
@@ -273,14 +272,14 @@ def _in_turn(
     between: NDArray[np.float64],
     within: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """One of each cluster in turn, those with fewer labels first.
+    """Sort positions by taking one of each cluster in turn, clusters with fewer labels first.
 
     Args:
-        candidates: (M,) positions to put in order.
+        candidates: (M,) positions to sort.
         labels: (N,) clusters.
-        covered: (K,) labels that each cluster has already.
-        between: (N,) within a turn, the largest comes first.
-        within: (N,) within a cluster, the smallest comes first.
+        covered: (K,) number of labels in each cluster.
+        between: (N,) sort key within a turn, largest first.
+        within: (N,) sort key within a cluster, smallest first.
     """
     ordered = candidates[np.lexsort((within[candidates], labels[candidates]))]
     starts = np.searchsorted(labels[ordered], np.arange(len(covered)))
@@ -327,13 +326,13 @@ def _kind_labels(kinds: ArrayLike | None, count: int) -> NDArray[np.int64] | Non
     return labels.astype(np.int64)
 
 
-def _positions(labelled: ArrayLike | None, count: int) -> NDArray[np.int64]:
-    positions = np.asarray([] if labelled is None else labelled)
+def _positions(labeled: ArrayLike | None, count: int) -> NDArray[np.int64]:
+    positions = np.asarray([] if labeled is None else labeled)
     if positions.size == 0:
         return np.zeros(0, dtype=np.int64)
     if positions.ndim != 1 or positions.dtype.kind not in "iu":
-        raise InputError(f"labelled has shape {positions.shape} and type {positions.dtype}: give a list of positions")
+        raise InputError(f"labeled has shape {positions.shape} and type {positions.dtype}: give a list of positions")
     outside = positions[(positions < 0) | (positions >= count)]
     if len(outside):
-        raise InputError(f"labelled holds {int(outside[0])}: positions of {count} images go from 0 to {count - 1}")
+        raise InputError(f"labeled holds {int(outside[0])}: positions of {count} images go from 0 to {count - 1}")
     return np.unique(positions).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Images that a page suggests to label first."""
+"""Suggest images to label first, for the page."""
 
 from typing import Final
 
@@ -11,14 +11,14 @@ from sdclr.mining.selection import select_samples
 from sdclr.progress import stage
 
 LABEL_NEXT: Final = 100
-"""Images that are suggested. `sdclr select` chooses any number."""
+"""Number of suggested images. `sdclr select` chooses any number."""
 
 LOOKED_AT: Final = 20_000
-"""Images among which they are sought; of more, so many are drawn at random."""
+"""Maximum number of candidate images; larger collections are sampled at random."""
 
 
 def first_to_label(reading: Reading, scores: Scores, device: torch.device) -> tuple[int, ...]:
-    """Positions of a first few images to label, as `sdclr select` chooses them. Of near-duplicates one is enough."""
+    """Positions of the first images to label, as from `sdclr select`, with one of each group of near-duplicates."""
     copies = {position for _, *others in scores.duplicates for position in others}
     usable = np.array([position for position in reading.usable.tolist() if position not in copies], dtype=np.int64)
     if len(usable) > LOOKED_AT:  # a copy of all features of a million images would take gigabytes

@@ -14,27 +14,27 @@ from torch import Tensor
 from sdclr.features.nearest import nearest
 
 NEIGHBORS: Final = 20
-"""Neighbors that typicality is measured by; all other images of the cluster where it has fewer."""
+"""Number of neighbors for typicality; smaller clusters use all their other images."""
 
 MAX_CLUSTERS: Final = 500
 LEAST_IMAGES: Final = 5
-"""Smaller clusters are noise: TypiClust does not pick from them."""
+"""Smallest cluster that TypiClust picks from. Smaller ones are noise."""
 
 _IMAGES_A_CLUSTER: Final = 10
 _SMALL_COLLECTION: Final = 10
 
 
 def most_clusters(images: int) -> int:
-    """The clusters that some images are split into at most.
+    """Maximum number of clusters for a number of images.
 
-    The paper's limit is 500. Where it would leave most clusters with fewer than `LEAST_IMAGES`, there is one for each
-    10 images. Collections of less than 100 images may have 10 clusters.
+    The paper's limit is 500. With fewer than 5,000 images, most clusters could be smaller than `LEAST_IMAGES`, so the
+    limit is one cluster per 10 images. Collections of fewer than 100 images may have 10 clusters.
     """
     return min(MAX_CLUSTERS, max(images // _IMAGES_A_CLUSTER, min(images, _SMALL_COLLECTION)))
 
 
 def distance_in_cluster(rows: Tensor, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean Euclidean distance of each row to its 20 nearest neighbors in its own cluster: the inverse of typicality.
+    """Mean Euclidean distance of each row to its 20 nearest neighbors in its cluster: the inverse of typicality.
 
     Args:
         rows: (N, D).

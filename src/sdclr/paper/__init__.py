@@ -1,1 +1,1 @@
-"""The paper's tables and figures: what stands behind them, its own numbers, and ours beside them."""
+"""The paper's tables and figures: their runs, the paper's numbers, and our numbers."""

@@ -1,4 +1,4 @@
-"""A bench: frameworks, kinds of damage and rebalancers crossed, each trained on the same splits.
+"""Benchmarks: combinations of frameworks, damage and rebalancers, trained on the same splits.
 
 A cell is written `framework+damage[+rebalancer…][+oracle][@key=value…]`, such as `byol+prune+temperature@epochs=80`. A
 key is the dotted name of a field of `PretrainConfig`.
@@ -12,9 +12,9 @@ from itertools import product
 from typing import Any, Final, get_args
 
 from sdclr.config import from_json, to_json
-from sdclr.data.config import DatasetName
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.config import Ratio
 from sdclr.paper.experiments import Setting, as_task, pretraining
 from sdclr.paper.numbers import Subset
@@ -34,15 +34,15 @@ _FORM: Final = "a cell is framework+damage[+rebalancer…][+oracle][@key=value�
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A method of the bench, as it is asked for."""
+    """A method of the bench, as requested."""
 
     framework: FrameworkName
     damage: DamageKind
     rebalance: tuple[RebalancerName, ...] = ()
     oracle: bool = False
-    """Draw images by their labels, every class equally often."""
+    """Sample images by their labels, every class equally often."""
     values: tuple[tuple[str, Any], ...] = ()
-    """What is set besides: dotted names of fields of `PretrainConfig`, and their values as JSON has them."""
+    """Further settings: dotted names of fields of `PretrainConfig`, and their JSON values."""
 
     def __str__(self) -> str:
         parts = (self.framework, self.damage, *self.rebalance, *([_ORACLE] if self.oracle else []))
@@ -55,34 +55,34 @@ class Entry:
 
     cell: Cell
     label: str
-    """Its name, unlike that of any other row."""
+    """Unique name of the row."""
     tasks: tuple[Task, ...]
-    """One for each split."""
+    """One task per split."""
 
     @property
     def config(self) -> PretrainConfig:
-        """What decides its runs; only the seed differs from split to split."""
+        """Configuration of its runs. Only the seed differs between splits."""
         return self.tasks[0].config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """What a bench compares."""
+    """The methods that a bench compares."""
 
     entries: tuple[Entry, ...]
     left_out: Mapping[str, str]
-    """Cells that are not trained, and why."""
+    """Cells that are not trained, with the reason."""
 
     @property
     def tasks(self) -> list[Task]:
-        """All runs, the first split of every method first: what is stopped has complete splits to compare."""
+        """All runs, the first split of every method first, so that an interrupted bench has complete splits."""
         return [task for of_split in zip(*(entry.tasks for entry in self.entries), strict=True) for task in of_split]
 
     def find(self, text: str) -> Entry:
-        """The first row that is meant: by its label, or by a cell all of whose parts and values it has.
+        """The first row with this label, or with all parts and values of this cell.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no such row.
         """
         for entry in self.entries:
             if text == entry.label:
@@ -92,16 +92,14 @@ class Matrix:
             if replace(entry.cell, values=wanted.values) == wanted and set(wanted.values) <= set(entry.cell.values):
                 return entry
         known = ", ".join(str(entry.cell) for entry in self.entries)
-        raise InputError(
-            f"{text} is no row of this bench, so that nothing can be compared with it: take one of {known}"
-        )
+        raise InputError(f"{text} is not a row of this bench, so it cannot be the baseline: choose one of {known}")
 
 
 def parse_cell(text: str) -> Cell:
-    """A cell from its text.
+    """Parse a cell.
 
     Raises:
-        InputError: It is none. Whether its parts fit together, and its values their fields, `matrix` finds out.
+        InputError: The text is not a cell. `matrix` checks whether its parts and values are valid together.
 
     Example:
         >>> parse_cell("moco+prune+temperature@epochs=80").values
@@ -111,12 +109,13 @@ def parse_cell(text: str) -> Cell:
     framework, *parts = head.split("+")
     if not parts:
         raise InputError(f"{text!r} names no damage: {_FORM}")
-    names, known = get_args(RebalancerName), (*get_args(RebalancerName), _ORACLE)
+    names = tuple(name for name in get_args(RebalancerName) if name != "outside")  # a bench has no outside images
+    known = (*names, _ORACLE)
     added = [_named(text, part, known, "rebalancer") for part in parts[1:]]
     return Cell(
         framework=_named(text, framework, get_args(FrameworkName), "framework"),
         damage=_named(text, parts[0], get_args(DamageKind), "damage"),
-        # In one order, so that one method has one name; one that is named twice stays, for the configuration to refuse.
+        # Sorted, so that each method has one name. Repeated names stay, and the configuration raises an error.
         rebalance=tuple(sorted((name for name in added if name != _ORACLE), key=names.index)),
         oracle=_ORACLE in added,
         values=tuple(_setting(text, setting) for setting in settings),
@@ -124,12 +123,12 @@ def parse_cell(text: str) -> Cell:
 
 
 def crossed(frameworks: Sequence[str], damages: Sequence[str], rebalances: Sequence[str]) -> list[Cell]:
-    """The product of three axes.
+    """The Cartesian product of three axes.
 
     Args:
         frameworks: Names of frameworks.
         damages: Kinds of damage.
-        rebalances: Rebalancers, several joined by commas, or "none"; "oracle" counts as one.
+        rebalances: Comma-separated rebalancers, which may include "oracle", or "none".
 
     Raises:
         InputError: A name is unknown.
@@ -139,14 +138,14 @@ def crossed(frameworks: Sequence[str], damages: Sequence[str], rebalances: Seque
 
 
 def widened(cells: Sequence[Cell], widths: Sequence[int]) -> list[Cell]:
-    """Each cell with encoders of several widths, unless it has one of its own.
+    """Each cell with encoders of several widths, unless it sets a width.
 
     Raises:
         InputError: A width is not positive.
     """
     made = []
     for cell, width in product(cells, widths):
-        EncoderConfig(width=width)  # which checks it
+        EncoderConfig(width=width)  # checks the width
         own = "encoder.width" in dict(cell.values)
         made.append(cell if own else replace(cell, values=(*cell.values, ("encoder.width", width))))
     return list(dict.fromkeys(made)) if widths else list(cells)
@@ -163,17 +162,17 @@ def matrix(
     """The runs of a bench.
 
     Args:
-        cells: What is compared, in this order.
-        dataset: On which data.
-        setting: At which size.
+        cells: The methods to compare, in this order.
+        dataset: The dataset.
+        setting: Scale and splits.
         ratio: The pruning ratio of every cell with damage that does not set it; by default the scale's.
-        lenient: Leave out cells that contradict themselves and say so, instead of raising.
+        lenient: List invalid cells in `left_out` instead of raising an error.
 
     Raises:
-        InputError: A cell, or the ratio, makes no sense; or no cell is left.
+        InputError: A cell or the ratio is invalid, or no cell is left.
     """
     if ratio is not None:
-        from_json(DamageConfig, {"ratio": ratio})  # which checks it
+        from_json(DamageConfig, {"ratio": ratio})  # checks the ratio
     configs: dict[Cell, PretrainConfig] = {}
     left_out: dict[str, str] = {}
     for cell in cells:
@@ -202,27 +201,27 @@ def matrix(
 
 
 def configure(cell: Cell, dataset: DatasetName, setting: Setting, ratio: Ratio | None = None) -> PretrainConfig:
-    """What decides the runs of a cell: the recipe, then the framework's numbers, then the cell's own values.
+    """Configuration of a cell's runs: the recipe, then the framework's settings, then the values of the cell.
 
     Args:
         cell: The cell.
-        dataset: On which data.
-        setting: At which size.
+        dataset: The dataset.
+        setting: Scale and splits.
         ratio: The pruning ratio, if the cell does not set it.
 
     Raises:
-        InputError: What it asks for contradicts itself, or a value does not fit its field.
+        InputError: Settings contradict each other, or a value is invalid for its field.
     """
     values = dict(cell.values)
     if cell.damage == "none" and any(key.startswith("damage.") for key in values):
-        raise InputError("what has no damage takes no values for it: leave out @damage.…, or name a damage")
+        raise InputError("a cell without damage cannot set values for it: leave out @damage.…, or name a damage")
     if cell.damage != "none" and ratio is not None:
         values = {"damage.ratio": ratio} | values
     if "epochs" in values:  # as --epochs: the warm-up shrinks with them
         setting = replace(setting, epochs=from_json(Setting, {"epochs": values.pop("epochs")}).epochs)
     base = pretraining(dataset, _subset(dataset), "sdclr" if cell.damage == "prune" else "simclr", setting, 1)
     base = replace(base, damage=replace(base.damage, kind=cell.damage))
-    # What the framework's heads and learning rate follow from comes before it; after it, a value has the last word.
+    # The framework's heads and learning rate depend on these fields, so set them first. The final values override all.
     shape = {key: value for key, value in values.items() if key.split(".")[0] in {"encoder", "views", "batch_size"}}
     framed = with_framework(_with_values(base, shape), cell.framework)
     return _with_values(framed, values | {"rebalance": list(cell.rebalance)})
@@ -239,7 +238,7 @@ def _subset(dataset: DatasetName) -> Subset:
 
 
 def _labels(configs: Mapping[Cell, PretrainConfig]) -> dict[Cell, str]:
-    """What each is called: its method, what was set for it alone, and what tells it from others of the same method."""
+    """Labels of the cells: the method, and the values that differ from other cells."""
     names = {cell: config.method + (f" + {ORACLE}" if cell.oracle else "") for cell, config in configs.items()}
     labels = {}
     for cell, name in names.items():
@@ -265,7 +264,7 @@ def _spelled(value: Any) -> str:
 
 
 def _setting(text: str, setting: str) -> tuple[str, Any]:
-    """A dotted name and its value: JSON if it is that, else a text."""
+    """Parse a dotted name and its value, which is JSON or otherwise text."""
     key, separator, value = setting.partition("=")
     if not separator or not key:
         raise InputError(f"{text!r}: {setting!r} sets nothing: {_FORM}")
@@ -278,7 +277,7 @@ def _setting(text: str, setting: str) -> tuple[str, Any]:
 
 
 def _with_values(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainConfig:
-    """A configuration with other values for some fields, by their dotted names."""
+    """A configuration with some fields replaced, by their dotted names."""
     plain = to_json(config)
     for key, value in values.items():
         *groups, name = key.split(".")
@@ -286,7 +285,7 @@ def _with_values(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainC
         for group in groups:
             inner = place.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise InputError(f"{group!r} in {key!r} has no fields of its own: set it as {group}=…")
+                raise InputError(f"{group!r} in {key!r} has no fields: set it as {group}=…")
             place = inner
         place[name] = value
     return from_json(PretrainConfig, plain)
@@ -294,5 +293,5 @@ def _with_values(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainC
 
 def _named(text: str, name: str, known: Sequence[Any], what: str) -> Any:
     if name not in known:
-        raise InputError(f"{text!r}: {name!r} is no {what}: known are {', '.join(known)}; {_FORM}")
+        raise InputError(f"{text!r}: {name!r} is not a known {what}: choose from {', '.join(known)}; {_FORM}")
     return name

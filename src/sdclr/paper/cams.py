@@ -1,7 +1,7 @@
-"""Figure 5: what encoders look at in images of rare classes (Jiang et al., ICML 2021, §4.9).
+"""Figure 5: Grad-CAM heat maps of images of rare classes (Jiang et al., ICML 2021, §4.9).
 
-No image is picked by hand: shown are the first test images of the rarest classes, and the figures beside them are
-taken over all test images of the Few classes.
+No image is selected by hand: the figure shows the first test images of the rarest classes. The values next to them
+are means over all test images of the Few classes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN: Final = 6
-"""Images on the sheet."""
+"""Number of images on the sheet."""
 
 MIN_SIDE: Final = 4
-"""Positions a side that a map must have: of 2 x 2, the central quarter of the area has a quarter of any heat."""
+"""Minimum side of a map in positions: a 2 x 2 map has a quarter of any heat in the central quarter of the area."""
 
-_COLOURS: Final = "inferno"
+_COLORS: Final = "inferno"
 _OPACITY: Final = 0.75
 _COLUMN: Final = 1.7  # inches
 _LONGEST_NAME: Final = 20
@@ -40,18 +40,18 @@ Pixels = NDArray[np.uint8]
 
 
 class Cams(NamedTuple):
-    """What one encoder looks at."""
+    """Heat maps of one encoder."""
 
     rows: list[dict[str, Any]]
-    """Of each test image of the classes asked for: its `class`, `id`, whether it is `shown`, the cosine `similarity` to
-    its class's prototype (less the mean of all prototypes), `central` (the share of the heat in the central quarter of
-    the area) and `entropy` of the heat (1: even, 0: in one pixel); nan where there is no heat."""
+    """For each test image of the requested classes: its `class`, `id`, whether it is `shown`, the cosine `similarity`
+    to its class prototype (minus the mean of all prototypes), `central` (the share of the heat in the central quarter
+    of the area) and `entropy` of the heat (1: even, 0: in one pixel); nan without heat."""
     images: Pixels
-    """(n, S, S, 3) the images shown, as the encoder sees them."""
+    """(n, S, S, 3), the images shown, preprocessed for the encoder."""
     heat: NDArray[np.float32]
-    """(n, S, S) their heat maps, in [0, 1]."""
+    """(n, S, S), their heat maps, in [0, 1]."""
     classes: list[str]
-    """(n,) names of their classes."""
+    """(n,), names of their classes."""
 
 
 def first_of_each(labels: ArrayLike, classes: Sequence[int], count: int) -> NDArray[np.int64]:
@@ -59,11 +59,11 @@ def first_of_each(labels: ArrayLike, classes: Sequence[int], count: int) -> NDAr
 
     Args:
         labels: `(N,)` class ids in the order of the source.
-        classes: Class ids, in the order wanted.
-        count: Images wanted.
+        classes: Class ids in the wanted order.
+        count: Number of images.
 
     Returns:
-        Positions, as many as wanted or as there are.
+        Positions of `count` images, or of all if there are fewer.
     """
     known = np.asarray(labels, dtype=np.int64)
     members = [np.flatnonzero(known == number)[:count].tolist() for number in classes]
@@ -73,21 +73,21 @@ def first_of_each(labels: ArrayLike, classes: Sequence[int], count: int) -> NDAr
 
 
 def rarest_first(counts: ArrayLike, groups: Mapping[str, ArrayLike]) -> list[int]:
-    """The Few classes, from the fewest training images on; the smaller id first where there are as many."""
+    """The Few classes by number of training images, fewest first; ties by id."""
     sizes, few = np.asarray(counts), np.sort(np.asarray(groups["few"], dtype=np.int64))
     ranked: list[int] = few[np.argsort(sizes[few], kind="stable")].tolist()
     return ranked
 
 
 def heat_figures(heat: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the heat lies and how narrowly, in words of arithmetic alone: neither says whether it is on the object.
+    """Location and concentration of the heat. Neither value tells whether the heat is on the object.
 
     Args:
-        heat: `(N, H, W)` values of 0 or more.
+        heat: `(N, H, W)` nonnegative values.
 
     Returns:
-        `(N,)` share of the heat in the central rectangle of half the height and half the width (0.25 where heat is
-        even), and `(N,)` entropy of the heat as a distribution over pixels, over that of even heat; nan without heat.
+        `(N,)` share of the heat in the central rectangle of half the height and half the width (0.25 for even heat),
+        and `(N,)` entropy of the heat over pixels, divided by the entropy of even heat; nan without heat.
     """
     height, width = heat.shape[1:]
     top, left = height // 4, width // 4
@@ -110,24 +110,24 @@ def tail_cams(
     batch_size: int = 64,
     workers: int = 0,
 ) -> Cams:
-    """Grad-CAM of all test images of some classes: what in them is like the class's labeled images.
+    """Grad-CAM of all test images of some classes, for the similarity to the labeled images of the class.
 
-    The score is the cosine to the class's prototype less the mean of all prototypes: the plain prototypes have so much
-    in common that half of the maps were empty (quarter-width ResNet-18 on CIFAR-10-LT).
+    The score is the cosine to the class prototype minus the mean of all prototypes. With plain prototypes, which are
+    similar to each other, half of the maps were empty (quarter-width ResNet-18 on CIFAR-10-LT).
 
     Args:
         encoder: A frozen encoder.
         few_shot: Labeled images, whose mean features by class are the prototypes.
         test: Labeled images of the same classes.
-        classes: Class ids, the one to be shown first first.
-        image_size: Side S of what the encoder sees, in pixels.
-        shown: Images to keep with their maps: the first of each class, then the second of each.
-        layer: As for `gradcam`; by default the last stage whose map has `MIN_SIDE` positions a side.
-        batch_size: Images a pass.
-        workers: Processes that decode images.
+        classes: Class ids in the order to show.
+        image_size: Side S of the encoder's input, in pixels.
+        shown: Number of images to keep with their maps: the first of each class, then the second of each.
+        layer: As for `gradcam`; by default the last stage whose map is at least `MIN_SIDE` positions wide.
+        batch_size: Images per forward pass.
+        workers: Number of decoding processes.
 
     Raises:
-        InputError: A source has no labels, or none of these classes.
+        InputError: A source has no labels, or `test` has no image of these classes.
     """
     if few_shot.labels is None or test.labels is None:
         absent = few_shot if few_shot.labels is None else test
@@ -162,14 +162,14 @@ def tail_cams(
 
 
 def draw_cams(cams: Mapping[str, Cams], *, rows: Mapping[str, Sequence[Row]] | None = None) -> Figure:
-    """A sheet: a row for each image, beside it the heat maps of each method, laid over the image in grey.
+    """Draw one row per image: the image, and each method's heat map on the image in gray.
 
     Args:
-        cams: For each method, what its encoder looks at in the same images.
-        rows: For each method, the images over which the figures in the title are taken: by default those of `cams`.
+        cams: The heat maps of each method, for the same images.
+        rows: For each method, the images for the means in the title; by default those of `cams`.
 
     Raises:
-        InputError: If there is nothing to show, or methods show different images.
+        InputError: There is nothing to show, or methods show different images.
     """
     first = next(iter(cams.values()), None)
     if first is None or not len(first.images):
@@ -194,7 +194,7 @@ def draw_cams(cams: Mapping[str, Cams], *, rows: Mapping[str, Sequence[Row]] | N
 
 
 def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
-    """A heat map laid over its image in grey.
+    """Overlay a heat map on its image in gray.
 
     Args:
         image: `(H, W, 3)` RGB.
@@ -205,10 +205,10 @@ def overlay(image: Pixels, heat: NDArray[np.float32]) -> Pixels:
     """
     import matplotlib as mpl
 
-    grey = image.astype(np.float64) @ (0.299, 0.587, 0.114)
-    colours = 255 * mpl.colormaps[_COLOURS](heat)[..., :3]
-    opacity = _OPACITY * heat[..., None].astype(np.float64)  # what is cold is seen as it is
-    mixed: Pixels = ((1 - opacity) * grey[..., None] + opacity * colours).round().astype(np.uint8)
+    gray = image.astype(np.float64) @ (0.299, 0.587, 0.114)
+    colors = 255 * mpl.colormaps[_COLORS](heat)[..., :3]
+    opacity = _OPACITY * heat[..., None].astype(np.float64)  # cold pixels stay visible
+    mixed: Pixels = ((1 - opacity) * gray[..., None] + opacity * colors).round().astype(np.uint8)
     return mixed
 
 
@@ -222,7 +222,7 @@ def _looked_at(
     layer: str | None,
     batch_size: int,
 ) -> tuple[list[dict[str, float]], NDArray[np.float32]]:
-    """Figures of every image, and the maps of those that are chosen."""
+    """Heat statistics of every image, and the maps of the chosen images."""
     rows: list[dict[str, float]] = []
     kept = np.zeros((len(chosen), *images.shape[2:]), dtype=np.float32)
     for start in range(0, len(images), batch_size):
@@ -248,7 +248,7 @@ def _looked_at(
 def _prototypes(encoder: nn.Module, few_shot: Source, classes: int, image_size: int, workers: int) -> Tensor:
     found = extract_features(encoder, few_shot, preprocessing=Preprocessing(image_size=image_size), workers=workers)
     labels = np.asarray(few_shot.labels)[found.kept]
-    return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centred=True)
+    return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centered=True)
 
 
 def _class_name(source: Source, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Names that options of the research commands take."""
+"""Values of the options of the research commands."""
 
 from typing import Literal
 
@@ -19,4 +19,4 @@ SortKey = Literal[
     "knn.all",
     "seconds",
 ]
-"""Sort keys of a leaderboard: a probe and a measure, or the time of training."""
+"""Sort keys of a leaderboard: a probe and a measure, or the training time."""

@@ -1,17 +1,18 @@
-"""Which runs stand behind each table and figure of the paper, in the paper's setting and in a small one for CPUs."""
+"""The runs of each table and figure of the paper, in the paper's setting and in a small one for CPUs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from sdclr.data.config import DatasetName, ViewConfig
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.numbers import FOCAL_BESIDE, Measure, Probe, Reported, Subset, reported
 from sdclr.paper.tasks import Branch, Job, Scale, Task, Tuning, merged
 from sdclr.recipes import HeadKind, Method, cifar_lt, imagenet100_lt, imagenet_lt
 from sdclr.training.config import FocalConfig, PretrainConfig
+from sdclr.views.config import ViewConfig
 
 TableName = Literal["table1", "table2", "table3", "table4", "table5", "table6", "ablations", "ride"]
 FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]
@@ -34,15 +35,15 @@ PROBE_NAMES: Final[Mapping[Probe, str]] = {
     "fine_tuned": "fine-tuned classifier",
 }
 SPLITS: Final[Mapping[Scale, int]] = {"cpu": 3, "paper": 5}
-"""How many sub-samplings a scale averages over."""
+"""Number of sub-samplings that each scale averages over."""
 DRAWN_ONCE: Final = frozenset[DatasetName]({"imagenet_lt", "imagenet_lt_exp", "imagenet100_lt"})
-"""Sets that the paper has one sub-sampling of."""
+"""Datasets with only one sub-sampling in the paper."""
 RATIOS: Final[Mapping[Scale, tuple[float, ...]]] = {"cpu": (0.3, 0.5, 0.7, 0.9), "paper": (0.3, 0.5, 0.7, 0.9, 0.95)}
 """Pruning ratios of Figures 3, 4 and 6."""
 GAMMAS: Final = (0.5, 1.0, 2.0, 3.0)
-"""The grid of the focal loss (§4.8)."""
+"""Values of γ for the focal loss (§4.8)."""
 SMALL_RATIO: Final = 0.5
-"""Nine weights in ten are too many to take from a network of a quarter of the width (docs/results/cifar10_lt.md)."""
+"""Pruning ratio at the small scale. 0.9 is too high for a quarter of the width (docs/results/cifar10_lt.md)."""
 
 _GROUPED: Final[tuple[Measure, ...]] = ("many", "medium", "few", "std", "all")
 _SIMPLE: Final[tuple[Method, Method]] = ("simclr", "sdclr")
@@ -50,16 +51,16 @@ _SIMPLE: Final[tuple[Method, Method]] = ("simclr", "sdclr")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """At which size experiments are done."""
+    """Size of the experiments."""
 
     scale: Scale = "cpu"
     splits: int | None = None
     """Sub-samplings of CIFAR; by default three at the small scale and five at the paper's. ImageNet has one."""
     head: HeadKind = "matched"
     lists: bool = False
-    """Whether published lists are at hand; there are such of the first split alone."""
+    """Whether published lists are available; they exist only for the first split."""
     epochs: int | None = None
-    """Length of every run instead of the scale's, for a trial."""
+    """Epochs of every run, for a trial; by default those of the scale."""
 
     def __post_init__(self) -> None:
         for name in ("splits", "epochs"):
@@ -68,14 +69,14 @@ class Setting:
                 raise InputError(f"--{name} is 1 or more, not {value}")
 
     def numbers(self, dataset: DatasetName) -> range:
-        """The numbers of a data set's splits, which are the seeds of their runs."""
+        """The numbers of a dataset's splits, which are also the seeds of their runs."""
         most = self.splits or SPLITS[self.scale]
         return range(1, (1 if dataset in DRAWN_ONCE else most) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table: one job for each split, and what the paper says."""
+    """A row of a table: one job per split, and the paper's numbers."""
 
     data: str
     label: str
@@ -97,19 +98,19 @@ class Experiment:
 
     @property
     def jobs(self) -> list[Job]:
-        """What stands behind it, each run once."""
+        """Its jobs, each once."""
         return merged(job for row in self.rows for job in row.jobs)
 
     @property
     def figure(self) -> FigureName | None:
-        """What there is to draw; None for a table."""
+        """Name of the figure to draw; None for a table."""
         return cast("FigureName", self.name) if self.name in get_args(FigureName) else None
 
 
 def pretraining(dataset: DatasetName, subset: Subset, method: Method, setting: Setting, split: int) -> PretrainConfig:
-    """The recipe of a run, made small at the small scale; its seed is the split's number.
+    """The recipe of a run, reduced at the small scale. Its seed is the number of the split.
 
-    On whole sets runs are half as long, as in the paper.
+    Runs on full datasets have half as many epochs, as in the paper.
     """
     recipes = {"imagenet_lt": imagenet_lt, "imagenet_lt_exp": imagenet_lt, "imagenet100_lt": imagenet100_lt}
     config = recipes.get(dataset, cifar_lt)(method, setting.head)
@@ -124,24 +125,24 @@ def pretraining(dataset: DatasetName, subset: Subset, method: Method, setting: S
 
 
 def _small(config: PretrainConfig) -> PretrainConfig:
-    """A quarter of the width at half the resolution, a fiftieth of the epochs, and a pruning ratio to match."""
+    """A recipe with a quarter of the width, half the resolution, a fiftieth of the epochs, and a lower ratio."""
     return replace(
         config,
         encoder=EncoderConfig(name="resnet18", stem="small", width=16),
         views=ViewConfig(image_size=16),
         damage=replace(config.damage, ratio=SMALL_RATIO),
-        optim=replace(config.optim, lr=0.25, warmup_epochs=4),  # half the batch, half the rate
+        optim=replace(config.optim, lr=0.25, warmup_epochs=4),  # half the batch size, half the learning rate
         batch_size=256,
         epochs=40,
     )
 
 
 def experiment(name: ExperimentName, setting: Setting) -> Experiment:
-    """What stands behind a table or figure, with the paper's numbers.
+    """The rows and runs of a table or figure, with the paper's numbers.
 
     Args:
-        name: Which.
-        setting: At which size.
+        name: The table or figure.
+        setting: Scale and splits.
     """
     return _MAKERS[name](setting)
 
@@ -175,8 +176,8 @@ def as_task(
     *,
     branches: tuple[Branch, ...] = ("dense",),
 ) -> Task:
-    """One run of a split, and what it is to leave behind."""
-    # Figure 2 looks back on these runs. They keep snapshots whichever table trains them, so that it need not again.
+    """The task of one run of a split."""
+    # Figure 2 needs snapshots of these runs. All tables keep them, so that Figure 2 does not train the runs again.
     usual = (pretraining(dataset, subset, method, setting, split) for method in _SIMPLE)
     looked_back_on = split == 1 and subset == "long_tail" and config in usual
     return Task(
@@ -206,7 +207,7 @@ def _over_splits(
 def _controlled(
     name: ExperimentName, title: str, datasets: tuple[DatasetName, ...], probes: tuple[Probe, ...]
 ) -> Callable[[Setting], Experiment]:
-    """Tables 1-3: SimCLR on a long tail and on as many images, equally divided."""
+    """Tables 1-3: SimCLR on a long tail, and on a balanced set of equal size."""
     subsets: dict[Subset, str] = {"balanced": "SimCLR on D_b", "long_tail": "SimCLR on D_i"}
 
     def make(setting: Setting) -> Experiment:
@@ -216,7 +217,7 @@ def _controlled(
             for dataset in datasets
             for subset, label in subsets.items()
         )
-        note = "D_i is the long tail, D_b as many images equally divided; groups are those of D_i."
+        note = "D_i is the long tail, D_b a balanced set of equal size; groups are those of D_i."
         return Experiment(name=name, title=title, measures=_GROUPED, rows=rows, note=note)
 
     return make
@@ -240,7 +241,7 @@ def _compared(
 
 
 def _ablated_on(setting: Setting) -> tuple[DatasetName, ...]:
-    """The paper ablates on CIFAR-100-LT; at the small scale CIFAR-10-LT stands in where that is not there."""
+    """The paper ablates on CIFAR-100-LT. The small scale adds CIFAR-10-LT, in case CIFAR-100 is missing."""
     return ("cifar10_lt", "cifar100_lt") if setting.scale == "cpu" else ("cifar100_lt",)
 
 
@@ -256,12 +257,12 @@ def _ablations(setting: Setting) -> Experiment:
         for dataset in _ablated_on(setting)
         for method, gamma in arms
     )
-    title = "§4.8: what takes the place of pruning, and other baselines"
+    title = "§4.8: alternatives to pruning, and other baselines"
     return Experiment(name="ablations", title=title, measures=_GROUPED, rows=rows, note=FOCAL_BESIDE)
 
 
 def _ride(setting: Setting) -> Experiment:
-    """§4.5: classifiers by RIDE, from scratch and from the encoders of Table 4."""
+    """§4.5: RIDE classifiers, from scratch and from the encoders of Table 4."""
     rows = []
     for dataset in _ablated_on(setting):
         starts: list[Sequence[Task | None]] = [[None for _ in setting.numbers(dataset)]]
@@ -274,7 +275,7 @@ def _ride(setting: Setting) -> Experiment:
 
 
 def _tuned_from(task: Task) -> Task:
-    """RIDE has a ResNet-32 on CIFAR (§4.5); at the small scale it takes the runs of Table 4 as they are."""
+    """The run that RIDE starts from: with a ResNet-32 on CIFAR (§4.5), or the run of Table 4 at the small scale."""
     if task.scale == "cpu":
         return task
     return replace(task, config=replace(task.config, encoder=EncoderConfig(name="resnet32")), snapshot_epochs=0)
@@ -307,7 +308,7 @@ def _attended(setting: Setting) -> Experiment:
 
 
 def _split_one(name: ExperimentName, title: str, setting: Setting) -> Experiment:
-    """SimCLR and SDCLR of the first split, as Table 4 has them."""
+    """SimCLR and SDCLR on the first split, with the settings of Table 4."""
     dataset: DatasetName = "cifar10_lt" if setting.scale == "cpu" else "cifar100_lt"
     if name == "figure5" and setting.scale == "paper":
         dataset = "imagenet100_lt"  # at 32 px there is little to see
@@ -316,7 +317,7 @@ def _split_one(name: ExperimentName, title: str, setting: Setting) -> Experiment
 
 
 def _swept(name: ExperimentName, title: str) -> Callable[[Setting], Experiment]:
-    """Figures 3, 4 and 6: SDCLR over pruning ratios, with normalization of the pruned branch's own and shared."""
+    """Figures 3, 4 and 6: SDCLR over pruning ratios, with separate and shared normalization of the pruned branch."""
 
     def make(setting: Setting) -> Experiment:
         dataset: DatasetName = "cifar10_lt" if setting.scale == "cpu" else "cifar100_lt"

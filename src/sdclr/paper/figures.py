@@ -1,4 +1,4 @@
-"""The paper's figures from finished runs: each as SVG and PNG, with its data as CSV (Jiang et al., ICML 2021)."""
+"""The paper's figures from finished runs, as SVG and PNG with their data as CSV (Jiang et al., ICML 2021)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdclr.data.longtail import class_groups
 from sdclr.errors import InputError
+from sdclr.longtail.splits import class_groups
 from sdclr.paper.cams import Cams, draw_cams, rarest_first, tail_cams
 from sdclr.paper.forgotten import draw_forgotten, forgotten_shares
 from sdclr.paper.panels import MARKERS, Row, Spread, legend, number, panels, spread_line, spread_of, write_rows
@@ -35,7 +35,7 @@ Drawn: TypeAlias = "tuple[Figure, list[dict[str, Any]]]"
 
 
 class Where(NamedTuple):
-    """What encoders run on."""
+    """Device and decoding processes of the encoders."""
 
     device: torch.device | str = "cpu"
     workers: int = 0
@@ -50,26 +50,26 @@ def draw(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> list[Path]:
-    """Draw one of the paper's figures from runs on long-tailed data, once for each data set.
+    """Draw one of the paper's figures from runs on long-tailed data, once per dataset.
 
     Args:
-        figure: Which.
-        tasks: Finished runs: Figures 2, 5 and 6 look at them.
-        results: Rows of the tidy table of results: Figures 3 and 4 draw those of the same runs.
+        figure: The figure.
+        tasks: Finished runs, used by Figures 2, 5 and 6.
+        results: Rows of the tidy table of results; Figures 3 and 4 use those of the same runs.
         out: The folder to write into.
-        device: Where encoders run, for Figures 2 and 5.
-        workers: Processes that decode images for them.
+        device: Device of the encoders, for Figures 2 and 5.
+        workers: Number of decoding processes for them.
 
     Returns:
-        The files: `FIGURE.svg`, `FIGURE.png` and `FIGURE.csv`, or `FIGURE-DATASET.*` where there are several data sets.
+        The files: `FIGURE.svg`, `FIGURE.png` and `FIGURE.csv`, or `FIGURE-DATASET.*` for several datasets.
 
     Raises:
-        InputError: If what the figure shows is not among the runs.
+        InputError: The runs that the figure needs are missing.
     """
     tailed = [done for done in tasks if done.task.subset == "long_tail"]
     datasets = list(dict.fromkeys(done.task.dataset for done in tailed))
     if not datasets:
-        raise InputError(f"{figure} shows runs on long-tailed data, of which none is finished")
+        raise InputError(f"{figure} shows runs on long-tailed data, but no such run is finished")
     files: list[Path] = []
     for dataset in datasets:
         chosen = [done for done in tailed if done.task.dataset == dataset]
@@ -84,11 +84,11 @@ def draw_rows(figure: FigureName, rows: Sequence[Row]) -> Figure:
     """Draw one of the paper's figures again from its data, without the runs.
 
     Args:
-        figure: Which; Figure 5 shows images and cannot be drawn from numbers.
-        rows: What `draw` has written as CSV, as `read_rows` gives it.
+        figure: The figure, except Figure 5, which shows images and cannot be drawn from numbers.
+        rows: The CSV of `draw`, read by `read_rows`.
 
     Raises:
-        InputError: The figure needs its runs, or there are no such rows.
+        InputError: The figure needs its runs, or rows are missing.
     """
     match figure:
         case "figure2":
@@ -104,24 +104,24 @@ def draw_rows(figure: FigureName, rows: Sequence[Row]) -> Figure:
 
 
 def ratio_sweep(results: Sequence[Row]) -> Drawn:
-    """Figure 3: accuracy over the pruning ratio, with normalization of its own for the pruned branch and without.
+    """Figure 3: accuracy over the pruning ratio, with separate and with shared normalization of the pruned branch.
 
     Args:
-        results: Rows of the tidy table, of one data set.
+        results: Rows of the tidy table of one dataset.
 
     Returns:
-        Linear and few-shot accuracy (All) side by side, mean over splits with their deviation, SimCLR as a horizontal
-        line; and the same as rows.
+        Linear and few-shot accuracy (All) side by side, as mean and deviation over splits, with SimCLR as a horizontal
+        line; and the data as rows.
 
     Raises:
-        InputError: If there is no result of SDCLR.
+        InputError: There is no result of SDCLR.
     """
     dense = [row for row in results if row["branch"] == "dense"]
     sdclr = [row for row in dense if row["method"] == "SDCLR"]
     kept: dict[str, list[Row]] = {
         OWN_NORM: [row for row in sdclr if row["independent_norm"]],
         SHARED_NORM: [row for row in sdclr if not row["independent_norm"]],
-        # It has no ratio, whatever its configuration says.
+        # SimCLR has no ratio, even if its configuration has one.
         NO_RATIO: [{**row, "ratio": 0.0} for row in dense if row["method"] == "SimCLR"],
     }
     rows = [row for probe in PROBES for line, found in kept.items() for row in _over_ratios(found, probe, line)]
@@ -132,13 +132,13 @@ def branches(results: Sequence[Row]) -> Drawn:
     """Figure 4: accuracy of the dense and of the pruned branch over the pruning ratio.
 
     Args:
-        results: Rows of the tidy table, of one data set.
+        results: Rows of the tidy table of one dataset.
 
     Returns:
-        As `ratio_sweep`.
+        As for `ratio_sweep`.
 
     Raises:
-        InputError: If there is no result of SDCLR with normalization of its own.
+        InputError: There is no result of SDCLR with separate normalization.
     """
     sdclr = [row for row in results if row["method"] == "SDCLR" and row["independent_norm"]]
     kept = {line: [row for row in sdclr if row["branch"] == branch] for branch, line in BRANCHES.items()}
@@ -150,13 +150,13 @@ def pruned_layers(sparsity: Mapping[float, Sequence[Mapping[str, float]]]) -> Dr
     """Figure 6: share of removed weights in each layer, in the network's order; dashed, the ratio over all layers.
 
     Args:
-        sparsity: For each pruning ratio what `SelfCompetitor.sparsity()` gives, for each split.
+        sparsity: For each pruning ratio, the results of `SelfCompetitor.sparsity()` of each split.
 
     Returns:
-        The figure, means over splits; and the same as rows, with their deviation.
+        The figure with means over splits, and the data as rows with deviations.
 
     Raises:
-        InputError: If there is no layer, or networks differ in their layers.
+        InputError: There is no layer, or the layers of the networks differ.
     """
     layers = [list(found) for splits in sparsity.values() for found in splits]
     if not layers or any(names != layers[0] for names in layers):
@@ -191,7 +191,7 @@ def _figure2(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> D
     ratio = compared["SDCLR"][0].task.config.damage.highest
     rows: list[dict[str, Any]] = []
     for method, found in compared.items():
-        # Not every split need keep snapshots; where none does, the error says so.
+        # Some splits may have no snapshots. If none has any, the first run raises an error.
         for done in [one for one in found if snapshot_epochs(one.run.snapshots)] or found[:1]:
             shares = forgotten_shares(
                 done.run, done.split.test, _groups(done), ratio, device=where.device, workers=where.workers
@@ -210,7 +210,7 @@ def _figure5(tasks: Sequence[FinishedTask], _: Sequence[Row], where: Where) -> D
             cams = tail_cams(
                 encoder, done.split.few_shot, done.split.test, classes, image_size=size, workers=where.workers
             )
-            sheet.setdefault(method, cams)  # of the first split; the figures beside it are over all
+            sheet.setdefault(method, cams)  # images of the first split; the values next to them are over all splits
             rows += [_about(done, method) | row for row in cams.rows]
     by_method = {method: [row for row in rows if row["method"] == method] for method in sheet}
     return draw_cams(sheet, rows=by_method), rows
@@ -227,7 +227,7 @@ def _figure6(tasks: Sequence[FinishedTask], _: Sequence[Row], __: Where) -> Draw
 
 
 def _compared(tasks: Sequence[FinishedTask]) -> dict[str, list[FinishedTask]]:
-    """The runs of SimCLR, and those of SDCLR at the ratio of its first, each by split."""
+    """The runs of SimCLR, and those of SDCLR with the ratio of its first run, sorted by split."""
     found = {
         method: sorted((done for done in tasks if done.task.method == method), key=lambda done: done.task.split)
         for method in ("SimCLR", "SDCLR")
@@ -249,7 +249,7 @@ def _about(done: FinishedTask, method: str) -> dict[str, Any]:
 
 
 def _over_ratios(results: Sequence[Row], probe: str, label: str) -> list[dict[str, Any]]:
-    """Mean accuracy at each ratio, those without a result left out."""
+    """Mean accuracy at each ratio; missing results are left out."""
     chosen = [row for row in results if row["probe"] == probe and not math.isnan(number(row["all"]))]
     by_ratio: dict[float, list[float]] = {}
     for row in chosen:
@@ -265,7 +265,7 @@ def _deviation(spread: Spread) -> dict[str, Any]:
 
 
 def _ratio_panels(rows: Sequence[Row], lines: Sequence[str], level: str | None) -> Figure:
-    """A panel for each probe: lines over the ratio, and one horizontal line for what has no ratio."""
+    """One panel per probe: lines over the ratio, and a horizontal line for the method without a ratio."""
     if not any(row["line"] in lines for row in rows):
         raise InputError(f"no accuracy of {' or '.join(lines)} to draw: no such run of SDCLR is finished")
     with panels(list(PROBES.values()), one_scale=False) as (figure, (axes,)):
@@ -278,8 +278,8 @@ def _ratio_panels(rows: Sequence[Row], lines: Sequence[str], level: str | None) 
                 spreads = [Spread(row["all"], row["deviation"], row["splits"]) for row in points]
                 places = [row["ratio"] for row in points]
                 if points:
-                    colour, marker = PALETTE[rank], MARKERS[rank]
-                    handles[line] = spread_line(panel, places, spreads, colour=colour, marker=marker)
+                    color, marker = PALETTE[rank], MARKERS[rank]
+                    handles[line] = spread_line(panel, places, spreads, color=color, marker=marker)
             for row in here:
                 if row["line"] == level:
                     handles[row["line"]] = panel.axhline(row["all"], color=INK, linestyle="--", linewidth=1.2)

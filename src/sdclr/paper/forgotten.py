@@ -1,4 +1,4 @@
-"""Figure 2: which classes are among the most forgotten test images, over the epochs (Jiang et al., ICML 2021, §4.7)."""
+"""Figure 2: class groups of the most forgotten test images over the epochs (Jiang et al., ICML 2021, §4.7)."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHARE = 0.01
-"""Of the test images: how many count as the most forgotten."""
+"""Share of the test images that count as the most forgotten."""
 
 
 def most_forgotten(forgotten: ArrayLike, share: float = SHARE) -> NDArray[np.int64]:
-    """Positions of the images that are forgotten most, the worst first; the earlier one wins a tie.
+    """Positions of the most forgotten images, most forgotten first; ties by position.
 
     Args:
         forgotten: `(N,)` forgetting of each image.
-        share: Of the images, more than 0 and at most 1; one image at the least.
+        share: Share of the images, in (0, 1]; at least one image is returned.
 
     Raises:
-        InputError: If there is no image, or the share lies outside.
+        InputError: There is no image, or the share is out of range.
     """
     values = np.asarray(forgotten, dtype=np.float64)
     if values.ndim != 1 or not values.size or not 0 < share <= 1:
         raise InputError(
-            f"of {values.size} images a share of {share:g} cannot be taken: give images, and a share in (0, 1]"
+            f"cannot take a share of {share:g} of {values.size} images: give images, and a share in (0, 1]"
         )
     return np.argsort(-values, kind="stable")[: max(1, round(share * values.size))].astype(np.int64)
 
 
 def group_shares(labels: ArrayLike, groups: Mapping[str, ArrayLike]) -> dict[str, float]:
-    """Share of each group of classes among some images, in [0, 1].
+    """Share of each class group among some images, in [0, 1].
 
     Args:
         labels: `(N,)` class ids, N at least 1.
@@ -69,28 +69,29 @@ def forgotten_shares(
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> list[dict[str, Any]]:
-    """Shares of the groups among the most forgotten test images, at every snapshot of a run.
+    """Shares of the class groups among the most forgotten test images, at every snapshot of a run.
 
-    Forgetting is 1 - cosine between the features of the encoder and of the pruned encoder. A run of SDCLR is pruned by
-    its own competitor, with its own normalization, and at its own ratio by the very masks of that epoch. A run of
-    SimCLR is pruned by magnitude and keeps its statistics, as there are no others.
+    Forgetting is 1 - cosine between the features of the encoder and of the pruned encoder. A run of SDCLR is pruned
+    with its self-competitor and separate normalization; at the run's ratio, with the masks of that epoch. A run of
+    SimCLR is pruned by magnitude and keeps its normalization statistics.
 
     Args:
         run: A run with snapshots.
-        test: Labeled images; those without a label or that cannot be decoded are left out.
+        test: Labeled images; images without a label or that cannot be decoded are left out.
         groups: Class ids under the keys `many`, `medium` and `few`.
         ratio: Share of the weights to remove, in [0, 1).
-        share: Of the images, that counts as the most forgotten.
+        share: Share of the images that counts as the most forgotten.
         batch_size: Images per forward pass.
-        device: Where the encoders run; by default the CPU.
-        workers: Processes that decode images.
+        device: Device of the encoders; by default the CPU.
+        workers: Number of decoding processes.
 
     Returns:
-        A row for each epoch and group: `ratio`, `epoch`, `group`, its `share` among the most forgotten, by `chance`
-        (its share in the test set), and how many `images` are the most forgotten.
+        A row per epoch and group: `ratio`, `epoch`, `group`, its `share` among the most forgotten, its `chance` (its
+        share in the test set), and the number of most forgotten `images`.
 
     Raises:
-        InputError: If the run kept no snapshot, or the test images have no labels.
+        InputError: The run has no snapshots, its second branch is not pruned by magnitude, or the test images have no
+            labels.
     """
     epochs = snapshot_epochs(run.snapshots)
     if not epochs:
@@ -130,14 +131,14 @@ def forgotten_shares(
 
 
 def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
-    """A panel for each method, a line for each group: mean over splits with their deviation; dotted, by chance.
+    """Draw a panel per method and a line per group: mean and deviation over splits; dotted lines show chance.
 
     Args:
-        rows: As `forgotten_shares` gives them, each with its `method` and `split`.
-        share: Of the images, that counts as the most forgotten.
+        rows: The results of `forgotten_shares`, each with its `method` and `split`.
+        share: Share of the images that counts as the most forgotten.
 
     Raises:
-        InputError: If there is no row.
+        InputError: There is no row.
     """
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     if not methods:
@@ -150,7 +151,7 @@ def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
                 chosen = [row for row in rows if row["method"] == method and row["group"] == group]
                 epochs = sorted({row["epoch"] for row in chosen})
                 spreads = [spread_of([100 * row["share"] for row in chosen if row["epoch"] == e]) for e in epochs]
-                line = spread_line(panel, epochs, spreads, colour=PALETTE[number], marker=MARKERS[number])
+                line = spread_line(panel, epochs, spreads, color=PALETTE[number], marker=MARKERS[number])
                 chance = 100 * float(np.mean([row["chance"] for row in chosen]))
                 panel.axhline(chance, color=PALETTE[number], linestyle=":", linewidth=1)
                 handles.append(line)
@@ -162,7 +163,7 @@ def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
 
 
 class _Both(nn.Module):
-    """Two encoders as one, so that every image is decoded once: features `(N, 2 D)`, the dense ones first."""
+    """Two encoders in one module, so that images are decoded once: features `(N, 2 D)`, dense ones first."""
 
     def __init__(self, dense: nn.Module, pruned: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The leaderboard of a bench: every method over the same splits, and how it differs from one of them split by split."""
+"""Leaderboard of a bench: every method on the same splits, and its differences to a baseline split by split."""
 
 import csv
 import io
@@ -40,12 +40,12 @@ class Gain(NamedTuple):
     """A difference between two methods on the same splits."""
 
     mean: float
-    """Over splits."""
+    """Mean over splits."""
     error: float | None
-    """Its standard error: the sample standard deviation of the splits' differences over the root of their number; None
-    of a single split."""
+    """Standard error of the mean: the sample standard deviation of the differences divided by the square root of their
+    number; None for a single split."""
     pairs: int
-    """Splits that both methods have."""
+    """Number of splits that both methods have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +58,28 @@ class Line:
     gains: Mapping[SortKey, Gain | None]
     """This method minus the baseline, split by split, in percentage points."""
     splits: int
-    """How many are finished."""
+    """Number of finished splits."""
     seconds: float | None
-    """Training of one split, the mean."""
+    """Mean training time of one split."""
     cost: float | None
-    """The time of training over that of the baseline, on the splits that both have."""
+    """Training time divided by that of the baseline, on the splits that both have."""
 
     @property
     def name(self) -> str:
-        """Its label, and how many splits it has if it lacks some."""
+        """The label, with the number of splits if some are missing."""
         most = len(self.entry.tasks)
         return self.entry.label if self.splits == most else f"{self.entry.label} ({self.splits} of {most} splits)"
 
 
 def paired(here: Mapping[int, float | None], there: Mapping[int, float | None]) -> Gain | None:
-    """How much one method differs from another, by what both have.
+    """Difference between two methods on the splits that both have.
 
     Args:
-        here: A figure of each split.
-        there: The same of the method to compare with.
+        here: One value per split.
+        there: The values of the other method.
 
     Returns:
-        None without a split that both have.
+        The difference; None without a common split.
     """
     differences = [minus(here[split], there[split]) for split in sorted(set(here) & set(there))]
     known = [value for value in differences if value is not None and not math.isnan(value)]
@@ -92,19 +92,19 @@ def paired(here: Mapping[int, float | None], there: Mapping[int, float | None]) 
 def leaderboard(
     entries: Sequence[Entry], results: Sequence[Row], baseline: Entry, *, sort: SortKey = "linear.all"
 ) -> list[Line]:
-    """The rows, the best first; what is not known comes last, in the order of the entries.
+    """The rows, best first. Rows without a value come last, in the order of the entries.
 
     Args:
         entries: The methods.
         results: The tidy table.
-        baseline: What the others are compared with.
-        sort: What is best.
+        baseline: The method to compare with.
+        sort: The sort key.
 
     Raises:
-        InputError: There is no such key.
+        InputError: The sort key does not exist.
     """
     if sort not in get_args(SortKey):
-        raise InputError(f"nothing is called {sort!r}: sort by one of {', '.join(get_args(SortKey))}")
+        raise InputError(f"{sort!r} is not a sort key: sort by one of {', '.join(get_args(SortKey))}")
     level = _columns(baseline, results)
     lines = [_line(entry, _columns(entry, results), level) for entry in entries]
 
@@ -118,21 +118,21 @@ def leaderboard(
 
 
 def tables(lines: Sequence[Line], baseline: Entry, *, sort: SortKey, title: str) -> list[Table]:
-    """The leaderboard for people: each probe, and the differences to the baseline, a row a method in one order.
+    """The leaderboard as tables: one per probe, and the differences to the baseline, with equal row order.
 
     Args:
-        lines: As `leaderboard` gives them.
-        baseline: What the others are compared with.
-        sort: What they are sorted by.
-        title: On which data.
+        lines: The result of `leaderboard`.
+        baseline: The method to compare with.
+        sort: The sort key of the lines.
+        title: Name of the data.
     """
     splits = max((line.splits for line in lines), default=0)
     oracle = [ORACLE_NOTE] if any(line.entry.cell.oracle for line in lines) else []
     deviation = f"mean ± sample standard deviation over {splits} splits" if splits > 1 else "one split"
     best = "lowest" if sort in _LOWER_IS_BETTER else "highest"
     note = (
-        f"Accuracy in percent, {deviation}. Sorted by {_called(sort)}, {best} first. Relative time: of training, over "
-        f"that of {baseline.label}; other work on the machine and --jobs blur it."
+        f"Accuracy in percent, {deviation}. Sorted by {_called(sort)}, {best} first. Relative time: training time "
+        f"divided by that of {baseline.label}. It also depends on other load on the machine and on --jobs."
     )
     linear = Table(
         title=f"{title}: linear probe, kNN and cost",
@@ -152,14 +152,14 @@ def tables(lines: Sequence[Line], baseline: Entry, *, sort: SortKey, title: str)
         title=f"{title}: few-shot probe",
         columns=("Method", *_headings("few_shot")),
         rows=tuple((line.name, *_cells(line, "few_shot")) for line in lines),
-        note="The rows and their order are those above.",
+        note="Rows in the same order as above.",
     )
     others = [line for line in lines if line.entry != baseline]
     return [linear, few_shot, *([_differences(others, baseline)] if others else [])]
 
 
 def to_csv(lines: Sequence[Line]) -> bytes:
-    """One row a method, with every figure; what is unknown is empty."""
+    """One row per method, with all values; unknown values are empty."""
     sink = io.StringIO(newline="")
     rows = [_flat(line) for line in lines]
     writer = csv.DictWriter(sink, list(rows[0]) if rows else [], lineterminator="\n")
@@ -169,7 +169,7 @@ def to_csv(lines: Sequence[Line]) -> bytes:
 
 
 def to_plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """The same as plain JSON, with the configuration of each method and the names of its runs."""
+    """The leaderboard as JSON, with the configuration of each method and the names of its runs."""
     return [
         {
             "method": line.entry.label,
@@ -188,11 +188,11 @@ def to_plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 _Columns = Mapping[str, Mapping[int, float | None]]
-"""A figure of each split, by key."""
+"""One value per split, by key."""
 
 
 def _columns(entry: Entry, results: Sequence[Row]) -> _Columns:
-    """Every figure of a method, and its seconds of training, by split."""
+    """All values of a method, and its training seconds, by split."""
     rows: dict[str, dict[int, Row]] = {probe: by_split(entry.tasks, results, probe) for probe in _PROBES}
     columns: dict[str, Mapping[int, float | None]] = {}
     for key in FIGURES:
@@ -220,7 +220,7 @@ def _line(entry: Entry, here: _Columns, level: _Columns) -> Line:
 
 def _differences(lines: Sequence[Line], baseline: Entry) -> Table:
     most = max((gain.pairs for line in lines for gain in line.gains.values() if gain is not None), default=0)
-    few = f" Of {most} splits, an error is itself known badly." if 1 < most < 5 else ""
+    few = f" With {most} splits, the standard error itself is uncertain." if 1 < most < 5 else ""
     return Table(
         title=f"Difference to {baseline.label}, split by split",
         columns=("Method", *(_called(key) for key in _SHOWN), "Splits"),
@@ -233,7 +233,7 @@ def _differences(lines: Sequence[Line], baseline: Entry) -> Table:
             for line in lines
         ),
         note="In percentage points: mean ± standard error of the differences within each split, which shares its class "
-        f"order, images and seed. Of Std, less is more even.{few}",
+        f"order, images and seed. A lower Std is more even.{few}",
     )
 
 

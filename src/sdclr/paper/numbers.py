@@ -1,13 +1,13 @@
-"""The numbers that the paper reports, as data: Jiang et al., *Self-Damaging Contrastive Learning* (ICML 2021).
+"""The paper's reported numbers: Jiang et al., *Self-Damaging Contrastive Learning* (ICML 2021).
 
-In percent, as `mean±deviation` over five sub-samplings, or a mean alone where no deviation is reported.
+In percent, as `mean±deviation` over five sub-samplings, or only the mean if no deviation is reported.
 """
 
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 Measure = Literal["many", "medium", "few", "std", "all", "std_classes"]
-"""What a column of a table shows: a field of `Balance`, or the deviation over classes of a balanced set (Table 6)."""
+"""Column of a table: a field of `Balance`, or the deviation over classes of a balanced set (Table 6)."""
 
 MEASURES: Final[Mapping[Measure, str]] = {
     "many": "Many",
@@ -17,23 +17,23 @@ MEASURES: Final[Mapping[Measure, str]] = {
     "all": "All",
     "std_classes": "Std over classes",
 }
-"""Their names, in the order of the paper's tables."""
+"""Column names, in the order of the paper's tables."""
 
 Probe = Literal["linear", "few_shot", "knn", "fine_tuned"]
 Subset = Literal["long_tail", "balanced", "full"]
 
 
 class Reported(NamedTuple):
-    """A number of the paper."""
+    """A mean and its deviation, as the paper reports it."""
 
     mean: float
     """In percent."""
     std: float | None = None
-    """Its deviation over splits; None where the paper gives none."""
+    """Standard deviation over splits; None if unknown."""
 
 
 class Key(NamedTuple):
-    """What a row of numbers is about."""
+    """Key of a row of numbers."""
 
     dataset: str
     subset: Subset
@@ -42,19 +42,19 @@ class Key(NamedTuple):
 
 
 def reported(dataset: str, subset: Subset, method: str, probe: Probe) -> Mapping[Measure, Reported]:
-    """The paper's numbers on one method; empty where it gives none.
+    """The paper's numbers for one method; empty if it reports none.
 
     Args:
         dataset: Such as "cifar10_lt".
-        subset: What was trained on: D_i, D_b or a whole balanced set.
+        subset: The training set: D_i, D_b or a whole balanced set.
         method: Its name in tables.
-        probe: How it was judged.
+        probe: The evaluation.
     """
     return PAPER.get(Key(dataset, subset, method, probe), {})
 
 
 def _groups(text: str) -> Mapping[Measure, Reported]:
-    """Many, Medium, Few, Std and All; a dash stands for what is not reported."""
+    """Many, Medium, Few, Std and All; unreported values are dashes."""
     return _row(("many", "medium", "few", "std", "all"), text)
 
 
@@ -134,7 +134,7 @@ _RIDE: Final[Mapping[Key, Mapping[Measure, Reported]]] = {  # §4.5
 }
 
 PAPER: Final[Mapping[Key, Mapping[Measure, Reported]]] = {**_LONG_TAIL, **_BALANCED, **_FULL, **_ABLATIONS, **_RIDE}
-"""Every number of the paper's Tables 1-6, §4.5 and §4.8."""
+"""All numbers of the paper's Tables 1-6, §4.5 and §4.8."""
 
-FOCAL_BESIDE: Final = "The paper sets its focal loss (γ = 2) beside 47.33 ± 0.33, with a Std of 2.70."
-"""§4.8 gives the focal loss another value to be compared with than Table 4 has for SimCLR."""
+FOCAL_BESIDE: Final = "The paper compares its focal loss (γ = 2) with 47.33 ± 0.33 and a Std of 2.70."
+"""In §4.8, the baseline of the focal loss differs from the value of SimCLR in Table 4."""

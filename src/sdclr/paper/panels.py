@@ -1,4 +1,4 @@
-"""What the paper's figures share: panels side by side, means over splits, their data as CSV."""
+"""Shared parts of the paper's figures: panels, means over splits, and data as CSV."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Row = Mapping[str, Any]
 
 
 class Spread(NamedTuple):
-    """A figure over several splits."""
+    """Mean and deviation over several splits."""
 
     mean: float
     deviation: float
-    """Of the sample (`ddof=1`); nan for a single split."""
+    """Sample standard deviation (`ddof=1`); nan for a single split."""
     splits: int
 
 
@@ -47,12 +47,12 @@ def panels(
     """A figure in the style of the reports, with panels in rows and columns.
 
     Args:
-        titles: One for each column.
-        rows: Panels below each title.
-        width: Of a panel, in inches.
-        height: Of the figure, in inches.
-        plots: Panels with axes, of which they share the horizontal one; otherwise they are pictures, and have none.
-        one_scale: Share the vertical axis, too.
+        titles: One title per column.
+        rows: Number of panels below each title.
+        width: Width of a panel, in inches.
+        height: Height of the figure, in inches.
+        plots: Whether panels are plots with a shared horizontal axis; otherwise they are pictures without axes.
+        one_scale: Whether plots also share the vertical axis.
 
     Yields:
         The figure, and its panels by row and column.
@@ -78,19 +78,19 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Non
     _legend(figure, handles, labels)
 
 
-def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, colour: str, marker: str) -> Any:
-    """A line through means, with a band of one deviation either way where there are several splits."""
+def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, color: str, marker: str) -> Any:
+    """A line through means, with a band of one deviation above and below for several splits."""
     means = np.array([spread.mean for spread in spreads])
     deviations = np.array([spread.deviation for spread in spreads])
-    (line,) = axes.plot(places, means, color=colour, marker=marker, markersize=4, linewidth=1.6)
+    (line,) = axes.plot(places, means, color=color, marker=marker, markersize=4, linewidth=1.6)
     if not np.isnan(deviations).all():
         low, high = means - deviations, means + deviations
-        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(places, low, high, color=color, alpha=0.18, linewidth=0)
     return line
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Mean and deviation of those values that are known."""
+    """Mean and deviation of the known values."""
     known = np.array([value for value in values if not math.isnan(value)])
     if not known.size:
         return Spread(math.nan, math.nan, 0)
@@ -98,10 +98,10 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> Path:
-    """Rows as CSV; what is unknown is empty.
+    """Write rows as CSV; unknown values are empty.
 
     Raises:
-        InputError: If there is no row.
+        InputError: There is no row.
     """
     if not rows:
         raise InputError(f"{path.name}: there is nothing to write")
@@ -109,13 +109,13 @@ def write_rows(path: Path, rows: Sequence[Row]) -> Path:
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
-    # File names that are not UTF-8 come as lone surrogates, and go back to the bytes they were.
+    # File names that are not UTF-8 contain lone surrogates, which become the original bytes.
     write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
     return path
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows that `write_rows` has written: numbers as float, empty cells as nan, everything else as text."""
+    """Read rows of `write_rows`: numbers as float, empty cells as nan, everything else as text."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return [{key: _cell(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
@@ -128,7 +128,7 @@ def _cell(text: str) -> float | str:
 
 
 def number(value: object) -> float:
-    """A cell of a table as a number; nan where it is empty."""
+    """A cell of a table as a number; nan if it is empty."""
     return math.nan if value is None or value == "" else float(str(value))
 
 

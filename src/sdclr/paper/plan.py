@@ -1,4 +1,4 @@
-"""What is left to do for a table or figure, and what it costs."""
+"""Remaining work for a table or figure, and its cost."""
 
 import math
 from collections.abc import Sequence
@@ -23,33 +23,33 @@ UNKNOWN = "\u2013"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a job is."""
+    """Progress of a job."""
 
     job: Job
     status: Status
     reason: str = ""
-    """Why there is no data."""
+    """Reason why there is no data."""
     images: int = 0
-    """Images it trains on."""
+    """Number of training images."""
     epochs_done: float = 0.0
     seconds: float | None = None
-    """What training it still takes, of one process; None where no run like it tells."""
+    """Estimated remaining training time of one process; None without a similar finished run."""
 
     @property
     def left(self) -> float:
-        """Image views that training has still to pass: images times epochs, once for both views."""
+        """Remaining images to train on: images times epochs, counting both views once."""
         return self.images * (self.job.config.epochs - self.epochs_done)
 
 
 def look(queue: Queue, jobs: Sequence[Job]) -> list[State]:
-    """How far some jobs are.
+    """Progress of some jobs.
 
     Args:
-        queue: Where they are done.
+        queue: The queue of the jobs.
         jobs: The jobs.
 
     Returns:
-        One state for each. Data that cannot be used is no error here: it leaves out what needs it.
+        One state per job. Unusable data raises no error here; its jobs have the status "no data".
     """
     speeds = throughputs(queue.folder)
     return [_state(queue, job, speeds) for job in jobs]
@@ -88,7 +88,7 @@ def _epochs_done(run: Run, images: int) -> float:
 
 
 def throughputs(folder: Path) -> dict[str, float]:
-    """Images a second that runs of a folder were trained at, by what decides it: the median of like runs."""
+    """Median training speed of similar runs of a folder in images per second, by `_likeness`."""
     found: dict[str, list[float]] = {}
     for file in folder.glob("*/encoder.json"):
         run = Run(file.parent)
@@ -99,7 +99,7 @@ def throughputs(folder: Path) -> dict[str, float]:
 
 
 def _likeness(config: PretrainConfig | object) -> str:
-    """Equal for runs that should take equally long for an image."""
+    """Key that is equal for runs with equal expected time per image."""
     if not isinstance(config, PretrainConfig):
         return ""
     two_networks = config.damage.kind != "none" or config.framework != "simclr"
@@ -110,7 +110,7 @@ def plan_table(states: Sequence[State]) -> Table:
     """The runs with their state and cost.
 
     Args:
-        states: As `look` gives them.
+        states: The result of `look`.
     """
     rows = tuple(
         (
@@ -145,12 +145,12 @@ def _cost(states: Sequence[State], todo: Sequence[State]) -> str:
     if len(known) == len(todo):
         time = f"about {duration(sum(known))} of one process at the speed of the finished runs here"
     else:
-        time = "which takes a time that is unknown until a run like each of them is finished here"
-    return f"{len(todo)} of {len(states)} left: {left:.2f} million images to train on, {time}; evaluations come on top."
+        time = "time unknown until a run like each of them is finished here"
+    return f"{len(todo)} of {len(states)} left: {left:.2f} million images to train on, {time}, without evaluations."
 
 
 def duration(seconds: float | None) -> str:
-    """A time for people.
+    """A duration as readable text.
 
     Example:
         >>> duration(5400)

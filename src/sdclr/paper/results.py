@@ -1,4 +1,4 @@
-"""What the paper's runs gave, as one tidy table: a row for each run, branch and probe."""
+"""Results of the paper's runs as one tidy table, with a row per run, branch and probe."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -33,25 +33,25 @@ SCHEMA: Final = pa.schema(
         ("status", _TEXT),
     ]
 )
-"""Columns of the tidy table. Accuracies in percent; `seconds` is the time of training; what is unknown is null, as is a
-ratio that is found in the course of training."""
+"""Columns of the tidy table. Accuracies are in percent, `seconds` is the training time. Unknown values are null, and so
+is an adaptive ratio."""
 
 TASK_FILE: Final = "task.json"
-"""Says in each folder what is done there."""
+"""Describes the job of each folder."""
 FAILED_FILE: Final = "failed.txt"
-"""The trace of the error that ended the last attempt."""
+"""Traceback of the error that ended the last attempt."""
 _AGAIN: Final = "remove it and run the same `sdclr reproduce` or `sdclr bench` again"
 
 Row = dict[str, Any]
 
 
 def evaluation_file(folder: Path, branch: Branch) -> Path:
-    """Where a task's evaluation is kept: what it finds is not computed again."""
+    """File of a task's evaluation, which is not repeated while the file exists."""
     return folder / f"paper-{branch}.json"
 
 
 def describe(job: Job, folder: Path) -> None:
-    """Write down what is done in a folder, for `collect`."""
+    """Write the description of a folder's job, for `collect`."""
     damage = job.config.damage if isinstance(job, Task) else None
     prunes = damage is not None and damage.kind != "none"
     row = {
@@ -69,14 +69,14 @@ def describe(job: Job, folder: Path) -> None:
 
 
 def collect(folder: Path) -> list[Row]:
-    """The tidy table of every task that was begun in a folder.
+    """The tidy table of all tasks started in a folder.
 
     Args:
         folder: The folder of `sdclr reproduce`.
 
     Returns:
-        Rows sorted by task, branch and probe. What is not finished has no figures and says so under "status":
-        "finished", "unfinished" or "failed".
+        Rows sorted by task, branch and probe, with "status" finished, unfinished or failed. Only finished rows have
+        values.
     """
     rows = []
     for file in sorted(folder.glob(f"*/{TASK_FILE}")):
@@ -90,9 +90,9 @@ def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> l
     """Write the tidy table as Parquet and CSV.
 
     Args:
-        rows: As `collect` gives them.
-        folder: Where.
-        name: Of the files, without suffix.
+        rows: The result of `collect`.
+        folder: The folder to write to.
+        name: Name of the files, without suffix.
 
     Returns:
         The files.
@@ -107,14 +107,14 @@ def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> l
 
 
 def read_results(path: Path | str) -> list[Row]:
-    """Read a tidy table back.
+    """Read a tidy table.
 
     Args:
-        path: A .parquet or .csv file that `write_results` wrote, or the folder that holds one.
+        path: A .parquet or .csv file that `write_results` wrote, or a folder with a `results.parquet`.
 
     Raises:
-        InputError: It is not there.
-        DamagedFileError: It is no such table.
+        InputError: The file does not exist.
+        DamagedFileError: The file is not such a table.
     """
     file = Path(path)
     if file.is_dir():
@@ -130,19 +130,19 @@ def read_results(path: Path | str) -> list[Row]:
 
 
 def training_seconds(run: Run) -> float | None:
-    """How long a run was trained, all sessions together, by the speed it logged; None where it logged nothing."""
+    """Training time of a run over all sessions, from its logged speed; None without a log."""
     spent = [(steps * run.config.batch_size) / speed for steps, speed in _speeds(run)]
     return sum(spent) if spent else None
 
 
 def speed(run: Run) -> float | None:
-    """Images a second over all of a run's training; None where nothing was logged."""
+    """Mean training speed of a run in images per second; None without a log."""
     taken, seconds = sum(steps for steps, _ in _speeds(run)), training_seconds(run)
     return taken * run.config.batch_size / seconds if seconds else None
 
 
 def _speeds(run: Run) -> list[tuple[int, float]]:
-    """Steps between two lines of the log and their speed in images a second."""
+    """Steps between consecutive lines of the log, and their speed in images per second."""
     lines = [line for line in run.metrics() if line.get("images_per_second")]
     steps = [0, *(int(line["step"]) for line in lines)]
     taken = [after - before for before, after in pairwise(steps)]
@@ -150,7 +150,7 @@ def _speeds(run: Run) -> list[tuple[int, float]]:
 
 
 def _evaluated(folder: Path, branches: Iterable[Branch]) -> list[Row]:
-    """The rows of a run: each branch by each probe."""
+    """The rows of a run, one per branch and probe."""
     run, rows = Run(folder), []
     seconds = training_seconds(run) if run.finished else None
     for branch in branches:
@@ -187,5 +187,5 @@ def _unfinished(folder: Path) -> str:
 
 
 def is_finished(row: Row) -> bool:
-    """Whether a row has figures."""
+    """Whether a row is finished and has values."""
     return bool(row["status"] == "finished")

@@ -1,4 +1,4 @@
-"""A queue of runs: trains and evaluates what is missing, keeps failures apart, goes on where it was stopped."""
+"""A queue of runs: train and evaluate missing runs, continue after failures, and resume after interruptions."""
 
 import contextlib
 import multiprocessing
@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.config import to_json
-from sdclr.data.config import DatasetName
 from sdclr.data.parquet import parquet_files
-from sdclr.data.published import PaperSplit, paper_split
 from sdclr.data.sources import Source
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import DamagedFileError, InputError, StorageError
 from sdclr.evaluation.config import LINEAR, EvaluateConfig
 from sdclr.evaluation.evaluate import evaluate
 from sdclr.files import claimed, open_table, parsing, read_text, remove, write_atomically, write_json
+from sdclr.longtail.config import DatasetName
+from sdclr.longtail.published import PaperSplit, paper_split
 from sdclr.paper.results import FAILED_FILE, describe, evaluation_file
 from sdclr.paper.tasks import Branch, Job, Task, Tuning
 from sdclr.progress import stage, tell
@@ -43,15 +43,15 @@ Told = Callable[[str], None]
 
 _EXIT_CODES: Final[dict[int, Outcome]] = {0: "finished", 3: "failed", 4: "busy"}
 _REFUSED: Final = 5
-"""The exit code of a job that a full disk or the like has ended."""
+"""Exit code of a job that ended because of a full disk or the like."""
 _JPEG: Final = b"\xff\xd8"
 _PATIENCE: Final = 0.5
-"""Seconds between two looks at whether the queue was asked to stop."""
+"""Seconds between two checks for a stop request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedTask:
-    """A run with everything done, and the images that it was trained on and judged with."""
+    """A finished run with its training and evaluation images."""
 
     task: Task
     run: Run
@@ -60,10 +60,10 @@ class FinishedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where the data sets lie; called with a job, it opens that job's images.
+    """Location of the datasets. Calling it with a job opens the images of the job.
 
     Args:
-        root: A folder with one folder for each data set (cifar10, cifar100, imagenet, imagenet100), or one of these.
+        root: A folder with one folder per dataset (cifar10, cifar100, imagenet, imagenet100), or one of these.
         lists: A folder of published lists.
     """
 
@@ -71,21 +71,21 @@ class Data:
     lists: Path | None = None
 
     def __call__(self, job: Job) -> PaperSplit:
-        """The images of a job.
+        """Open the images of a job.
 
         Raises:
-            InputError: They are not there, or not what they should be.
+            InputError: They do not exist, or are not the expected ones.
         """
         return _opened(job.dataset, job.split, self.place(job.dataset), self.lists if job.lists else None)
 
     def place(self, dataset: DatasetName) -> Path:
-        """The folder of a data set."""
+        """The folder of a dataset."""
         own = dataset.removesuffix("_exp").removesuffix("_lt")
         names = [own, "imagenet"] if own == "imagenet100" else [own]
         return next((self.root / name for name in names if (self.root / name).is_dir()), self.root)
 
     def copy(self, dataset: DatasetName) -> str:
-        """What kind of copy of a data set there is, in words: JPEG changes what a network sees."""
+        """Text on the copy of a dataset. JPEG copies have different pixels than the original."""
         if not self.place(dataset).is_dir():
             return "not there"
         tables = parquet_files(self.place(dataset))
@@ -105,13 +105,13 @@ def _opened(dataset: DatasetName, split: int, place: Path, lists: Path | None) -
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    """How jobs are carried out.
+    """Settings for running jobs.
 
     Args:
-        folder: Each job has a folder of its name in it.
+        folder: Parent of the jobs' folders, which have the names of the jobs.
         data: Opens the images of a job.
-        runtime: Of pre-training; its device and its precision serve the rest, too.
-        jobs: Processes side by side.
+        runtime: Settings of pre-training; other steps use its device and precision.
+        jobs: Number of parallel processes.
     """
 
     folder: Path
@@ -120,18 +120,18 @@ class Queue:
     jobs: int = 1
 
     def place(self, job: Job) -> Path:
-        """A job's folder."""
+        """The folder of a job."""
         return self.folder / job.name
 
     def finished(self, job: Job) -> bool:
-        """Whether nothing is left to do for a job."""
+        """Whether a job is finished."""
         place = self.place(job)
         if isinstance(job, Tuning):
             return (place / "result.json").is_file()
         return Run(place).finished and all(self.evaluated(job, branch) is not None for branch in job.branches)
 
     def evaluated(self, task: Task, branch: Branch) -> dict[str, Any] | None:
-        """What an evaluation found; None if it is not done, or was done in another way."""
+        """Results of an evaluation; None if it is missing, or was done with other settings."""
         file = evaluation_file(self.place(task), branch)
         try:
             found = read_evaluation(file) if file.is_file() else {}
@@ -142,10 +142,10 @@ class Queue:
 
 
 def evaluation(task: Task, branch: Branch) -> EvaluateConfig:
-    """How a task's run is evaluated (§4.2).
+    """Evaluation settings of a task's run (§4.2).
 
-    At the paper's scale on CIFAR with images that are cropped and flipped anew every epoch, as in the paper; else on
-    features computed once: at the small scale for speed, and because views of all of ImageNet fit into no memory.
+    At the paper's scale on CIFAR, images are cropped and flipped randomly in every epoch, as in the paper. Otherwise
+    features are computed once: at the small scale for speed, and on ImageNet because views of all images exceed memory.
     """
     imagenet = task.dataset.startswith("imagenet")
     return EvaluateConfig(
@@ -158,12 +158,12 @@ def evaluation(task: Task, branch: Branch) -> EvaluateConfig:
 
 
 def trained_on(job: Job, split: PaperSplit) -> Source:
-    """The images that a job trains on."""
-    return split.balanced if job.subset == "balanced" else split.long_tail  # of full sets it is the whole
+    """The training images of a job."""
+    return split.balanced if job.subset == "balanced" else split.long_tail  # for full sets it is the whole set
 
 
 def balancing_weights(source: Source) -> NDArray[np.float64]:
-    """Sampling weights by which every class comes equally often: 1 over the images of each image's class.
+    """Sampling weights that draw every class equally often: 1 / the number of images in each image's class.
 
     Returns:
         `(N,)`, in the order of the source.
@@ -172,7 +172,7 @@ def balancing_weights(source: Source) -> NDArray[np.float64]:
         InputError: An image has no label.
     """
     if source.labels is None or (np.asarray(source.labels) < 0).any():
-        raise InputError(f"{source.name} has images without a label: nothing tells how often an oracle is to draw them")
+        raise InputError(f"{source.name} has images without a label: the oracle needs a label for every image")
     labels = np.asarray(source.labels)
     weights: NDArray[np.float64] = 1 / np.bincount(labels)[labels]
     return weights
@@ -181,21 +181,21 @@ def balancing_weights(source: Source) -> NDArray[np.float64]:
 def run_queue(
     queue: Queue, jobs: Sequence[Job], told: Told = lambda _: None, *, seconds: float | None = None
 ) -> dict[str, Outcome]:
-    """Do what is missing of some jobs. A failure ends its job alone.
+    """Run all unfinished jobs. If one fails, the others continue.
 
     Args:
-        queue: How.
-        jobs: What, in an order in which runs come before the fine-tuning that starts from them.
-        told: Is told what begins and ends.
-        seconds: Stop after so long, with what is trained saved; by default when all is done.
+        queue: Settings of the queue.
+        jobs: The jobs; runs must come before the fine-tuning that starts from them.
+        told: Called with a message when a job starts or ends.
+        seconds: Time limit, after which progress is saved and the queue stops; no limit by default.
 
     Returns:
-        How each job ended that was not finished before: "failed" has its trace in `failed.txt`; "busy" is in work by
-        another process; "left" is for another call, perhaps begun, because the time was up.
+        The outcome of each job that was not finished before. "failed": the traceback is in `failed.txt`. "busy":
+        another process works on it. "left": the time was up before it was finished.
 
     Raises:
-        StorageError: The disk is full or the like; what is trained is saved.
-        Interrupted: On Ctrl-C or SIGTERM; what is trained is saved.
+        StorageError: The disk is full or the like; progress is saved.
+        Interrupted: On Ctrl-C or SIGTERM; progress is saved.
     """
     missing = [job for job in jobs if not queue.finished(job)]
     ended: dict[str, Outcome] = {}
@@ -213,7 +213,7 @@ def run_queue(
 
 
 def _startable(queue: Queue, job: Job, ended: dict[str, Outcome]) -> bool:
-    """Whether the run that a job starts from is there; if not, the job ends as that did."""
+    """Whether the run that a job starts from is finished. If not, the job gets the outcome of that run."""
     if isinstance(job, Tuning) and job.init is not None and not Run(queue.place(job.init)).finished:
         ended[job.name] = ended.get(job.init.name, "failed")
         return False
@@ -221,11 +221,11 @@ def _startable(queue: Queue, job: Job, ended: dict[str, Outcome]) -> bool:
 
 
 def failures(ended: Mapping[str, Outcome], folder: Path) -> dict[str, str]:
-    """Why jobs failed, by name: the last line of their trace.
+    """Reasons of failed jobs by name: the last line of their traceback.
 
     Args:
-        ended: As `run_queue` gives it.
-        folder: The queue's.
+        ended: The result of `run_queue`.
+        folder: The folder of the queue.
     """
     traces = {name: folder / name / FAILED_FILE for name, outcome in ended.items() if outcome == "failed"}
     return {
@@ -235,13 +235,13 @@ def failures(ended: Mapping[str, Outcome], folder: Path) -> dict[str, str]:
 
 
 def perform(queue: Queue, job: Job) -> Outcome:
-    """Do what is missing of one job, unless another process does.
+    """Run the missing steps of one job, unless another process works on it.
 
     Returns:
-        "failed" after any error, which `failed.txt` in the job's folder then tells.
+        The outcome; "failed" after any error, with the traceback in `failed.txt` in the job's folder.
 
     Raises:
-        StorageError: The disk is full or the like, which would end the other jobs, too.
+        StorageError: The disk is full or the like, which would also end the other jobs.
         Interrupted: On Ctrl-C or SIGTERM.
     """
     place = queue.place(job)
@@ -256,7 +256,7 @@ def perform(queue: Queue, job: Job) -> Outcome:
                 _train_and_evaluate(queue, job)
         except StorageError:
             raise
-        except Exception:  # noqa: BLE001  # whatever it is, the other jobs go on
+        except Exception:  # noqa: BLE001  # the other jobs continue after any error
             write_atomically(place / FAILED_FILE, traceback.format_exc().encode(errors="replace"))
             return "failed"
         remove(place / FAILED_FILE)
@@ -265,7 +265,7 @@ def perform(queue: Queue, job: Job) -> Outcome:
 
 def _train_and_evaluate(queue: Queue, task: Task) -> None:
     place, split = queue.place(task), queue.data(task)
-    runtime = replace(queue.runtime, snapshot_epochs=task.snapshot_epochs, log_steps=10**6)  # at the end of each epoch
+    runtime = replace(queue.runtime, snapshot_epochs=task.snapshot_epochs, log_steps=10**6)  # log only at epoch ends
     source = trained_on(task, split)
     weights = balancing_weights(source) if task.oracle else None
     run = pretrain(source, task.config, run=place, runtime=runtime, weights=weights)
@@ -302,7 +302,7 @@ def _tune(queue: Queue, job: Tuning) -> None:
 
 
 def decoders(runtime: Runtime) -> int:
-    """How many processes decode images for what comes after training."""
+    """Number of decoding processes for the steps after training."""
     return default_workers() if runtime.workers is None else runtime.workers
 
 
@@ -316,13 +316,13 @@ def _one_by_one(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str, 
 
 
 def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str, Outcome]) -> None:
-    """Each job in a process of its own, `queue.jobs` at a time."""
+    """Run each job in a separate process, `queue.jobs` at a time."""
     alone = replace(queue, jobs=1, runtime=replace(queue.runtime, progress=False))
     threads = max(1, (os.cpu_count() or 1) // queue.jobs)
     before = len(ended)
     waiting = list(enumerate(jobs, start=1))
     active: dict[str, BaseProcess] = {}
-    # Spawned, not forked: a forked process would have the threads of torch as they happen to stand.
+    # Spawn instead of fork: a forked process would inherit the state of torch's threads.
     context = multiprocessing.get_context("spawn")
     refusals = context.SimpleQueue()
     with listening() as interrupts, stage("runs", len(jobs), unit="runs") as update:
@@ -348,7 +348,7 @@ def _side_by_side(queue: Queue, jobs: Sequence[Job], told: Told, ended: dict[str
 
 
 def _ended(place: Path, exitcode: int | None) -> Outcome:
-    """What a process's exit code says; one that was killed from outside has not told itself."""
+    """Outcome of a process from its exit code. If it was killed, write the reason to the failure file."""
     if exitcode in _EXIT_CODES:
         return _EXIT_CODES[exitcode]
     write_atomically(place / FAILED_FILE, f"the process ended with exit code {exitcode}\n".encode())
@@ -356,7 +356,7 @@ def _ended(place: Path, exitcode: int | None) -> Outcome:
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
-    """Ask processes to stop, and wait until they have saved."""
+    """Terminate processes, and wait until they have saved."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -364,7 +364,7 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 
 def _work(queue: Queue, job: Job, threads: int, refusals: "SimpleQueue[str]") -> None:
-    """One job, in a process of its own. It puts into `refusals` why a file cannot be written, if that ends it."""
+    """Run one job in this process. If a file cannot be written, put the reason in `refusals`."""
     torch.set_num_threads(threads)
     codes = {outcome: code for code, outcome in _EXIT_CODES.items()}
     try:

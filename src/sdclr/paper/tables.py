@@ -1,4 +1,4 @@
-"""The paper's tables with our numbers: ours, the paper's, and how they differ."""
+"""The paper's tables with our numbers, the paper's numbers, and their differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from sdclr.reporting.tables import Table
 UNKNOWN: Final = "\u2013"
 MINUS: Final = "\u2212"
 ROUNDING: Final = 1e-9
-"""Percentage points that arithmetic may be off by."""
+"""Tolerance for rounding errors, in percentage points."""
 
 RULE: Final = (
     "Ours is mean ± sample standard deviation over splits. A difference is within both deviations if its absolute "
@@ -27,7 +27,7 @@ RULE: Final = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of ours beside the paper's."""
+    """One of our numbers and the paper's number."""
 
     ours: Reported | None
     paper: Reported | None
@@ -39,14 +39,14 @@ class Comparison:
 
     @property
     def within(self) -> bool | None:
-        """Whether the difference is at most both deviations added; None where one of them is unknown."""
+        """Whether the difference is at most the sum of both deviations; None if one is unknown."""
         if self.ours is None or self.paper is None or self.ours.std is None or self.paper.std is None:
             return None
         return abs(self.ours.mean - self.paper.mean) <= self.ours.std + self.paper.std + ROUNDING
 
 
 def over_splits(values: Sequence[float | None]) -> Reported | None:
-    """Mean and sample standard deviation of the values that are known; no deviation of a single one."""
+    """Mean and sample standard deviation of the known values; a single value has no deviation."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     if not known:
         return None
@@ -54,7 +54,7 @@ def over_splits(values: Sequence[float | None]) -> Reported | None:
 
 
 def comparisons(row: ExperimentRow, results: Sequence[Row], measures: Sequence[Measure]) -> dict[Measure, Comparison]:
-    """Our numbers for one row of a table, beside the paper's.
+    """Our numbers and the paper's for one row of a table.
 
     Args:
         row: The row.
@@ -69,15 +69,15 @@ def comparisons(row: ExperimentRow, results: Sequence[Row], measures: Sequence[M
 
 
 def compared_table(experiment: Experiment, results: Sequence[Row], missing: Mapping[str, str] | None = None) -> Table:
-    """A table of the paper: three lines a row, which are ours, the paper's, and the difference.
+    """A table of the paper with three lines per row: our numbers, the paper's, and the difference.
 
     Args:
-        experiment: What stands behind it.
+        experiment: The rows and runs of the table.
         results: The tidy table.
-        missing: Why there is no result, by the name of the job.
+        missing: Reasons for missing results, by job name.
 
     Returns:
-        The table. Where the paper gives nothing, there is our line alone.
+        The table. Rows without numbers in the paper have only our line.
     """
     lines = []
     for row in experiment.rows:
@@ -100,16 +100,16 @@ def compared_table(experiment: Experiment, results: Sequence[Row], missing: Mapp
 
 
 def contrast_table(experiment: Experiment, results: Sequence[Row]) -> Table | None:
-    """How much each method differs from the first of the same data and probe, split by split.
+    """Differences of each method to the first method of the same data and probe, split by split.
 
-    That is the direction which a small scale can show, and free of what differs between splits.
+    A small scale can show the sign of these differences, and variation between splits cancels out.
 
     Args:
-        experiment: What stands behind it.
+        experiment: The rows and runs of the table.
         results: The tidy table.
 
     Returns:
-        The table; None where nothing can be compared.
+        The table; None if nothing can be compared.
     """
     lines: list[tuple[str, ...]] = []
     first: dict[tuple[Any, ...], ExperimentRow] = {}
@@ -137,14 +137,14 @@ def contrast_table(experiment: Experiment, results: Sequence[Row]) -> Table | No
 
 
 def tidy_table(path: Path | str, *, probe: Probe = "linear") -> Table:
-    """The tidy results of a folder as one table, for reports: a row for each run and branch that is finished.
+    """The tidy results of a folder as one table for reports, with a row per finished run and branch.
 
     Args:
         path: A .parquet or .csv file that `sdclr reproduce` wrote, or its folder.
-        probe: Which of the probes.
+        probe: The probe.
 
     Raises:
-        InputError: It is no such file.
+        InputError: It is not such a file.
     """
     measures: tuple[Measure, ...] = tuple(MEASURES)
     chosen = [row for row in read_results(path) if is_finished(row) and row["probe"] in {probe, "fine_tuned"}]
@@ -160,10 +160,10 @@ def by_split(jobs: Sequence[Job], results: Sequence[Row], probe: Probe, branch: 
     """The finished results of some jobs, by split.
 
     Args:
-        jobs: One for each split.
+        jobs: One per split.
         results: The tidy table.
-        probe: Which probe.
-        branch: Which branch.
+        probe: The probe.
+        branch: The branch.
     """
     names = {job.name for job in jobs}
     return {
@@ -178,7 +178,7 @@ def _of(row: ExperimentRow, results: Sequence[Row]) -> dict[int, Row]:
 
 
 def _judged(experiment: Experiment, row: ExperimentRow) -> str:
-    """The probe, where a table has several."""
+    """The probe, if the table has several."""
     return f", {PROBE_NAMES[row.probe]}" if len({other.probe for other in experiment.rows}) > 1 else ""
 
 
@@ -191,14 +191,14 @@ def _plain(value: float | None) -> str:
 
 
 def figure_text(number: Reported | None) -> str:
-    """A mean with its deviation, where there is one; a dash for what is unknown."""
+    """A mean with its deviation if known; a dash for an unknown mean."""
     if number is None:
         return UNKNOWN
     return f"{number.mean:.2f}" if number.std is None else f"{number.mean:.2f} ± {number.std:.2f}"
 
 
 def signed_text(number: Reported | None) -> str:
-    """The same of a difference."""
+    """A difference with its sign, in the format of `figure_text`."""
     if number is None:
         return UNKNOWN
     sign = MINUS if round(number.mean, 2) < 0 else "+"
@@ -213,5 +213,5 @@ def _difference(cell: Comparison) -> str:
 
 
 def minus(one: float | None, other: float | None) -> float | None:
-    """A difference; None where one of them is unknown."""
+    """The difference; None if a value is unknown."""
     return None if one is None or other is None else one - other

@@ -1,4 +1,4 @@
-"""What is to be done for a table or figure: runs and what is measured of them, by names that tell it all."""
+"""Jobs for a table or figure: runs and their evaluations, with unique names."""
 
 import re
 from collections.abc import Iterable
@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Final, Literal, TypeAlias, get_args
 
 from sdclr.config import digest
-from sdclr.data.config import DatasetName
 from sdclr.downstream.config import FinetuneConfig
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.numbers import Subset
 from sdclr.training.config import PretrainConfig
 
@@ -16,12 +16,12 @@ Scale = Literal["cpu", "paper"]
 Branch = Literal["dense", "sparse"]
 
 ORACLE: Final = "balanced by labels"
-"""What tables call an oracle's way of drawing images."""
+"""Name of the oracle's sampling in tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One pre-training run and what is measured of it. Equal tasks of different tables have one name and one run."""
+    """One pre-training run and its evaluations. Equal tasks of different tables share one name and one run."""
 
     dataset: DatasetName
     split: int
@@ -29,51 +29,51 @@ class Task:
     config: PretrainConfig
     scale: Scale
     lists: bool = False
-    """Images as in the published lists, rather than drawn."""
+    """Images from the published lists instead of random sampling."""
     branches: tuple[Branch, ...] = ("dense",)
-    """What is evaluated."""
+    """The branches to evaluate."""
     snapshot_epochs: int = 0
-    """Keep the network as it is after every so many epochs."""
+    """Epochs between snapshots of the network; 0 for no snapshots."""
     oracle: bool = False
-    """Draw images by their labels, every class equally often: a bound that no method without labels has."""
+    """Sample images by their labels, every class equally often: a bound for methods without labels."""
 
     @property
     def method(self) -> str:
-        """Its name in tables."""
+        """Method name in tables."""
         return method_name(self.config) + (f" + {ORACLE}" if self.oracle else "")
 
     @cached_property
     def name(self) -> str:
-        """What the run's folder is called: it names all that decides the result."""
+        """Name of the run's folder, which contains everything that determines the result."""
         return _name(self, method_name(self.config), digest(self.config)) + ("-oracle" if self.oracle else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """A classifier that is trained on the labeled long tail, from a run's encoder or from scratch (§4.5)."""
+    """A classifier trained on the labeled long tail, from a run's encoder or from scratch (§4.5)."""
 
     dataset: DatasetName
     split: int
     config: FinetuneConfig
     scale: Scale
     init: Task | None = None
-    """The run whose encoder it starts from."""
+    """The run of the initial encoder."""
     lists: bool = False
-    """Images as in the published lists, rather than drawn."""
+    """Images from the published lists instead of random sampling."""
 
     @property
     def subset(self) -> Subset:
-        """What it is trained on."""
+        """The training set."""
         return "long_tail"
 
     @property
     def method(self) -> str:
-        """Its name in tables."""
+        """Method name in tables."""
         return f"{self.config.method.upper()} from {'scratch' if self.init is None else self.init.method}"
 
     @cached_property
     def name(self) -> str:
-        """What its folder is called: it names all that decides the result."""
+        """Name of the folder, which contains everything that determines the result."""
         start = [] if self.init is None else [digest(self.init.config)]
         return _name(self, self.method, "-".join([*start, digest(self.config)]))
 
@@ -82,7 +82,7 @@ Job: TypeAlias = Task | Tuning
 
 
 def method_name(config: PretrainConfig) -> str:
-    """What tables call a method: as the paper does, if it has it. A constant pruning ratio has a column of its own."""
+    """Name of a method in tables: the paper's name if it has one. A constant pruning ratio is not part of it."""
     if config.framework == "moco" and config.damage.kind == "none" and not config.rebalance:
         return "MoCo v2"
     if config.framework != "simclr" or config.decoupled or config.damage.changes:
@@ -95,7 +95,7 @@ def method_name(config: PretrainConfig) -> str:
 
 
 def merged(jobs: Iterable[Job]) -> list[Job]:
-    """Each job once, with all that is asked of it anywhere, and after the one that it starts from."""
+    """Each job once, with all requested branches and snapshots, and after the run that it starts from."""
     found: dict[str, Job] = {}
     for job in jobs:
         if isinstance(job, Tuning):
@@ -108,7 +108,7 @@ def merged(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _both(known: Job | None, task: Task) -> Task:
-    """One task that asks for what two equal ones ask for."""
+    """One task with the branches and snapshots of two equal tasks."""
     if not isinstance(known, Task):
         return task
     branches = tuple(branch for branch in get_args(Branch) if branch in known.branches + task.branches)

@@ -1,4 +1,4 @@
-"""An encoder as scripts, so that a page that is opened from disk computes the features of an image."""
+"""Write an encoder as scripts, so that a page opened from disk can compute the features of an image."""
 
 import math
 from collections.abc import Sequence
@@ -18,32 +18,32 @@ from sdclr.reporting.encoder_graph import Layer, UnsupportedEncoderError, read_l
 from sdclr.reporting.search_index import as_base64, write_script
 
 LIMIT: Final = 16 * 2**20
-"""Bytes that the scripts of an encoder may take, by default."""
+"""Default maximum bytes of the scripts of an encoder."""
 
 _ALIKE: Final = 0.99
-"""Cosine that the quantized encoder's features must have to the encoder's on a check image."""
+"""Minimum cosine between the features of the quantized and the original encoder on a test image."""
 
 _SMALL: Final = 20_000
-"""Convolutions with fewer weights have two bytes for each, like depthwise ones. They are 8% of the default encoder's
+"""Convolutions with fewer weights use two bytes per weight, like depthwise ones. They are 8% of the default encoder's
 weights and cause most of the difference: the cosine rises from 0.992 to 0.999 (docs/results/page_search.md)."""
 
 _SCRIPT: Final = 3 * 2**19
-"""Bytes of one script before base64."""
+"""Maximum bytes of weights per script, before base64."""
 
 
 @dataclass(frozen=True)
 class BrowserEncoder:
-    """Layers with weights of one byte or two, and how an image becomes their input."""
+    """Quantized layers with weights of one or two bytes, and the preprocessing of an image."""
 
     layers: list[Layer]
-    """Weights are whole numbers from -127 to 127, or from -32767 to 32767."""
+    """Layers with integer weights, from -127 to 127 or from -32767 to 32767."""
     scales: list[Tensor | None]
-    """(out,) of each layer: what its weights are multiplied by."""
+    """(out,) per layer: the factors of its weights."""
     view: dict[str, Any]
     """Size, crop and filter of the evaluation view, mean and standard deviation."""
 
     def restored(self) -> list[Layer]:
-        """The layers with weights as the browser computes with them."""
+        """The layers with dequantized weights, as the browser uses them."""
         return [
             layer
             if scale is None or layer.weight is None
@@ -53,17 +53,17 @@ class BrowserEncoder:
 
 
 def browser_encoder(encoder: Encoder, *, limit: int = LIMIT) -> BrowserEncoder:
-    """Turn an encoder into layers that a browser can compute.
+    """Convert an encoder to layers that a browser can compute.
 
-    Each filter's weights are rounded to 255 levels between plus and minus its largest one, or to 65,535 levels where a
-    layer is small or depthwise. Biases stay as they are.
+    Each filter's weights are rounded to 255 levels between plus and minus its largest weight, or to 65,535 levels in
+    small or depthwise layers. Biases are not rounded.
 
     Args:
-        encoder: In eval mode, on any device. Changed in no way.
-        limit: Bytes that the scripts may take.
+        encoder: In eval mode, on any device. Not changed.
+        limit: Maximum bytes of the scripts.
 
     Raises:
-        UnsupportedEncoderError: It does more than `read_layers` can say, is too large, or its features change too much.
+        UnsupportedEncoderError: `read_layers` does not support it, it is too large, or its features change too much.
     """
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     if weights * 4 / 3 > limit:
@@ -88,7 +88,7 @@ def browser_encoder(encoder: Encoder, *, limit: int = LIMIT) -> BrowserEncoder:
 
 
 def _is_wide(layer: Layer) -> bool:
-    """Whether its weights have two bytes."""
+    """Whether the layer's weights have two bytes."""
     return layer.depthwise or (layer.weight is not None and layer.weight.numel() < _SMALL)
 
 
@@ -103,30 +103,30 @@ def _quantized(layer: Layer) -> tuple[Layer, Tensor | None]:
 
 @torch.no_grad()
 def _check(found: BrowserEncoder, encoder: Encoder) -> None:
-    """Compare features of a smooth random image: the layers must say what the encoder does, at every step."""
+    """Compare the features of the layers and of the encoder on a smooth random image."""
     size = encoder.image_size
     coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     image = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
     expected = encoder(image.to(encoder.mean.device)).cpu()
     mean, std = (torch.tensor(found.view[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     cosine = float(F.cosine_similarity(expected, run_layers(found.restored(), (image - mean) / std)))
-    if not cosine >= _ALIKE:  # nan, too
+    if not cosine >= _ALIKE:  # also if nan
         raise UnsupportedEncoderError(f"with rounded weights its features have a cosine of {cosine:.3f} to its own")
 
 
 def write_encoder(
     folder: Path, prefix: str, encoder: BrowserEncoder, components: NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Write the scripts of an encoder, and of the components that its features are reduced to.
+    """Write the scripts of an encoder and of the components that reduce its features.
 
     Args:
-        folder: Where they go.
-        prefix: A script is called `{prefix}{number}.js`.
+        folder: The folder of the scripts.
+        prefix: A script is named `{prefix}{number}.js`.
         encoder: The encoder.
         components: (d, D) of the index, stored as two bytes each.
 
     Returns:
-        What the page is told: names of the scripts, and their size in bytes.
+        Settings for the page: names of the scripts, and their size in bytes.
     """
     scale = np.abs(components).max(axis=1) / 32767
     described, weights, numbers = _packed(encoder.layers, encoder.scales)
@@ -151,9 +151,9 @@ def write_encoder(
 def _packed(
     layers: Sequence[Layer], scales: Sequence[Tensor | None]
 ) -> tuple[list[dict[str, Any]], bytes, NDArray[np.float32]]:
-    """The layers as JSON, with the bytes of all weights in a row, and all scales and biases.
+    """The layers as JSON, the concatenated bytes of all weights, and all scales and biases.
 
-    The weights of a dense convolution lie as (out, height, width, in), of a depthwise one as (height, width, out).
+    The weights of a dense convolution have the order (out, height, width, in), of a depthwise one (height, width, out).
     """
     described, numbers, length = [], [np.zeros(0, np.float32)], 0
     weights = bytearray()
@@ -169,7 +169,7 @@ def _packed(
             order = (2, 3, 0, 1) if layer.depthwise else (0, 2, 3, 1)
             flat = layer.weight.permute(order).contiguous().flatten().numpy()
             weights += flat.astype("<i2" if _is_wide(layer) else "i1").tobytes()
-            weights += bytes(len(weights) % 2)  # numbers of two bytes begin at even places
+            weights += bytes(len(weights) % 2)  # two-byte numbers start at even offsets
             numbers += [scale.numpy().astype(np.float32), layer.bias.float().numpy()]
             length += 2 * len(scale)
         described.append(entry)

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what they are called, how far they got, in what they differ, what was diagnosed."""
+"""Comparison of several runs: names, progress, differing settings, diagnoses."""
 
 import json
 import math
@@ -24,7 +24,7 @@ Runs = Mapping[str, Sequence[Run]]
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
-    """Each run by its folder's name, with as many of the folders above as it takes to tell all of them apart.
+    """Name each run by its folder, with as many parent folders as needed to make the names unique.
 
     Args:
         runs: The runs, each given once.
@@ -33,7 +33,7 @@ def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
         The runs by name, in the order given.
 
     Raises:
-        InputError: If there is no run, or one is given twice.
+        InputError: There is no run, or one is given twice.
     """
     if not runs:
         raise InputError("no runs to report on: name the folder of at least one")
@@ -48,13 +48,13 @@ def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def overview(runs: Runs) -> Table | None:
-    """What each method is, and how far it was trained; what differs between its runs is listed.
+    """Table of each method's settings and progress. Values that differ between its runs are listed.
 
     Args:
         runs: The runs of each method.
 
     Returns:
-        One row a method; None for fewer than two.
+        One row per method; None for fewer than two methods.
     """
     if len(runs) < 2:
         return None
@@ -69,13 +69,13 @@ def overview(runs: Runs) -> Table | None:
 
 
 def differing_settings(runs: Runs) -> Table | None:
-    """The settings that are not the same in every method.
+    """Table of the settings that differ between methods.
 
     Args:
         runs: The runs of each method.
 
     Returns:
-        One row a setting, one column a method; None where all settings are the same.
+        One row per setting, one column per method; None if all settings are equal.
     """
     configs = {label: [run.config for run in found] for label, found in runs.items() if found}
     flat = [config for found in configs.values() for config in found]
@@ -83,16 +83,16 @@ def differing_settings(runs: Runs) -> Table | None:
     rows = []
     for field in dict.fromkeys(changed):
         texts = tuple(_listed(_setting(config, field) for config in found) for found in configs.values())
-        if len(set(texts)) > 1:  # else it differs between the splits of each method alone
+        if len(set(texts)) > 1:  # otherwise it only differs between the splits of each method
             rows.append((field, *texts))
     if not rows:
         return None
     note = "All other settings are the same."
-    return Table("In what their settings differ", ("Setting", *configs), tuple(rows), note)
+    return Table("Differing settings", ("Setting", *configs), tuple(rows), note)
 
 
 def settings_as_json(runs: Runs) -> list[tuple[str, str]]:
-    """Each method's configuration as JSON; of equal ones of a method, one."""
+    """Each method's different configurations as JSON."""
     settings = []
     for label, found in runs.items():
         texts = dict.fromkeys(json.dumps(to_json(run.config), indent=2, ensure_ascii=False) for run in found)
@@ -101,7 +101,7 @@ def settings_as_json(runs: Runs) -> list[tuple[str, str]]:
 
 
 def start_weights(runs: Runs) -> list[tuple[str, str]]:
-    """The weights that each method's runs started from, with license and labels in words; [] if all are random."""
+    """Text on the initial weights of each method's runs, with license and labels; [] if all are random."""
     starts = []
     for label, found in runs.items():
         words = dict.fromkeys(start.words for run in found if (start := start_of(run)) is not None)
@@ -110,27 +110,27 @@ def start_weights(runs: Runs) -> list[tuple[str, str]]:
 
 
 class Diagnosis(NamedTuple):
-    """What `sdclr diagnose` found, of several runs."""
+    """Results of `sdclr diagnose` for several runs."""
 
     summaries: dict[str, list[str]]
-    """The sentences of each run."""
+    """The summary sentences of each run."""
     indices: Table | None
-    """What the sentences rely on: one row an index, one column a run."""
+    """The indices behind the summary: one row per index, one column per run."""
     context: Table | None
     """The other indices."""
 
 
 def diagnosis(runs: Runs) -> Diagnosis | None:
-    """What was diagnosed without labels: of each method, its first run that holds `results/diagnosis.json`.
+    """Diagnoses without labels: for each method, of its first run with `results/diagnosis.json`.
 
     Args:
         runs: The runs of each method.
 
     Returns:
-        Sentences and indices; None where nothing was diagnosed.
+        Sentences and indices; None if there is no diagnosis.
 
     Raises:
-        InputError: If a diagnosis cannot be read.
+        InputError: A diagnosis cannot be read.
     """
     found = {}
     for label, method in runs.items():
@@ -197,7 +197,7 @@ _TOLD: Final = {
 
 
 def _listed(texts: Iterator[str]) -> str:
-    """Different texts once each; of many, the first and how many more."""
+    """The distinct texts in one line; of more than five, the first four and the number of others."""
     different = list(dict.fromkeys(texts))
     if len(different) > 5:
         different = [*different[:4], f"{len(different) - 4} more"]
@@ -216,7 +216,7 @@ def _setting(config: PretrainConfig, field: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    """At least three digits; null, which stands for what is unknown, as a dash."""
+    """A number with at least three digits; a dash for null, which means unknown."""
     if value is None:
         return UNKNOWN
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"

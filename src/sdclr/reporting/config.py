@@ -3,4 +3,4 @@
 from typing import Final
 
 PAGE_IMAGES: Final = 100_000
-"""Default number of the rarest images on the page. Browsers are slow with more."""
+"""Default number of images on the page. Browsers are slow with more."""

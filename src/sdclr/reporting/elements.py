@@ -1,4 +1,4 @@
-"""What a page is made of: figures as inline SVG, pictures as data, both also as files where that is wished."""
+"""Elements of a page: figures as inline SVG, pictures as data URIs, both optionally also as files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plot:
     svg: Markup
     caption: str
     label: str
-    """What someone who cannot see it is told."""
+    """Text for screen readers."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Sheet:
 
 
 class Elements:
-    """Makes the elements of one page.
+    """Creates the elements of one page.
 
     Args:
-        folder: Where figures and pictures go as files, too; nowhere by default.
+        folder: Folder for figures and pictures as files; none by default.
 
     Raises:
-        InputError: If the folder is a file.
+        InputError: The folder is a file.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -57,25 +57,25 @@ class Elements:
         self._names: set[str] = set()
 
     def plot(self, figure: Figure, name: str, caption: str, label: str) -> Plot:
-        """A figure for the page, and as NAME.svg and NAME.png in the folder."""
+        """Return a figure for the page, and save it as NAME.svg and NAME.png in the folder."""
         unique = self._unique(name)
         if self._folder is not None:
             save_figure(figure, self._folder / unique)
-        # Our own markup, in which the names are escaped already.
+        # The markup is ours, and the names in it are already escaped.
         return Plot(Markup(inline_svg(figure, unique)), caption, label)  # noqa: S704
 
     def sheet(self, image: Image.Image, label: str) -> Sheet:
-        """Pictures for the page."""
+        """Return pictures for the page."""
         encoded = base64.b64encode(_png(image)).decode()
         return Sheet(f"data:image/png;base64,{encoded}", image.width, image.height, label)
 
     def save(self, image: Image.Image, name: str) -> None:
-        """Pictures as NAME.png in the folder, if there is one."""
+        """Save pictures as NAME.png in the folder, if there is one."""
         if self._folder is not None:
             write_atomically(self._folder / f"{self._unique(name)}.png", _png(image))
 
     def _unique(self, name: str) -> str:
-        """A name that any file system and any id of a page bears, not given before."""
+        """A unique name that is valid as a file name and as an HTML id."""
         plain = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "plot"
         number, unique = 1, plain
         while unique.lower() in self._names:

@@ -1,4 +1,4 @@
-"""An encoder as a short list of layers, for programs that do not have torch."""
+"""Convert an encoder to a short list of layers, for programs without torch."""
 
 import copy
 import operator
@@ -17,27 +17,27 @@ _OPEN: Final = (-float("inf"), float("inf"))
 
 
 class UnsupportedEncoderError(ValueError):
-    """An encoder that does more than the layers can say."""
+    """The layers cannot represent an encoder."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step. Its inputs are numbers of values: 0 is the image, i the output of layer i - 1."""
+    """One step. Its inputs are indices of values: 0 is the image, i the output of layer i - 1."""
 
     kind: Kind
     inputs: tuple[int, ...]
     weight: Tensor | None = None
-    """(out, in, height, width) of a convolution; in is 1 where each channel has a filter of its own."""
+    """(out, in, height, width) of a convolution; in is 1 for a depthwise one."""
     bias: Tensor | None = None
     """(out,) of a convolution."""
     size: tuple[int, int] = (1, 1)
     """Height and width of the window."""
     stride: tuple[int, int] = (1, 1)
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Zeros around the input: left, right, top, bottom. Around a pooled input, nothing."""
+    """Zero padding of the input: left, right, top, bottom. Max pooling pads with negative infinity."""
     depthwise: bool = False
     low: float = _OPEN[0]
-    """Lower end that the output is cut at."""
+    """Lower bound that the output is clamped to."""
     high: float = _OPEN[1]
 
 
@@ -46,12 +46,12 @@ class _Reader:
     """Reads an exported graph node by node."""
 
     weights: Mapping[str, Tensor]
-    """Parameters and buffers by the name of their node."""
+    """Parameters and buffers by node name."""
     layers: list[Layer] = field(default_factory=list)
     values: dict[str, int] = field(default_factory=dict)
-    """Number of the value that a node now stands for: one that an operation changes in place stands for the result."""
+    """Index of each node's current value. After an in-place operation, its input node has the result."""
     pads: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
-    """Nodes that only pad, with what they pad."""
+    """Nodes that only pad, with their input and padding."""
 
     def put(self, node: Any, layer: Layer) -> None:
         self.layers.append(layer)
@@ -70,37 +70,37 @@ class _Reader:
         return self.weights[node.name]
 
     def before(self, node: Any) -> tuple[int, Layer | None]:
-        """The value that a node takes, and the layer that made it if nothing else takes that."""
+        """A node's value, and the layer that computes it if the value has no other user."""
         number = self.value(node)
         alone = number > 0 and len(node.users) == 1 and list(self.values.values()).count(number) == 1
         return number, self.layers[number - 1] if alone else None
 
     def change(self, node: Any, source: Any, layer: Layer) -> None:
-        """Let a layer do what a node does to its output, which nothing else takes."""
+        """Merge a node into the layer before it, whose output has no other user."""
         number = self.values.pop(source.name)
         self.layers[number - 1] = layer
         self.values[node.name] = number
 
 
 def read_layers(network: nn.Module, image_size: int) -> list[Layer]:
-    """The layers of a network that consists of convolutions, batch norms, activations, additions and mean pooling.
+    """Read the layers of a network of convolutions, batch norms, activations, additions, max and mean pooling.
 
     Convolutions may be dense or depthwise. Batch norms are folded into the convolutions before them.
 
     Args:
-        network: Maps images `(N, 3, image_size, image_size)` to features `(N, D)`. Changed in no way.
+        network: Maps images `(N, 3, image_size, image_size)` to features `(N, D)`. Not changed.
         image_size: In pixels.
 
     Returns:
-        The layers in order; the last one pools.
+        The layers in order; the last one is the mean pooling.
 
     Raises:
-        UnsupportedEncoderError: The network does anything else.
+        UnsupportedEncoderError: The network has other operations.
     """
     own = copy.deepcopy(network).cpu().float().eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter warns of its own code
+            warnings.simplefilter("ignore")  # torch's exporter emits warnings about its own code
             program = torch.export.export(own, (torch.zeros(1, 3, image_size, image_size),), strict=False)
     except Exception as error:
         raise UnsupportedEncoderError(f"torch cannot export it ({type(error).__name__})") from error
@@ -117,7 +117,7 @@ def read_layers(network: nn.Module, image_size: int) -> list[Layer]:
         elif node.op == "call_function":
             _read_node(reader, node)
     if last != len(reader.layers) or not reader.layers or reader.layers[-1].kind != "mean":
-        raise UnsupportedEncoderError("its features are no mean over the image")
+        raise UnsupportedEncoderError("its features are not a mean over the image")
     return reader.layers
 
 
@@ -127,7 +127,7 @@ def _read_node(reader: _Reader, node: Any) -> None:
     if read is None or node.target is operator.getitem or str(node.target) == "aten.conv2d.padding":
         raise UnsupportedEncoderError(f"it computes {node.target}")
     read(reader, node, *node.args, **node.kwargs)
-    if name.endswith("_") and len(node.args[0].users) > 1:  # in place: its input is its output from here on
+    if name.endswith("_") and len(node.args[0].users) > 1:  # in place: the input node now has the output's value
         reader.values[node.args[0].name] = reader.values[node.name]
 
 
@@ -223,7 +223,7 @@ def _activation(kind: Kind) -> Callable[..., None]:
 
 def _add(reader: _Reader, node: Any, one: Any, other: Any, alpha: Any = 1) -> None:
     if alpha != 1 or not hasattr(other, "meta") or one.meta["val"].shape != other.meta["val"].shape:
-        raise UnsupportedEncoderError("it adds what is no pair of equal shape")
+        raise UnsupportedEncoderError("it adds operands that are not two tensors of equal shape")
     reader.put(node, Layer("add", (reader.value(one), reader.value(other))))
 
 
@@ -260,7 +260,7 @@ def _pool(reader: _Reader, node: Any, source: Any, size: Any) -> None:
 
 
 def _same(reader: _Reader, node: Any, source: Any, *_: Any, **__: Any) -> None:
-    """What changes no numbers; after pooling, only the shape."""
+    """An operation that changes only the shape, after mean pooling."""
     number = reader.value(source)
     if not number or reader.layers[number - 1].kind != "mean":
         raise UnsupportedEncoderError(f"it computes {node.target} before pooling")

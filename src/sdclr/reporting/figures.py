@@ -1,4 +1,4 @@
-"""The figures of a report: readable on light and dark pages, the same bytes for the same data."""
+"""Figures of a report: readable on light and dark pages, with equal bytes for equal data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import GROUPS, Balance, summarise
+from sdclr.evaluation.balance import GROUPS, Balance, summarize
 from sdclr.files import write_atomically
 from sdclr.training.run import Run
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK: Final = "#7b7b7b"
-"""Text and axes: a grey of equal contrast, about 4.2 : 1, to white and to near-black pages."""
+"""Color of text and axes: a gray with equal contrast, about 4.2 : 1, to white and near-black pages."""
 
 PALETTE: Final = ("#1f83c4", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Okabe and Ito's colors, told apart with any color vision: a lighter blue, and neither black nor yellow, so that
-each shows on both pages."""
+"""The Okabe-Ito palette, safe for color blindness, with a lighter blue and without black and yellow, so that each color
+is visible on light and dark pages."""
 
 _HATCHES: Final = ("", "///", "...", "xxx")
 _DASHES: Final = ("-", "--", ":", "-.")
 _MARKERS: Final = ("o", "^", "s", "D")
 _SHADES: Final = (1.0, 0.72, 0.5)  # of Many, Medium and Few
-_NAMED_CLASSES: Final = 40  # above it, names would overlap
+_NAMED_CLASSES: Final = 40  # names of more classes would overlap
 _COUNTED_CLASSES: Final = 20
 _LONGEST_NAME: Final = 28
 
@@ -48,13 +48,13 @@ _STYLE: Final[Any] = {  # the stubs of matplotlib's versions disagree on its typ
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    # The first comes with matplotlib, so that the layout is the same on every machine; the rest is for readers of SVG.
+    # Matplotlib includes the first font, so the layout is equal on every machine; the others are for SVG viewers.
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
     "font.size": 9,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
-    "text.parse_math": False,  # a class may be called "$"
+    "text.parse_math": False,  # a class name may contain "$"
     "svg.fonttype": "none",
     "svg.hashsalt": "sdclr",
 }
@@ -64,11 +64,11 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
     """Training loss over epochs.
 
     Args:
-        runs: One run or several (splits) of each method; those of one method share a color.
-        order: Methods in the order in which colors are given, where it is not that of `runs`.
+        runs: One or several runs (splits) of each method, which share a color.
+        order: Methods in the order of the colors, if it is not that of `runs`.
 
     Returns:
-        The figure; None where nothing was logged yet.
+        The figure; None if no loss is logged yet.
     """
     curves = {
         label: [curve for run in _several(found) if len(curve := loss_curve(run))] for label, found in runs.items()
@@ -81,13 +81,13 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, found in curves.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             lines = [
-                axes.plot(*curve.T, color=colour, linestyle=_DASHES[rank % len(_DASHES)], linewidth=1.6)[0]
+                axes.plot(*curve.T, color=color, linestyle=_DASHES[rank % len(_DASHES)], linewidth=1.6)[0]
                 for curve in found
             ]
             for line in lines:
-                line.set_marker("." if np.size(line.get_xdata()) == 1 else "")  # one point makes no line
+                line.set_marker("." if np.size(line.get_xdata()) == 1 else "")  # a single point draws no line
             handles.append(lines[0])
         axes.set(xlabel="Epoch", ylabel="Loss")
         axes.set_xlim(left=0)
@@ -97,7 +97,7 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
 
 
 def loss_curve(run: Run) -> NDArray[np.float64]:
-    """(epochs done, loss) of each row that a run logged, `(N, 2)`."""
+    """(epochs, loss) of each logged row of a run, `(N, 2)`."""
     rows = [(row["step"], row["loss"]) for row in run.metrics() if "loss" in row]
     if not rows:
         return np.empty((0, 2))
@@ -107,23 +107,23 @@ def loss_curve(run: Run) -> NDArray[np.float64]:
 
 
 def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str] = ()) -> Figure:
-    """Accuracy by group of classes, methods side by side, with the deviation over splits where there are several.
+    """Accuracy by group of classes, methods side by side, with the standard deviation over several splits.
 
     Args:
         results: The splits of each method, in percent.
-        order: Methods in the order in which colors are given, where it is not that of `results`.
+        order: Methods in the order of the colors, if it is not that of `results`.
 
     Returns:
-        The figure; groups that no method knows are left out.
+        The figure; groups without values in all methods are left out.
 
     Raises:
-        InputError: If there is no method, or one without splits.
+        InputError: There is no method, or a method has no splits.
     """
     from matplotlib.patheffects import withStroke
 
     if not results:
         raise InputError("no results to draw: give the balance of at least one method")
-    summaries = [summarise(splits) for splits in results.values()]
+    summaries = [summarize(splits) for splits in results.values()]
     means = {field: np.array([getattr(s.mean, field) for s in summaries]) for field in (*GROUPS, "all")}
     fields = [field for field, values in means.items() if not np.isnan(values).all()]
     styles = _styles([*order, *results])
@@ -132,18 +132,18 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
         figure, axes = _axes(5.2, 3.2)
         handles = []
         for place, (label, summary) in enumerate(zip(results, summaries, strict=True)):
-            colour, rank = styles[label]
+            color, rank = styles[label]
             bars = axes.bar(
                 np.arange(len(fields)) + (place - (len(summaries) - 1) / 2) * width,
                 [getattr(summary.mean, field) for field in fields],
                 0.92 * width,
                 yerr=[getattr(summary.std, field) for field in fields],
-                color=colour,
+                color=color,
                 hatch=_HATCHES[rank % len(_HATCHES)],
                 error_kw={
                     "ecolor": "black",
                     "elinewidth": 1.5,
-                    # Black on white shows on every bar and on every page.
+                    # Black with a white outline is visible on every bar and page.
                     "path_effects": [withStroke(linewidth=3.5, foreground="white")],
                 },
             )
@@ -156,12 +156,12 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
 
 
 def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = ()) -> Figure:
-    """Accuracy of each class over the images that it had in training, with a straight line fitted to each method.
+    """Accuracy of each class over its number of training images, with a straight line fitted per method.
 
     Args:
-        classes: For each method (training images, accuracy in percent) of every class of every split, `(M, 2)`; without
-            images, which a logarithm cannot show, or without accuracy, a class is left out.
-        order: Methods in the order in which colors are given, where it is not that of `classes`.
+        classes: For each method, (training images, accuracy in percent) of every class of every split, `(M, 2)`.
+            Classes without images (the axis is logarithmic) or without accuracy are left out.
+        order: Methods in the order of the colors, if it is not that of `classes`.
 
     Returns:
         The figure.
@@ -171,14 +171,14 @@ def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = (
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, points in classes.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
             images, accuracy = values[(values[:, 0] > 0) & ~np.isnan(values[:, 1])].T
-            handles.append(axes.scatter(images, accuracy, s=22, color=colour, marker=_MARKERS[rank % len(_MARKERS)]))
+            handles.append(axes.scatter(images, accuracy, s=22, color=color, marker=_MARKERS[rank % len(_MARKERS)]))
             if len(np.unique(images)) > 2:
                 slope, height = np.polyfit(np.log(images), accuracy, 1)
                 ends = np.array([images.min(), images.max()])
-                axes.plot(ends, height + slope * np.log(ends), color=colour, linewidth=1, linestyle="--")
+                axes.plot(ends, height + slope * np.log(ends), color=color, linewidth=1, linestyle="--")
         axes.set(xscale="log", xlabel="Training images of the class", ylabel="Accuracy / %")
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         _legend(figure, handles, list(classes))
@@ -189,13 +189,13 @@ def layer_sparsity_bars(sparsity: Mapping[str, float]) -> Figure:
     """Share of removed weights in each layer, in the network's order (Jiang et al., ICML 2021, Fig. 6).
 
     Args:
-        sparsity: What `SelfCompetitor.sparsity()` gives: shares in [0, 1] by the weight's name.
+        sparsity: The result of `SelfCompetitor.sparsity()`: shares in [0, 1] by weight name.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no layer.
+        InputError: There is no layer.
     """
     if not sparsity:
         raise InputError("no layers to draw: give the sparsity of at least one")
@@ -212,14 +212,14 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
     """Share of removed weights in each layer, several networks of the same layers side by side.
 
     Args:
-        sparsity: For each method, shares in [0, 1] by the weight's name.
-        order: Methods in the order in which colors are given, where it is not that of `sparsity`.
+        sparsity: For each method, shares in [0, 1] by weight name.
+        order: Methods in the order of the colors, if it is not that of `sparsity`.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no layer, or the layers differ.
+        InputError: There is no layer, or the layers differ.
     """
     layers = list(next(iter(sparsity.values()), {}))
     if not layers or any(list(shares) != layers for shares in sparsity.values()):
@@ -229,10 +229,10 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
         figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(layers) + 1)), 3.4)
         handles = []
         for label, shares in sparsity.items():
-            colour, rank = styles[label]
+            color, rank = styles[label]
             dashes = _DASHES[rank % len(_DASHES)]
             heights = [100 * share for share in shares.values()]
-            handles += axes.plot(heights, color=colour, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
+            handles += axes.plot(heights, color=color, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
         _name_bars(axes, _short_names(layers))
         axes.set(ylabel="Removed weights / %", ylim=(0, 100))
         _legend(figure, handles, list(sparsity))
@@ -242,18 +242,18 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
 def class_profile(
     counts: ArrayLike, classes: Sequence[str] = (), *, groups: Mapping[str, ArrayLike] | None = None
 ) -> Figure:
-    """Images of each class, from the most to the least frequent.
+    """Number of images per class, from the most to the least frequent class.
 
     Args:
-        counts: Images of each class, `(K,)`.
+        counts: Number of images per class, `(K,)`.
         classes: Names of the K classes; numbers by default.
-        groups: Class ids of Many, Medium and Few, to be told apart by color.
+        groups: Class ids of Many, Medium and Few, to color the bars.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no class, or not one name for each.
+        InputError: There is no class, or the numbers of names and counts differ.
     """
     values = np.asarray(counts, dtype=np.int64)
     if values.ndim != 1 or not values.size:
@@ -288,11 +288,11 @@ def class_profile(
 
 
 def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
-    """Write a figure as SVG and as PNG, both without a background. Equal figures give equal bytes.
+    """Write a figure as SVG and PNG without a background. Equal figures give equal bytes.
 
     Args:
         figure: The figure.
-        path: Where, without a suffix; the folder is made if need be.
+        path: Path without a suffix; the folder is created if missing.
 
     Returns:
         The two files.
@@ -304,11 +304,11 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an `<svg>` element for an HTML page: text and axes take the color of the page's text.
+    """A figure as an `<svg>` element for an HTML page. Text and axes have the page's text color.
 
     Args:
         figure: The figure.
-        prefix: Comes before every id, which a page may hold once only.
+        prefix: Prefix of every id, to make ids unique on the page.
 
     Returns:
         The element.
@@ -316,7 +316,7 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     text = _encoded(figure, "svg").decode()
 
     def rewritten(tag: re.Match[str]) -> str:
-        # Text between the tags is left alone: in it, `<` and `>` are escaped.
+        # Only tags are changed. Text between them has `<` and `>` escaped.
         return re.sub(r'((?: id="|href="#|url\(#))', rf"\g<1>{prefix}-", tag.group()).replace(INK, "currentColor")
 
     return re.sub(r"<[^>]+>", rewritten, text[text.index("<svg") :])
@@ -324,7 +324,7 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Our style, and no warning about names in scripts that the font lacks: an SVG's reader has a font of their own."""
+    """Set our style, and ignore warnings about missing glyphs: an SVG viewer uses another font."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
@@ -336,7 +336,7 @@ def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]  # dates, versions
     with _drawing(), io.BytesIO() as buffer:
         if figure.get_constrained_layout():
-            # Once: every further drawing would move the axes a little.
+            # Compute the layout once, since each drawing would move the axes slightly.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, dpi=160, metadata=dict.fromkeys(absent))
@@ -344,7 +344,7 @@ def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of a size in inches, with faint horizontal lines."""
+    """An empty figure with faint horizontal lines; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -354,7 +354,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    # A name that starts with an underscore would be left out of the legend.
+    # Matplotlib leaves names that start with an underscore out of the legend.
     names = [f"\u200b{name}" if name.startswith("_") else name for name in map(_shown, labels)]
     figure.legend(
         handles, names, loc="outside upper left", ncols=min(4, len(names)), handlelength=1.4, columnspacing=1.4
@@ -377,13 +377,13 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _shown(name: str) -> str:
-    """A name as a figure can show it: of bounded length, without what XML forbids."""
+    """A name for a figure: of limited length, without characters that are invalid in XML."""
     name = "".join(char if char.isprintable() else "\ufffd" for char in name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Layer names without `.weight` and without the modules that all of them lie in."""
+    """Layer names without `.weight` and without the modules that all names share."""
     parts = [name.removesuffix(".weight").split(".") for name in names]
     shared = 0
     while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
@@ -392,7 +392,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """For each label a color, and how many times all colors were used before it."""
+    """A color for each label, and how many times the palette has repeated before it."""
     return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(dict.fromkeys(labels))}
 
 

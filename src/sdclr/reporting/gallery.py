@@ -1,7 +1,7 @@
-"""The page of rare images: one HTML file and a folder beside it, opened from disk, quick with 100,000 images.
+"""Write the page of rare images: one HTML file and a folder next to it, fast with 100,000 images.
 
-Scripts on a page opened from disk may fetch nothing, but pictures and scripts load. So scores lie in scripts, and
-thumbnails in sheets. A browser loads only the sheets that are in sight.
+Scripts of a page opened from disk cannot fetch files, but can load images and scripts. So the scores are stored in
+scripts, and the thumbnails in sheets. A browser loads only the visible sheets.
 """
 
 import re
@@ -76,33 +76,33 @@ def write_gallery(
     search_limit: int = LIMIT,
     workers: int = 0,
 ) -> Path:
-    """Write the page: an HTML file, and beside it a folder of the same name plus `_files` with scores and thumbnails.
+    """Write the page: an HTML file, and next to it a folder `NAME_files` with scores and thumbnails.
 
-    The page sums the collection up: its kinds from the rarest to the largest, a map, the odd images, near-duplicates
-    and the images to label next. It lists all images by rank, and saves marks. A page that was written before stays
-    complete until the new one is, which then replaces it. Without scripts it shows static pictures.
+    The page summarizes the collection: kinds from rarest to largest, a map, odd images, near-duplicates and the images
+    to label next. It lists all images by rank, and saves marks. An earlier page stays complete until the new page is
+    complete and replaces it. Without scripts, the page shows static pictures.
 
     Args:
-        path: The HTML file; its folder is made if it is missing.
+        path: The HTML file; its folder is created if missing.
         entries: The images, their scores, kinds and odd images.
-        source: Gives the pictures; its ids are those of the entries.
+        source: The images, with the same ids as the entries.
         title: The heading.
-        summary: What else the reader should know, in a few sentences.
-        why: Says why an image, by its position, has its rank. By default the page says it from the scores.
-        thumbnails: How many of the rarest images get a picture; all by default. What the top of the page shows
-            always gets one.
-        images: How many of the rarest images are listed. What the top of the page shows is listed besides.
-        size: Longer side of a thumbnail in pixels; smaller images are kept as they are.
-        features: (N, D), by which the page finds similar images; nan where an image is bad. May be memory-mapped.
-        encoder: What made the features; the page then takes image files as queries, if a browser can compute it.
-        search_limit: Bytes that the index of the features may take; beyond that the page has no such search.
-        workers: Processes that decode; 0 decodes in this one.
+        summary: Further information for the reader, in a few sentences.
+        why: Explains the rank of an image, given its position. By default the page explains it from the scores.
+        thumbnails: Number of the rarest images with a thumbnail; all by default. Images at the top of the page always
+            have one.
+        images: Number of the rarest images to list. Images at the top of the page are listed in addition.
+        size: Longer side of a thumbnail in pixels; smaller images are not enlarged.
+        features: (N, D), to find similar images on the page; nan for bad images. May be memory-mapped.
+        encoder: The encoder of the features. The page accepts image files as queries if a browser can run it.
+        search_limit: Maximum bytes of the feature index; above it the page has no search by similarity.
+        workers: Number of decoding processes; 0 decodes in this process.
 
     Returns:
-        The HTML file.
+        Path of the HTML file.
 
     Raises:
-        InputError: The entries contradict each other or the source, the features do not belong to the images, a number
+        InputError: The entries contradict each other or the source, the features do not match the images, a number
             is out of range, or the path is a folder.
     """
     path = Path(path)
@@ -122,7 +122,7 @@ def write_gallery(
         scripts.append(f"data-{stamp}-{number:03d}.js")
         chunk = row_chunk(entries, source, rows.positions, first, sizes=sizes, why=why, page=path)
         write_atomically(files / scripts[-1], f"sdclrRows({as_json(chunk)});\n".encode())
-    address = quote(files.name, errors="surrogateescape")  # a name may hold what an address may not: #, ?, %
+    address = quote(files.name, errors="surrogateescape")  # a name may contain #, ? or %
     pictures = Pictures(places, sheets, plan, address)
     plain = plain_gallery(entries, rows, pictures)
     search = write_search(files, stamp, features, rows.positions, source, encoder=encoder, limit=search_limit)
@@ -155,7 +155,7 @@ def _check(path: Path, thumbnails: int | None, images: int, size: int) -> None:
     if thumbnails is not None and thumbnails < 0:
         raise InputError(f"thumbnails={thumbnails}: give 0 or more, or None for all")
     if images < 1:
-        raise InputError(f"images={images}: let the page list 1 or more")
+        raise InputError(f"images={images}: give 1 or more")
     if not 16 <= size <= 1024:
         raise InputError(f"size={size}: give thumbnails 16 to 1024 pixels")
 
@@ -177,7 +177,7 @@ def _page(**values: Any) -> str:
 
 
 def _remove_others(files: Path, stamp: str) -> None:
-    """Remove what an earlier page of this name left, and nothing that is not ours."""
+    """Remove the files of an earlier page of this name, and no other files."""
     for file in files.iterdir():
         found = re.fullmatch(r"\.?(?:data|sheet)-([0-9a-f]{12})-\d+\.(?:js|jpg)(?:\.tmp)?", file.name)
         if found and found.group(1) != stamp:

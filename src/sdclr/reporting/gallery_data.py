@@ -1,4 +1,4 @@
-"""What the page of rare images is told: scores, kinds and pictures, as text that a script may hold."""
+"""Data of the page of rare images: scores, kinds and pictures, as text for scripts."""
 
 import base64
 import hashlib
@@ -17,25 +17,25 @@ from sdclr.reporting.gallery_entries import GalleryEntries, NearestOld, kind_exa
 from sdclr.reporting.thumbnails import SheetPlan, Thumbnails
 
 CHUNK: Final = 20_000
-"""Rows of one script."""
+"""Rows per script."""
 
 FIRST_KINDS: Final = 30
-"""Kinds whose examples lie side by side in the sheets, since the page lists them first."""
+"""Number of kinds whose examples are adjacent in the sheets, since the page lists them first."""
 
 FIRST_ODD: Final = 48
-"""Odd images, and images to label next, that the page shows at first."""
+"""Number of odd images, and of images to label next, that the page shows first."""
 
 FIRST_GROUPS: Final = 24
-"""Groups of near-duplicates that the page shows at first."""
+"""Number of groups of near-duplicates that the page shows first."""
 
 OLD_SHOWN: Final = 6
-"""Nearest images of an earlier collection that the page shows beside an image."""
+"""Number of nearest images of an earlier collection that the page shows per image."""
 
 _FIRST_COPIES: Final = 6
-"""Images of such a group that the page shows at first."""
+"""Number of images per group of near-duplicates that the page shows first."""
 
 _OFF_MAP: Final = 65535
-"""The coordinate of an image that the map does not show."""
+"""Coordinate of an image that is not on the map."""
 
 _TITLES: Final = (
     (
@@ -69,21 +69,21 @@ _TITLES: Final = (
 
 
 class PageRows(NamedTuple):
-    """Which images the page lists, and what its top shows. All numbers are rows of the page."""
+    """The images that the page lists, and those at its top. All numbers except `positions` are rows of the page."""
 
     positions: NDArray[np.int64]
-    """(R,) the position of each row's image, the rarest first."""
+    """(R,) position of each row's image, rarest first."""
     ranked: int
-    """How many images have a rank; R or more."""
+    """Number of ranked images, at least R."""
     examples: list[NDArray[np.int64]]
-    """Examples of each kind from the smallest to the largest; empty where there is one kind."""
+    """Examples of each kind from the smallest to the largest; empty with only one kind."""
     odd: NDArray[np.int64]
     duplicates: list[NDArray[np.int64]]
     """Groups of near-duplicates; the first image of each is the one to keep."""
     label_next: NDArray[np.int64]
 
     def at_the_top(self) -> NDArray[np.int64]:
-        """Rows whose pictures the top of the page shows before anything is clicked."""
+        """Rows of the pictures that the top of the page shows before any click."""
         copies = [group[:_FIRST_COPIES] for group in self.duplicates[:FIRST_GROUPS]]
         strips = [self.odd[:FIRST_ODD], self.label_next[:FIRST_ODD]]
         return _in_one([*self.examples[:FIRST_KINDS], *strips, *copies])
@@ -95,12 +95,12 @@ class PageRows(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Which rows have a thumbnail, and in which order the sheets hold them."""
+    """The rows with a thumbnail, and the order of the thumbnails in the sheets."""
 
     ranked: int
-    """The first so many rows come first, in order of their rank."""
+    """Number of rows whose thumbnails come first, in rank order."""
     further: NDArray[np.int64]
-    """Rows whose thumbnails follow. What the top of the page shows lies together here, so that few sheets load."""
+    """Rows whose thumbnails follow. Rows at the top of the page are adjacent, so that few sheets load."""
 
     def drawn(self) -> NDArray[np.int64]:
         """Rows in the order of their thumbnails. A row may have two."""
@@ -114,18 +114,18 @@ class Pictures(NamedTuple):
     thumbnails: Thumbnails
     plan: SheetPlan
     address: str
-    """Of the page's folder, as seen from the page."""
+    """Address of the page's folder, relative to the page."""
 
 
 def page_rows(entries: GalleryEntries, limit: int) -> PageRows:
-    """Choose the images that the page lists: the rarest, and what its top shows.
+    """Choose the images that the page lists: the rarest, and those at its top.
 
     Args:
         entries: The whole collection.
-        limit: How many of the rarest images are listed.
+        limit: Number of the rarest images to list.
     """
     full = ranked_positions(entries)
-    several = len(entries.groups) > 1  # one kind is no kind apart
+    several = len(entries.groups) > 1  # a single kind is the whole collection
     examples = [full[rows] for rows in kind_examples(entries, full)] if several else []
     groups = [np.asarray(group, dtype=np.int64) for group in entries.duplicates]
     label_next = np.asarray(entries.label_next, dtype=np.int64)
@@ -144,14 +144,14 @@ def page_rows(entries: GalleryEntries, limit: int) -> PageRows:
 
 
 def thumbnail_places(rows: PageRows, thumbnails: int | None) -> Places:
-    """Choose which rows get a thumbnail.
+    """Choose the rows that get a thumbnail.
 
-    What the top of the page shows is drawn once more, side by side: an example in the middle of the ranking would
-    otherwise load a sheet of its own.
+    Images at the top of the page are drawn again, adjacent in the sheets. Otherwise each example in the middle of the
+    ranking would load a separate sheet.
 
     Args:
         rows: The rows of the page.
-        thumbnails: How many of the rarest images get one; all by default.
+        thumbnails: Number of the rarest images with a thumbnail; all by default.
     """
     ranked = len(rows.positions) if thumbnails is None else min(thumbnails, len(rows.positions))
     others = rows.others_shown()
@@ -161,7 +161,7 @@ def thumbnail_places(rows: PageRows, thumbnails: int | None) -> Places:
 
 
 def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
-    """Tell one page's files from another's."""
+    """Hash of a page's contents, for the names of its files."""
     found = hashlib.sha256(salt.encode())
     found.update("\0".join(entries.ids).encode("utf-8", "surrogatepass"))
     found.update(repr(list(entries.groups)).encode())
@@ -175,9 +175,9 @@ def digest(entries: GalleryEntries, rows: PageRows, salt: str) -> str:
 
 
 def collection_key(source: Source) -> str:
-    """The name under which a browser keeps marks: that of the place of the images, so that marks outlive new images.
+    """Key under which a browser stores marks: a hash of the images' folder, so that marks survive new images.
 
-    Images that are no files of their own are told apart by their names.
+    If the images are not individual files, it is a hash of their ids.
     """
     file = image_file(source, 0) if len(source) else None
     inside = file is not None and str(file).endswith(source.ids[0])
@@ -195,7 +195,7 @@ def row_chunk(
     why: Callable[[int], str] | None,
     page: Path,
 ) -> dict[str, Any]:
-    """What the page is told of `CHUNK` images, numbers as little-endian bytes in base64."""
+    """Data of `CHUNK` images for the page, with numbers as little-endian bytes in base64."""
     part = rows[first : first + CHUNK]
     chunk: dict[str, Any] = {
         "first": first,
@@ -220,10 +220,10 @@ def row_chunk(
 
 
 def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures: Pictures) -> dict[str, Any]:
-    """What the page is told of the collection, and what its top shows, the rarest kind first."""
+    """Data of the collection and of the top of the page, rarest kind first."""
     places, thumbnails = pictures.places, pictures.thumbnails
     bad = [[image_id, f"not scored: {reason}"] for image_id, reason in entries.bad.items()]
-    broken = {item.id: item.reason for item in thumbnails.bad}  # since it was scored
+    broken = {item.id: item.reason for item in thumbnails.bad}  # became unreadable after scoring
     bad += [[image_id, f"no picture: {reason}"] for image_id, reason in broken.items() if image_id not in entries.bad]
     drawn = set(places.further.tolist())
     kinds = []
@@ -235,7 +235,7 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
         "rankedImages": rows.ranked,
         "images": len(entries.ids),
         "scores": [{"name": name, "title": title, "about": about} for name, title, about, _ in scores_of(entries)],
-        "labelled": entries.labels is not None,
+        "labeled": entries.labels is not None,
         "classes": list(entries.classes),
         "bad": bad,
         "sheets": [f"{pictures.address}/{name}" for name in thumbnails.sheets],
@@ -254,12 +254,12 @@ def page_meta(entries: GalleryEntries, source: Source, rows: PageRows, pictures:
 
 
 def scores_of(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.float32]]]:
-    """Name, title, meaning and values of each score; the score that ranks the images comes first."""
+    """Name, title, meaning and values of each score. The score that ranks the images comes first."""
     first = ("rarity", f"Rarity ({entries.score})", "The larger it is, the rarer the image.", entries.rarity)
     others = []
     for name, values in entries.columns.items():
         title, about = titled(name)
-        if np.array_equal(values, entries.rarity, equal_nan=True):  # shown once, under its own name
+        if np.array_equal(values, entries.rarity, equal_nan=True):  # show it once, under its column name
             first = (name, title, about, values)
         else:
             others.append((name, title, about, values))
@@ -268,14 +268,14 @@ def scores_of(entries: GalleryEntries) -> list[tuple[str, str, str, NDArray[np.f
 
 
 def ranked_by(entries: GalleryEntries) -> str:
-    """What ranks the images where there is one kind, so that only distances are left to tell them apart."""
+    """Name of the score that ranks the images if there is only one kind."""
     name, title, *_ = scores_of(entries)[0]
     distance = name.startswith("distance") or entries.score in ("distance", "kinds")
     return "the distance to their nearest neighbors" if distance else f"this score: {title}"
 
 
 def titled(name: str) -> tuple[str, str]:
-    """What a score is called on the page, and what it says."""
+    """Title and meaning of a score on the page."""
     for pattern, title, about in _TITLES:
         found = re.fullmatch(pattern, name)
         if found:
@@ -289,8 +289,8 @@ def as_bytes(values: NDArray[Any], kind: str) -> str:
 
 
 def as_json(value: Any) -> str:
-    """JSON that may stand in a script: nothing in it can end the script, or a line."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))  # U+2028 and lone surrogates come as \uXXXX
+    """JSON that is safe in a script: it cannot end the script or a line."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))  # U+2028 and lone surrogates become \uXXXX
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -299,7 +299,7 @@ def _in_one(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _on_map(projection: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """(N, 2) whole numbers from 0 to 65534 along the longer side of the map; 65535 where there is no place."""
+    """(N, 2) integers from 0 to 65534 along the longer side of the map; 65535 for images without a place."""
     known = np.isfinite(projection).all(axis=1)
     places = np.full(projection.shape, _OFF_MAP, dtype=np.uint16)
     if known.any():
@@ -311,9 +311,9 @@ def _on_map(projection: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _files(source: Source, ids: Sequence[str], positions: Sequence[int], page: Path) -> dict[str, Any]:
-    """Where the images lie as seen from the page, so that marks name their files; {} where they are no files.
+    """Image paths relative to the page, so that marks name the files; {} if the images are not files.
 
-    The page holds no absolute path, so that it can be passed on, and can move together with its images.
+    The page contains no absolute path, so it can be shared, and moved together with its images.
     """
     found = [image_file(source, position) for position in positions]
     if not found or None in found:
@@ -326,7 +326,7 @@ def _files(source: Source, ids: Sequence[str], positions: Sequence[int], page: P
 
 
 def _nearest_old(old: NearestOld, positions: NDArray[np.int64], page: Path) -> dict[str, Any]:
-    """The old images that are nearest to some images, each once, and how far they are."""
+    """The old images nearest to some images, each once, and their distances."""
     rows = old.rows[positions, :OLD_SHOWN]
     used, which = np.unique(rows, return_inverse=True)
     folder = page.absolute().parent
@@ -341,7 +341,7 @@ def _nearest_old(old: NearestOld, positions: NDArray[np.int64], page: Path) -> d
 
 
 def _wholes(source: Source, positions: Sequence[int], page: Path) -> dict[str, Any]:
-    """The images that boxes are parts of, each once, and where in them they lie; {} where the items are no boxes."""
+    """The images that contain the boxes, each once, and the boxes' edges; {} if the items are not boxes."""
     found = [whole for position in positions if (whole := whole_image(source, position)) is not None]
     if len(found) != len(positions) or not found:
         return {}
@@ -357,5 +357,5 @@ def _wholes(source: Source, positions: Sequence[int], page: Path) -> dict[str, A
 def _as_seen_from(folder: Path, file: Path) -> str:
     try:
         return Path(os.path.relpath(file, folder)).as_posix()
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another drive on Windows
         return file.as_posix()

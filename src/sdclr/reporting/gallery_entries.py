@@ -1,4 +1,4 @@
-"""What the page of rare images shows: scores, kinds and odd images, checked, and examples of each kind."""
+"""Checked contents of the page of rare images: scores, kinds, odd images, and examples of each kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from sdclr.data.sources import Source
 from sdclr.errors import InputError
 
 EXAMPLES: Final = 12
-"""Images of a kind that stand beside its medoid."""
+"""Maximum number of example images per kind, besides its medoid."""
 
 _LISTED: Final = 5
-"""Up to so many kinds, the summary gives the size of each."""
+"""Maximum number of kinds for which the summary lists each size."""
 
 
 @dataclass(frozen=True)
 class KindGroup:
-    """One kind: images that are separated from all others in the neighbor graph."""
+    """One kind: images that are separate from all others in the neighbor graph."""
 
     kind: int
     """Its number, 0 for the largest."""
     size: int
-    """How many images it has."""
+    """Number of images in it."""
     separation: float
-    """In [0, 1]: the share of the links in the neighbor graph that stay inside the kind."""
+    """Share in [0, 1] of the kind's links in the neighbor graph that stay inside it."""
     medoid: int
     """Position of its most central image."""
     rare: bool
-    """Whether the kind is held to be rare."""
+    """Whether the kind is classified as rare."""
 
 
 @dataclass(frozen=True)
@@ -40,58 +40,58 @@ class NearestOld:
     ids: Sequence[str]
     """Ids of the M old images."""
     files: Sequence[str | None]
-    """(M,) their files, None where there are none."""
+    """(M,) their files, None for images without a file."""
     rows: NDArray[np.int64]
-    """(N, k) which of the old images, nearest first; -1 where an image is bad."""
+    """(N, k) indices of old images, nearest first; -1 for bad images."""
     distances: NDArray[np.float32]
     """(N, k) cosine distances."""
 
 
 @dataclass(frozen=True)
 class GalleryEntries:
-    """What the page shows of each image. The larger its rarity, the rarer an image is held to be."""
+    """Data of each image on the page."""
 
     ids: Sequence[str]
-    """Ids of all N images, in the source's order, bad ones included."""
+    """Ids of all N images, in the source's order, including bad ones."""
     columns: Mapping[str, NDArray[np.float32]]
-    """Further scores by name, each (N,), nan where unknown."""
+    """Further scores by name, each (N,), nan if unknown."""
     rarity: NDArray[np.float32]
-    """(N,), what ranks; nan where an image is bad."""
+    """(N,), the score that ranks the images, larger for rarer ones; nan for bad images."""
     rank: NDArray[np.int64]
-    """(N,), 1 for the rarest; 0 where an image is bad."""
+    """(N,), 1 for the rarest; 0 for bad images."""
     percentile: NDArray[np.float32]
-    """(N,), 100 for the rarest; nan where an image is bad."""
+    """(N,), 100 for the rarest; nan for bad images."""
     kinds: NDArray[np.int64]
-    """(N,), the kind of each image, 0 the largest; -1 where an image is bad."""
+    """(N,), the kind of each image, 0 for the largest; -1 for bad images."""
     groups: Sequence[KindGroup]
-    """The kinds, falling in size."""
+    """The kinds, largest first."""
     odd: NDArray[np.int64]
     """Positions of single odd images, the oddest first; may be empty."""
     bad: Mapping[str, str]
-    """Why an image is bad, by id."""
+    """Reason why an image is bad, by id."""
     labels: NDArray[np.int64] | None = None
-    """(N,), class ids, -1 where unknown; shown only."""
+    """(N,), class ids, -1 if unknown; only displayed."""
     classes: tuple[str, ...] = ()
     """Names of the classes."""
     score: str = "rarity"
-    """What the rarity is, in a word: "distance"."""
+    """Name of the rarity score, such as "distance"."""
     duplicates: Sequence[Sequence[int]] = ()
     """Groups of near-duplicates as positions, the image to keep first."""
     projection: NDArray[np.float32] | None = None
-    """(N, 2), where each image lies on a map, nan where an image is bad; None without a map."""
+    """(N, 2), coordinates of each image on a map, nan for bad images; None without a map."""
     label_next: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Positions of images to label next, in order."""
     since: NDArray[np.int64] | None = None
-    """(N,) when each came or changed, in seconds since 1970; 0 for those of the first call; None where unknown."""
+    """(N,) seconds since 1970 when each was added or changed; 0 for those of the first call; None if unknown."""
     old: NearestOld | None = None
-    """What each image is nearest to in an earlier collection; None without one."""
+    """The nearest images of an earlier collection; None without one."""
 
 
 def check_entries(entries: GalleryEntries, source: Source) -> None:
-    """Check that the entries fit together, and that they belong to the source.
+    """Check that the entries are consistent, and that they match the source.
 
     Raises:
-        InputError: They do not.
+        InputError: They are inconsistent or do not match.
     """
     count = len(entries.ids)
     columns: dict[str, NDArray[Any] | None] = {
@@ -160,26 +160,26 @@ def _check_positions(entries: GalleryEntries, name: str, positions: NDArray[np.i
 
 
 def ranked_positions(entries: GalleryEntries) -> NDArray[np.int64]:
-    """Positions of the ranked images, the rarest first: row r of the page is the image at the r-th of them."""
+    """Positions of the ranked images, rarest first. Row r of a complete page shows the r-th of them."""
     ranked = np.flatnonzero(entries.rank > 0)
     return ranked[np.argsort(entries.rank[ranked], kind="stable")]
 
 
 def rows_of(positions: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of images by their positions; `rows` is what `ranked_positions` gave."""
+    """Rows of images by their positions; `rows` holds the position of each row's image."""
     found = np.full(max(rows.max(initial=-1), positions.max(initial=-1)) + 1, -1, dtype=np.int64)
     found[rows] = np.arange(len(rows))
     return found[positions]
 
 
 def kind_examples(entries: GalleryEntries, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows that show what a kind is, for each group from the smallest to the largest.
+    """Rows of example images of each kind, from the smallest to the largest kind.
 
     The first is the medoid. Up to `EXAMPLES` more follow, evenly spread over the ranking inside the kind, from the most
-    ordinary to the rarest.
+    common to the rarest.
     """
     kinds = entries.kinds[rows]
-    order = np.argsort(kinds, kind="stable")  # by kind, and in it by rank
+    order = np.argsort(kinds, kind="stable")  # by kind, then by rank
     ends = np.cumsum([group.size for group in entries.groups], dtype=np.int64)
     medoids = rows_of(np.array([group.medoid for group in entries.groups], dtype=np.int64), rows)
     found = []
@@ -192,7 +192,7 @@ def kind_examples(entries: GalleryEntries, rows: NDArray[np.int64]) -> list[NDAr
 
 
 def in_short(entries: GalleryEntries) -> str:
-    """The collection in one line: how many images, kinds, odd images, near-duplicates and unreadable ones."""
+    """The collection in one line: numbers of images, kinds, odd images, near-duplicates and unreadable images."""
     images, kinds = int((entries.rank > 0).sum()), [group.size for group in entries.groups]
     if images == 0:
         return "No image could be read."

@@ -1,4 +1,4 @@
-"""The page of rare images without scripts: kinds, odd images and the rarest, as static pictures."""
+"""The page of rare images without scripts: static pictures of kinds, odd images and the rarest images."""
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -15,12 +15,12 @@ _COPIES: Final = 12
 
 
 class PlainPicture(NamedTuple):
-    """One thumbnail, cut out of its sheet by a style."""
+    """One thumbnail, cut out of its sheet by a CSS class."""
 
     style: str
-    """Name of the style."""
+    """Name of the CSS class."""
     name: str
-    """The image's id, for people."""
+    """The image's id in readable form."""
 
 
 class PlainSection(NamedTuple):
@@ -39,7 +39,7 @@ class PlainGallery(NamedTuple):
 
 def plain_gallery(entries: GalleryEntries, rows: PageRows, pictures: Pictures) -> PlainGallery:
     """Lay out the first kinds, odd images, near-duplicates and rarest images without scripts."""
-    at = {row: place for place, row in enumerate(pictures.places.drawn().tolist())}  # the last place of a row
+    at = {row: place for place, row in enumerate(pictures.places.drawn().tolist())}  # the last thumbnail of a row
     sizes = pictures.thumbnails.sizes.tolist()
     used: dict[int, str] = {}
 

@@ -1,4 +1,4 @@
-"""What `sdclr mine` found in runs: the rarest and the most forgotten images, side by side."""
+"""Results of `sdclr mine` in runs: the rarest and the most forgotten images, side by side."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from sdclr.reporting.sheets import contact_sheet, example_sheet
 from sdclr.training.run import Run
 
 SHOWN: Final = 24
-"""Images of each run."""
+"""Images per run."""
 
 Question = Literal["rarest", "forgotten"]
 
@@ -25,16 +25,16 @@ _AGAIN: Final = "run `sdclr mine` again, which writes it"
 
 @dataclass(frozen=True)
 class Ranking:
-    """Images of a run by one score."""
+    """Images of a run ranked by one score."""
 
     ids: list[str]
-    """The first so many, the rarest or most forgotten first."""
+    """The first images, rarest or most forgotten first."""
     scores: list[float]
     """The score of each."""
     score: str
-    """Its name: "distance", "forgetting_0.5"."""
+    """Name of the score, such as "distance" or "forgetting_0.5"."""
     images: int
-    """How many were ranked."""
+    """Number of ranked images."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Card:
     id: str
     score: str
     label: str
-    """Its class, "" where unknown."""
+    """Its class, "" if unknown."""
     picture: Sheet | None
-    """None where the image is not at hand or cannot be decoded."""
+    """None if the image is not available or cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,28 @@ class Answer:
 
 @dataclass(frozen=True)
 class MinedSheets:
-    """One question to what was mined, and the answer of each run."""
+    """One ranking and its images for each run."""
 
     name: Question
     answers: dict[str, Answer]
     """By run."""
     note: str
-    """How many images the runs agree on; "" of one run."""
+    """Text on the number of images that all runs share; "" for one run."""
 
 
 def mined_sheets(runs: Mapping[str, Sequence[Run]], source: Source | None, elements: Elements) -> list[MinedSheets]:
     """The rarest and the most forgotten images of every method that was mined.
 
     Args:
-        runs: The runs of each method; of each, the first that holds `mine/scores.parquet` is shown.
-        source: The images, in which those mined are found by id; without it they are listed.
-        elements: What makes the pictures.
+        runs: The runs of each method; the first run with `mine/scores.parquet` is shown.
+        source: The images, searched by id; without it, ids are listed without pictures.
+        elements: Creates the pictures.
 
     Returns:
-        Up to two; none where nothing was mined.
+        Up to two rankings; none if no run was mined.
 
     Raises:
-        InputError: If what was mined cannot be read.
+        InputError: Mined scores cannot be read.
     """
     sheets = []
     questions: tuple[Question, ...] = ("rarest", "forgotten")
@@ -101,18 +101,18 @@ def read_ranking(run: Run, question: Question, *, count: int = SHOWN) -> Ranking
     """The rarest or the most forgotten images of a run.
 
     Forgetting is 1 - cosine between the features of the dense and of the pruned encoder (Jiang et al., ICML 2021), at
-    the run's own pruning ratio where it was mined at several.
+    the run's pruning ratio if it was mined at several ratios.
 
     Args:
-        run: The run, which may hold `mine/scores.parquet`.
-        question: By which score.
-        count: How many images.
+        run: The run; `mine/scores.parquet` may be missing.
+        question: The ranking.
+        count: Number of images.
 
     Returns:
-        The ranking; None where nothing was mined, or forgetting was not measured.
+        The ranking; None if the run was not mined, or forgetting was not measured.
 
     Raises:
-        DamagedFileError: If the file does not hold what `sdclr mine` writes.
+        DamagedFileError: The file is not a valid output of `sdclr mine`.
     """
     file = run.path / "mine" / "scores.parquet"
     if not file.is_file():
@@ -128,7 +128,7 @@ def read_ranking(run: Run, question: Question, *, count: int = SHOWN) -> Ranking
         for position, exact in described["exact_ids"].items():
             ids[int(position)] = exact
         score = described["score"] if question == "rarest" else column
-    # Of two equal scores the rarer image comes first; nan, that is a bad image, has no place.
+    # Ties are broken by rarity. Bad images (nan) are left out.
     order = np.lexsort((rank,) if question == "rarest" else (rank, -scores))
     order = order[(rank > 0)[order] & np.isfinite(scores)[order]]
     first = order[:count].tolist()
@@ -140,7 +140,7 @@ def _first_ranking(runs: Sequence[Run], question: Question) -> Ranking | None:
 
 
 def _forgetting(columns: Sequence[str], run: Run) -> str | None:
-    """The column of forgetting at the encoder's output: at the run's own ratio if there is one, or else the first."""
+    """Column of forgetting at the encoder's output: at the run's ratio if there is one, otherwise the first."""
     ratios = {name: _number(name.removeprefix(_FORGETTING)) for name in columns if name.startswith(_FORGETTING)}
     known = [name for name, ratio in ratios.items() if ratio is not None]
     return next((name for name in known if ratios[name] == run.pruned_fraction), known[0] if known else None)
@@ -175,7 +175,7 @@ def _answer(
 
 
 def _shown(score: float) -> str:
-    """Three digits at least: images that follow each other in a ranking often differ only in the last one."""
+    """At least three digits, since neighbors in a ranking often differ only in the last digit."""
     return f"{score:,.0f}" if abs(score) >= 100 else f"{score:#.3g}"
 
 
@@ -194,4 +194,4 @@ def _agreement(rankings: Mapping[str, Ranking]) -> str:
     if len(rankings) < 2:
         return ""
     shared = set.intersection(*(set(ranking.ids) for ranking in rankings.values()))
-    return f"{len(shared)} of the images shown stand in {'both' if len(rankings) == 2 else 'all'} rankings."
+    return f"{len(shared)} of the images shown are in {'both' if len(rankings) == 2 else 'all'} rankings."

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk, prints well and loads nothing."""
+"""Write the report: one HTML file that opens from disk, prints well and loads nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,25 +58,25 @@ def write_report(
     summary: str = "",
     figures: str | Path | None = None,
 ) -> Path:
-    """Write a report on one run or on a comparison of several. What is not known is left out.
+    """Write a report on one run or on a comparison of several. Unavailable sections are left out.
 
     Args:
-        path: The HTML file; its folder is made if need be.
+        path: The HTML file; its folder is created if missing.
         title: The heading.
-        runs: The runs of each method: one, or one for each split.
-        results: The evaluations of each method, one for each split: results, or the JSON that `evaluate` wrote.
+        runs: The runs of each method: one, or one per split.
+        results: The evaluations of each method, one per split: results, or the JSON that `evaluate` wrote.
         source: The collection (of several, the one to show); labels are not needed.
-        tables: Shown in place of those that `results` give.
-        commands: What to type to obtain all this again.
-        summary: What the reader should take away, in the author's words.
-        figures: A folder that gets every figure as SVG and as PNG, too, and the sheets of mined images.
+        tables: Tables to show instead of those from `results`.
+        commands: Commands that reproduce the report.
+        summary: The author's summary.
+        figures: A folder for every figure as SVG and PNG, and for the sheets of mined images.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        InputError: If something among `results` is no evaluation, the path is a folder or `figures` a file, or what a
-            run holds of `sdclr mine` or `sdclr diagnose` cannot be read.
+        InputError: An entry of `results` is not an evaluation, the path is a folder or `figures` a file, or a run's
+            output of `sdclr mine` or `sdclr diagnose` cannot be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -112,7 +112,7 @@ def write_report(
         bad_shown=_BAD_IMAGES_SHOWN,
         version=__version__,
     )
-    # File names that are not UTF-8 come as lone surrogates, which no page can hold.
+    # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
     write_atomically(path, text.encode(errors="replace"))
     return path
 
@@ -124,12 +124,12 @@ def run_report(
 
     Args:
         run: The run.
-        source: What it was trained on, to show examples and views; labels are not needed.
-        commands: What to type to obtain it again.
+        source: The training images, to show examples and views; labels are not needed.
+        commands: Commands that reproduce the run.
         path: The HTML file; by default `report.html` in the run.
 
     Returns:
-        The file.
+        Path of the file.
     """
     return report([run], source=source, out=path, commands=commands)
 
@@ -144,24 +144,24 @@ def report(
     commands: Sequence[str] = (),
     summary: str = "",
 ) -> Path:
-    """Write one report on one run or several, side by side, with all that they hold: finished or not.
+    """Write one report on one run, or on several side by side, finished or not.
 
-    Evaluations, diagnosis and mined scores are read from the runs; what a run does not hold is left out.
+    Evaluations, diagnosis and mined scores are read from the runs. Missing parts are left out.
 
     Args:
         runs: The runs, or their folders.
         source: The images, to show examples, views, and the rarest and most forgotten; labels are not needed.
-        out: The HTML file; by default `report.html`, of one run in its folder, of several in the current one.
-        figures: A folder that gets every figure as SVG and as PNG, too, and the sheets of mined images.
-        tables: Shown before those of the runs' evaluations.
-        commands: What to type to obtain it again.
-        summary: What the reader should take away, in the author's words.
+        out: The HTML file; by default `report.html` in the folder of a single run, or in the current folder.
+        figures: A folder for every figure as SVG and PNG, and for the sheets of mined images.
+        tables: Tables to show before those of the runs' evaluations.
+        commands: Commands that reproduce the runs.
+        summary: The author's summary.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        InputError: If there is no run, one is given twice or holds what cannot be read, or a path cannot be written.
+        InputError: There is no run, a run is given twice or has unreadable files, or a path cannot be written.
     """
     named = name_runs([run if isinstance(run, Run) else Run.open(run) for run in runs])
     alone = len(named) == 1
@@ -186,25 +186,25 @@ def report(
 
 
 def _plain(results: Mapping[str, Sequence[Evaluation]]) -> dict[str, list[Json]]:
-    """The evaluations as JSON, methods without any left out."""
+    """The evaluations as JSON, without methods that have none."""
     plain = {
         label: [result.to_json() if isinstance(result, Result) else result for result in found]
         for label, found in results.items()
         if found
     }
-    balances(plain)  # refuses at once what is no evaluation
+    balances(plain)  # raises an error early if one is not an evaluation
     return plain
 
 
 @dataclass(frozen=True)
 class _Collection:
-    """What is known of the images, from the source or from what a run wrote down about it."""
+    """Facts about the images, from the source or from the records of a run."""
 
     name: str
     images: int
     classes: tuple[str, ...]
     counts: list[int]
-    """Images of each class; empty where there are no labels."""
+    """Number of images per class; empty without labels."""
 
 
 def _collection(source: Source | None, run: Run | None) -> _Collection | None:
@@ -224,7 +224,7 @@ def _facts(
     runs: Mapping[str, Sequence[Run]],
     results: Mapping[str, Sequence[Json]],
 ) -> list[tuple[str, str]]:
-    """The few figures that say at a glance what was done."""
+    """Names and values of the key facts at the top of the report."""
     facts = []
     if collection is not None:
         facts += [("Collection", collection.name), ("Images", f"{collection.images:,}")]
@@ -254,7 +254,7 @@ def _tables(results: Mapping[str, Sequence[Json]]) -> list[Table]:
 
 
 def _titles(results: Mapping[str, Sequence[Json]]) -> list[tuple[ScoreName, str]]:
-    """The classifiers and what they are called; the number of labeled images where all results agree on it."""
+    """Classifiers and their titles, with the number of labels per class if all results agree."""
     shots = {result.get("few_shot", {}).get("shots") for splits in results.values() for result in splits}
     number = shots.pop() if len(shots) == 1 else None
     few = f"{number} {'label' if number == 1 else 'labels'} a class" if number else "few labels"
@@ -273,14 +273,14 @@ def _bars(results: Mapping[str, Sequence[Json]], order: Sequence[str], elements:
             drawn.append((group_bars(values, order=order), score, title))
     top = max((figure.axes[0].get_ylim()[1] for figure, _, _ in drawn), default=0)
     for figure, _, _ in drawn:
-        figure.axes[0].set_ylim(top=top)  # they stand side by side
+        figure.axes[0].set_ylim(top=top)  # the figures are side by side
     return [
         elements.plot(figure, f"bars-{score}", title, f"{title}: accuracy by group") for figure, score, title in drawn
     ]
 
 
 def _classes(results: Mapping[str, Sequence[Json]], order: Sequence[str], elements: Elements) -> Plot | None:
-    """Accuracy of each class over its images, where it is known how many those were."""
+    """Plot the accuracy of each class over its number of images, if known."""
     points = {
         label: [
             (count, np.nan if accuracy is None else accuracy)
@@ -295,9 +295,9 @@ def _classes(results: Mapping[str, Sequence[Json]], order: Sequence[str], elemen
     if not points:
         return None
     caption = (
-        "Linear probe, all labels: each class over the images that it had in training, and a line fitted to each "
-        "method. It falls to the left where rare classes are served worse; with few classes it also follows which of "
-        "them are easy."
+        "Linear probe, all labels: accuracy of each class over its number of training images, with a line fitted per "
+        "method. The line falls to the left if rare classes have lower accuracy. With few classes, it also depends on "
+        "which classes are easy."
     )
     return elements.plot(
         class_accuracy(points, order=order), "classes", caption, "Accuracy of each class over its images"
@@ -310,7 +310,7 @@ def _curves(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: E
         return None
     caption = "Training loss."
     if len(runs) > 1:
-        caption += " Where methods differ in what they contrast, compare the shapes, not the heights."
+        caption += " If methods contrast different inputs, compare the shapes of the curves, not the heights."
     return elements.plot(figure, "curves", caption, "Training loss over epochs")
 
 
@@ -321,7 +321,7 @@ def _profile(collection: _Collection | None, results: Mapping[str, Sequence[Json
     for result in (result for splits in results.values() for result in splits):
         if result.get("groups") and result.get("class_counts") == collection.counts:
             groups = result["groups"]
-    # Labels may outnumber the names.
+    # There may be more labels than names.
     names = collection.classes if len(collection.classes) == len(collection.counts) else ()
     figure = class_profile(collection.counts, names, groups=groups)
     caption = f"Images of each class of {collection.name}, from the most to the least frequent."
@@ -329,7 +329,7 @@ def _profile(collection: _Collection | None, results: Mapping[str, Sequence[Json
 
 
 def _pictures(source: Source | None, run: Run | None, elements: Elements) -> dict[str, Any]:
-    """Example images by class, or any where there are no labels; and views as the run draws them."""
+    """Example images by class, or random ones without labels, and views as the run draws them."""
     if source is None:
         return {"examples": [], "classes_left_out": 0, "sample": None, "views": None}
     config = run.config if run is not None else None
@@ -348,11 +348,11 @@ def _pictures(source: Source | None, run: Run | None, elements: Elements) -> dic
 
 
 def _pruned(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: Elements) -> list[Plot]:
-    """The sparsity by layer of each method that prunes; of several with the same layers, in one figure."""
+    """Sparsity by layer of each method that prunes; one figure if all have the same layers."""
     found = {label: sparsity for label, several in runs.items() if (sparsity := _sparsity(several))}
     told = {label: f"{label}: {next(iter(runs[label])).config.damage.share}" for label in found}
     if len(found) > 1 and len({tuple(sparsity) for sparsity in found.values()}) == 1:
-        caption = f"Removed of the encoder's weights: {'; '.join(told.values())}."
+        caption = f"Share of the encoder's weights removed: {'; '.join(told.values())}."
         figure = layer_sparsity_lines(found, order=order)
         return [elements.plot(figure, "pruned", caption, "Sparsity by layer")]
     return [
@@ -367,12 +367,12 @@ def _pruned(runs: Mapping[str, Sequence[Run]], order: Sequence[str], elements: E
 
 
 def _sparsity(runs: Sequence[Run]) -> dict[str, float]:
-    """The sparsity by layer of the first run that prunes and has a checkpoint."""
+    """Sparsity by layer of the first run that prunes and has a checkpoint."""
     for run in runs:
         if run.config.damage.prunes:
             try:
                 competitor = run.objective().competitor
-            except InputError:  # no whole checkpoint: there is nothing to show
+            except InputError:  # no complete checkpoint: nothing to show
                 continue
             if competitor is not None:
                 return competitor.sparsity()
@@ -380,7 +380,7 @@ def _sparsity(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def _bad_images(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
-    """What the first run of each method could not use."""
+    """Ids and reasons of the images that the first run of each method could not use."""
     bad: dict[str, str] = {}
     for run in (found[0] for found in runs.values()):
         if run.bad_images_file.is_file():

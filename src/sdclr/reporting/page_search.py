@@ -1,4 +1,4 @@
-"""Searching by example on the page of rare images: what is written beside it, and what the page is told."""
+"""Search by example on the page of rare images: its files, and its settings in the page."""
 
 import re
 from pathlib import Path
@@ -18,10 +18,10 @@ from sdclr.reporting.encoder_graph import UnsupportedEncoderError
 from sdclr.reporting.search_index import LIMIT, SearchIndex, check_features, make_index, write_index
 
 _TRIED: Final = 8
-"""Images of which the first readable one is compared with its features."""
+"""Number of images to try until one is readable, to compare with its features."""
 
 _OWN: Final = 0.98
-"""Cosine from which on features are taken for the encoder's: mixed precision gives 0.99 or more."""
+"""Minimum cosine at which features count as the encoder's. Mixed precision gives 0.99 or more."""
 
 
 def write_search(
@@ -38,19 +38,19 @@ def write_search(
 
     Args:
         folder: The page's folder.
-        stamp: Tells one page's files from another's.
-        features: (N, D) of the source's images, maybe memory-mapped; nan where an image is not in `rows`. None writes
-            nothing.
+        stamp: Part of the file names that identifies the page.
+        features: (N, D) of the source's images, maybe memory-mapped; nan for images not in `rows`. With None, nothing
+            is written.
         rows: Positions of the images on the page, in its order.
-        source: The images. One is read, to see whether the features are the encoder's.
-        encoder: What made the features, if anything did.
-        limit: Bytes that the index may take.
+        source: The images. One is read, to check that the encoder made the features.
+        encoder: The encoder of the features, if any.
+        limit: Maximum bytes of the index.
 
     Returns:
-        What the page is told; None without features.
+        Search settings for the page; None without features.
 
     Raises:
-        InputError: The features do not belong to the images.
+        InputError: The features do not match the images.
     """
     if features is None:
         return None
@@ -70,7 +70,7 @@ def write_search(
 
 
 def _usable(encoder: Encoder, features: NDArray[Any], rows: NDArray[np.int64], source: Source) -> BrowserEncoder | None:
-    """The encoder for a browser; None if a browser cannot compute it, or it did not make the features."""
+    """The encoder for a browser; None if a browser cannot run it, or if it did not make the features."""
     try:
         return browser_encoder(encoder) if _made(encoder, features, rows, source) else None
     except UnsupportedEncoderError:
@@ -95,7 +95,7 @@ def _made(encoder: Encoder, features: NDArray[Any], rows: NDArray[np.int64], sou
 
 def _why_none(images: int, limit: int) -> str:
     if images < 2:
-        return "There are no two images to compare."
+        return "The search needs at least two images."
     return (
         f"The index of {images:,} images would exceed {limit / 2**20:.0f} MiB and is left out. To find similar "
         "images, run: sdclr neighbors IMAGES --queries FILE"
@@ -103,7 +103,7 @@ def _why_none(images: int, limit: int) -> str:
 
 
 def _about(index: SearchIndex, width: int) -> str:
-    """How exact the search is, in a sentence or two."""
+    """Text on the accuracy of the search."""
     return (
         f"Approximate: finds {100 * index.recall:.0f}% of the true 10 nearest images, from {index.codes.shape[1]:,} "
         f"components of {width:,} features."
@@ -111,7 +111,7 @@ def _about(index: SearchIndex, width: int) -> str:
 
 
 def remove_searches(folder: Path, told: dict[str, Any] | None) -> None:
-    """Remove the scripts of earlier searches: all but those that the page was told of."""
+    """Remove the scripts of earlier searches: all that the page does not use."""
     kept = {name for part in ("index", "encoder") for name in ((told or {}).get(part) or {}).get("scripts", ())}
     for file in folder.iterdir():
         if re.fullmatch(r"\.?(?:search|encoder)-[0-9a-f]{12}-\d+\.js(?:\.tmp)?", file.name) and file.name not in kept:

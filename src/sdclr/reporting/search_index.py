@@ -1,7 +1,7 @@
-"""An index of a collection's features, small enough for a page that is opened from disk to search it.
+"""An index of a collection's features, small enough to search on a page opened from disk.
 
-Features are reduced by principal components and stored as one byte a component. The page compares a query with all
-images, so that nothing but this reduction is approximate; what it costs is measured on a sample when the index is made.
+Features are reduced by principal components and stored as one byte per component. The page compares a query with all
+images, so only this reduction is approximate. Its recall is measured on a sample when the index is created.
 """
 
 import base64
@@ -18,27 +18,27 @@ from sdclr.errors import InputError
 from sdclr.files import write_atomically
 
 LIMIT: Final = 24 * 2**20
-"""Bytes that the scripts of an index may take, by default."""
+"""Default maximum bytes of the scripts of an index."""
 
 DIMENSIONS: Final = (32, 64, 96, 128, 192, 256, 384, 512)
-"""Numbers of components that are tried, the smallest first. Fewer than the first are not worth a search."""
+"""Numbers of components to try, smallest first. Fewer than the first give a poor search."""
 
 _ENOUGH: Final = 0.95
-"""Share of the ten nearest neighbors at which no more components are taken."""
+"""Recall of the ten nearest neighbors at which the number of components is sufficient."""
 
 _FITTED: Final = 20_000
-"""Images that the components are found from, spread evenly."""
+"""Approximate maximum number of images to fit the components, evenly spread."""
 
 _ASKED: Final = 200
-"""Images whose neighbors are compared with exact ones."""
+"""Number of images whose neighbors are compared with exact ones."""
 
 _NEAREST: Final = 10
 
 _BLOCK: Final = 8192
-"""Images that are read at once."""
+"""Images per block."""
 
 _SCRIPT: Final = 3 * 2**19
-"""Bytes of one script before base64. A browser decodes it in a few milliseconds."""
+"""Maximum bytes of one script before base64. A browser decodes it in a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class SearchIndex:
     """Images as codes. Row i has the components `codes[i] * scale + mean`.
 
     A feature vector f of length 1 has the components `components @ f`. The similarity of two images with components y
-    and z is `(y @ z + rest) / sqrt(|y| * |z|)`, where `|y|` is `sqrt(y @ y + rest)`. Without the division, that is the
-    product of what the components keep. With `|y| * |z|` instead, it is the cosine of it. What lies between finds as
+    and z is `(y @ z + rest) / sqrt(|y| * |z|)`, where `|y|` is `sqrt(y @ y + rest)`. The numerator is the inner product
+    of the reduced vectors; divided by `|y| * |z|` it would be their cosine. This intermediate form finds at least as
     many of the exact neighbors as either, and mostly more (docs/results/page_search.md).
     """
 
@@ -62,7 +62,7 @@ class SearchIndex:
     components: NDArray[np.float32]
     """(d, D), orthonormal rows."""
     recall: float
-    """Share of the ten nearest neighbors by the cosine of whole features that the index finds, on a sample."""
+    """Share of the ten nearest neighbors by cosine of the full features that the index finds, on a sample."""
 
     @property
     def bytes(self) -> int:
@@ -80,7 +80,7 @@ class SearchIndex:
         return found
 
     def similarities(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Similarity (Q, N) of queries, given by their components, to all images; 1 for what equals the query."""
+        """Similarity (Q, N) of queries, given by their components, to all images; 1 for images equal to the query."""
         lengths = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1) + self.rest)
         found = np.hstack([products for _, products in _products(self, queries)]) / lengths[:, None] ** 1.5
         capped: NDArray[np.float32] = np.minimum(found, 1).astype(np.float32)
@@ -97,7 +97,7 @@ class _Nearest:
         self.places = np.zeros((len(asked), self.k), dtype=np.int64)
 
     def see(self, first: int, similarities: NDArray[Any]) -> None:
-        """Take note of the similarities (Q, B) to the rows from `first` on. No row is its own neighbor."""
+        """Update with the similarities (Q, B) to the rows from `first` on. A row is not a neighbor of itself."""
         inside = (self.asked >= first) & (self.asked < first + similarities.shape[1])
         similarities[np.flatnonzero(inside), self.asked[inside] - first] = -np.inf
         numbers = np.broadcast_to(np.arange(first, first + similarities.shape[1]), similarities.shape)
@@ -107,7 +107,7 @@ class _Nearest:
         self.places = np.take_along_axis(np.hstack([self.places, numbers]), chosen, axis=1)
 
     def shared(self, other: "_Nearest") -> float:
-        """Share of the other's neighbors that are here, too."""
+        """Share of the other's neighbors that are also here."""
         pairs = zip(self.places, other.places, strict=True)
         return float(np.mean([len(np.intersect1d(own, theirs)) / self.k for own, theirs in pairs]))
 
@@ -121,13 +121,13 @@ def make_index(
 ) -> SearchIndex | None:
     """Reduce features to an index of at most `limit` bytes.
 
-    The fewest components are taken that keep 95% of the ten nearest neighbors on a sample, or else as many as the limit
-    allows. Features are read in blocks; memory beyond them is about four times `limit`.
+    The index has the fewest components that keep 95% of the ten nearest neighbors on a sample, otherwise the most that
+    the limit allows. Features are read in blocks; the additional memory is about four times `limit`.
 
     Args:
         features: (M, D), maybe memory-mapped.
-        rows: Positions in `features` of the N images that are indexed, in the index's order.
-        limit: Bytes that the scripts may take.
+        rows: Positions in `features` of the N images to index, in the index's order.
+        limit: Maximum bytes of the scripts.
         dimensions: Numbers of components to choose from.
 
     Returns:
@@ -171,7 +171,7 @@ def make_index(
 
 
 def normalized(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Feature vectors (…, D) at length 1; zeros stay zeros."""
+    """Feature vectors (…, D) scaled to length 1; zeros stay zeros."""
     values = np.asarray(features, dtype=np.float32)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     scaled: NDArray[np.float32] = values / np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -179,10 +179,10 @@ def normalized(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def check_features(features: NDArray[Any], images: int) -> None:
-    """Raise if features do not belong to so many images.
+    """Check that features match the number of images.
 
     Raises:
-        InputError: They are no table of one row for each image.
+        InputError: The features are not a matrix with one row per image.
     """
     if features.ndim != 2 or len(features) != images or features.shape[1] < 1:
         raise InputError(f"features have shape {features.shape} for {images} images: give one row for each image")
@@ -192,12 +192,12 @@ def write_index(folder: Path, prefix: str, index: SearchIndex) -> dict[str, Any]
     """Write the scripts of an index.
 
     Args:
-        folder: Where they go.
-        prefix: A script is called `{prefix}{number}.js`.
+        folder: The folder of the scripts.
+        prefix: A script is named `{prefix}{number}.js`.
         index: The index.
 
     Returns:
-        What the page is told: names of the scripts, and how their codes are read.
+        Settings for the page: names of the scripts, and the parameters to read their codes.
     """
     images, dimension = index.codes.shape
     together = max(1, _SCRIPT // dimension)
@@ -225,7 +225,7 @@ def write_script(path: Path, function: str, value: dict[str, Any]) -> int:
 
 
 def as_base64(values: NDArray[Any]) -> str:
-    """The bytes of an array, for a script."""
+    """The bytes of an array in base64, for a script."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
@@ -234,7 +234,7 @@ def _in_base64(size: int) -> int:
 
 
 def _products(index: SearchIndex, queries: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Where a block of rows begins, and its similarities (Q, B) but for a factor that each query has of its own."""
+    """Start of each block of rows, and its similarities (Q, B) without the factor per query."""
     for first in range(0, len(index.codes), _BLOCK):
         part = index.codes[first : first + _BLOCK] * index.scale + index.mean
         lengths = np.sqrt((part.astype(np.float64) ** 2).sum(axis=1) + index.rest)
@@ -242,7 +242,7 @@ def _products(index: SearchIndex, queries: NDArray[np.float32]) -> Iterator[tupl
 
 
 def _blocks(features: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Where a block of images begins, and its features at length 1."""
+    """Start of each block of images, and its features scaled to length 1."""
     for first in range(0, len(rows), _BLOCK):
         part = np.asarray(features[rows[first : first + _BLOCK]], dtype=np.float32)
         if not np.isfinite(part).all():
@@ -252,7 +252,7 @@ def _blocks(features: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[tuple[i
 
 
 def _spread(features: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features of images spread evenly."""
+    """Features of evenly spread images."""
     chosen = np.sort(rows)[:: -(-len(rows) // _FITTED)]
     return np.concatenate([part for _, part in _blocks(features, chosen)])
 

@@ -1,4 +1,4 @@
-"""Sheets of small pictures: what a collection holds, and what training sees of it."""
+"""Contact sheets of small pictures: example images of a collection, and training views."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,45 +8,45 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.render import render
 from sdclr.data.sources import Source
-from sdclr.data.views import draw_views
 from sdclr.errors import BadImageError, InputError
+from sdclr.views.config import ViewConfig
+from sdclr.views.parameters import draw_views
+from sdclr.views.render import render
 
 SIDE = 64
-"""Side of a picture on a sheet, in pixels."""
+"""Side length of a picture on a sheet, in pixels."""
 
 Pixels = NDArray[np.uint8]
 
 
 class ClassExamples(NamedTuple):
-    """One class, shown."""
+    """Example images of one class."""
 
     number: int
     """The class id."""
     name: str
-    """Its name; its number where classes have no names."""
+    """The class name; its id if classes have no names."""
     images: int
-    """How many it has."""
+    """Number of images in the class."""
     sheet: Image.Image | None
-    """Some of them in a row; None if none can be decoded."""
+    """Some of the images in a row; None if none can be decoded."""
 
 
 def contact_sheet(images: Pixels, *, columns: int, scale: int = 1, gap: int = 4) -> Image.Image:
-    """Lay pictures of equal size out in rows.
+    """Arrange pictures of equal size in rows.
 
     Args:
         images: RGB, `(N, H, W, 3)`.
-        columns: Pictures in a row.
-        scale: Each pixel becomes a square of this many pixels.
-        gap: Pixels between pictures, see-through.
+        columns: Pictures per row.
+        scale: Side of the square that each pixel becomes, in pixels.
+        gap: Transparent pixels between pictures.
 
     Returns:
         An RGBA image.
 
     Raises:
-        InputError: If there is no picture, or a value is out of range.
+        InputError: There is no picture, or a value is out of range.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         raise InputError(f"a sheet needs uint8 images (N, H, W, 3), not {images.dtype} of shape {images.shape}")
@@ -69,9 +69,9 @@ def example_sheet(source: Source, *, count: int = 24, columns: int = 12, side: i
 
     Args:
         source: The images.
-        count: How many.
-        columns: Pictures in a row.
-        side: Side of each, in pixels; what is not square is cut to its center.
+        count: Number of images.
+        columns: Pictures per row.
+        side: Side of each picture in pixels; images are cropped to their central square.
 
     Returns:
         The sheet; None if no image can be decoded.
@@ -87,15 +87,15 @@ def class_sheet(
 
     Args:
         source: Labeled images.
-        per_class: Images of each class.
-        classes: Show so many classes, the most frequent and the rarest; by default all.
-        side: Side of each picture, in pixels; what is not square is cut to its center.
+        per_class: Images per class.
+        classes: Number of classes to show, the most frequent and the rarest; by default all.
+        side: Side of each picture in pixels; images are cropped to their central square.
 
     Returns:
         The classes that have images.
 
     Raises:
-        InputError: If the source has no labels.
+        InputError: The source has no labels.
     """
     if source.labels is None:
         raise InputError(f"{source.name} has no labels: examples by class need class folders or a label column")
@@ -117,23 +117,23 @@ def class_sheet(
 def view_sheet(
     source: Source, config: ViewConfig, *, seed: int = 0, count: int = 6, views: int = 8, side: int = SIDE
 ) -> Image.Image | None:
-    """Images and their views, one image a row: the image itself, then its views.
+    """Images and their views, one image per row: the image itself, then its views.
 
-    They are the views that a run with this seed draws in its first epochs, unless images were left out of it.
+    A run with this seed draws these views in its first epochs, unless it leaves images out.
 
     Args:
         source: The images.
-        config: What the views are like.
+        config: Settings of the views.
         seed: The run's seed.
-        count: Images, spread over the source.
-        views: Views of each; training draws two an epoch.
-        side: Side of each picture, in pixels, as near as views of whole pixels come to it.
+        count: Number of images, spread over the source.
+        views: Views per image; training draws two per epoch.
+        side: Side of each picture in pixels, rounded down to a multiple of the view size.
 
     Returns:
         The sheet; None if no image can be decoded.
 
     Raises:
-        InputError: If `count` or `views` is not positive.
+        InputError: `count` or `views` is not positive.
     """
     if count < 1 or views < 1:
         raise InputError(f"a sheet of views needs 1 or more images and views, not {count} and {views}")
@@ -151,7 +151,7 @@ def view_sheet(
 
 
 def _view(image: Pixels, config: ViewConfig, seed: int, number: int, index: int) -> Pixels:
-    """One view; 0 and 1 are the two of epoch 0, 2 and 3 those of epoch 1."""
+    """One view. Numbers 0 and 1 are the views of epoch 0, 2 and 3 those of epoch 1."""
     height, width = image.shape[:2]
     epoch, view = divmod(number, 2)
     params = draw_views(
@@ -163,7 +163,7 @@ def _view(image: Pixels, config: ViewConfig, seed: int, number: int, index: int)
 
 
 def _examples(source: Source, members: NDArray[np.int64], count: int, side: int) -> list[Pixels]:
-    """Up to `count` pictures of random members, passing over those that cannot be decoded."""
+    """Up to `count` pictures of random members. Images that cannot be decoded are skipped."""
     return _first_good(source, np.random.default_rng(0).permutation(members).tolist(), count, side)
 
 
@@ -180,7 +180,7 @@ def _first_good(source: Source, candidates: Iterable[int], count: int, side: int
 
 
 def _square(image: Pixels, side: int) -> Pixels:
-    """The central square of an image, at another size; enlarged in whole pixels where that is possible."""
+    """The central square of an image, resized; enlarged by whole pixels if possible."""
     height, width = image.shape[:2]
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2

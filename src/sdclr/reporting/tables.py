@@ -1,4 +1,4 @@
-"""Tables of how evenly encoders serve frequent and rare classes, as Markdown and for the terminal."""
+"""Tables of accuracy by class group, as Markdown and for the terminal."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import Balance, Summary, summarise
+from sdclr.evaluation.balance import Balance, Summary, summarize
 from sdclr.evaluation.evaluate import Result
 from sdclr.visible import visible
 
@@ -25,7 +25,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("std", "Std"),
     ("all", "All"),
 )
-"""Fields of a `Balance` and their names, in the order of the paper's tables."""
+"""Fields of a `Balance` and their column names, in the order of the paper's tables."""
 
 _UNKNOWN = "\u2013"
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*|<\[])")
@@ -33,18 +33,18 @@ _MARKDOWN_SYNTAX = re.compile(r"([\\`*|<\[])")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: the first column names the rows, the others hold figures."""
+    """A table of text: row names in the first column, values in the others."""
 
     title: str
-    """What it shows."""
+    """Title above the table."""
     columns: tuple[str, ...]
     """Names of the columns."""
     rows: tuple[tuple[str, ...], ...]
-    """One text for each column."""
+    """One text per column."""
     note: str = ""
-    """What a reader has to know to read the figures."""
+    """Explanation below the table."""
     best: frozenset[tuple[int, int]] = frozenset()
-    """(row, column) of the cells to stress."""
+    """(row, column) of the cells to emphasize."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -67,8 +67,8 @@ class Table:
         return "\n\n".join(part for part in (title, "\n".join(lines), _escaped(self.note)) if part) + "\n"
 
     def rich(self) -> RichTable:
-        """The same for the terminal."""
-        # Texts, not strings: a name in square brackets is no markup. Lean, so that six columns fit into 80 characters.
+        """The table for the terminal."""
+        # Text objects, since strings in square brackets are markup. Compact: six columns fit in 80 characters.
         table = RichTable(
             title=Text(visible(self.title)) if self.title else None,
             caption=Text(visible(self.note)) if self.note else None,
@@ -87,22 +87,22 @@ class Table:
 def balance_table(results: Mapping[str, Sequence[Balance]], *, title: str = "Accuracy by group of classes") -> Table:
     """Many, Medium, Few, Std and All of each method, as `mean ± deviation` over its splits.
 
-    The deviation is the sample one, as `summarise` has it; a single split has none. With two methods or more, the
-    highest mean of each column is the best, of Std the lowest; equal as printed is equally good.
+    The deviation is the sample standard deviation, as in `summarize`; a single split has none. With two or more
+    methods, the highest mean of each column is the best (for Std, the lowest). Equal printed values are ties.
 
     Args:
         results: The splits (class orders) of each method, in percent.
-        title: What the table shows.
+        title: Title of the table.
 
     Returns:
-        One row a method; what is unknown is a dash.
+        One row per method; unknown values are dashes.
 
     Raises:
-        InputError: If there is no method, or one without splits.
+        InputError: There is no method, or a method has no splits.
     """
     if not results:
         raise InputError("no results to tabulate: give the balance of at least one method")
-    summaries = {label: summarise(splits) for label, splits in results.items()}
+    summaries = {label: summarize(splits) for label, splits in results.items()}
     rows = tuple((label, *(_figure(summary, field) for field, _ in COLUMNS)) for label, summary in summaries.items())
     best = frozenset(
         (row, column) for column, (field, _) in enumerate(COLUMNS, start=1) for row in _best(summaries, field)
@@ -119,17 +119,17 @@ def balance_table(results: Mapping[str, Sequence[Balance]], *, title: str = "Acc
 def balances(
     results: Mapping[str, Sequence[Result | Mapping[str, Any]]], score: ScoreName = "linear"
 ) -> dict[str, list[Balance]]:
-    """One classifier's balance out of evaluations, for `balance_table` and `group_bars`.
+    """Extract one classifier's balance from evaluations, for `balance_table` and `group_bars`.
 
     Args:
         results: The evaluations of each method: results, or the JSON that `evaluate` wrote into the run.
         score: Linear probe, few-shot probe or kNN.
 
     Returns:
-        For each method its splits.
+        The splits of each method.
 
     Raises:
-        InputError: If something is no evaluation.
+        InputError: An entry is not an evaluation.
     """
     return {label: [_balance(result, score, label) for result in splits] for label, splits in results.items()}
 
@@ -143,7 +143,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
         return Balance(**{field: math.nan if values[field] is None else values[field] for field in Balance._fields})
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{label}: is no evaluation with a {score!r} score ({error!r}); give what `sdclr evaluate` wrote"
+            f"{label}: is not an evaluation with a {score!r} score ({error!r}); give an output of `sdclr evaluate`"
         ) from error
 
 
@@ -155,7 +155,7 @@ def _figure(summary: Summary, field: str) -> str:
 
 
 def _best(summaries: Mapping[str, Summary], field: str) -> list[int]:
-    """The rows with the best mean as printed; none where fewer than two are known."""
+    """The rows with the best printed mean; none if fewer than two means are known."""
     means = [round(getattr(summary.mean, field), 2) for summary in summaries.values()]
     known = [mean for mean in means if not math.isnan(mean)]
     if len(known) < 2:

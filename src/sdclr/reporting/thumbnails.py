@@ -1,4 +1,4 @@
-"""Thumbnails of many images, packed in sheets, so that a page of them has few files and loads what is in sight."""
+"""Thumbnails of many images, packed in sheets, so that a page has few files and loads only the visible ones."""
 
 import io
 import math
@@ -12,35 +12,35 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from sdclr.data.decode import BadImage
 from sdclr.data.sources import Source
-from sdclr.data.workers import WorkerBatches
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.workers import WorkerBatches
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import make_folder, write_atomically
 from sdclr.progress import stage
 
 _QUALITY: Final = 88
 _BLOCK: Final = 8
-"""Side of a JPEG's blocks: cells of whole blocks do not bleed into each other."""
+"""Side of a JPEG block in pixels. Cells of whole blocks have no artifacts from their neighbors."""
 
 
 @dataclass(frozen=True)
 class SheetPlan:
-    """Which images go where."""
+    """Layout of the images on sheets."""
 
     rows: NDArray[np.int64]
     """Positions in the source, in the order of the sheets."""
     size: int
-    """Longer side of a thumbnail in pixels, at most."""
+    """Maximum longer side of a thumbnail in pixels."""
     folder: Path
     prefix: str
-    """A sheet's file is called `{prefix}{number}.jpg`."""
+    """A sheet's file is named `{prefix}{number}.jpg`."""
     across: int = 6
-    """Cells in a row; a sheet has as many rows. Few, for other orders than the rank touch a sheet for every image."""
+    """Cells per row and rows per sheet. Small, since in other orders than the rank each image needs another sheet."""
 
     @property
     def per_sheet(self) -> int:
-        """Thumbnails of a sheet."""
+        """Thumbnails per sheet."""
         return self.across**2
 
     def __len__(self) -> int:
@@ -48,14 +48,14 @@ class SheetPlan:
 
 
 class Thumbnails(NamedTuple):
-    """What was written."""
+    """The written sheets."""
 
     sheets: list[str]
     """File names."""
     cells: list[int]
-    """Side of each sheet's cells in pixels; a picture lies in its cell's upper left corner."""
+    """Side of each sheet's cells in pixels; a picture is in the upper left corner of its cell."""
     sizes: NDArray[np.uint16]
-    """(rows, 2), width and height of each picture; 0 where it cannot be decoded."""
+    """(rows, 2), width and height of each picture; 0 if it cannot be decoded."""
     bad: list[BadImage]
 
 
@@ -71,18 +71,18 @@ def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0) -> Thumbn
 
     Args:
         source: The images.
-        plan: Which of them go where.
-        workers: Processes that decode; 0 decodes in this one.
+        plan: The layout on sheets.
+        workers: Number of decoding processes; 0 decodes in this process.
 
     Returns:
-        Files, places, and the images that cannot be decoded.
+        Files, sizes, and the images that cannot be decoded.
     """
     loader: WorkerBatches[_Sheet | InputError] = WorkerBatches(
         _Sheets(source, plan),
         workers=workers,
         collate_fn=_as_it_is,
         batch_size=None,
-        # Its own generator: a loader draws a seed, and must not move the global one on.
+        # The loader draws a seed. A separate generator keeps the global one unchanged.
         generator=torch.Generator(),
     )
     make_folder(plan.folder)
@@ -101,7 +101,7 @@ def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0) -> Thumbn
 
 
 def shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Bring the longer side of an image down to `size`; what is smaller stays as it is."""
+    """Reduce the longer side of an image to `size`. Smaller images are not changed."""
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer <= size:
@@ -111,7 +111,7 @@ def shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 class _Sheets(Dataset[_Sheet | InputError]):
-    """The sheets of a plan, each made by whoever asks for it."""
+    """The sheets of a plan, made on access."""
 
     def __init__(self, source: Source, plan: SheetPlan) -> None:
         self.source = source
@@ -121,7 +121,7 @@ class _Sheets(Dataset[_Sheet | InputError]):
         return len(self.plan)
 
     def __getitem__(self, number: int) -> _Sheet | InputError:
-        """The sheet; or what ends the writing, as a value: raised in a worker, its text would hold a traceback."""
+        """A sheet, or an error as a value: if a worker raised it, its text would include a traceback."""
         try:
             return self._sheet(number)
         except InputError as error:
@@ -146,7 +146,7 @@ class _Sheets(Dataset[_Sheet | InputError]):
         sheet = np.zeros((high * cell, plan.across * cell, 3), dtype=np.uint8)
         for place, picture in pictures.items():
             top, left = cell * (place // plan.across), cell * (place % plan.across)
-            # The rest of the cell repeats the picture's edge: black would show at it.
+            # Fill the cell with the picture's edge: black would be visible next to it.
             height, width = picture.shape[:2]
             rest = ((0, cell - height), (0, cell - width), (0, 0))
             sheet[top : top + cell, left : left + cell] = np.pad(picture, rest, mode="edge")

@@ -48,7 +48,7 @@ def how_to_use(encoder: Encoder, architecture: Architecture, formats: Sequence[s
     interpolation = encoder.preprocessing.interpolation
     views = (
         f"Images become RGB, upright, transparency laid over white. Those with both sides up to {SMALL_SIDE} px are "
-        f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the centre is cut out. "
+        f"resized whole to {size} x {size}; of others the shorter side becomes {shorter} px and the center is cut out. "
         "`preprocessing.json` says the same to programs. In the folder of this card:"
     )
     parts = [views, _code(_PREPARE.format(small=SMALL_SIDE, size=size, shorter=shorter, interpolation=interpolation))]
@@ -76,7 +76,7 @@ with torch.inference_mode():
     if "onnx" in formats:
         lines = (
             'import onnxruntime\n\nsession = onnxruntime.InferenceSession("encoder.onnx")\n'
-            'images = prepare(Image.open("image.jpg")).numpy()  # uint8; normalisation is inside\n'
+            'images = prepare(Image.open("image.jpg")).numpy()  # uint8; normalization is inside\n'
             f'(features,) = session.run(None, {{"images": images}})  # (1, {encoder.num_features})'
         )
         parts += ["### ONNX Runtime", _code(lines)]

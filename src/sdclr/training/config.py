@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 from sdclr.choices import Amp
 from sdclr.config import check_numbers
-from sdclr.data.config import RandAugmentConfig, ViewConfig
 from sdclr.data.stored import CACHE_GB
 from sdclr.encoders import EncoderConfig, HeadConfig
 from sdclr.errors import InputError
@@ -25,10 +24,12 @@ from sdclr.method.rebalancing import (
     IndividualTemperatureConfig,
     KoLeoConfig,
     MemorizationConfig,
+    OutsideConfig,
     TemperatureConfig,
 )
 from sdclr.method.schedule import Schedule
 from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
+from sdclr.views.config import RandAugmentConfig, ViewConfig
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -45,7 +46,15 @@ BATCH_LOSSES: Final = frozenset[FrameworkName]({"barlow_twins", "vicreg"})
 """Frameworks whose loss does not decompose over samples."""
 
 RebalancerName = Literal[
-    "density", "temperature", "memorization", "harmonization", "individual_temperature", "focal", "curation", "koleo"
+    "density",
+    "temperature",
+    "memorization",
+    "harmonization",
+    "individual_temperature",
+    "focal",
+    "curation",
+    "koleo",
+    "outside",
 ]
 REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "density": "density",
@@ -56,6 +65,7 @@ REBALANCER_NAMES: Final[Mapping[RebalancerName, str]] = {
     "focal": "focal",
     "curation": "curation",
     "koleo": "KoLeo",
+    "outside": "COLT",
 }
 """Display names."""
 PER_SAMPLE: Final = frozenset[RebalancerName]({"focal", "memorization", "individual_temperature"})
@@ -196,6 +206,7 @@ class PretrainConfig:
     individual_temperature: IndividualTemperatureConfig = field(default_factory=IndividualTemperatureConfig)
     curation: CurationConfig = field(default_factory=CurationConfig)
     koleo: KoLeoConfig = field(default_factory=KoLeoConfig)
+    outside: OutsideConfig = field(default_factory=OutsideConfig)
     temperature: float = 0.2
     """Temperature of the contrast."""
     epochs: int = 500
@@ -293,6 +304,11 @@ class PretrainConfig:
         if "individual_temperature" in chosen and (self.framework != "simclr" or self.decoupled):
             raise InputError(
                 "individual_temperature replaces SimCLR's loss: use it with --framework simclr, without --decoupled"
+            )
+        drawing = sorted(chosen & {"density", "curation"})
+        if "outside" in chosen and drawing:
+            raise InputError(
+                f"outside decides which images are drawn, as {', '.join(drawing)} would: leave one out of --rebalance"
             )
         others = sorted(chosen & {"focal", "temperature"})
         if "individual_temperature" in chosen and others:

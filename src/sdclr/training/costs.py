@@ -104,6 +104,7 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     short = replace(
         config,
         damage=damage,
+        rebalance=tuple(name for name in config.rebalance if name != "outside"),  # there are no outside images
         optim=replace(config.optim, warmup_epochs=0.0, joint=None),
         batch_size=batch,
         accumulate=1,

@@ -8,7 +8,6 @@ from typing import Final
 
 import torch
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.scan import is_small
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import CIFAR_RESNETS, DEFAULT, EncoderConfig, packaged_weights, timm_options
@@ -18,6 +17,7 @@ from sdclr.training.config import SCRATCH, DamageConfig, PretrainConfig
 from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, untagged
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.sizes import first_that_fits
+from sdclr.views.config import ViewConfig
 
 ADAPTS_FROM: Final = 250
 """Minimum number of images for an adaptive ratio. Smaller sets were not tested; a tenth of the images is held out."""

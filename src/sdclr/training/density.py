@@ -1,4 +1,4 @@
-"""Distances and clusters of a run's images in the encoder's features, for density and curation weights."""
+"""Distances and clusters of a run's images in the encoder's features, for density, curation and outside images."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from sdclr.features.hierarchy import hierarchical_kmeans, kmeans_centers, neares
 from sdclr.features.nearest import nearest
 from sdclr.method.rebalancing.curation import Curation
 from sdclr.method.rebalancing.density import Density
+from sdclr.method.rebalancing.outside import Outside
 from sdclr.progress import stage
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
@@ -50,7 +51,13 @@ class Reading:
 
 @stage("measuring how dense the images lie")
 def refresh(
-    weights: Density | Curation, encoder: nn.Module, feed: Feed, place: Processes, *, image_size: int, amp: Amp
+    weights: Density | Curation | Outside,
+    encoder: nn.Module,
+    feed: Feed,
+    place: Processes,
+    *,
+    image_size: int,
+    amp: Amp,
 ) -> None:
     """Recompute the weights of a rebalancer from the current encoder of a run. All processes call this together.
 
@@ -67,20 +74,23 @@ def refresh(
     Raises:
         InputError: If no image can be decoded any more, or features are not finite.
     """
-    exact = FITTED if isinstance(weights, Curation) else weights.config.exact
+    exact = weights.config.exact if isinstance(weights, Density) else FITTED
     reading = Reading(image_size=image_size, exact=exact, seed=weights.config.seed, amp=amp, workers=feed.workers)
     if isinstance(weights, Curation):
         levels = weights.config.levels
         weights.update(cluster_tree(encoder, feed.images, place=place, reading=reading, levels=levels))
+    elif isinstance(weights, Outside):
+        own, count = ~weights.outside.cpu().numpy(), weights.config.clusters
+        weights.update(*center_closeness(encoder, feed.images, own, place=place, reading=reading, clusters=count))
     elif weights.config.control == "clusters":
         clusters = weights.config.clusters
         weights.update(cluster_rarity(encoder, feed.images, place=place, reading=reading, clusters=clusters))
     else:
-        k = weights.config.neighbours
-        weights.update(neighbour_distances(encoder, feed.images, place=place, reading=reading, k=k))
+        k = weights.config.neighbors
+        weights.update(neighbor_distances(encoder, feed.images, place=place, reading=reading, k=k))
 
 
-def neighbour_distances(
+def neighbor_distances(
     encoder: nn.Module, images: Tensor | Source, *, place: Processes, reading: Reading, k: int = 10
 ) -> Tensor:
     """Mean cosine distance of each image to its k nearest neighbors in the encoder's features.
@@ -115,7 +125,7 @@ def cluster_rarity(
 ) -> Tensor:
     """One over the size of each image's cluster, by k-means of features scaled to length 1.
 
-    Arguments, errors and result are as in `neighbour_distances`.
+    Arguments, errors and result are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
@@ -127,8 +137,8 @@ def cluster_rarity(
     with own_randomness(place.device):
         features = _read(encoder, images, place, reading)
         count = min(clusters or max(1, round(len(images) ** 0.5)), len(features.base))
-        centres = torch.from_numpy(place.broadcast(_centres(features.base, count, reading.seed)))
-        chosen = nearest_center(F.normalize(features.own).cpu(), centres)
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
+        chosen = nearest_center(F.normalize(features.own).cpu(), centers)
         sizes = torch.stack(place.gather(torch.bincount(chosen, minlength=count))).sum(dim=0)
     return _of_all(1 / sizes[chosen].float(), features.positions, len(images), place)
 
@@ -139,7 +149,7 @@ def cluster_tree(
     """Clusters of each image by hierarchical k-means of features scaled to length 1.
 
     With M compared images, level l of L from the top has `M^(l / (L + 1))` clusters, so that all clusters have about
-    equally many parts. Arguments and errors are as in `neighbour_distances`.
+    equally many parts. Arguments and errors are as in `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
@@ -163,6 +173,46 @@ def cluster_tree(
     return torch.where(known[:, None], paths[smallest.nan_to_num(0).long()], -1)
 
 
+def center_closeness(
+    encoder: nn.Module,
+    images: Tensor | Source,
+    own: NDArray[np.bool_],
+    *,
+    place: Processes,
+    reading: Reading,
+    clusters: int,
+) -> tuple[Tensor, Tensor]:
+    """Clusters of the own images, by k-means of features scaled to length 1, and how near each image is to each center.
+
+    Arguments and errors are those of `neighbor_distances`.
+
+    Args:
+        encoder: Maps images to features.
+        images: Pixels, or a source.
+        own: `(N,)` which images are clustered.
+        place: This process among the others.
+        reading: How features are read.
+        clusters: Clusters K sought, fewer where there are not so many own images.
+
+    Returns:
+        `(N,)` int64 clusters, -1 for an image that is no own one or cannot be decoded any more; and `(N, K)` cosines to
+        the centers, NaN for an image that cannot be decoded. Both are on the CPU.
+    """
+    with own_randomness(place.device):
+        features = _read(encoder, images, place, reading, among=own)
+        count = min(clusters, len(features.base))
+        centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
+        rows = F.normalize(features.own).cpu()
+        nearest_one = nearest_center(rows, centers).float()
+        values = torch.cat([nearest_one[:, None], rows @ F.normalize(centers).T], dim=1) if len(rows) else None
+    found = torch.full((len(images), 1 + count), torch.nan)
+    for at, share in place.gather((features.positions, None if values is None else values.numpy())):
+        if share is not None:
+            found[torch.from_numpy(at)] = torch.from_numpy(share)
+    known = torch.from_numpy(own) & ~found[:, 0].isnan()
+    return torch.where(known, found[:, 0].nan_to_num(0).long(), -1), found[:, 1:]
+
+
 class _Features(NamedTuple):
     """Features of one process's share of the images, and the features that all images are compared with."""
 
@@ -176,7 +226,15 @@ class _Features(NamedTuple):
     """(n,) row in `base` of each image of the share; -1 if it has none."""
 
 
-def _read(encoder: nn.Module, images: Tensor | Source, place: Processes, reading: Reading) -> _Features:
+def _read(
+    encoder: nn.Module,
+    images: Tensor | Source,
+    place: Processes,
+    reading: Reading,
+    *,
+    among: NDArray[np.bool_] | None = None,
+) -> _Features:
+    """Features of this process's share, and the features that all compare with: by default drawn from all images."""
     # Whole batches: the composition of a batch does not depend on the number of processes.
     batches = -(-len(images) // reading.batch_size)
     begin, end = (batches * rank // place.world * reading.batch_size for rank in (place.rank, place.rank + 1))
@@ -185,11 +243,11 @@ def _read(encoder: nn.Module, images: Tensor | Source, place: Processes, reading
         own, positions = _encoded(encoder, images, share, place, reading)
     if place.world > 1:
         own = own.view(len(own), place.any(own.shape[1]))  # a process without images gets D from the others
-    if len(images) <= reading.exact:
-        drawn = np.ones(len(images), dtype=bool)
-    else:
-        drawn = np.zeros(len(images), dtype=bool)
-        drawn[np.random.default_rng(reading.seed).choice(len(images), reading.exact, replace=False)] = True
+    drawn = np.ones(len(images), dtype=bool) if among is None else among
+    if drawn.sum() > reading.exact:
+        comparable, drawn = np.flatnonzero(drawn), np.zeros(len(images), dtype=bool)
+        random = np.random.default_rng(reading.seed)
+        drawn[comparable[random.choice(len(comparable), reading.exact, replace=False)]] = True
     kept = drawn[positions]
     base = _gathered(own[torch.from_numpy(kept).to(own.device)], place)
     if not len(base):
@@ -280,7 +338,7 @@ def _mean_to_others(distances: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
     return (distances.masked_fill(itself, 0).sum(dim=1) / (distances.shape[1] - 1)).cpu()
 
 
-def _centres(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
+def _centers(features: Tensor, count: int, seed: int) -> NDArray[np.float32]:
     """k-means centers (count, D) of the normalized features."""
     chosen = np.arange(len(features))
     if len(chosen) > FITTED:

@@ -13,18 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sdclr.config import to_json
-from sdclr.data.cache import cached
 from sdclr.data.changes import file_states, warn_of_changes
-from sdclr.data.decode import BadImage
 from sdclr.data.intensities import intensities_of
-from sdclr.data.loading import Loader, ResidentLoader
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, read_bad_images, scan, write_bad_images
-from sdclr.data.shrink import short_side
 from sdclr.data.sources import Source, SubsetSource, attributes_of, fingerprint
-from sdclr.data.streaming import StreamLoader
+from sdclr.decoding.decode import BadImage
+from sdclr.decoding.shrink import short_side
 from sdclr.errors import InputError
 from sdclr.files import write_json
 from sdclr.intensities import Intensities
+from sdclr.loading.batches import Loader, ResidentLoader
+from sdclr.loading.cache import cached
+from sdclr.loading.streaming import StreamLoader
 from sdclr.training.config import PretrainConfig, Runtime
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
@@ -55,6 +55,11 @@ class Feed:
     run: Run
     images: Tensor | Source
     workers: int = 0
+
+    @property
+    def outside(self) -> NDArray[np.bool_] | None:
+        """`(M,)` whether each of the loader's samples is an outside image; None if there are none in the source."""
+        return outside_images(self.source, self.kept)
 
     @property
     def intensities(self) -> Intensities | None:
@@ -125,7 +130,9 @@ def create_feed(
         writers = place.world * max(1, workers)
         side = short_side(config.views.image_size)
         images = cached(chosen, side, limit_gb=runtime.cache_gb, writers=writers, tell=place.first)
-    loader = _loader(images, config, replace(runtime, workers=workers), place)
+    outside = outside_images(source, usable.kept)
+    draws = None if outside is None else int((~outside).sum())
+    loader = _loader(images, config, replace(runtime, workers=workers), place, draws)
     place.barrier()  # all processes have read the stored selection before it is written
     if place.first and "left_out" not in settled:
         write_json(run.source_file, _description(source, usable, bad) | {"weights": weights_digest(weights)})
@@ -188,12 +195,22 @@ def _recalled(source: Source, run: Run, settled: dict[str, Any], workers: int) -
     return _Usable(kept, loaded.images if bool(wanted.all()) else loaded.images[wanted])
 
 
-def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, place: Processes) -> Loader:
+def outside_images(source: Source, kept: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """`(M,)` whether each of the kept images of a source is an outside one; None if the source has none."""
+    outside: NDArray[np.bool_] | None = getattr(source, "outside", None)
+    return None if outside is None else outside[kept]
+
+
+def _loader(
+    images: Tensor | Source, config: PretrainConfig, runtime: Runtime, place: Processes, draws: int | None
+) -> Loader:
+    # An epoch has as many samples as there are own images, so that its length does not depend on the outside ones.
     shared: dict[str, Any] = {
         "seed": config.seed,
         "batch_size": config.batch_size,
         "rank": place.rank,
         "world": place.world,
+        "draws": draws,
     }
     if isinstance(images, Tensor):
         # On a CPU compiling takes longer than it saves.
@@ -209,8 +226,8 @@ def _loader(images: Tensor | Source, config: PretrainConfig, runtime: Runtime, p
     )
 
 
-def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:
-    """Sampling weights `(N,)`, one for each image.
+def checked_weights(weights: ArrayLike, images: int, *, outside: int = 0) -> NDArray[np.float64]:
+    """Sampling weights `(N,)`, one for each image, followed by ones for so many outside images.
 
     Raises:
         InputError: If their number is wrong, or they are not finite, negative or all zero.
@@ -220,7 +237,7 @@ def checked_weights(weights: ArrayLike, images: int) -> NDArray[np.float64]:
         raise InputError(f"sampling weights of shape {checked.shape} for {images} images: give one for each")
     if not np.isfinite(checked).all() or (checked < 0).any() or not checked.sum() > 0:
         raise InputError("sampling weights must be finite, not negative and not all zero")
-    return checked
+    return np.concatenate([checked, np.ones(outside)])
 
 
 def weights_digest(weights: NDArray[np.float64] | None) -> str | None:
@@ -257,5 +274,6 @@ def _description(source: Source, usable: _Usable, bad: list[BadImage]) -> dict[s
         else dict(zip(shown.names, shown.positive_counts().tolist(), strict=True)),
         "held_in_memory": usable.images is not None,
         "left_out": [source.ids[index] for index in left_out.tolist()],
+        **({} if (outside := outside_images(source, usable.kept)) is None else {"outside_images": int(outside.sum())}),
         **({"intensities": to_json(seen)} if (seen := intensities_of(source)[0]) else {}),
     }

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdclr.data.config import ViewConfig
 from sdclr.data.sources import Source
 from sdclr.features.extract import evaluating
 from sdclr.method import nt_xent
 from sdclr.training.sample import sampled_views
+from sdclr.views.config import ViewConfig
 
 
-def generalisation_gap(
+def generalization_gap(
     network: nn.Module,
     images: Tensor | Source,
     held: Tensor,

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.choices import Amp
-from sdclr.data.loading import Batch
-from sdclr.data.randaugment import randaugment
 from sdclr.encoders import Network
+from sdclr.loading.batches import Batch
 from sdclr.method import AdaptiveRatio, Objective
-from sdclr.method.rebalancing import Curation, Density
+from sdclr.method.rebalancing import Curation, Density, Outside
 from sdclr.precision import autocast_dtype
 from sdclr.training.config import PretrainConfig
 from sdclr.training.density import refresh
 from sdclr.training.distributed import Processes
 from sdclr.training.feed import Feed
-from sdclr.training.gap import generalisation_gap
+from sdclr.training.gap import generalization_gap
 from sdclr.training.sample import sampled_views
+from sdclr.views.randaugment import randaugment
 
 MOST_DRAWS = 4
 """Maximum number of view pairs per image that the gap is averaged over."""
@@ -135,11 +135,11 @@ class Guidance:
         return saved
 
     def _look(self) -> None:
-        """Update an adaptive ratio from the gap, and density and curation from features if an update is due."""
+        """Update an adaptive ratio from the gap, and rebalancers that need features if an update is due."""
         for rebalancer in self._objective.rebalancers:
             if isinstance(rebalancer, AdaptiveRatio):
                 rebalancer.update(self._place.broadcast(self._gap(rebalancer) if self._place.first else 0.0))
-            if isinstance(rebalancer, Density | Curation) and rebalancer.due(self._epoch):
+            if isinstance(rebalancer, Density | Curation | Outside) and rebalancer.due(self._epoch):
                 encoder = cast("Network", self._objective.network).encoder
                 size = self._config.views.image_size
                 refresh(rebalancer, encoder, self._feed, self._place, image_size=size, amp=self._amp)
@@ -149,7 +149,7 @@ class Guidance:
         held, trained = adaptive.chosen(self._epoch)
         draws = max(1, min(MOST_DRAWS, 256 // len(held)))
         gaps = [
-            generalisation_gap(
+            generalization_gap(
                 self._objective.network,
                 self._feed.images,
                 held,

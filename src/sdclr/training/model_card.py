@@ -30,7 +30,7 @@ def preprocessing(encoder: Encoder) -> dict[str, Any]:
         "other_images": {
             "resize_shorter_side": seen.resized_side,
             "interpolation": f"{seen.interpolation}, antialiased",
-            "centre_crop": [size, size],
+            "center_crop": [size, size],
         },
         "range": [0.0, 1.0],
         "mean": list(encoder.config.mean),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sdclr.config import differences, digest
 from sdclr.data.intensities import intensities_of, with_intensities
-from sdclr.data.sources import Source, fingerprint
+from sdclr.data.joined import JoinedSource
+from sdclr.data.sources import ImageSource, Source, fingerprint, open_source
 from sdclr.encoders import Network, create_network
 from sdclr.errors import InputError
 from sdclr.files import write_json
@@ -21,6 +22,24 @@ from sdclr.training.distributed import Processes, one_job
 from sdclr.training.feed import weights_digest
 from sdclr.training.run import Run
 from sdclr.training.start import load_start
+
+
+def with_outside(own: Source, outside: ImageSource | None, config: PretrainConfig) -> Source:
+    """The images of a run: own ones, followed by outside ones if there are any.
+
+    Raises:
+        InputError: If outside images are given without the rebalancer that uses them, or it without them.
+    """
+    asked = "outside" in config.rebalance
+    if outside is None:
+        if asked:
+            raise InputError("--rebalance outside needs outside images: add --outside IMAGES, or leave it out")
+        return own
+    if not asked:
+        raise InputError(
+            "only the rebalancer outside uses outside images: add --rebalance outside, or leave out --outside"
+        )
+    return JoinedSource(own, open_source(outside))
 
 
 def default_run(source: Source, config: PretrainConfig, budget: Budget | None = None) -> Path:
@@ -35,6 +54,8 @@ def as_trained(run: Run, images: Source) -> Source:
     Raises:
         InputError: Another range is given.
     """
+    if isinstance(images, JoinedSource):
+        return JoinedSource(as_trained(run, images.own), images.others, images.name)
     kept = run.intensities
     seen, given = intensities_of(images)
     if kept is not None and given and seen != kept:

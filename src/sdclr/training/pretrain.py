@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import to_json
-from sdclr.data.loading import Batch
-from sdclr.data.render import to_device
 from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.encoders import Network, save_encoder
 from sdclr.errors import InputError
 from sdclr.fastest import name_of
 from sdclr.files import parsing, write_json
+from sdclr.loading.batches import Batch
 from sdclr.method import Objective
 from sdclr.out_of_memory import IN_TRAINING, enough_memory
 from sdclr.progress import bar_by_default
@@ -43,14 +42,16 @@ from sdclr.training.interrupts import Interrupted, Interrupts, listening
 from sdclr.training.logs import SLOW, Log
 from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
+from sdclr.training.nonfinite import give_up
 from sdclr.training.norm import fix_statistics, recalibrate
-from sdclr.training.opening import alone, as_trained, default_run, first_network, open_run
+from sdclr.training.opening import alone, as_trained, default_run, first_network, open_run, with_outside
 from sdclr.training.optim import create_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
 from sdclr.training.sessions import note_session
 from sdclr.training.wrapping import wrapped
+from sdclr.views.render import to_device
 
 
 def pretrain(
@@ -61,6 +62,7 @@ def pretrain(
     runtime: Runtime | None = None,
     weights: ArrayLike | None = None,
     minutes: float | Budget | None = None,
+    outside: ImageSource | None = None,
 ) -> Run:
     """Train an encoder on images without labels, or resume an interrupted call with the same arguments.
 
@@ -69,25 +71,30 @@ def pretrain(
         config: Settings that determine the result; by default `default_config(source)`.
         run: Folder of the run; by default `runs/` with a name from source and configuration.
         runtime: Settings of the execution, which may change when the run resumes.
-        weights: `(N,)` sampling weights of the images, up to a factor, in addition to rebalancers; by default uniform.
+        weights: `(N,)` sampling weights of the images of `source`, up to a factor, in addition to rebalancers; by
+            default uniform.
         minutes: Time budget in minutes, including the report: measures the speed and chooses the number of epochs,
             instead of that in `config`. The run's configuration stores the choice, so that a resumed run is the same.
+        outside: Outside images, of other kinds than those of `source`, for the rebalancer `outside`. An epoch has as
+            many samples as `source` has images, whether they are own or outside ones.
 
     Returns:
         The finished run.
 
     Raises:
-        InputError: If the images or the configuration cannot be used, or the folder holds another run.
+        InputError: If the images or the configuration cannot be used, the folder holds another run, or outside images
+            are given without the rebalancer `outside` or it without them.
         FloatingPointError: If the loss is not finite; names the step, the images and the last checkpoint.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
-    images = open_source(source)
+    own = open_source(source)
     limit = Budget.of(minutes)
-    config = config or default_config(images, minutes=None if limit is None else limit.minutes)
+    config = config or default_config(own, minutes=None if limit is None else limit.minutes)
     runtime = runtime or Runtime()
+    images = with_outside(own, outside, config)
     folder = Path(run) if run is not None else default_run(images, config, limit)
     images = as_trained(Run(folder), images)
-    drawn = None if weights is None else checked_weights(weights, len(images))
+    drawn = None if weights is None else checked_weights(weights, len(own), outside=len(images) - len(own))
     with bar_by_default(wanted=runtime.progress), processes(runtime.device) as place, own_randomness(place.device):
         opened, config = open_run(folder, images, config, place, drawn, budget=limit)
         if opened.finished:
@@ -129,7 +136,7 @@ def _trainer(
     settled = settled or settle(objective, config, runtime, place, run)
     per_epoch = feed.loader.steps_per_epoch
     lasting = replace(config, epochs=math.ceil(config.total_steps(per_epoch) / per_epoch), steps=None)
-    objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept)))
+    objective.rebalancers.extend(create_rebalancers(lasting, len(feed.kept), feed.outside))
     return Trainer(run, config=config, runtime=runtime, objective=objective, feed=feed, place=place, settled=settled)
 
 
@@ -322,19 +329,9 @@ class Trainer:
         self.last_batch = self.window[-1][2]
         self.window.clear()
 
-    def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> NoReturn:
+    def _give_up(self, what: str, step: int, indices: NDArray[np.int64]) -> None:
         """Raise an error for a number that is not finite. All processes call this together."""
-        shares = self.place.gather([self.feed.name(index) for index in indices.tolist()])
-        names = [name for share in shares for name in share]
-        listed = self.run.path / f"nonfinite-step-{step}.json"
-        if self.place.first:
-            write_json(listed, {"step": step, "images": names})
-        good = (
-            f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint is saved"
-        )
-        some = ", ".join(names[:3])
-        remedy = "lower --optim.lr, raise the warm-up or drop --amp, in a new run"
-        raise FloatingPointError(f"{what} (images {some}, …, all in {listed}); {good}: {remedy}")
+        give_up(what, step, indices, feed=self.feed, place=self.place, checkpoint=self.last_checkpoint)
 
     def save(self) -> None:
         """Write a checkpoint of the whole state, unless it exists. All processes call this together."""

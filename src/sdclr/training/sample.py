@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdclr.data.config import ViewConfig
-from sdclr.data.loading import Batch, ResidentLoader
 from sdclr.data.sources import Source, SubsetSource
-from sdclr.data.streaming import StreamLoader
+from sdclr.loading.batches import Batch, ResidentLoader
+from sdclr.loading.streaming import StreamLoader
+from sdclr.views.config import ViewConfig
 
 
 def sampled_views(

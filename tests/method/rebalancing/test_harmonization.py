@@ -228,11 +228,11 @@ def test_numbers_that_make_no_sense_are_refused(wrong, message):
         HarmonizationConfig(**wrong)
 
 
-def test_a_step_does_not_wait_for_the_device(no_synchronisation):
+def test_a_step_does_not_wait_for_the_device(no_synchronization):
     harmonization = Harmonization(16, dim=8, epochs=10, config=FROM_THE_START)
     z1, z2 = torch.randn(2, 8, 8)
     samples, losses = torch.arange(8), torch.zeros(8)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         harmonization.enter_epoch(3)
         harmonization(losses, (z1, z2), samples)
     assert watched.found == []

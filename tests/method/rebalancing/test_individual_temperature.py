@@ -163,10 +163,10 @@ def test_a_sample_that_comes_twice_learns_from_both():
 def test_images_with_many_alike_get_high_temperatures():
     # Without memory: a mean kept from another temperature makes large steps swing to and fro here.
     temperature = IndividualTemperature(48, config=IndividualTemperatureConfig(estimate_rate=1))
-    centres = torch.eye(48, 64)  # unlike each other
-    centres[:16] = torch.eye(64)[50]  # but for a third of them
+    centers = torch.eye(48, 64)  # unlike each other
+    centers[:16] = torch.eye(64)[50]  # but for a third of them
     for _ in range(100):
-        a, b = centres + 0.03 * torch.randn(2, 48, 64)
+        a, b = centers + 0.03 * torch.randn(2, 48, 64)
         temperature(torch.zeros(48), (a, b), torch.arange(48))
     many, alone = temperature.temperatures[:16], temperature.temperatures[16:]
     assert many.min() > 2 * alone.max()
@@ -228,10 +228,10 @@ def test_numbers_that_make_no_sense_are_refused(wrong, message):
         IndividualTemperatureConfig(**wrong)
 
 
-def test_a_step_does_not_wait_for_the_device(no_synchronisation):
+def test_a_step_does_not_wait_for_the_device(no_synchronization):
     temperature = IndividualTemperature(16)
     outputs, samples, losses = tuple(torch.randn(2, 8, 4)), torch.arange(8), torch.zeros(8)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         temperature(losses, outputs, samples)
     assert watched.found == []
 

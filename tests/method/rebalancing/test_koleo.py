@@ -102,9 +102,9 @@ def test_a_weight_that_makes_no_sense_is_refused():
             KoLeoConfig(weight=wrong)
 
 
-def test_a_step_does_not_wait_for_the_device(no_synchronisation):
+def test_a_step_does_not_wait_for_the_device(no_synchronization):
     outputs, samples, losses = tuple(torch.randn(2, 8, 4)), torch.arange(8), torch.zeros(8)
-    with no_synchronisation() as watched:
+    with no_synchronization() as watched:
         KoLeo()(losses, outputs, samples)
     assert watched.found == []
 

@@ -49,8 +49,8 @@ def test_is_the_optimum_of_entropic_transport(n, k, epsilon):
     torch.testing.assert_close(plan.sum(1), torch.ones_like(plan[:, 0]))
     torch.testing.assert_close(plan.mean(0), prior, rtol=1e-4, atol=1e-7)
     potentials = plan.log() - scores / epsilon
-    centred = potentials - potentials.mean(0) - potentials.mean(1, keepdim=True) + potentials.mean()
-    assert centred.abs().max() < 1e-9
+    centered = potentials - potentials.mean(0) - potentials.mean(1, keepdim=True) + potentials.mean()
+    assert centered.abs().max() < 1e-9
 
 
 def test_at_low_epsilon_it_is_the_linear_programme():

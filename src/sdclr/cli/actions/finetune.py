@@ -9,11 +9,11 @@ from sdclr.cli.plan import tell_images, tell_machine, tell_output
 from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.cli.told import counted, tell_encoder
 from sdclr.data.sources import open_source
-from sdclr.data.subset import select
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
 from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
+from sdclr.longtail.subset import select
 from sdclr.reporting.tables import balance_table
 from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device

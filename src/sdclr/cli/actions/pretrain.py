@@ -9,7 +9,7 @@ from sdclr.cli.plan import tell_pretraining
 from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.config import to_json
 from sdclr.data.sources import open_source
-from sdclr.data.subset import select
+from sdclr.longtail.subset import select
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
@@ -17,7 +17,7 @@ from sdclr.settings import SettingsFile
 from sdclr.training.config import SCRATCH, PretrainConfig
 from sdclr.training.defaults import default_config, hint_on_start, starting_line
 from sdclr.training.distributed import resolve_device
-from sdclr.training.opening import default_run
+from sdclr.training.opening import default_run, with_outside
 from sdclr.training.pretrain import pretrain
 
 
@@ -25,15 +25,16 @@ def run(command: Pretrain, console: Console) -> None:
     """Train, and write the report."""
     source = select(open_source(command.images), command.subset)
     limit = budget(command.minutes)
-    folder = command.run or default_run(source, command.config, limit)
-    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes)
+    outside = None if command.outside is None else open_source(command.outside)
+    folder = command.run or default_run(with_outside(source, outside, command.config), command.config, limit)
+    tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes, outside=outside)
     if command.config.start is not None:
         note(console, starting_line(command.config, command.minutes))
     gpu = resolve_device(command.runtime.device).type == "cuda"
     hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
     if hint is not None:
         note(console, hint)
-    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit)
+    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit, outside=outside)
     if speaks():
         page = run_report(run, source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)

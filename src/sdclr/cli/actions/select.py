@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from sdclr.cli.commands.select import Select
-from sdclr.cli.labels import labelled_ids, spent, write_choice
+from sdclr.cli.labels import labeled_ids, spent, write_choice
 from sdclr.cli.lines import write_lines
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_plan
@@ -20,7 +20,7 @@ from sdclr.mining.select import select
 def run(command: Select, console: Console) -> None:
     """Choose, and print or write the ids."""
     device, workers = machine(command.device, command.workers)
-    labelled = labelled_ids(command.labelled)
+    labeled = labeled_ids(command.labeled)
     source, used = open_mined(command.images, command.encoder, out=command.folder)
     notes = beside(console, results=command.out is None)
     config = MineConfig()
@@ -43,7 +43,7 @@ def run(command: Select, console: Console) -> None:
         command.budget,
         encoder=used,
         method=command.method,
-        labelled=labelled,
+        labeled=labeled,
         config=config,
         out=folder,
         seed=command.seed,
@@ -55,9 +55,9 @@ def run(command: Select, console: Console) -> None:
     else:
         write_choice(choice, command.out)
         console.print(f"to label next: {command.out}", markup=False)
-    for line in spent(choice, command.method, labelled):
+    for line in spent(choice, command.method, labeled):
         note(notes, line)
-    left = len(choice.scores) - len(choice.scores.bad) - len(labelled) - len(choice.ids)
+    left = len(choice.scores) - len(choice.scores.bad) - len(labeled) - len(choice.ids)
     same = {"encoder": command.encoder, "folder": command.folder}
     finish(notes, _again(command, left, **same) if command.out is not None else None)
 
@@ -67,6 +67,6 @@ def _again(command: Select, left: int, **same: Any) -> str | None:
     if command.out is None or command.budget == "all" or left < 1:
         return None
     again = command.out.with_name(f"{command.out.stem}-2{command.out.suffix}")
-    budget, labeled = min(command.budget, left), [str(file) for file in (*command.labelled, command.out)]
+    budget, labeled = min(command.budget, left), [str(file) for file in (*command.labeled, command.out)]
     chosen = spelled("select", command.images, budget=budget, out=again, **same)
-    return f"{chosen} --labelled {shlex.join(labeled)}"
+    return f"{chosen} --labeled {shlex.join(labeled)}"

@@ -6,8 +6,8 @@ from typing import Final
 
 from sdclr.choices import Amp
 from sdclr.cli.options import Device
-from sdclr.data.config import DatasetName
 from sdclr.errors import InputError
+from sdclr.longtail.config import DatasetName
 from sdclr.paper.config import Ratio, SortKey
 from sdclr.paper.tasks import Scale
 from sdclr.training.config import DamageKind, FrameworkName

@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal
 import tyro
 
 from sdclr.cli.options import Device, LabeledImages
-from sdclr.data.config import SubsetConfig
 from sdclr.data.stored import CACHE_GB
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.encoders import DEFAULT as DEFAULT_ENCODER
 from sdclr.encoders.config import GRAMMAR
+from sdclr.longtail.config import SubsetConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 import tyro
 
-from sdclr.cli.options import Images
+from sdclr.cli.options import Images, LabeledImages
 from sdclr.cli.parsing import read
-from sdclr.data.config import SubsetConfig
 from sdclr.errors import InputError
+from sdclr.longtail.config import SubsetConfig
 from sdclr.settings import read_settings_file
 from sdclr.time_budget import check_budget
 from sdclr.training.config import PretrainConfig, Runtime
@@ -51,6 +51,8 @@ class Pretrain:
     minutes: float | None = None
     """Time budget in minutes, including the report: measures the speed and chooses the number of epochs, instead of
     --epochs. On a CPU, photographs then start from pretrained weights if they are installed."""
+    outside: LabeledImages | None = None
+    """Outside images, of other kinds than IMAGES, for --rebalance outside."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     runtime: Annotated[Runtime, tyro.conf.arg(name="")] = field(default_factory=Runtime)

@@ -16,7 +16,7 @@ class Select:
 
     For example:
         sdclr select ./images --budget 500 --out label_next.csv
-        sdclr select ./images --budget 100 --labelled done.txt --out label_next.csv
+        sdclr select ./images --budget 100 --labeled done.txt --out label_next.csv
         sdclr select ./images --encoder runs/a --budget 100
     """
 
@@ -26,7 +26,7 @@ class Select:
     """Number of images to choose. all puts all unlabeled images in order."""
     method: Method = DEFAULT
     """How to choose; docs/results/selection.md compares the methods."""
-    labelled: tuple[Path, ...] = ()
+    labeled: tuple[Path, ...] = ()
     """Files with the ids of images that have labels already, one per line, or CSV files with a column id (if there is
     also a column label, only rows with a label count). These images are not chosen, and images like them are
     avoided."""

@@ -46,6 +46,6 @@ def lacking_variance(z: Tensor) -> Tensor:
 
 def shared_covariance(z: Tensor) -> Tensor:
     """`1/D Σ_i Σ_{j≠i} C_ij²`, C the covariance matrix with n - 1 (eq. 3-4)."""
-    centred = z - z.mean(dim=0)
-    covariance = centred.T @ centred / (len(z) - 1)
+    centered = z - z.mean(dim=0)
+    covariance = centered.T @ centered / (len(z) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]

@@ -5,6 +5,7 @@ from .config import (
     IndividualTemperatureConfig,
     KoLeoConfig,
     MemorizationConfig,
+    OutsideConfig,
     TemperatureConfig,
 )
 from .curation import Curation, curated_weights
@@ -13,6 +14,7 @@ from .harmonization import Harmonization
 from .individual_temperature import IndividualTemperature
 from .koleo import KoLeo
 from .memorization import Memorization
+from .outside import Outside
 from .rebalancer import Outputs, Rebalancer
 from .temperature import TemperatureSchedule
 from .weights import SampleWeights
@@ -31,6 +33,8 @@ __all__ = [
     "Memorization",
     "MemorizationConfig",
     "Outputs",
+    "Outside",
+    "OutsideConfig",
     "Rebalancer",
     "SampleWeights",
     "TemperatureConfig",

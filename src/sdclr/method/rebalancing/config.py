@@ -50,7 +50,7 @@ class DensityConfig:
     """Largest weight, as a multiple of the mean; limits junk and outliers."""
     floor: float = 0.1
     """Smallest weight, as a multiple of the mean, such as for copies of an image."""
-    neighbours: int = 10
+    neighbors: int = 10
     """Number of neighbors for the mean distance."""
     start: float = 0.25
     """Share of the run with uniform sampling at the start, while features form."""
@@ -75,8 +75,8 @@ class DensityConfig:
             raise ValueError(f"density weights start at a share of the run in [0, 1), not at {self.start}")
         if self.full is not None and not self.start <= self.full <= 1:
             raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
-        if min(self.every, self.neighbours, self.clusters or 1) < 1 or self.exact < 2:
-            raise ValueError("every, neighbours and clusters are 1 or more, and exact is 2 or more")
+        if min(self.every, self.neighbors, self.clusters or 1) < 1 or self.exact < 2:
+            raise ValueError("every, neighbors and clusters are 1 or more, and exact is 2 or more")
         if self.seed < 0:
             raise ValueError(f"the seed of density weights is 0 or more, not {self.seed}")
 
@@ -203,6 +203,52 @@ class MemorizationConfig:
             raise ValueError(f"the momentum of a sample's loss lies in [0, 1), not {self.momentum}")
         if self.constant is not None and not 0 <= self.constant <= 1:
             raise ValueError(f"a strength lies in [0, 1], not {self.constant}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideConfig:
+    """Outside images near the rare clusters of own images. Defaults as published for CIFAR-100-LT."""
+
+    budget: float = 1.0
+    """Outside images trained on at a time, as a multiple of the own images: published 10,000 for about 11,000."""
+    top: float = 0.02
+    """Number of nearest negatives that tailness scores sum over, as a share of the batch: published 10 of 512."""
+    momentum: float = 0.97
+    """Momentum of the moving average of each image's tailness score."""
+    clusters: int = 10
+    """Clusters of the own images."""
+    temperature: float = 1.0
+    """Temperature of the budgets: below 1, rare clusters get more of the outside images."""
+    alpha: float = 0.2
+    """Weight of the term that separates own images from outside ones, relative to the framework's loss."""
+    start: float = 0.05
+    """Share of the run with own images alone at the start: published 100 of 2000 epochs."""
+    every: int = 25
+    """Epochs between two choices of outside images."""
+    control: Literal["none", "random"] = "none"
+    """As a control, the same number of outside images chosen at random."""
+    seed: int = 0
+    """Seed of the clusters and of the control's choices."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < math.inf:
+            raise ValueError(f"the budget of outside images is a positive multiple of own images, not {self.budget}")
+        if not 0 < self.top <= 1:
+            raise ValueError(f"tailness scores sum over a share of a batch in (0, 1], not {self.top}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"the momentum of a tailness score lies in [0, 1), not {self.momentum}")
+        if not 0 < self.temperature < math.inf or not 0 <= self.alpha < math.inf:
+            raise ValueError(
+                f"the temperature of the budgets is positive and alpha 0 or more, not {self.temperature} and "
+                f"{self.alpha}"
+            )
+        if not 0 <= self.start < 1:
+            raise ValueError(f"outside images start at a share of the run in [0, 1), not at {self.start}")
+        if min(self.clusters, self.every) < 1 or self.seed < 0:
+            raise ValueError(
+                f"clusters and every are 1 or more and the seed 0 or more, not {self.clusters}, {self.every} and "
+                f"{self.seed}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class IndividualTemperature(Rebalancer):
         """
         # Autocast would run the products below in half precision, whatever the type of their inputs.
         with torch.autocast(losses.device.type, enabled=False):
-            anchors = torch.cat([_normalised(branch) for branch in outputs])  # (2n, D)
+            anchors = torch.cat([_normalized(branch) for branch in outputs])  # (2n, D)
             candidates, own = gather(anchors)  # (2N, D): of all processes; anchor i is candidate own + i
             if len(candidates) < 4:
                 raise ValueError("one image has no negatives: a batch needs 2 or more")
@@ -93,5 +93,5 @@ class IndividualTemperature(Rebalancer):
         self.seen[once] = True
 
 
-def _normalised(outputs: Tensor) -> Tensor:
+def _normalized(outputs: Tensor) -> Tensor:
     return F.normalize(outputs if outputs.dtype == torch.float64 else outputs.float(), dim=1)

@@ -47,8 +47,8 @@ class Memorization(Rebalancer):
         average = self.average.double()  # double precision, so that the mean of equal losses is exact
         mean = (average * self.seen).sum() / self.seen.sum().clamp(min=1)
         # The standard deviation cancels out between z and max|z|.
-        centred = (average - mean) * self.seen
-        strengths = 0.5 + 0.5 * centred / centred.abs().max().clamp(min=torch.finfo(centred.dtype).tiny)
+        centered = (average - mean) * self.seen
+        strengths = 0.5 + 0.5 * centered / centered.abs().max().clamp(min=torch.finfo(centered.dtype).tiny)
         self.settled.copy_(strengths * self.seen.any())  # zero if no loss is known
 
     @property

@@ -1,10 +1,10 @@
-// The list of images: pictures, order, filters. Whatever comes from the collection is written as text, never as markup.
+// The list of images: pictures, order, filters. Text from the collection is never inserted as markup.
 const $ = (id) => document.getElementById(id);
 const UNFILTERED = { text: "", kind: null, label: null, since: null, low: null, high: null, area: null, like: null };
 const state = { sort: 0, up: false, ...UNFILTERED, active: null };
 const selected = new Uint8Array(rows.count);
-const tiles = new Map(); // tiles on the page, by their place in `shown`
-const spare = []; // tiles to use again
+const tiles = new Map(); // tiles on the page, by their index in `shown`
+const spare = []; // tiles to reuse
 const GAP = 10;
 const CAPTION = 18;
 let shown = new Uint32Array(0);
@@ -20,7 +20,7 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-// A picture is a cut-out of a sheet, scaled to fit a square; an example fills it, and loses what is outside.
+// A picture is a part of a sheet, scaled to fit a square. An example fills the square and is cropped.
 function paint(box, row, edge, asExample = false) {
   const picture = box.firstChild ?? box.appendChild(make("div"));
   const [width, height] = [rows.sizes[2 * row], rows.sizes[2 * row + 1]];
@@ -53,7 +53,7 @@ function paint(box, row, edge, asExample = false) {
   style.backgroundPosition = `${-cell * (place % meta.across)}px ${-cell * Math.floor(place / meta.across)}px`;
 }
 
-// A background that fails to load says nothing, so each sheet is also loaded as an image.
+// A background that fails to load gives no event, so each sheet is also loaded as an image.
 const watchedSheets = new Set();
 const missingSheets = new Set();
 function watchSheet(sheet) {
@@ -62,7 +62,7 @@ function watchSheet(sheet) {
   const image = new Image();
   image.onerror = () => {
     missingSheets.add(sheet);
-    complain("Some thumbnails are missing. Keep the folder that ends in _files beside this page, and reload it if it was written again.");
+    complain("Some thumbnails are missing. Keep the folder that ends in _files next to this page, and reload the page if it was written again.");
     for (const thumb of document.querySelectorAll(".thumb")) if (thumb.firstChild) paint(thumb, Number(thumb.dataset.row), THUMB, true);
     draw(true);
   };
@@ -100,7 +100,7 @@ function fill(tile, place) {
   mark(tile, row);
 }
 
-// What stands under a picture at its right: the label that was given, the group of near-duplicates, or the score.
+// Text at the lower right of a picture: the label, the group of near-duplicates, or the score.
 function noteOf(row) {
   const label = marks.label(row);
   if (label) return visible(label);
@@ -118,7 +118,7 @@ function mark(tile, row) {
   tile.lastChild.classList.toggle("labeled", Boolean(marks.label(row)));
 }
 
-// Where things are in the window.
+// Positions in the window.
 const gridTop = () => $("grid").getBoundingClientRect().top;
 const lineHeight = () => side + GAP + CAPTION;
 const topOf = (place) => gridTop() + GAP + Math.floor(place / across) * lineHeight();
@@ -128,7 +128,7 @@ function freePart() { // the part of the window that nothing covers
   return { top: $("bar").offsetHeight, bottom: sheetTop };
 }
 
-// Only what is in sight, and a little around it, is on the page.
+// Draw only the visible tiles and a few around them.
 function draw(again = false) {
   const high = lineHeight();
   const top = -gridTop();
@@ -163,7 +163,7 @@ function layout() {
   draw(true);
 }
 
-// Lay the list out anew, and keep an image of it where it is in the window if it is in sight.
+// Lay out the list again, and keep the image at `place` at its position in the window if it is visible.
 function layoutAround(place, act = () => {}) {
   const before = topOf(place);
   const keeps = before > -side && before < innerHeight && gridTop() <= freePart().top + GAP;
@@ -258,7 +258,7 @@ function toList() {
   draw();
 }
 
-// Make an image the one that the keys move from; with `range` select all from the last one to it.
+// Make an image the current one; with `range`, select all images from the previous one to it.
 function go(place, { range = false, detail = false } = {}) {
   if (!shown.length) return;
   const target = Math.max(0, Math.min(shown.length - 1, place));
@@ -278,7 +278,7 @@ function reveal(place) {
   draw();
 }
 
-// The address keeps what is shown. Browsers refuse hundreds of changes in a short time.
+// The address stores the current view. Browsers block frequent changes, so they are delayed.
 let soon = 0;
 function remember() {
   clearTimeout(soon);
@@ -309,7 +309,7 @@ function recall() {
   if (active >= 0) openDetail(active);
 }
 
-const stored = { // a browser may forbid it, or be full; `write` says whether it kept the text
+const stored = { // storage may be blocked or full; `write` returns whether the text was stored
   read: (name) => { try { return localStorage.getItem(name); } catch { return null; } },
   write: (name, text) => { try { localStorage.setItem(name, text); return true; } catch { return false; } },
 };

@@ -1,7 +1,7 @@
-// One image in detail, in a panel at the side; selection; and what leaves the page.
-let opener = null; // the example that opened the panel, if it was not the list
+// The detail panel of one image, selection, and export.
+let opener = null; // the example that opened the panel; null if the list did
 
-// Open the panel with an image, or change its image.
+// Open the panel with an image, or show another image in it.
 function openDetail(row, example = null) {
   opener = example;
   const opening = $("detail").hidden;
@@ -29,7 +29,7 @@ function closeDetail() {
   remember();
 }
 
-// Mark the image that the keys move from, and show it in the panel if that is open.
+// Set the current image, and show it in the panel if that is open.
 function point(row = state.active) {
   state.active = row;
   drawMapSoon(); // a ring around its dot
@@ -62,7 +62,7 @@ function point(row = state.active) {
   showWhole(box, row);
 }
 
-// The images of the earlier collection that are nearest. Those that a browser cannot show have their name alone.
+// The nearest images of the earlier collection. Images that the browser cannot show appear as names.
 function oldOnes(row) {
   const list = make("div", "old");
   for (const { id, file, distance } of rows.old[row] ?? []) {
@@ -82,7 +82,7 @@ function oldOnes(row) {
   return list.childElementCount ? [make("h3", "", "Nearest old images"), list] : [];
 }
 
-// The image itself, where its file is at hand and the browser can read it; until then, and else, the thumbnail.
+// Show the image file once it is loaded. Until then, or if it cannot be read, the thumbnail is visible.
 function showFile(box, row) {
   const address = addressOf(row);
   if (!address) return;
@@ -94,7 +94,7 @@ function showFile(box, row) {
   image.src = address;
 }
 
-// The image that a box is a part of, with a frame around the box.
+// Show the image that contains a box, with a frame around the box.
 function showWhole(box, row) {
   const whole = rows.wholes[row];
   const address = whole && addressOfFile(whole.file);
@@ -145,7 +145,7 @@ function factsOf(row) {
   return facts;
 }
 
-// Scroll to an image in the list; filters that hide it go.
+// Scroll to an image in the list. Filters that hide it are cleared.
 function findInList(row) {
   if (!shown.includes(row)) {
     Object.assign(state, UNFILTERED);
@@ -193,7 +193,7 @@ function select(which, on) {
   remark();
 }
 
-// What leaves the page.
+// Export.
 const leaving = () => (selectedCount ? rowsBy("0:down").filter((row) => selected[row]) : shown);
 
 async function copy(ids) {

@@ -1,5 +1,5 @@
-// Features of an image, computed on the page: the evaluation view, then the encoder's layers. Values lie as pixels, and
-// in a pixel as channels.
+// Computes the features of an image on the page: the evaluation view, then the encoder's layers. Values are stored by
+// pixel, then by channel.
 const encoder = { known: null, bytes: null, layers: null };
 
 // The encoder's scripts call these.
@@ -11,7 +11,7 @@ function sdclrWeights(part) {
   encoder.bytes.set(numbers(part.weights, Uint8Array), part.start);
 }
 
-// The page answers in between: whatever takes long calls this often.
+// Long computations call this often, so that the page stays responsive.
 let restedAt = 0;
 const channel = new MessageChannel();
 const waiting = [];
@@ -22,7 +22,7 @@ async function rest() {
   restedAt = performance.now();
 }
 
-// Weights as the loops want them. A dense convolution has them in panels of four filters, side by side.
+// Weights in the layout of the loops. A dense convolution has panels of four interleaved filters.
 function unpacked(layer) {
   if (layer.kind !== "conv") return layer;
   const { known, bytes } = encoder;
@@ -56,9 +56,9 @@ async function unpackEncoder() {
   encoder.bytes = null;
 }
 
-// The resize of Pillow: the filter is as wide as the output pixel, so that nothing aliases; values are rounded to bytes
-// after each direction. (Of images more than twice as high as wide, Pillow 13 may resize the height first, which differs by
-// a few levels at hard edges.) Returns, for each output pixel from `first` on, where its window starts and its weights.
+// The resize of Pillow: the filter is scaled to the output pixel to avoid aliasing, and values are rounded to bytes after
+// each direction. (For images more than twice as high as wide, Pillow 13 may resize the height first, which differs by a few
+// levels at hard edges.) Returns the start and the weights of the window of each output pixel from `first` on.
 const FILTERS = {
   bilinear: [1, (x) => 1 - x],
   bicubic: [2, (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : ((-0.5 * x + 2.5) * x - 4) * x + 2)],
@@ -118,7 +118,7 @@ async function resized(image, width, height, left, top, size, filter) {
   return found;
 }
 
-// What the encoder saw of the collection's images: the same size and crop. `image` has width, height and RGBA bytes.
+// The same size and crop as for the collection's images. `image` has width, height and RGBA bytes.
 async function evaluationView(image) {
   const { size, resized: short, squash, small, filter } = encoder.known.view;
   const { width, height } = image;
@@ -135,7 +135,7 @@ function half(value) {
   return value - down === 0.5 ? down + (down % 2) : Math.round(value);
 }
 
-// Features of an image, as a step towards the index: its components. `tell` is called with the share that is done.
+// Components of an image's features in the index. `tell` is called with the progress, from 0 to 1.
 async function componentsOf(image, tell = () => {}) {
   await unpackEncoder();
   const { view, layers, components, componentScale, width } = encoder.known;
@@ -175,7 +175,7 @@ function outputOf(layer, input, deep) {
   return { high, wide, deep, data: new Float32Array(high * wide * deep) };
 }
 
-// A dense convolution takes four pixels by four filters at a time, so that each number that is read is used four times.
+// A dense convolution processes four pixels by four filters at a time, so that each value read is used four times.
 async function dense(layer, input) {
   const output = outputOf(layer, input, layer.out);
   const pixels = output.high * output.wide;
@@ -188,7 +188,7 @@ async function dense(layer, input) {
   return output;
 }
 
-// What the filters see at up to four output pixels, side by side. Beyond the image it is 0.
+// The inputs of the filters at up to four output pixels, interleaved. Outside the image they are 0.
 function gather(layer, { high, wide, deep, data }, across, pixel, count, panel) {
   const [[filterHigh, filterWide], [down, right]] = [layer.size, layer.stride];
   panel.fill(0);
@@ -248,7 +248,7 @@ async function depthwise(layer, input) {
   return output;
 }
 
-// Where the pixels under a window lie, and the filter's weights for them: those inside the image.
+// Offsets of the pixels under a window that are inside the image, and of the filter's weights for them.
 function tapsAt(layer, { high, wide, deep }, top, left, taps) {
   let count = 0;
   for (let y = Math.max(0, -top); y < layer.size[0] && top + y < high; y += 1) {
@@ -261,7 +261,7 @@ function tapsAt(layer, { high, wide, deep }, top, left, taps) {
   return count;
 }
 
-// Three pixels at a time: sums are then read and written less often.
+// Processes three pixels at a time, so that sums are read and written less often.
 function filterChannels(layer, data, taps, count, sums, to) {
   const { filters, bias, out } = layer;
   for (let part = 0; part < out; part += 1) sums[to + part] = bias[part];

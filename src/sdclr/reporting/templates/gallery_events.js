@@ -1,4 +1,4 @@
-// Keys and clicks, and how the page starts.
+// Keys, clicks and the start of the page.
 const ARROWS = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"]);
 
 let tabbed = false; // whether the last key was Tab
@@ -32,7 +32,7 @@ function onKey(event) {
   event.preventDefault();
 }
 
-// Keys in the list: whether this is one.
+// Handle a key in the list. Returns whether it was handled.
 function moves(event) {
   const place = state.active === null ? -1 : shown.indexOf(state.active);
   const page = across * Math.max(1, Math.floor((freePart().bottom - freePart().top) / lineHeight()));
@@ -51,7 +51,7 @@ function moves(event) {
   }
   if (!(event.key in steps)) return false;
   const target = place + steps[event.key];
-  // Up from the first line and down from the last stay there, and do not go to the other end of the line.
+  // Up in the first line and down in the last line do not move.
   const leaves = Math.abs(steps[event.key]) === across && across > 1 && (target < 0 || target >= shown.length);
   if (place < 0) go(event.key === "End" ? shown.length - 1 : 0);
   else if (!leaves) go(target, { range: event.shiftKey });
@@ -101,7 +101,7 @@ function listScores() {
     const line = $("glossary").appendChild(make("div"));
     line.append(make("dt", "", title), make("dd", "", about || `The column ${name} of the table.`));
   });
-  if (!meta.labelled) return;
+  if (!meta.labeled) return;
   const counts = new Map();
   for (const label of rows.label) counts.set(label, (counts.get(label) ?? 0) + 1);
   $("label-field").hidden = false;
@@ -155,7 +155,7 @@ function listen() {
       const thumb = event.target.closest(".thumb");
       if (!thumb) return;
       openDetail(Number(thumb.dataset.row), thumb);
-      if (event.detail === 0) $("detail").querySelector(".close").focus(); // opened by a key
+      if (event.detail === 0) $("detail").querySelector(".close").focus(); // opened with a key
     });
   }
   listenForLike();
@@ -180,7 +180,7 @@ function listen() {
 function start() {
   if (rows.loaded !== rows.count) {
     document.querySelector("main").hidden = true;
-    complain("Some scores could not be loaded. Keep the folder that ends in _files beside this page. If the page lies in an archive, unpack all of it first.");
+    complain("Some scores could not be loaded. Keep the folder that ends in _files next to this page. If the page is in an archive, unpack all of it first.");
     return;
   }
   marks.recall();

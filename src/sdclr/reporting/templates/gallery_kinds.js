@@ -1,10 +1,10 @@
-// The kinds at the top of the page, from the rarest on, and strips of images.
-const FIRST = 5; // kinds that the first screen has room for
-const MORE = 100; // kinds that each click adds
+// The kinds at the top of the page, rarest first, and strips of images.
+const FIRST = 5; // number of kinds that fit on the first screen
+const MORE = 100; // number of kinds that each click adds
 const THUMB = 58;
 let listed = 0;
 
-// Pictures are painted when they come in sight.
+// Pictures are painted when they become visible.
 const inSight = new IntersectionObserver((changes) => {
   for (const { isIntersecting, target } of changes) {
     if (!isIntersecting) continue;
@@ -23,7 +23,7 @@ function newThumb(row) {
   return thumb;
 }
 
-// Of a strip, one image takes part in the tab order; the arrow keys lead to the others.
+// One image of a strip is in the tab order. The arrow keys reach the others.
 function fillStrip(strip, items, name) {
   strip.setAttribute("role", "group");
   strip.setAttribute("aria-label", name);
@@ -64,7 +64,7 @@ function listKinds(count) {
   return $("kind-list").children[first];
 }
 
-// The images of one kind, or of one of the lists, below.
+// Show the images of one kind, or of a list such as the odd images, in the list below.
 function showKind(kind) {
   Object.assign(state, UNFILTERED, { kind });
   if (lists.has(kind)) Object.assign(state, { sort: 0, up: false });
@@ -73,7 +73,7 @@ function showKind(kind) {
   $("grid").focus({ preventScroll: true });
 }
 
-// Arrow keys in the strips: along one, or to the one above or below.
+// Arrow keys move along a strip, or to the strip above or below.
 function moveThumb(thumb, key) {
   const inLine = (strip) => [...strip.querySelectorAll(".thumb")].filter((one) => one.offsetTop < strip.offsetTop + strip.clientHeight);
   const strip = thumb.closest(".strip");

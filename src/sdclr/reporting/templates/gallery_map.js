@@ -1,8 +1,8 @@
-// The map: a dot for each image, near each other where images are alike. A loop around dots filters the list.
-const WIDE = 65534; // coordinates of the map go from 0 to here
-const NEAR = 12; // pixels from the pointer within which a dot is meant
-const view = { zoom: 1, x: WIDE / 2, y: WIDE / 2 }; // the middle of what is shown
-let loop = null; // corners of the loop that is being drawn, in pixels
+// The map: one dot per image, close together for similar images. A loop around dots filters the list.
+const WIDE = 65534; // maximum coordinate of the map
+const NEAR = 12; // maximum distance in pixels between the pointer and its dot
+const view = { zoom: 1, x: WIDE / 2, y: WIDE / 2 }; // zoom and center of the visible part
+let loop = null; // corners of the loop being drawn, in pixels
 let colorBy = "kind";
 let mapSoon = 0;
 
@@ -16,24 +16,24 @@ const toMap = ([x, y]) => [view.x + (x - mapSide() / 2) / perUnit(), view.y - (y
 
 const HUES = ["#d1495b", "#2a9d8f", "#8e5bd0", "#e08b1d", "#3b78c4", "#6a994e", "#c2529b", "#00809d", "#9c6b30", "#5c6bc0"];
 const STEPS = 16;
-// From dark blue to yellow: readable in gray, and for those who do not tell red from green.
+// From dark blue to yellow: readable in gray and with red-green color blindness.
 const RAMP = Array.from({ length: STEPS }, (_, step) => {
   const at = step / (STEPS - 1);
   return `hsl(${250 - 195 * at} ${60 + 25 * at}% ${32 + 28 * at}%)`;
 });
 
-// The largest kind is gray. The others have a color each, the rarest first; where they are many, colors repeat.
+// The largest kind is gray. The others have one color each, rarest first. Colors repeat for many kinds.
 const hueOfKind = remembered((kind) => (kind === 0 ? -1 : kinds.findIndex((entry) => entry.kind === kind) % HUES.length));
 const colorOfKind = (kind) => HUES[hueOfKind(kind)] ?? "var(--dot)";
 
-// The color of each row as a number in a list of colors; later colors are drawn over earlier ones.
+// The color index of each row, and the list of colors. Later colors are drawn over earlier ones.
 const coloring = remembered((by) => {
   const of = new Uint8Array(rows.count);
   if (by === "kind") {
     for (let row = 0; row < rows.count; row += 1) of[row] = rows.kind[row] < 0 ? 0 : 1 + hueOfKind(rows.kind[row]);
     const several = kinds.filter(({ kind }) => kind !== 0);
     const names = several.length > HUES.length ? [] : several.map(({ kind }) => `kind ${kind}`);
-    return { of, colors: ["gray", ...HUES], names: kinds.length ? ["the largest kind", ...(names.length ? names : ["a color for each other kind; colors repeat"])] : [] };
+    return { of, colors: ["gray", ...HUES], names: kinds.length ? ["the largest kind", ...(names.length ? names : ["one color per other kind; colors repeat"])] : [] };
   }
   if (by === "label") {
     for (let row = 0; row < rows.count; row += 1) of[row] = rows.label[row] < 0 ? 0 : 1 + (rows.label[row] % HUES.length);
@@ -43,7 +43,7 @@ const coloring = remembered((by) => {
   const column = Number(by);
   const values = rows.scores[column];
   const rising = risingValues(column);
-  // By rank, so that a few extreme values do not take all colors.
+  // Color by rank, so that a few extreme values do not use most colors.
   const limits = Array.from({ length: STEPS - 1 }, (_, step) => rising[Math.floor(((step + 1) * rising.length) / STEPS)]);
   for (let row = 0; row < rows.count; row += 1) {
     let step = 0;
@@ -107,7 +107,7 @@ function drawMap() {
   }
 }
 
-// Rows by the square of the map that they lie in, so that the nearest is found without looking at all.
+// Rows by the square of the map that contains them, to find the nearest one without comparing all.
 const SQUARES = 128;
 const square = (value) => Math.max(0, Math.min(SQUARES - 1, Math.floor((value * SQUARES) / (WIDE + 1))));
 const bySquare = remembered(() => {
@@ -133,7 +133,7 @@ function dotAt(pixel) {
   return best;
 }
 
-// Whether each row lies in a loop, by the number of its sides to the right of the dot.
+// Whether each row is inside a loop: the number of loop sides to the right of the dot is odd.
 function inside(corners) {
   const found = new Uint8Array(rows.count);
   for (let row = 0; row < rows.count; row += 1) {
@@ -170,7 +170,7 @@ function zoomMap(factor, middle = [mapSide() / 2, mapSide() / 2]) {
   drawMapSoon();
 }
 
-// The nearest dot in a direction, from the one that is chosen.
+// The nearest dot of a row in the direction of an arrow key.
 function dotBeside(row, key) {
   const [along, up] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[key];
   const places = rows.map;
@@ -207,7 +207,7 @@ function onMapKey(event) {
 function listenToMap() {
   const canvas = $("map");
   const at = (event) => [event.offsetX, event.offsetY];
-  let grip = null; // where the map is held to move it
+  let grip = null; // the map position under the pointer while dragging
   canvas.addEventListener("pointerdown", (event) => {
     if (event.pointerType === "touch" || event.button > 1) return;
     if (event.button === 1 || event.shiftKey) grip = toMap(at(event));
@@ -286,7 +286,7 @@ function listMap() {
   const option = (text, value) => { $("map-color").appendChild(make("option", "", text)).value = value; };
   if (kinds.length) option("Kind", "kind");
   meta.scores.forEach(({ title }, column) => option(title, column));
-  if (meta.labelled) option("Class", "label");
+  if (meta.labeled) option("Class", "label");
   colorBy = $("map-color").value;
   tellColors();
   listenToMap();

@@ -1,11 +1,11 @@
-// Marks: keep, drop, or a label. The browser keeps them for this collection, and they leave the page as a table.
+// Marks: keep, drop, or a label. The browser stores them for this collection, and the page exports them as a table.
 const [NONE, KEEP, DROP] = [0, 1, 2];
 const MARKS = ["", "keep", "drop"];
 
 const marks = {
   kinds: new Uint8Array(rows.count),
   labels: new Map(),
-  undone: [], // what each change replaced, the last one last
+  undone: [], // previous values of each change, latest last
   of: (row) => marks.kinds[row],
   label: (row) => marks.labels.get(row) ?? "",
   rows: () => rowsBy("0:down").filter((row) => marks.kinds[row] || marks.labels.has(row)),
@@ -13,7 +13,7 @@ const marks = {
   set(which, kind) { marks.change(which, () => ({ kind })); },
   setLabel(which, label) { marks.change(which, () => ({ label })); },
   clear(which) { marks.change(which, () => ({ kind: NONE, label: "" })); },
-  // `to` gives what a row gets; what it leaves out stays.
+  // `to` returns the new values of a row; omitted values stay.
   change(which, to) {
     marks.undone.push(Array.from(which, (row) => [row, marks.of(row), marks.label(row)]));
     for (const row of which) marks.put(row, to(row));
@@ -38,12 +38,12 @@ const marks = {
     marks.keep();
   },
 
-  // By id, so that marks outlive another mining of the same images. A browser may refuse to keep them.
+  // Stored by id, so that marks survive another mining of the same images. A browser may block storage.
   keep() {
     const kept = { ...marks.elsewhere };
     for (const row of marks.rows()) kept[rows.ids[row]] = [marks.of(row), marks.label(row)];
     marks.safe = stored.write(marks.key, JSON.stringify(kept)) || marks.rows().length === 0;
-    if (!marks.safe) complain("The browser cannot keep marks. Save them before you close the page.");
+    if (!marks.safe) complain("The browser cannot store marks. Save them before you close the page.");
   },
   recall() {
     marks.kinds.fill(NONE);
@@ -55,12 +55,12 @@ const marks = {
     }
   },
   key: `sdclr-marks-${meta.key}`,
-  elsewhere: {}, // marks of images that this page does not list; they are kept
+  elsewhere: {}, // marks of images that are not on this page; they are kept
   safe: true,
 };
 
 const byId = remembered(() => new Map(rows.ids.map((id, row) => [id, row])));
-// A saved file has a question mark in place of what is not UTF-8 in a name.
+// A saved file has a replacement character for each byte of a name that is not UTF-8.
 const byWholeId = remembered(() => {
   const found = new Map();
   rows.ids.forEach((id, row) => { if (!id.isWellFormed()) found.set(id.toWellFormed(), found.has(id.toWellFormed()) ? undefined : row); });
@@ -68,14 +68,14 @@ const byWholeId = remembered(() => {
 });
 const rowOf = (id) => byId("").get(id) ?? byWholeId("").get(id);
 
-// What a command on images is about: the selected ones, or else the one that the keys move from.
+// The images that a command applies to: the selected ones, otherwise the current one.
 const meant = () => (selectedCount ? rowsBy("0:down").filter((row) => selected[row]) : state.active === null ? [] : [state.active]);
 
 function give(kind) {
   const which = meant();
   if (!which.length) return say("Select images first");
   const all = Array.from(which).every((row) => marks.of(row) === kind);
-  marks.set(which, all ? NONE : kind); // a second time takes the mark back
+  marks.set(which, all ? NONE : kind); // marking again removes the mark
   return say(`${inWords(which.length)} ${all ? "unmarked" : `marked: ${MARKS[kind]}`}. Ctrl+Z undoes.`);
 }
 
@@ -114,7 +114,7 @@ function tellMarks() {
   }
 }
 
-// The path of an image: the page only knows where it is as seen from itself.
+// The absolute path of an image, from its path relative to the page.
 function pathOf(row) {
   const file = rows.files[row];
   if (file === undefined || location.protocol !== "file:") return "";
@@ -136,7 +136,7 @@ function saveMarks() {
   say("Saved. Next: sdclr apply marks.csv");
 }
 
-// Cells of a CSV file, with quotes as Excel and Python write them. Spreadsheets may separate cells by semicolons.
+// Parse the cells of a CSV file, quoted as by Excel and Python. Spreadsheets may separate cells by semicolons.
 function fromCsv(text) {
   const lines = [[]];
   const separator = /^[^,\r\n]*;/.test(text) ? ";" : ",";

@@ -1,5 +1,5 @@
 "use strict";
-// The collection. Rows are in order of rank, the rarest first. Nothing here touches the page.
+// The data of the collection. Rows are in rank order, rarest first. This file does not change the page.
 const meta = JSON.parse(document.getElementById("meta").textContent);
 
 const rows = {
@@ -12,15 +12,15 @@ const rows = {
   kind: new Int32Array(meta.rows).fill(-1),
   label: new Int32Array(meta.rows).fill(-1),
   sizes: new Uint16Array(2 * meta.rows),
-  map: new Uint16Array(2 * meta.rows).fill(65535), // from 0 to 65534; 65535 has no place
-  files: new Array(meta.rows), // paths as seen from this page
-  since: new Int32Array(meta.rows), // when an image came or changed, in seconds; 0 for those of the first call
+  map: new Uint16Array(2 * meta.rows).fill(65535), // from 0 to 65534; 65535 for images that are not on the map
+  files: new Array(meta.rows), // paths relative to this page
+  since: new Int32Array(meta.rows), // seconds since 1970 when an image was added or changed; 0 for those of the first call
   old: new Array(meta.rows), // the nearest images of the earlier collection: id, file and distance of each
-  wholes: new Array(meta.rows), // of a box: the path of its image, and its edges as shares of the image's sides
+  wholes: new Array(meta.rows), // for a box: the path of its image, and its edges as fractions of the image's sides
   scores: meta.scores.map(() => new Float32Array(meta.rows)),
 };
 
-// Numbers come as their bytes, in base64.
+// Decode numbers from bytes in base64.
 function numbers(text, Kind) {
   if (Uint8Array.fromBase64) return new Kind(Uint8Array.fromBase64(text).buffer);
   const letters = atob(text);
@@ -74,16 +74,16 @@ function remembered(make) {
   };
 }
 
-// Values of a score that are known, rising.
+// Known values of a score in ascending order.
 const risingValues = remembered((column) => rows.scores[column].filter((value) => !Number.isNaN(value)).sort());
 
-// Rows by a score; equal ones keep the order of their rank, unknown ones come last.
+// Rows sorted by a score, ties by rank, unknown values last.
 const rowsBy = remembered((key) => {
   const [column, direction] = key.split(":");
   const values = rows.scores[Number(column)];
   const order = new Uint32Array(rows.count);
   for (let row = 0; row < rows.count; row += 1) order[row] = row;
-  if (key === "0:down") return order; // as they are
+  if (key === "0:down") return order; // rank order
   const sign = direction === "up" ? 1 : -1;
   return order.sort((a, b) => {
     const unknown = Number.isNaN(values[a]) - Number.isNaN(values[b]);
@@ -93,7 +93,7 @@ const rowsBy = remembered((key) => {
 
 const lowerIds = remembered(() => rows.ids.map((id) => id.toLowerCase()));
 
-// How many known values of a score are smaller than a value, in percent.
+// Percentage of the known values of a score that are smaller than a value.
 function percentSmaller(column, value) {
   const values = risingValues(column);
   let low = 0;
@@ -106,7 +106,7 @@ function percentSmaller(column, value) {
   return (100 * low) / values.length;
 }
 
-// Lists that are no kinds, by the number that stands for them where a kind is asked for. Each has an order of its own.
+// Lists that are selected like a kind, by their number in place of a kind. Each has a specific order.
 const [ODD, COPIES, NEXT, MARKED] = [-2, -3, -4, -5];
 const odd = new Set(meta.odd);
 const lists = new Map([
@@ -116,10 +116,10 @@ const lists = new Map([
   [MARKED, { name: "Marked", rows: () => marks.rows() }],
 ]);
 
-// Of a near-duplicate: its group, and whether it is the one to keep.
+// For each near-duplicate: its group, and whether it is the image to keep.
 const copies = new Map(meta.duplicates.flatMap((group, number) => group.map((row, place) => [row, { number, kept: place === 0 }])));
 
-// The rows that a state shows, in its order.
+// The rows to show for a state, in its order.
 function shownRows(state) {
   const ranked = state.sort === 0 && !state.up;
   const list = lists.get(state.kind)?.rows();
@@ -142,26 +142,26 @@ function shownRows(state) {
     && (!text || ids[row].includes(text)));
 }
 
-// When images came, the last time first. Those of the first call are not new.
+// Times when images were added, latest first. Images of the first call are not new.
 const arrivals = remembered(() => [...new Set(rows.since)].filter(Boolean).sort((a, b) => b - a));
 const isNew = (row) => rows.since[row] > 0 && rows.since[row] === arrivals("")[0];
 const moment = (seconds) => new Date(1000 * seconds).toLocaleString("sv").slice(0, 16);
 
-// The kinds from the rarest on; `examples` are rows, the most typical image first. None where there is only one kind.
+// The kinds, rarest first; `examples` are rows, most typical first. Empty if there is only one kind.
 const kinds = meta.kinds.map(([kind, size, separation, rare, examples]) => ({ kind, size, separation, rare, examples }));
 const kindByNumber = new Map(kinds.map((entry) => [entry.kind, entry]));
 const kindOf = (row) => kindByNumber.get(rows.kind[row]);
 
-// Where the thumbnails of a row lie, counted over all sheets: -1 if it has none. Examples have one beside each other,
-// and one in the order of the rank.
+// Index of a row's thumbnail over all sheets; -1 if it has none. Examples have two: one next to other examples, and one in
+// rank order.
 const examplePlaces = new Map(meta.further.map((row, place) => [row, meta.ranked + place]));
 function placeOf(row, asExample = false) {
   if (!asExample && row < meta.ranked) return row;
   return examplePlaces.get(row) ?? (row < meta.ranked ? row : -1);
 }
 
-// Names as people can read them: letters that turn, break or hide text are written as their codes. Those that join
-// letters of a word, or parts of an emoji, stay.
+// Readable names: characters that reverse, break or hide text are written as their codes. Joiners inside words and emoji
+// are kept.
 const HIDDEN = /(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 const visible = (text) => text.replace(HIDDEN, (one) => {
   const code = one.codePointAt(0).toString(16);
@@ -172,7 +172,7 @@ const labelName = (label) => (label < 0 ? "" : meta.classes[label] ?? String(lab
 
 const inWords = (count, noun = "image") => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-// Rounded down: 99.96% is not all.
+// Rounded down, so that 99.96% does not become 100%.
 const inPercent = (share) => (share > 0 && share < 0.1 ? "under 0.1%" : `${(Math.floor(share * 10 + 1e-6) / 10).toFixed(1)}%`);
 
 function inDigits(value) {
@@ -182,7 +182,7 @@ function inDigits(value) {
   return size >= 1e-3 && size < 1e6 ? value.toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
 }
 
-// Why a row has its rank, from the scores alone.
+// Explain a row's rank from the scores.
 function whyPicked(row) {
   if (rows.why) return rows.why[row];
   const rarity = percentSmaller(0, rows.scores[0][row]);
@@ -207,13 +207,13 @@ function record(row) {
   found.odd = odd.has(row);
   if (arrivals("").length) found.new = rows.since[row] ? moment(rows.since[row]) : null;
   if (meta.against) found.nearest_old = rows.old[row][0].id;
-  if (meta.labelled) found.class = labelName(rows.label[row]) || null;
+  if (meta.labeled) found.class = labelName(rows.label[row]) || null;
   Object.assign(found, { mark: MARKS[marks.of(row)] || null, label: marks.label(row) || null });
   meta.scores.forEach(({ name }, column) => { found[name] = known(rows.scores[column][row]); });
   return found;
 }
 
-// A text that a spreadsheet would take for a formula begins with an apostrophe, as in the files that sdclr writes.
+// Put an apostrophe before text that a spreadsheet would treat as a formula, as in the files that sdclr writes.
 const guarded = (text) => (/^'*[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
 const unguarded = (text) => (/^'+[=+\-@\t\r]/.test(text) ? text.slice(1) : text);
 

@@ -1,8 +1,8 @@
-// The top of the page: how large the kinds are, odd images, near-duplicates, and what to label next.
+// The top of the page: sizes of the kinds, odd images, near-duplicates, and images to label next.
 const FIRST_STRIP = 48;
 const FIRST_PAIRS = 24;
 
-// A column for each kind, or for several where there are more kinds than pixels. Heights are logarithms.
+// Draw one column per kind; columns overlap if there are more kinds than pixels. Heights are logarithmic.
 function drawChart() {
   const canvas = $("chart");
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -57,12 +57,12 @@ function listOverview() {
   if (kinds.length) listKinds(FIRST);
   else fillStrip($("rarest-strip"), Array.from(rowsBy("0:down").slice(0, FIRST_STRIP), newThumb), "The rarest images");
   $("rarest-strip").hidden = kinds.length > 0;
-  $("chart").hidden = kinds.length <= FIRST; // the rows alone show so few
+  $("chart").hidden = kinds.length <= FIRST; // the rows are enough for so few
   $("chart").setAttribute("aria-label", `Sizes of ${inWords(kinds.length, "kind")}, the rarest at the left. The list below has the same numbers.`);
   $("kinds").hidden = rows.count === 0;
   listPanel("odd", ODD, meta.odd.slice(0, FIRST_STRIP).map(newThumb), "Odd images, the oddest first");
   listPanel("next", NEXT, meta.next.slice(0, FIRST_STRIP).map(newThumb), "Images to label next");
-  listPanel("copies", COPIES, meta.duplicates.slice(0, FIRST_PAIRS).map(pairItem), "Groups of near-duplicates, the one to keep first");
+  listPanel("copies", COPIES, meta.duplicates.slice(0, FIRST_PAIRS).map(pairItem), "Groups of near-duplicates, the image to keep first");
   const surplus = meta.duplicates.flatMap((group) => group.slice(1));
   $("copies-note").textContent = `${inWords(meta.duplicates.length, "group")} of the same picture. ${inWords(surplus.length)} can go.`;
   $("drop-copies").addEventListener("click", () => {

@@ -1,7 +1,7 @@
-// Searching by example: an image of the collection, or a picture from elsewhere, orders the list by similarity.
-const nonce = document.currentScript.nonce; // lets the page add scripts that lie beside it
+// Search by example: order the list by similarity to an image of the collection, or to another image.
+const nonce = document.currentScript.nonce; // allows the page to add scripts of its folder
 const index = { known: meta.search?.index ?? null, codes: null, filled: 0, factors: null, ready: null };
-let asking = 0; // the newest question: answers to earlier ones come too late
+let asking = 0; // number of the latest query; results of earlier ones are discarded
 
 // Scripts of the index call this.
 function sdclrCodes({ first, codes }) {
@@ -15,7 +15,7 @@ function sdclrCodes({ first, codes }) {
       const value = part[at] * scale[place] + mean[place];
       squared += value * value;
     }
-    index.factors[row] = Math.max(1e-12, squared) ** -0.25; // one over the root of the length
+    index.factors[row] = Math.max(1e-12, squared) ** -0.25; // 1 / sqrt(length)
   }
 }
 
@@ -25,7 +25,7 @@ function addScript(name) {
     script.nonce = nonce;
     script.src = `${meta.search.files}/${name}`;
     script.onload = resolve;
-    script.onerror = () => reject(new Error("The search could not be loaded. Keep the folder that ends in _files beside this page."));
+    script.onerror = () => reject(new Error("The search could not be loaded. Keep the folder that ends in _files next to this page."));
     document.head.append(script);
   });
 }
@@ -73,8 +73,8 @@ function similarities(query) {
   return found;
 }
 
-// Rows, the most similar first; equal ones in the order of their rank. Sorting plain numbers is much faster than with a
-// function that compares: each holds a similarity, in steps of 2^-24, and its row.
+// Rows, most similar first, ties by rank. Sorting plain numbers is much faster than with a comparison function. Each number
+// encodes a similarity, in steps of 2^-24, and its row.
 function bySimilarity(found, first) {
   const keys = new Float64Array(found.length);
   for (let row = 0; row < found.length; row += 1) keys[row] = Math.round((1 - found[row]) * 2 ** 24) * 2 ** 27 + row;
@@ -98,7 +98,7 @@ function showLike(components, { row = null, name, picture = null }) {
   say(`Ordered by similarity to ${name}`);
 }
 
-// One question at a time: what fails is said in one line.
+// Run one query at a time, and show an error in one line.
 async function ask(find) {
   asking += 1;
   const mine = asking;
@@ -115,22 +115,22 @@ const askRow = (row) => ask(async (tell, wanted) => {
 });
 
 const askFile = (file) => ask(async (tell, wanted) => {
-  if (!meta.search.encoder) throw new Error("This page cannot search by a file. Choose an image of the list, or run: sdclr neighbors IMAGES --queries FILE");
+  if (!meta.search.encoder) throw new Error("This page cannot search by a file. Choose an image in the list, or run: sdclr neighbors IMAGES --queries FILE");
   const name = visible(file.name) || "the pasted image";
   const image = await pixelsOf(file, name);
   await loadIndex((share) => tell(`Loading the search: ${inPercent(100 * share)}`));
   if (!encoder.layers) await addScripts(meta.search.encoder.scripts, (share) => tell(`Loading the encoder: ${inPercent(100 * share)}`));
-  const components = await componentsOf(image, (share) => tell(`Looking at ${name}: ${inPercent(100 * share)}`));
+  const components = await componentsOf(image, (share) => tell(`Encoding ${name}: ${inPercent(100 * share)}`));
   if (wanted()) showLike(components, { name, picture: image.small });
 });
 
-// Width, height and RGBA bytes of an image file, upright and over white, as the collection's images were read.
+// Width, height and RGBA bytes of an image file, upright and on white, like the collection's images.
 async function pixelsOf(file, name) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    throw new Error(`${name} is no image that this browser can read.`);
+    throw new Error(`This browser cannot read ${name} as an image.`);
   }
   const drawn = (width, height) => {
     const canvas = make("canvas");
@@ -154,7 +154,7 @@ async function pixelsOf(file, name) {
   }
 }
 
-// What the rest of the page asks.
+// Functions for the rest of the page.
 const likeText = (row) => state.like.found[row].toFixed(3);
 function clearLike() {
   asking += 1;
@@ -190,7 +190,7 @@ function listenForLike() {
   $("like-file").addEventListener("change", () => {
     const [file] = $("like-file").files;
     if (file) askFile(file);
-    $("like-file").value = ""; // so that the same file can be chosen again
+    $("like-file").value = ""; // allows choosing the same file again
   });
   document.addEventListener("dragover", (event) => {
     if (!holdsFile(event)) return;

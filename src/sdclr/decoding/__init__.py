@@ -1,0 +1,1 @@
+"""Image files to pixels: formats, limits, and the worker processes that decode."""

@@ -1,0 +1,1 @@
+"""Batches for training: order, views, and the cache of decoded images."""

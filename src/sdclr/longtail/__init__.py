@@ -1,0 +1,1 @@
+"""Long-tailed profiles, subsets, class groups, and the data sets of long-tail research."""

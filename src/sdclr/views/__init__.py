@@ -1,0 +1,1 @@
+"""What a view of an image is, and two renderers that draw it."""
