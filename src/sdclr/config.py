@@ -77,7 +77,7 @@ def shown(value: Any) -> str:
 
     Example:
         >>> shown(None), shown("a" * 1000)[-7:]
-        ('null', "aaaaaa…")
+        ('null', 'aaaaaa…')
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -87,7 +87,13 @@ _SECONDS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Versions and hardware on which `sdclr` runs."""
+    """Versions and hardware on which `sdclr` runs.
+
+    Example:
+        >>> found = sdclr.describe_environment()
+        >>> found.sdclr == sdclr.__version__, found.packages["torch"] is None
+        (True, False)
+    """
 
     sdclr: str
     """Version of sdclr."""
@@ -121,9 +127,12 @@ def describe_environment() -> Environment:
     Returns:
         Versions, hardware and environment variables, with memory in bytes.
 
+    Returns:
+        What was found.
+
     Example:
-        >>> describe_environment().python  # doctest: +SKIP
-        'CPython 3.11.7'
+        >>> sdclr.describe_environment().python
+        'CPython 3...'
     """
     processor, flags = _processor()
     memory, free = _memory()

@@ -15,6 +15,12 @@ class InputError(Exception):
     The message is one line with the problem, the value, and a remedy. The command line prints it without a traceback.
     Characters in names and values that would break or reverse the line, or control a terminal, are replaced by their
     codes. A very long message is shortened in the middle.
+
+    Example:
+        >>> sdclr.open_source("no_such_folder")
+        Traceback (most recent call last):
+            ...
+        sdclr.errors.InputError: no_such_folder: ...
     """
 
     def __init__(self, message: str = "") -> None:
@@ -69,6 +75,15 @@ class BadImageError(InputError):
     Args:
         image_id: The image's stable id in its source.
         reason: The reason in a few words ("truncated", "zero bytes", "not an image", …).
+
+    Example:
+        >>> from pathlib import Path
+        >>> Path("images/star/empty.jpg").touch()
+        >>> source = sdclr.open_source("images")
+        >>> source.image(source.ids.index("star/empty.jpg"))
+        Traceback (most recent call last):
+            ...
+        sdclr.errors.BadImageError: star/empty.jpg: zero bytes
     """
 
     def __init__(self, image_id: str, reason: str) -> None:

@@ -147,8 +147,8 @@ def show_progress(stream: TextIO | None = None) -> Iterator[None]:
         stream: Output stream; by default standard error.
 
     Example:
-        >>> with show_progress():
-        ...     scores = sdclr.mine("./images")  # doctest: +SKIP
+        >>> with sdclr.show_progress():
+        ...     scores = sdclr.mine("images", encoder="runs/digits")
     """
     # The display imports more than the standard library.
     from sdclr.progress_display import display_for  # noqa: PLC0415

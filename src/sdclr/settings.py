@@ -115,12 +115,18 @@ def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = 
     Returns:
         An instance of `cls`.
 
+    Returns:
+        The settings.
+
     Raises:
         InputError: If the file cannot be read, a key is unknown, or a value has the wrong type or is out of range. The
             message gives the file, the line if known, the full key (`optim.lr`), the value and a remedy.
 
     Example:
-        >>> config = read_settings("mine.toml", PretrainConfig)  # doctest: +SKIP
+        >>> sdclr.write_settings("mine.toml", sdclr.PretrainConfig(epochs=400, optim=sdclr.OptimConfig(lr=0.25)))
+        >>> config = sdclr.read_settings("mine.toml", sdclr.PretrainConfig)
+        >>> config.epochs, config.optim.lr
+        (400, 0.25)
     """
     return read_settings_file(path).config(cls, base=base)
 
@@ -142,8 +148,17 @@ def settings_text(config: Any, form: SettingsFormat, *, first: Mapping[str, Any]
 def write_settings(path: str | Path, config: Any) -> None:
     """Write settings to a `.toml` or `.json` file, whole or not at all. See `settings_text`.
 
+    Args:
+        path: The file.
+        config: A dataclass of settings.
+
     Raises:
         InputError: If the file name has another suffix, or a text in the settings is not valid Unicode.
+
+    Example:
+        >>> sdclr.write_settings("views.json", sdclr.ViewConfig(image_size=64))
+        >>> sdclr.read_settings("views.json", sdclr.ViewConfig).image_size
+        64
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -78,10 +78,10 @@ class BoxSource(SeenByRange):
         InputError: No box can be used, the margin is negative, or ids repeat.
 
     Example:
-        >>> from sdclr.data.box_files import read_coco  # doctest: +SKIP
-        >>> cells = BoxSource(read_coco("instances.json"), margin=0.2)  # doctest: +SKIP
-        >>> cells.ids[0], cells.image(0).shape  # doctest: +SKIP
-        ('plates/07.png#1843', (96, 96, 3))
+        >>> from sdclr.data.box_files import read_coco
+        >>> cells = BoxSource(read_coco("cells/instances.json"), margin=0.2)
+        >>> cells.ids[0], cells.image(0).shape
+        ('plate.png#1', (42, 42, 3))
     """
 
     def __init__(self, annotations: Annotations, *, margin: float = MARGIN) -> None:

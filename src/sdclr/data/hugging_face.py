@@ -42,7 +42,10 @@ class HuggingFaceSource(SeenByRange):
         InputError: A column is missing or has the wrong type.
 
     Example:
-        >>> HuggingFaceSource(datasets.load_from_disk("flowers")["train"]).ids[0]  # doctest: +SKIP
+        >>> import datasets
+        >>> pictures, features = [np.zeros((8, 8, 3), np.uint8)] * 2, datasets.Features({"image": datasets.Image()})
+        >>> flowers = datasets.Dataset.from_dict({"image": pictures}, features, split="train")
+        >>> HuggingFaceSource(flowers).ids[0]
         'train/00000'
     """
 

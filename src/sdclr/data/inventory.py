@@ -48,7 +48,15 @@ _EVERY: Final = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """Contents of a collection."""
+    """Contents of a collection.
+
+    Example:
+        >>> found = sdclr.inspect_images("images")
+        >>> found.formats, found.sizes
+        ({'JPEG': 60}, {(64, 64): 60})
+        >>> found.duplicates  # equal byte for byte
+        (('square/00.jpg', 'square/23.jpg'),)
+    """
 
     name: str
     """The source's name."""

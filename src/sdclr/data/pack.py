@@ -51,7 +51,13 @@ _QUALITY: Final = 95
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """Result of `pack`."""
+    """Result of `pack`.
+
+    Example:
+        >>> packed = sdclr.pack("images", "shards", shard_images=25)
+        >>> packed.images, packed.bad
+        (60, 0)
+    """
 
     folder: Path
     shards: int
@@ -116,8 +122,10 @@ def pack(
             after them.
 
     Example:
-        >>> pack("photos", "shards").shards  # doctest: +SKIP
-        12
+        >>> sdclr.pack("images", "shards", shard_images=25).shards
+        3
+        >>> sdclr.open_source("wds:shards").ids[:2]
+        ['circle/00.jpg', 'circle/01.jpg']
     """
     out, stream = Path(out), images if isinstance(images, Stream) else open_stream(images)
     given = open_source(images) if stream is None else stream

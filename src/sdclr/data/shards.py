@@ -48,9 +48,9 @@ class ShardSource(SeenByRange):
         InputError: A shard is missing, or no shard holds an image.
 
     Example:
-        >>> images = ShardSource([Path("train-000000.tar"), Path("train-000001.tar")])  # doctest: +SKIP
-        >>> images.ids[0]  # doctest: +SKIP
-        'train-000000.tar/000000000'
+        >>> shards = sdclr.pack("images", "shards").folder.glob("*.tar")
+        >>> ShardSource(sorted(shards)).ids[0]
+        'circle/00.jpg'
     """
 
     def __init__(self, shards: Sequence[Path], *, keep_index: bool = True) -> None:

@@ -157,6 +157,13 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
 
     Raises:
         InputError: No usable images are found, or the split is unknown or named twice.
+
+    Example:
+        >>> source = sdclr.open_source("images")
+        >>> len(source), source.classes, source.image(0).shape
+        (60, ('circle', 'square', 'star'), (64, 64, 3))
+        >>> len(sdclr.open_source("digits:test"))
+        500
     """
     if isinstance(spec, np.ndarray):
         return ArraySource(spec)

@@ -37,9 +37,10 @@ class TorchSource:
         InputError: The data set is empty or has no length.
 
     Example:
-        >>> import sdclr, torch, torchvision  # doctest: +SKIP
-        >>> sdclr.open_source(torchvision.datasets.Flowers102("data")).ids[0]  # doctest: +SKIP
-        'Flowers102/00000'
+        >>> pictures = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))
+        >>> source = sdclr.open_source(pictures)
+        >>> source.ids[0], source.labels
+        ('TensorDataset/00000', array([0, 1, 1, 0]))
     """
 
     def __init__(self, dataset: Indexed) -> None:

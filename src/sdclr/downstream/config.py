@@ -12,7 +12,13 @@ Method: TypeAlias = Literal["ce", "ldam_drw", "balanced_softmax", "crt", "tau_no
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A classifier trained on labeled long-tailed images. The defaults are the usual ones for CIFAR-LT."""
+    """A classifier trained on labeled long-tailed images. The defaults are the usual ones for CIFAR-LT.
+
+    Example:
+        >>> config = sdclr.FinetuneConfig(method="ldam_drw", epochs=100)
+        >>> config.lr
+        0.1
+    """
 
     method: Method = "balanced_softmax"
     """Balanced softmax, which works with every network; plain cross-entropy; LDAM with deferred re-weighting; a

@@ -120,6 +120,12 @@ def finetune(
         InputError: If images, labels or configuration cannot be used, or the folder holds another training.
         FloatingPointError: If the loss is not finite.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
+
+    Example:
+        >>> config = sdclr.FinetuneConfig(method="ce", epochs=1)
+        >>> result = sdclr.finetune("digits", "digits:test", config, start="runs/digits", out="runs/classifier")
+        >>> len(result.score.per_class)  # accuracy of each of the ten digits
+        10
     """
     limit, out = Budget.of(minutes), Path(out)
     config = as_begun(out, config or FinetuneConfig(), limit)

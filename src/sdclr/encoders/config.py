@@ -27,7 +27,13 @@ GRAMMAR = "a run's folder, an exported folder, timm:NAME or timm:NAME=FILE"
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """The backbone, and its adjustment to the images."""
+    """The backbone, and its adjustment to the images.
+
+    Example:
+        >>> config = sdclr.EncoderConfig(name="resnet18", width=16)  # a quarter as wide
+        >>> config.stem
+        'auto'
+    """
 
     name: str = "resnet18"
     """Any timm model by name, or a ResNet for CIFAR: resnet20, resnet32, resnet56."""
@@ -58,7 +64,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The projection head between encoder and loss."""
+    """The projection head between encoder and loss.
+
+    Example:
+        >>> head = sdclr.HeadConfig(layers=3, hidden=2048)
+        >>> head.dim
+        128
+    """
 
     layers: Literal[2, 3] = 2
     """Linear layers, with batch normalization after each and ReLU between."""

@@ -19,6 +19,13 @@ class Encoder(nn.Module):
         image_size: Side of the square input images, in pixels.
         preprocessing: Preprocessing of images; by default resize and center crop as on ImageNet.
         origin: Origin of pretrained weights; None for random initial weights.
+
+    Example:
+        >>> encoder = sdclr.load_encoder("runs/digits")
+        >>> encoder.image_size, encoder.num_features
+        (8, 32)
+        >>> encoder(torch.zeros(5, 3, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([5, 32])
     """
 
     mean: Tensor

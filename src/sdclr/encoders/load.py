@@ -36,8 +36,10 @@ def load_encoder(spec: str | Path | None = None, *, image_size: int | None = Non
         InputError: If there is no such encoder, it is damaged, its weights do not fit, or the hub cannot be reached.
 
     Example:
-        >>> encoder = load_encoder("timm:resnet50.a1_in1k")  # doctest: +SKIP
-        >>> features = encoder(images)  # (N, 3, 224, 224) → (N, 2048)  # doctest: +SKIP
+        >>> encoder = sdclr.load_encoder()  # the default encoder
+        >>> images = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
+        >>> encoder(images).shape
+        torch.Size([2, 1280])
     """
     import timm
 
@@ -86,8 +88,10 @@ def wrap_encoder(
         InputError: If the module does not give one vector per image, or a setting is invalid.
 
     Example:
-        >>> encoder = wrap_encoder(my_network, image_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # doctest: +SKIP
-        >>> scores = sdclr.mine("./images", encoder=encoder)  # doctest: +SKIP
+        >>> network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> encoder = sdclr.wrap_encoder(network, image_size=32)
+        >>> len(sdclr.mine("images", encoder=encoder, out="wrapped").order())
+        60
     """
     given: Any = interpolation  # Preprocessing checks it
     preprocessing = Preprocessing(image_size=image_size, crop_pct=crop_pct, interpolation=given)

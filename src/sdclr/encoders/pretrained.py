@@ -46,7 +46,8 @@ def load_pretrained(spec: str, *, image_size: int | None = None) -> Encoder:
             damaged or has another digest, or its weights do not fit.
 
     Example:
-        >>> encoder = load_pretrained("timm:resnet50.a1_in1k")  # doctest: +SKIP
+        >>> load_pretrained("timm:tf_efficientnet_lite0.in1k").num_features
+        1280
     """
     parsed = parse_timm(spec)
     described = describe_timm(parsed.name)

@@ -183,6 +183,13 @@ def evaluate_attributes(
 
     Raises:
         InputError: If a source has no attributes, the sources share no attribute, or the run has no such branch.
+
+    Example:
+        >>> result = sdclr.evaluate_attributes("train.csv", "test.csv", encoder="runs/digits")
+        >>> result.names
+        ('pointed', 'round', 'straight')
+        >>> len(result.linear.average_precision)
+        3
     """
     config = config or AttributeConfig()
     train, test = open_source(train), open_source(test)

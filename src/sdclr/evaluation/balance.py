@@ -92,7 +92,7 @@ def balance(per_class_accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> B
         InputError: If a group is missing, or contains an unknown class id.
 
     Example:
-        >>> balance([1.0, 0.5, 0.75, 0.5], {"many": [0, 1], "medium": [2], "few": [3]}).many
+        >>> sdclr.balance([1.0, 0.5, 0.75, 0.5], {"many": [0, 1], "medium": [2], "few": [3]}).many
         0.75
     """
     accuracy = np.asarray(per_class_accuracy, dtype=np.float64)

@@ -90,7 +90,13 @@ LOGISTIC = LogisticConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Configuration of an evaluation."""
+    """Configuration of an evaluation.
+
+    Example:
+        >>> config = sdclr.EvaluateConfig(shots=5, draws=3)  # probes on three sets of five labels a class
+        >>> config.k
+        200
+    """
 
     branch: Literal["dense", "sparse"] = "dense"
     """dense is the exported encoder; sparse is its pruned twin, with separate normalization."""
@@ -124,7 +130,13 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeConfig:
-    """Configuration of an evaluation."""
+    """Configuration of an evaluation.
+
+    Example:
+        >>> config = sdclr.AttributeConfig(few_shot=0.05, draws=3)
+        >>> config.few_shot, config.groups
+        (0.05, 'thirds')
+    """
 
     branch: Literal["dense", "sparse"] = "dense"
     """dense is the exported encoder; sparse is its pruned twin, with separate normalization."""

@@ -93,6 +93,12 @@ def embed(
 
     Raises:
         InputError: If no image can be decoded, several processes would write one file, or another job writes there.
+
+    Example:
+        >>> sdclr.embed("images", "embeddings.parquet", encoder="runs/digits")
+        (60, [])
+        >>> sdclr.neighbors("embeddings.parquet", ["circle/00.jpg"], k=1).rows[0].id
+        'circle/29.jpg'
     """
     source, out = open_source(images), Path(out)
     resolved = resolve_encoder(encoder, source, image_size=image_size)

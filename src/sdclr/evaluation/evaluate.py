@@ -113,6 +113,13 @@ def evaluate(
         InputError: If a source has no labels, classes do not match, the run has no such branch, or a few-shot set is
             given together with `shots` or `draws`.
         StorageError: If the folder cannot be written.
+
+    Example:
+        >>> result = sdclr.evaluate("digits", "digits:test", sdclr.EvaluateConfig(shots=2), encoder="runs/digits")
+        >>> len(result.linear.per_class)
+        10
+        >>> result.few_shot.balance.all > 10  # percent, better than chance
+        True
     """
     config = config or EvaluateConfig()
     if few_shot is not None and (config.shots is not None or config.draws > 1):

@@ -104,6 +104,11 @@ def neighbors(
     Raises:
         InputError: If a query is neither an id nor a file, there is no other image, or the embeddings come from another
             encoder.
+
+    Example:
+        >>> found = sdclr.neighbors("images", ["circle/00.jpg"], k=2)
+        >>> found.rows[0].id, found.rows[0].rank  # its near-duplicate
+        ('circle/29.jpg', 1)
     """
     if not queries:
         raise InputError("no queries: name ids of the images, or image files")

@@ -155,7 +155,9 @@ def read_embeddings(path: str | Path) -> Embeddings:
             not finite.
 
     Example:
-        >>> embeddings = read_embeddings("embeddings.parquet")  # doctest: +SKIP
+        >>> _ = sdclr.embed("images", "embeddings.parquet", encoder="runs/digits")
+        >>> read_embeddings("embeddings.parquet").values.shape
+        (60, 32)
     """
     files = embedding_files(path)
     if not files:

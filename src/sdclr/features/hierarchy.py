@@ -57,8 +57,11 @@ def hierarchical_kmeans(
         clusters first. The last column thus counts from 0 to K - 1.
 
     Example:
+        >>> rows = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
         >>> centers, paths = hierarchical_kmeans(rows, [100, 10])
-        >>> clusters = paths[nearest_center(torch.from_numpy(rows), torch.from_numpy(centers))]  # (n, 2)
+        >>> clusters = paths[nearest_center(torch.from_numpy(rows), torch.from_numpy(centers))]
+        >>> centers.shape, clusters.shape
+        ((100, 8), (500, 2))
     """
     levels = []
     points = rows

@@ -24,11 +24,17 @@ def inspect_images(
         workers: Processes that decode; 0 decodes in this process.
         most: Maximum number of images whose headers are read; larger collections are sampled at even spacing.
 
+    Returns:
+        What the collection holds.
+
     Raises:
         InputError: The images cannot be opened.
 
     Example:
-        >>> inspect_images("digits").sizes
+        >>> found = sdclr.inspect_images("images")
+        >>> found.classes
+        {'circle': 30, 'square': 24, 'star': 6}
+        >>> sdclr.inspect_images("digits").sizes
         {(8, 8): 1297}
     """
     source = open_images(images)

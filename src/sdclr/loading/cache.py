@@ -65,9 +65,9 @@ def cached(source: Source, side: int, *, limit_gb: float = CACHE_GB, writers: in
         A `CachedSource`, for `shrunk_image`; `source` itself if nothing can be kept.
 
     Example:
-        >>> images = cached(open_source("photos"), short_side(224))  # doctest: +SKIP
-        >>> shrunk_image(images, 0, short_side(224)).shape  # doctest: +SKIP
-        (448, 597, 3)
+        >>> images = cached(sdclr.open_source("images"), 32)
+        >>> shrunk_image(images, 0, 32).shape
+        (32, 32, 3)
     """
     if limit_gb <= 0 or stored_image(source, 0) is None:
         return source

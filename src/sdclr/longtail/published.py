@@ -192,6 +192,13 @@ def paper_split(
 
     Raises:
         InputError: The data set or split is unknown, files are missing, or data and lists differ from the published.
+
+    Example:
+        >>> split = sdclr.paper_split("cifar10_lt", "cifar10", split=1)
+        >>> len(split.long_tail), len(split.few_shot), len(split.test)
+        (11165, 450, 10000)
+        >>> np.sort(split.counts)
+        array([  45,   75,  125,  208,  348,  581,  969, 1617, 2697, 4500])
     """
     if name not in get_args(DatasetName):
         raise InputError(f"{name}: is no data set of the paper; choose from {', '.join(get_args(DatasetName))}")

@@ -62,6 +62,10 @@ def long_tail_counts(
 
     Raises:
         InputError: A value is out of range, or the rarest class would have no image.
+
+    Example:
+        >>> sdclr.long_tail_counts(5, 100, imbalance=100)
+        array([100,  31,  10,   3,   1])
     """
     if num_classes < 1:
         raise InputError(f"num_classes is {num_classes}; give at least 1")
@@ -187,6 +191,12 @@ def long_tail_split(
 
     Raises:
         InputError: The pool has too few images of some class, or a value is out of range.
+
+    Example:
+        >>> labels = sdclr.open_source("digits").labels
+        >>> split = sdclr.long_tail_split(labels, max_count=100, imbalance=50, seed=1)
+        >>> np.sort(np.bincount(labels[split.long_tail]))
+        array([  2,   3,   4,   7,  11,  17,  27,  41,  64, 100])
     """
     known = class_ids(labels)
     drawable = np.arange(len(known)) if pool is None else np.sort(check_indices(pool, len(known), "pool"))
@@ -270,6 +280,11 @@ def class_groups(train_counts: ArrayLike, *, rule: GroupRule = "thirds") -> dict
 
     Raises:
         InputError: The counts are not a vector of numbers >= 0, or the rule is unknown.
+
+    Example:
+        >>> groups = sdclr.class_groups([500, 30, 80, 5], rule="shots")
+        >>> {name: classes.tolist() for name, classes in groups.items()}
+        {'many': [0], 'medium': [1, 2], 'few': [3]}
     """
     counts = np.asarray(train_counts)
     if counts.ndim != 1 or len(counts) == 0 or (counts < 0).any():

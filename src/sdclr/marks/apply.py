@@ -110,8 +110,10 @@ def apply_marks(
             file has been moved then; folders may be incomplete, and the same call continues them.
 
     Example:
-        >>> done = apply_marks("marks.csv", "./images", classes="./labeled")  # doctest: +SKIP
-        >>> sdclr.open_source("./labeled").classes  # doctest: +SKIP
+        >>> done = sdclr.apply_marks("marks.csv", "images", classes="labeled")
+        >>> labeled = sdclr.open_source("labeled")
+        >>> labeled.classes, len(labeled)  # two circles are rings now, and a square is dropped
+        (('circle', 'ring', 'square', 'star'), 59)
     """
     marks = marks if isinstance(marks, Marks) else read_marks(marks)
     wanted = Outputs(

@@ -100,6 +100,13 @@ def undo_moves(log: str | Path) -> Undone:
 
     Raises:
         InputError: The log cannot be read, or a file cannot be moved; the message names it.
+
+    Example:
+        >>> done = sdclr.apply_marks("marks.csv", "images", move_dropped="dropped")
+        >>> len(sdclr.open_source("images"))
+        59
+        >>> len(sdclr.undo_moves("dropped/moved.csv").returned)
+        1
     """
     log = Path(log)
     if log.is_dir():

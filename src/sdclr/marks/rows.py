@@ -17,7 +17,13 @@ _LONGEST: Final = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One person's mark of one image."""
+    """One person's mark of one image.
+
+    Example:
+        >>> mark = sdclr.Mark(id="star/00.jpg", label=" comet ")
+        >>> mark.name, mark.label
+        ('star/00.jpg', 'comet')
+    """
 
     id: str = ""
     """The image's id in its collection; "" if only its file is known."""
@@ -54,7 +60,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks, one per image, in the order in which the images first appear."""
+    """Marks, one per image, in the order in which the images first appear.
+
+    Example:
+        >>> rows = sdclr.Mark(id="star/00.jpg", label="comet"), sdclr.Mark(id="square/23.jpg", mark="drop")
+        >>> marks = sdclr.Marks(rows)
+        >>> len(marks), marks.count("drop"), marks.labels()
+        (2, 1, Counter({'comet': 1}))
+    """
 
     rows: tuple[Mark, ...]
     files: tuple[Path, ...] = ()

@@ -45,8 +45,9 @@ def read_marks(*files: str | Path) -> Marks:
             other. The message names file, row and value.
 
     Example:
-        >>> marks = read_marks("marks.csv")  # doctest: +SKIP
-        >>> marks.count("drop"), marks.labels()  # doctest: +SKIP
+        >>> marks = sdclr.read_marks("marks.csv")
+        >>> marks.count("drop"), marks.labels()
+        (1, Counter({'ring': 2}))
     """
     if not files:
         raise InputError("no file of marks is named: give the CSV file that the page saved")
@@ -59,6 +60,19 @@ def write_marks(path: str | Path, marks: Marks) -> Path:
 
     Ids and labels are written unchanged, so that they can be read back. A spreadsheet may treat a cell that begins
     with `=`, `+`, `-` or `@` as a formula: import the columns as text there.
+
+    Args:
+        path: The file.
+        marks: The marks.
+
+    Returns:
+        The file.
+
+    Example:
+        >>> marks = sdclr.Marks((sdclr.Mark(id="star/00.jpg", label="comet"),))
+        >>> file = sdclr.write_marks("comets.csv", marks)
+        >>> sdclr.read_marks(file).labels()
+        Counter({'comet': 1})
     """
     write_csv(Path(path), HEADER, ((row.path, row.id, row.mark, row.label) for row in marks.rows))
     return Path(path)

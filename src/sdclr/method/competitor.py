@@ -45,6 +45,16 @@ class SelfCompetitor(nn.Module):
 
     Raises:
         ValueError: If the ratio is outside [0, 1) or no weight is prunable.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> twin = sdclr.SelfCompetitor(network, ratio=0.5)
+        >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)
+        >>> sdclr.nt_xent(network(view1), twin(view2), temperature=0.2).shape  # the loss of SDCLR
+        torch.Size([])
+        >>> twin.refresh()  # once an epoch
+        >>> twin.pruned_fraction()
+        0.5
     """
 
     def __init__(

@@ -22,6 +22,13 @@ class DropoutCompetitor(SelfCompetitor):
         ratio: Share of the values to drop, in [0, 1).
         prunable: As for `SelfCompetitor`: the layers whose outputs are dropped.
         independent_norm: As for `SelfCompetitor`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> twin = sdclr.DropoutCompetitor(network, ratio=0.5)
+        >>> images = torch.rand(8, 3, 4, 4)
+        >>> torch.equal(twin(images), network(images)), torch.equal(twin.eval()(images), network(images))
+        (False, True)
     """
 
     def __init__(

@@ -50,6 +50,13 @@ def nt_xent(
     Raises:
         ValueError: If shapes differ or are not `(N, D)`, τ is not positive, γ is negative or comes with `decoupled`,
             or the reduction is unknown.
+
+    Example:
+        >>> a = torch.eye(4)  # four samples, orthogonal to each other
+        >>> round(float(sdclr.nt_xent(a, a, temperature=0.5)), 4)
+        0.5944
+        >>> sdclr.nt_xent(a, a.flip(0), reduction="none").shape
+        torch.Size([4])
     """
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(

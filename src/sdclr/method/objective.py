@@ -41,6 +41,15 @@ class Objective(nn.Module):
 
     Raises:
         ValueError: If the competitor is not a twin of this very network.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> objective = sdclr.Objective(sdclr.SimCLR(), network, sdclr.SelfCompetitor(network, ratio=0.5))
+        >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)
+        >>> losses = objective(view1, view2)
+        >>> losses.mean().backward()
+        >>> losses.shape
+        torch.Size([8])
     """
 
     def __init__(

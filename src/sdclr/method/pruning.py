@@ -44,6 +44,12 @@ def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope
 
     Raises:
         ValueError: If `weights` is empty, `ratio` is outside [0, 1) or `scope` is unknown.
+
+    Example:
+        >>> weights = {"fc.weight": torch.tensor([[3.0, -0.1], [0.5, -2.0]])}
+        >>> sdclr.magnitude_masks(weights, 0.5)
+        {'fc.weight': tensor([[ True, False],
+                              [False,  True]])}
     """
     return _keep_largest({name: weight.detach() for name, weight in weights.items()}, ratio, scope)
 
@@ -65,13 +71,30 @@ def random_masks(
 
     Raises:
         ValueError: As `magnitude_masks`.
+
+    Example:
+        >>> weights = {"fc.weight": torch.ones(4, 5)}
+        >>> masks = sdclr.random_masks(weights, 0.9, generator=torch.Generator().manual_seed(0))
+        >>> int(masks["fc.weight"].sum())  # two weights of twenty are kept
+        2
     """
     scores = {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
     return _keep_largest(scores, ratio, scope)
 
 
 def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Share of removed weights in each layer, in [0, 1] (as in the paper's Fig. 6)."""
+    """Share of removed weights in each layer, in [0, 1] (as in the paper's Fig. 6).
+
+    Args:
+        masks: Keep-masks by the weight's name; True means kept.
+
+    Returns:
+        The share by the weight's name.
+
+    Example:
+        >>> sdclr.layer_sparsity({"fc.weight": torch.tensor([True, False, False, False])})
+        {'fc.weight': 0.75}
+    """
     return {name: 1.0 - mask.sum().item() / mask.numel() for name, mask in masks.items()}
 
 

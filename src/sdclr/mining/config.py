@@ -12,7 +12,14 @@ Score = Literal["kinds", "distance", "lof", "forgetting", "loss"]
 
 @dataclass(frozen=True, kw_only=True)
 class MineConfig:
-    """The measures of each image, and the score that ranks the images."""
+    """The measures of each image, and the score that ranks the images.
+
+    Example:
+        >>> sdclr.MineConfig(score="distance", k=(5, 20)).needs_run() is None
+        True
+        >>> sdclr.MineConfig(score="forgetting", checkpoints=3).needs_run()
+        '--checkpoints'
+    """
 
     score: Score = "kinds"
     """The ranking. kinds: images of rare separate groups first, all others by distance. distance: mean distance to the
@@ -102,7 +109,13 @@ MIN_IMAGES: Final = 50
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseConfig:
-    """Configuration of a diagnosis."""
+    """Configuration of a diagnosis.
+
+    Example:
+        >>> config = sdclr.DiagnoseConfig(images=5000, alignment=True)
+        >>> config.part
+        3000
+    """
 
     images: int = 30_000
     """Largest number of images to read; larger collections are sampled at random."""

@@ -143,6 +143,13 @@ def diagnose(
 
     Raises:
         InputError: Fewer than 50 images can be decoded, or the run has no encoder.
+
+    Example:
+        >>> found = sdclr.diagnose("images", encoder="runs/digits")
+        >>> sorted(found.duplicates)  # image, and the one to keep instead
+        [('circle/29.jpg', 'circle/00.jpg'), ('square/23.jpg', 'square/00.jpg')]
+        >>> len(found.summary) > 1, sum(kind["size"] for kind in found.kinds)
+        (True, 60)
     """
     config = config or DiagnoseConfig()
     whole = open_source(images)

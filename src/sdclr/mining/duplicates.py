@@ -62,7 +62,15 @@ class DuplicatePair(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Near-duplicates of a collection."""
+    """Near-duplicates of a collection.
+
+    Example:
+        >>> found = sdclr.find_duplicates("images", encoder="runs/digits")
+        >>> for drop, keep, similarity, how in found.pairs:
+        ...     print(found.ids[drop], found.ids[keep], how)
+        circle/29.jpg circle/00.jpg recompressed
+        square/23.jpg square/00.jpg same pixels
+    """
 
     ids: Sequence[str]
     """N ids, in the source's order."""

@@ -14,8 +14,17 @@ def explain(scores: Scores, index: int) -> str:
         scores: The collection's scores.
         index: The image's position.
 
+    Returns:
+        The sentence.
+
     Raises:
         InputError: There is no such image.
+
+    Example:
+        >>> scores = sdclr.mine("images", encoder="runs/digits")
+        >>> rarest = int(scores.order()[0])
+        >>> sdclr.explain(scores, rarest)
+        '... farther from its 10 nearest neighbors than 98.3 % of the collection...'
     """
     if not 0 <= index < len(scores):
         raise InputError(f"there is no image {index}: the scores have {len(scores)}, counted from 0")

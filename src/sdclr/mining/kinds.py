@@ -118,9 +118,12 @@ def find_kinds(features: ArrayLike | Tensor, *, k: int = 15, neighbors: Neighbor
         InputError: The features are invalid, k is below 1, or the neighbors are of other images.
 
     Example:
+        >>> features = np.random.default_rng(0).normal(size=(212, 16))
+        >>> features[:200, 0] += 4
+        >>> features[200:, 1] += 9  # twelve images of a kind of their own
         >>> kinds = find_kinds(features)
-        >>> for kind in np.flatnonzero(kinds.rare()):
-        ...     print(kinds.sizes[kind], kinds.separation[kind], paths[kinds.medoids[kind]])
+        >>> kinds.sizes, kinds.rare()
+        (array([200,  12]), array([False,  True]))
     """
     table = checked_features(features, "features")
     count = len(table)

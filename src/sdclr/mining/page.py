@@ -43,6 +43,11 @@ def write_page(
 
     Returns:
         Path of the file.
+
+    Example:
+        >>> scores = sdclr.mine("images", encoder="runs/digits")
+        >>> sdclr.write_page("rarest.html", scores, "images").stat().st_size > 10_000
+        True
     """
     source = open_source(source)
     if seen := scores.about.get("intensities"):

@@ -43,6 +43,13 @@ class Scores:
     """Scores and ranking of all images of a collection. `rank_images` creates them.
 
     Larger values of `rarity` mean rarer images. `columns` holds the raw measures, for which this may not be true.
+
+    Example:
+        >>> scores = sdclr.mine("images", encoder="runs/digits")
+        >>> len(scores), scores.score, int(scores.rank.min()), int(scores.rank.max())
+        (60, 'kinds', 1, 60)
+        >>> sdclr.Scores.read(scores.write("scores.parquet")).order().shape
+        (60,)
     """
 
     ids: list[str]

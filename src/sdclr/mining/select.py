@@ -58,8 +58,16 @@ def select(
         device: Device of networks and searches.
         workers: Number of decoding processes.
 
+    Returns:
+        The images, and the scores of the collection.
+
     Raises:
         InputError: An id in `labeled` is not in the source, or the budget exceeds the number of unlabeled images.
+
+    Example:
+        >>> choice = sdclr.select("images", 3)
+        >>> sorted(name.split("/")[0] for name in choice.ids)
+        ['circle', 'square', 'star']
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)

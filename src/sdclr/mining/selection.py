@@ -89,8 +89,9 @@ def select_samples(
 
     Example:
         >>> features = np.repeat(np.eye(3), 4, axis=0)  # three groups of four equal images
-        >>> sorted(int(one) // 4 for one in select_samples(features, None, 2, labeled=[0]))
-        [1, 2]
+        >>> chosen = sdclr.select_samples(features, None, 3)
+        >>> sorted(position // 4 for position in chosen.tolist())  # one of each
+        [0, 1, 2]
     """
     rows = F.normalize(checked_features(features, "features"))
     known = _positions(labeled, len(rows))

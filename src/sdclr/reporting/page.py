@@ -162,6 +162,10 @@ def report(
 
     Raises:
         InputError: There is no run, a run is given twice or has unreadable files, or a path cannot be written.
+
+    Example:
+        >>> sdclr.report(["runs/digits"], source="digits").as_posix()
+        'runs/digits/report.html'
     """
     named = name_runs([run if isinstance(run, Run) else Run.open(run) for run in runs])
     alone = len(named) == 1
@@ -228,12 +232,9 @@ def _facts(
     facts = []
     if collection is not None:
         facts += [("Collection", collection.name), ("Images", f"{collection.images:,}")]
-        present = [count for count in collection.counts if count]
-        if present:
-            facts += [
-                ("Classes", f"{len(present):,}"),
-                ("Largest : smallest", f"{max(present) / min(present):.3g} : 1"),
-            ]
+        counts = [count for count in collection.counts if count]
+        if counts:
+            facts += [("Classes", f"{len(counts):,}"), ("Largest : smallest", f"{max(counts) / min(counts):.3g} : 1")]
     configs = [run.config for found in runs.values() for run in found]
     encoders = {config.encoder.name for config in configs}
     if len(encoders) == 1:

@@ -137,9 +137,10 @@ def make_index(
         InputError: Features of an indexed image are not finite.
 
     Example:
-        >>> index = make_index(features, np.arange(len(features)))  # doctest: +SKIP
-        >>> index.similarities(index.query(features[:1])).argmax()  # doctest: +SKIP
-        0
+        >>> features = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
+        >>> index = make_index(features, np.arange(200))
+        >>> int(index.similarities(index.query(features[7:8])).argmax())
+        7
     """
     from sklearn.decomposition import PCA
 

@@ -81,7 +81,12 @@ DamageKind = Literal["prune", "random", "dropout", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class DamageConfig:
-    """The damage of the second branch, the self-competitor."""
+    """The damage of the second branch, the self-competitor.
+
+    Example:
+        >>> sdclr.DamageConfig(ratio=0.8, schedule="ramp").share
+        'up to 80% (ramp)'
+    """
 
     kind: DamageKind = "prune"
     """prune contrasts the network with its pruned copy (SDCLR); none contrasts it with itself (plain SimCLR). Two
@@ -167,7 +172,13 @@ class FocalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """A pre-training run. Equal configuration, data and number of threads give an equal encoder."""
+    """A pre-training run. Equal configuration, data and number of threads give an equal encoder.
+
+    Example:
+        >>> config = sdclr.PretrainConfig(damage=sdclr.DamageConfig(ratio=0.5), epochs=200)
+        >>> config.method, config.length
+        ('SDCLR, 50% pruned', '200 epochs')
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -339,7 +350,13 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a run is executed; may change between two sessions of the same run."""
+    """How a run is executed; may change between two sessions of the same run.
+
+    Example:
+        >>> runtime = sdclr.Runtime(device="cpu", threads=4)
+        >>> runtime.amp
+        'auto'
+    """
 
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto uses a GPU if there is one."""

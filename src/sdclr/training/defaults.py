@@ -73,8 +73,16 @@ def default_config(
     Returns:
         The settings, with 200 epochs from random weights, 8 from trained ones.
 
+    Returns:
+        The settings, with 200 epochs from random weights, 8 from trained ones.
+
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
+
+    Example:
+        >>> config = sdclr.default_config("digits", gpu=False)
+        >>> config.encoder.name, config.encoder.width, config.views.image_size
+        ('resnet18', 16, 8)
     """
     source = open_source(source)
     if len(source) < 8:

@@ -71,6 +71,13 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
 
     Raises:
         InputError: If the folder is not empty, or a requested format does not fit or its packages are missing.
+
+    Example:
+        >>> done = sdclr.export("runs/digits", "exported", ["timm"])
+        >>> done.files
+        ('README.md', 'encoder.json', 'model.safetensors', 'preprocessing.json')
+        >>> sdclr.load_encoder("exported").num_features
+        32
     """
     folder = Path(folder)
     _check_folder(folder)

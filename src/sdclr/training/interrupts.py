@@ -17,6 +17,14 @@ class Interrupted(BaseException):  # like KeyboardInterrupt, which it replaces
     Args:
         signum: The signal; `TIME_IS_UP` for a time limit.
         message: Where the state is saved and how to resume.
+
+    Example:
+        >>> import signal
+        >>> try:
+        ...     raise sdclr.Interrupted(signal.SIGTERM, "stopped after step 20; the same call goes on")
+        ... except sdclr.Interrupted as stopped:
+        ...     print(stopped, stopped.exit_code)
+        stopped after step 20; the same call goes on 143
     """
 
     def __init__(self, signum: int, message: str) -> None:

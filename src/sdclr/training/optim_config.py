@@ -14,7 +14,13 @@ WARMUP_SHARE: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and its schedule: linear warm-up, then a cosine, set at every step."""
+    """The optimizer and its schedule: linear warm-up, then a cosine, set at every step.
+
+    Example:
+        >>> optim = sdclr.OptimConfig(name="adamw", lr=0.001)
+        >>> optim.weight_decay
+        0.0001
+    """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
     """SGD as in the paper; LARS for batches of thousands; AdamW for transformers."""
@@ -60,7 +66,9 @@ class OptimConfig:
         """Epochs of warm-up in a run of a given length.
 
         Example:
-            >>> OptimConfig().warmup(2000), OptimConfig().warmup(5), OptimConfig(warmup_epochs=2).warmup(5)
-            (10.0, 0.5, 2)
+            >>> sdclr.OptimConfig().warmup(2000), sdclr.OptimConfig().warmup(5)
+            (10.0, 0.5)
+            >>> sdclr.OptimConfig(warmup_epochs=2).warmup(5)
+            2
         """
         return min(LONGEST_WARMUP, WARMUP_SHARE * epochs) if self.warmup_epochs is None else self.warmup_epochs

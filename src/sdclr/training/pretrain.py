@@ -1,6 +1,5 @@
 """The pre-training loop."""
 
-import contextlib
 import functools
 import hashlib
 import math
@@ -16,7 +15,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.config import to_json
 from sdclr.data.sources import ImageSource, Source, open_source
@@ -50,7 +48,7 @@ from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
 from sdclr.training.sessions import note_session
-from sdclr.training.wrapping import wrapped
+from sdclr.training.wrapping import gradients_shared, wrapped
 from sdclr.views.render import to_device
 
 
@@ -86,6 +84,13 @@ def pretrain(
             are given without the rebalancer `outside` or it without them.
         FloatingPointError: If the loss is not finite; names the step, the images and the last checkpoint.
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> config = replace(sdclr.default_config("digits", gpu=False), steps=2, batch_size=32)
+        >>> run = sdclr.pretrain("digits", config, run="runs/two_steps")
+        >>> run.finished, run.encoder().num_features
+        (True, 128)
     """
     own = open_source(source)
     limit = Budget.of(minutes)
@@ -268,7 +273,7 @@ class Trainer:
         pairs = zip(*(view.chunk(parts) for view in drawn), strict=True)
         of_part = [None] * parts if samples is None else samples.chunk(parts)
         for number, (views, which) in enumerate(zip(pairs, of_part, strict=True), start=1):
-            with self._gradients_shared(last=number == parts), self._precision():
+            with gradients_shared(self.model, last=number == parts), self._precision():
                 loss = self.model(*map(self._laid_out, views), *(() if which is None else (which,))).mean() / parts
             self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -381,12 +386,6 @@ class Trainer:
         """Seed of a step's random numbers other than views, such as dropout; differs between processes."""
         key = f"{self.config.seed} {self.step} {rank}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4])  # the CPU's generator takes 32 bits
-
-    def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Exchange gradients between processes once per step, with the last part of the batch."""
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.place.device.type, dtype=self.dtype, enabled=self.dtype is not None)

@@ -55,6 +55,13 @@ class Run:
 
     Args:
         path: The folder, which holds `config.json`.
+
+    Example:
+        >>> run = sdclr.Run.open("runs/digits")
+        >>> run.finished, run.config.method
+        (True, 'SDCLR, 50% pruned')
+        >>> run.source["name"]
+        'digits-train'
     """
 
     path: Path

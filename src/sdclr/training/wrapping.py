@@ -1,5 +1,6 @@
 """Compilation of the objective and its distribution over processes."""
 
+import contextlib
 import warnings
 
 from torch import nn
@@ -29,3 +30,10 @@ def wrapped(objective: nn.Module, runtime: Runtime, place: Processes) -> nn.Modu
         # Running statistics are not averaged in training mode, and masks are equal everywhere by construction.
         model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
     return model
+
+
+def gradients_shared(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
+    """Exchange gradients between processes once per step, with the last part of the batch."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()

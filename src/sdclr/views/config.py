@@ -13,6 +13,15 @@ class ViewConfig:
 
     Raises:
         InputError: If a probability, a range or a strength is out of range.
+
+    Example:
+        >>> views = sdclr.ViewConfig(image_size=64, blur=0.5)
+        >>> views.crop_scale
+        (0.1, 1.0)
+        >>> sdclr.ViewConfig(flip=1.5)
+        Traceback (most recent call last):
+            ...
+        sdclr.errors.InputError: flip is 1.5: give a probability between 0 and 1
     """
 
     image_size: int = 32

@@ -31,6 +31,13 @@ class MoCo(nn.Module):
 
     Raises:
         ValueError: If τ or K is not positive, or m is outside [0, 1].
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> moco, twin = sdclr.MoCo(network, dim=4), sdclr.SelfCompetitor(network, ratio=0.5)
+        >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)
+        >>> moco(network, twin, view1, view2).shape
+        torch.Size([8])
     """
 
     keys: Tensor

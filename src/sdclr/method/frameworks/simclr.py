@@ -16,6 +16,12 @@ class SimCLR(nn.Module):
         temperature: τ of NT-Xent. The SDCLR paper uses 0.2 on CIFAR.
         focal: γ of the focal loss, 0 for none.
         decoupled: Leave the positive out of the denominator (DCL).
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> view1, view2 = torch.rand(2, 8, 3, 4, 4)
+        >>> sdclr.SimCLR(temperature=0.5)(network, network, view1, view2).shape
+        torch.Size([8])
     """
 
     def __init__(self, temperature: float = 0.2, *, focal: float = 0.0, decoupled: bool = False) -> None:
