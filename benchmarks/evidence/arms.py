@@ -1,8 +1,8 @@
-"""Arms of an experiment on small sets: each a changed configuration, trained over several class orders, judged alike.
+"""Arms of an experiment on small sets: each arm is a changed configuration, trained with several class orders.
 
-Sets: `cifar10`, a long tail of 4,300 images at 16 px (at most 1,500 a class, imbalance 50; batch 128, lr 0.125), and
-`digits`, the demonstration's 276 images. Every arm trains with the seed of its class order, one that ends in `-again`
-with another: what two equal runs differ by. A run that is in the file is not run again.
+Sets: `cifar10`, a long tail of 4,300 images at 16 px (at most 1,500 per class, imbalance 50; batch 128, lr 0.125), and
+`digits`, the demonstration's 276 images. The seed of a run is its class order. Arms whose name ends in `-again` use
+another seed, which shows the variation between equal runs. Runs that are in the file are skipped.
 """
 
 import argparse
@@ -39,14 +39,14 @@ MEASURES = (("linear", "all"), ("linear", "std"), ("few_shot", "all"), ("few_sho
 BASELINE = ("simclr",)
 
 Configure = Callable[[PretrainConfig, str], PretrainConfig]
-"""The configuration of an arm, from that which all share."""
+"""Makes the configuration of an arm from the shared configuration."""
 Weigh = Callable[[str, Source], NDArray[np.float64] | None]
-"""How often an arm draws each image, if it does not leave that to its configuration."""
+"""Returns the sampling weights of an arm; None leaves the sampling to its configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where in the grid a run stands."""
+    """Position of a run in the grid of settings."""
 
     data: Path | None
     """The folder of CIFAR-10; None for digits."""
@@ -87,12 +87,12 @@ def run_one(place: Place, configure: Configure, weigh: Weigh) -> dict[str, Any]:
 
 
 def few_share(source: Source, weights: NDArray[np.float64] | None, run: Run) -> float:
-    """Percent of what is drawn, or of what losses weigh, at the end of a run that is of the Few classes."""
+    """Share of the Few classes, in percent of the drawn or weighted images at the end of a run."""
     labels = np.asarray(source.labels)
     drawn = np.ones(len(labels)) if weights is None else weights
     loaded = load_checkpoint(run.checkpoints)
     for name, value in ({} if loaded is None else loaded[0]["objective"]).items():
-        if name.startswith("rebalancers.") and name.endswith(".weights"):  # of density or curation
+        if name.startswith("rebalancers.") and name.endswith(".weights"):  # of the density or curation rebalancer
             drawn = drawn * value.numpy()
     few = np.isin(labels, class_groups(np.bincount(labels))["few"])
     return float(100 * drawn[few].sum() / drawn.sum())
@@ -134,13 +134,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def train(args: argparse.Namespace, configure: Configure, weigh: Weigh) -> None:
-    torch.set_num_threads(1)  # what several processes at once are best with
+    torch.set_num_threads(1)  # fastest if several processes run at once
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for split in args.splits:
         for width in args.widths:
             for epochs in args.epochs:
                 for arm in args.arms:
-                    # Read anew each time: several processes may share the work, on splits of their own.
+                    # Read again each time: several processes may share the work, each with its own splits.
                     done = {tuple(row[name] for name in KEY) for row in read(args.out)}
                     if (args.set, width, epochs, arm, split) in done:
                         continue
@@ -157,11 +157,11 @@ Found = dict[tuple[Any, ...], dict[int, dict[str, Any]]]
 
 
 def report(rows: Sequence[dict[str, Any]], baseline: Sequence[str] = BASELINE) -> str:
-    """Means over splits, differences to a baseline with their standard error, and these over all widths and lengths.
+    """Tables of means over splits and of differences to a baseline, and of differences over all widths and lengths.
 
     Args:
-        rows: Of runs.
-        baseline: Arms whose mean of the same split is what others are compared with.
+        rows: Results of runs.
+        baseline: Other arms are compared with the mean of these arms on the same split.
     """
     found: Found = defaultdict(dict)
     for row in rows:
@@ -182,7 +182,7 @@ def report(rows: Sequence[dict[str, Any]], baseline: Sequence[str] = BASELINE) -
 
 
 def _overall(found: Found, baseline: Sequence[str], heads: Sequence[str]) -> list[str]:
-    """Of each set and arm, the mean over its widths and lengths, each of which counts alike however many its splits."""
+    """Mean over widths and lengths of each set and arm. Each counts once, regardless of its number of splits."""
     lines = [_line("set", "arm", "places", *heads), "|---" * (3 + len(heads)) + "|"]
     for name, arm in dict.fromkeys((key[0], key[-1]) for key in found):
         places = [where for *where, other in found if (where[0], other) == (name, arm)]
@@ -196,7 +196,7 @@ def _overall(found: Found, baseline: Sequence[str], heads: Sequence[str]) -> lis
 def _gains(
     found: Found, where: Sequence[Any], arm: str, baseline: Sequence[str], score: tuple[str, str]
 ) -> list[float]:
-    """Differences of an arm to the baseline, for each split in which all of that was run; none for one of its arms."""
+    """Differences of an arm to the baseline, for each split with results of all these arms. Empty for baseline arms."""
     if arm in baseline:
         return []
     probe, measure = score
@@ -209,7 +209,7 @@ def _gains(
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """Their mean and, of two or more, its standard error."""
+    """The mean, with its standard error if there are two or more values."""
     if len(values) < 2:
         return _mean(values, "+.2f")
     return f"{_mean(values, '+.2f')} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
@@ -227,8 +227,8 @@ def main(doc: str | None, arms: Sequence[str], configure: Configure, weigh: Weig
     """The command line of an experiment.
 
     Args:
-        doc: What it is about.
-        arms: Those that run by default.
+        doc: Its description.
+        arms: Arms that run by default.
         configure: Makes an arm's configuration.
         weigh: Gives an arm's sampling weights.
     """

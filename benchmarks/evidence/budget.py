@@ -1,17 +1,17 @@
-"""Which settings give the best features in 5, 30 and 120 minutes on a CPU? Cells of a table, finished one by one.
+"""Which settings give the best features in 5, 30 and 120 minutes on a CPU? The script fills a table cell by cell.
 
-The machine may be shared, so a budget is a number of steps, not wall time. `speeds` takes the images per CPU second of
-one thread; two quiet cores do 1.2 times as many a second (402 of CIFAR-10 were seen). A budget of M minutes is
-M x 60 x 0.9 x 1.2 x that many images (one tenth is kept for reading, encoder and report). A cell trains for that many
-whole epochs and is then judged by a linear probe. Finished cells are lines of a JSONL file; an interrupted cell
-resumes from its checkpoint.
+The machine may be shared, so a budget is a number of steps instead of wall time. `speeds` measures the images per CPU
+second of one thread; two quiet cores process 1.2 times as many per second (402 images of CIFAR-10 in a measurement).
+A budget of M minutes is M x 60 x 0.9 x 1.2 x that many images (one tenth is for reading, encoder and report). A cell
+trains for the corresponding number of whole epochs and is then evaluated with a linear probe. Finished cells are lines
+of a JSONL file; an interrupted cell resumes from its checkpoint.
 
     python benchmarks/evidence/budget.py speeds --data DIR --out docs/results/budget.jsonl
     python benchmarks/evidence/budget.py cells --data DIR --out docs/results/budget.jsonl        # most valuable first
     python benchmarks/evidence/budget.py table --out docs/results/budget.jsonl
 
-DIR holds `cifar10` (Parquet) and `clothing` (folders train and test). Protocol and rule of choice stand in
-docs/results/budget.md.
+DIR holds `cifar10` (Parquet) and `clothing` (folders train and test). docs/results/budget.md describes the protocol and
+the rule of choice.
 """
 
 import argparse
@@ -43,13 +43,13 @@ from sdclr.training.run import Run
 from sdclr.training.runtime import Runtime
 
 SHARE = 0.9
-"""Share of a budget that is training."""
+"""Share of a budget for training."""
 TWO_CORES = 1.2
-"""Work of two threads on two quiet cores, in CPU seconds of one thread a second."""
+"""Work of two threads on two quiet cores in one second, in CPU seconds of one thread."""
 PROBE_IMAGES = 4000
-"""Labeled CIFAR images of the probe, and half as many to test on."""
+"""Labeled CIFAR-10 images for training the probe; half as many are for testing."""
 MOST_EPOCHS = 800
-"""More were never useful at this size; digits would reach it in 30 minutes."""
+"""Maximum number of epochs: more were never useful at this size. Digits reach it within 30 minutes."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ CELLS = [
     *((name, 30, "scratch, width 32", 0) for name in ("cifar", "clothing", "digits")),
     *((name, 120, arm, 0) for name in ("cifar", "clothing", "digits") for arm in ("adapted, 96 px", "scratch")),
 ]
-"""Collection, minutes, arm, seed (class order of CIFAR-10-LT, random numbers of the run), in order of value."""
+"""Collection, minutes, arm and seed (of the class order of CIFAR-10-LT and of the run); most valuable cells first."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Images to train on, and labeled ones to judge by."""
+    """Images for training, and labeled images for evaluation."""
 
     train: Source
     probe: Source
@@ -109,7 +109,7 @@ class Collection:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Images of each class that are trained on."""
+        """Number of training images of each class."""
         return np.bincount(np.asarray(self.train.labels), minlength=len(self.test.classes))
 
 
@@ -140,7 +140,7 @@ def collection(
 
 
 def settings(arm: Arm, source: Source, seed: int, epochs: int = 1) -> PretrainConfig:
-    """The automatic settings for a CPU, with what the arm changes."""
+    """The automatic settings for a CPU, with the changes of the arm."""
     config = default_config(source, gpu=False, start=arm.start)
     if arm.size is not None:
         config = replace(config, views=replace(config.views, image_size=arm.size))
@@ -151,13 +151,13 @@ def settings(arm: Arm, source: Source, seed: int, epochs: int = 1) -> PretrainCo
 
 
 def runtime(arm: Arm) -> Runtime:
-    """Plain ResNets are faster in bfloat16 where `auto` takes it; the pretrained, depthwise network is slower."""
+    """Runtime settings. bfloat16 makes plain ResNets faster, but the pretrained, depthwise network slower."""
     amp = "none" if arm.start else "auto"
     return Runtime(device="cpu", workers=0, amp=amp, progress=False, checkpoint_minutes=1)
 
 
 def speed(arm: Arm, source: Source, folder: Path, seconds: float = 4.0) -> float:
-    """Images per CPU second of this thread, in the fastest quarter of the steps: others slow the caches, too."""
+    """Images per CPU second of this thread, in the fastest quarter of the steps: other processes slow the caches."""
     config, how = settings(arm, source, 0), runtime(arm)
     run, took = Run(folder), []
     with processes("cpu") as place:
@@ -185,7 +185,7 @@ def features(encoder: nn.Module, source: Source, size: int) -> tuple[NDArray[np.
 
 
 def judge(encoder: nn.Module, size: int, images: Collection) -> dict[str, float]:
-    """Linear probe, in percent."""
+    """Accuracies of a linear probe, in percent."""
     x, y = features(encoder, images.probe, size)
     held, held_y = features(encoder, images.probe_validation, size)
     test, truth = features(encoder, images.test, size)
@@ -207,7 +207,7 @@ def append(out: Path, **values: Any) -> None:
 
 
 def measure_speeds(out: Path, data: Path, runs: Path) -> None:
-    """The speed of every arm on every collection that a cell needs."""
+    """Measure the missing speeds of all arms and collections of cells."""
     known = {(record["collection"], record["arm"]) for record in records(out, "speed")}
     for name, minutes, arm, _ in CELLS:
         if minutes and (name, arm) not in known:
@@ -216,7 +216,7 @@ def measure_speeds(out: Path, data: Path, runs: Path) -> None:
 
 
 def record_speed(out: Path, data: Path, runs: Path, name: str, arm: str) -> float:
-    """Measure an arm's speed and write it down."""
+    """Measure and store the speed of an arm."""
     folder = runs / "speed" / f"{name}-{arm}"
     images = round(speed(ARMS[arm], collection(name, data, 0).train, folder), 1)
     append(out, kind="speed", collection=name, arm=arm, images_per_cpu_second=images)
@@ -224,7 +224,7 @@ def record_speed(out: Path, data: Path, runs: Path, name: str, arm: str) -> floa
 
 
 def do_cells(out: Path, data: Path, runs: Path) -> None:
-    """Every cell that is missing, in order."""
+    """Compute the missing cells in order."""
     speeds = {(one["collection"], one["arm"]): one["images_per_cpu_second"] for one in records(out, "speed")}
     done = {(one["collection"], one["minutes"], one["arm"], one["seed"]) for one in records(out, "cell")}
     for name, minutes, arm_name, seed in CELLS:

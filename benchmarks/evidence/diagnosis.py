@@ -1,12 +1,12 @@
 """Which label-free indices follow the imbalance of a collection?
 
-Subsets of CIFAR-10 with imbalance 1, 10, 50 and 100 are drawn by label over five class orders, all of 3,000 images, so
-that no index can follow their number, and once more at their natural totals. Every index of `sdclr diagnose` is taken
-on each, under encoders that were trained at imbalance 100 and never change. Also: which quantity tells, without labels,
-where the encoder errs.
+Subsets of CIFAR-10 with imbalance 1, 10, 50 and 100 are drawn by label with five class orders. All have 3,000 images,
+so that no index can follow their number; a second series has natural totals. Every index of `sdclr diagnose` is
+computed on each subset with fixed encoders, which were trained at imbalance 100. The script also measures which
+quantities find, without labels, the images that the encoder misclassifies.
 
-What it should show, written before it ran: sizes of k-means clusters follow the imbalance weakly, since k-means cuts
-dense regions into more clusters; how unequal the distances to neighbors are follows it better.
+Expectation, written before the first run: sizes of k-means clusters follow the imbalance weakly, because k-means splits
+dense regions into more clusters; the inequality of the distances to neighbors follows it better.
 
     python benchmarks/evidence/diagnosis.py --data $SDCLR_DATA/data/cifar10 \
         --encoders runs/simclr-split1 runs/sdclr-0.5-split1 …
@@ -63,7 +63,7 @@ AUROC of finding the images that a vote of 20 labeled neighbors misclassifies; s
 
 
 class Found(NamedTuple):
-    """The indices of one subset under one encoder."""
+    """The indices of one subset with one encoder."""
 
     encoder: str
     order: int
@@ -73,7 +73,7 @@ class Found(NamedTuple):
 
 
 def counts_of_total(imbalance: float, total: int, classes: int = 10) -> Ints:
-    """An exponential profile with an exact total: largest remainders get the images that rounding leaves over."""
+    """An exponential profile with an exact total. The largest remainders get the images left over by rounding."""
     shares = imbalance ** (-np.arange(classes) / (classes - 1))
     exact = total * shares / shares.sum()
     counts = np.floor(exact).astype(np.int64)
@@ -82,7 +82,7 @@ def counts_of_total(imbalance: float, total: int, classes: int = 10) -> Ints:
 
 
 def draw(labels: Ints, counts: Ints, order: int) -> Ints:
-    """Positions of as many images of each class as counts say; `order` shuffles classes and images."""
+    """Positions of `counts` images of the classes. `order` is the seed for shuffling classes and images."""
     rng = np.random.default_rng(order)
     classes = rng.permutation(len(counts))
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
@@ -90,7 +90,7 @@ def draw(labels: Ints, counts: Ints, order: int) -> Ints:
 
 
 def encoded_once(run: Run, source: Source, cache: Path, views: ViewConfig | None) -> Encoded:
-    """Features from the cache, or extracted and put there."""
+    """Features from the cache. Missing features are extracted and stored there."""
     file = cache / f"{run.path.name}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def equal_totals(name: str, seen: Encoded, labels: Ints, *, total: int = TOTAL) 
 
 
 def natural_totals(name: str, seen: Encoded, labels: Ints, *, total: int = TOTAL) -> Iterator[Found]:
-    """Every imbalance has as many images of the most frequent class as imbalance 100 has."""
+    """Indices of subsets with the same number of images of the most frequent class at every imbalance."""
     most = counts_of_total(IMBALANCES[-1], total)[0]
     for imbalance in IMBALANCES:
         counts = np.floor(most * imbalance ** (-np.arange(10) / 9)).astype(np.int64)
@@ -124,7 +124,7 @@ def natural_totals(name: str, seen: Encoded, labels: Ints, *, total: int = TOTAL
 
 
 def own_imbalance(train: Source, runs: Path, cache: Path, *, total: int = TOTAL) -> Iterator[Found]:
-    """Encoders trained at each imbalance, on equally many images of their own subset."""
+    """Indices of encoders trained at each imbalance, on equally many images of their own subset."""
     for trained in matrix():
         run = Run(runs / trained.name)
         if run.finished:
@@ -135,7 +135,7 @@ def own_imbalance(train: Source, runs: Path, cache: Path, *, total: int = TOTAL)
 
 
 def where_it_errs(seen: Encoded, labels: Ints, *, total: int = TOTAL) -> Iterator[dict[str, float]]:
-    """How well each quantity finds the images that a vote of 20 neighbors in the whole pool gets wrong (AUROC)."""
+    """AUROC of each quantity for finding the images that a vote of 20 neighbors in the whole pool misclassifies."""
     for order in ORDERS:
         rows = draw(labels, counts_of_total(IMBALANCES[-1], total), order)
         dense = seen.dense[rows]
@@ -154,10 +154,10 @@ def where_it_errs(seen: Encoded, labels: Ints, *, total: int = TOTAL) -> Iterato
 
 
 def verdict(found: Sequence[Found], index: str) -> dict[str, tuple[float, float]]:
-    """Of one index: mean and deviation at each imbalance, rank correlation with it, separation of its ends.
+    """Mean and deviation of one index at each imbalance, its rank correlation with the imbalance, and its separation.
 
-    The rank correlation is taken within an encoder and class order; the separation (AUROC) of imbalance 1 and the
-    largest within an encoder over all its class orders.
+    The rank correlation is computed within an encoder and class order. The separation is the AUROC of the largest
+    imbalance against the smallest, within an encoder over all its class orders.
     """
     known = [item for item in found if index in item.indices]
     levels = sorted({item.imbalance for item in known})

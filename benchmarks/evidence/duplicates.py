@@ -1,11 +1,12 @@
-"""Near-duplicates: recall by kind of change and precision, beside perceptual hashes and the embedding alone.
+"""Near-duplicates: recall by kind of change and precision, compared with perceptual hashes and the embedding alone.
 
-A collection is the images of half of a data set's classes, and one made copy of some of them, each by one kind of
-change (`made_copies.py`). The candidates of the method are each image's nearest others, so that the images themselves
-are the hard negatives. Thresholds were chosen on the halves called "chosen on"; the other halves were only measured.
+A collection contains the images of half of a data set's classes and changed copies of some of them, each with one kind
+of change (`made_copies.py`). The candidates of the method are the nearest neighbors of each image, so the images
+themselves are the hard negatives. Thresholds were chosen on the halves called "chosen on"; the other halves were only
+measured.
 
-Pairs of images that are no made copies and are called the same are drawn on sheets. Those that a person found to show
-one picture indeed are in `duplicates_seen.json` and count as right.
+Pairs without made copies that the method reports as duplicates are drawn on sheets. Those that a person confirmed as
+the same picture are in `duplicates_seen.json` and count as right.
 
 PYTHONPATH=src:PEERS OMP_NUM_THREADS=1 python benchmarks/evidence/duplicates.py --clothing CLOTHING \
         --cifar CIFAR10 --out OUT
@@ -43,7 +44,7 @@ HASHES = ("PHash", "DHash", "WHash")
 
 
 class Images:
-    """Images in memory, of any sizes."""
+    """Images of any size in memory."""
 
     labels, classes, name = None, (), "images"
 
@@ -90,15 +91,15 @@ def collection(source: Source, half: str, limit: int, copies: int, seed: int) ->
 
 
 def root(made: Collection) -> NDArray[np.int64]:
-    """(N,) the data set's image that each image shows."""
+    """(N,) row of the data set's image that each image shows."""
     return np.where(made.original < 0, np.arange(len(made.original)), made.original)
 
 
 class Found(NamedTuple):
-    """What a method calls the same."""
+    """Pairs that a method reports as duplicates."""
 
     pairs: set[tuple[int, int]]
-    """The smaller row first."""
+    """Pairs of rows, the smaller row first."""
 
 
 def by_groups(found: Duplicates) -> Found:
@@ -108,7 +109,7 @@ def by_groups(found: Duplicates) -> Found:
 
 
 def judged(made: Collection, found: Found, seen: set[frozenset[str]]) -> dict[str, Any]:
-    """Recall by change, and how many pairs are right and wrong. `seen` pairs of the data set's images are right."""
+    """Recall by kind of change, and right and wrong pairs. `seen` pairs of the data set's images count as right."""
     shows, ids = root(made), made.source.ids
     total, hit, wrong, right = Counter(made.change), Counter(), [], 0
     for one, other in found.pairs:
@@ -127,9 +128,9 @@ def judged(made: Collection, found: Found, seen: set[frozenset[str]]) -> dict[st
 
 def hashes(name: str, made: Collection) -> NDArray[np.uint8]:
     """(N, N) Hamming distances of imagededup's hashes of 64 bits."""
-    # Its network downloads weights as soon as the package is imported; only its hashes are compared here.
+    # The package downloads the weights of its network on import. Only its hashes are compared here.
     sys.modules.setdefault("imagededup.methods.cnn", types.SimpleNamespace(CNN=None))  # type: ignore[arg-type]
-    from imagededup import methods  # noqa: PLC0415  # only where the peer is installed
+    from imagededup import methods  # noqa: PLC0415  # an optional peer
 
     hasher = getattr(methods, name)(verbose=False)
     codes = [int(hasher.encode_image(image_array=image), 16) for image in made.source.images]
@@ -139,7 +140,7 @@ def hashes(name: str, made: Collection) -> NDArray[np.uint8]:
 
 
 def within(distances: NDArray[Any], limit: float) -> Found:
-    """All pairs at most that far."""
+    """All pairs up to a distance."""
     rows, columns = np.nonzero(np.triu(distances <= limit, 1))
     return Found(set(zip(rows.tolist(), columns.tolist(), strict=True)))
 
@@ -155,7 +156,7 @@ def best_limit(made: Collection, distances: NDArray[Any], limits: list[float], s
 
 
 def sheet(made: Collection, pairs: list[tuple[int, int]], path: Path, *, side: int = 150) -> None:
-    """Draw pairs of images, eight a row."""
+    """Draw pairs of images, five per row."""
 
     def tile(row: int) -> NDArray[np.uint8]:
         image = made.source.images[row]
@@ -174,7 +175,7 @@ def sheet(made: Collection, pairs: list[tuple[int, int]], path: Path, *, side: i
 
 
 def measured(made: Collection, out: Path, seen: set[frozenset[str]], limits: dict[str, float]) -> dict[str, Any]:
-    """Every method on one collection. `limits` are taken from the half that is chosen on, and filled there."""
+    """Results of every method on one collection. Missing `limits` are chosen on this collection and added."""
     used = resolve_encoder(None, made.source)
     start = time.process_time()
     features = extract_features(used.encoder, made.source, preprocessing=used.preprocessing).values
@@ -237,7 +238,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def read_seen() -> set[frozenset[str]]:
-    """Pairs of images that a person found to show one picture, and those that follow from them."""
+    """Pairs that a person confirmed as the same picture, and all pairs that follow from them."""
     groups: list[set[str]] = []
     for pair in json.loads(SEEN.read_text()):
         joined = set(pair).union(*(group for group in groups if group & set(pair)))

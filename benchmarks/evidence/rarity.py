@@ -1,17 +1,17 @@
-"""Which score finds the rare images? A contest of all scores of `sdclr mine` and combinations, against the truth.
+"""Which score finds the rare images? Comparison of all scores of `sdclr mine` and combinations of them.
 
-What it should show, written before it ran: first measurements on one class order said that the distance to the
-nearest neighbors finds images of rare classes, that forgetting does not, and that the contrastive loss is lower in the
-tail. If so, distance has an AUROC clearly above 0.5 in every setting, forgetting stays near 0.5 and loss below it.
-Controls: several class orders, so that rare does not mean easy, and a score drawn at random.
+Expectation, written before the first run: in first measurements on one class order, the distance to the nearest
+neighbors found images of rare classes, forgetting did not, and the contrastive loss was lower in the tail. If this
+holds, distance has an AUROC clearly above 0.5 in every setting, forgetting stays near 0.5 and loss below it. Controls:
+several class orders, so that rare does not mean easy, and a random score.
 
     python benchmarks/evidence/rarity_runs.py --data DIR --runs runs/rarity
     sdclr demo --train --run runs/demo
     python benchmarks/evidence/cifar10_lt.py train --data DIR --runs runs/lt --arms simclr sdclr-0.5 --amp bf16
     python benchmarks/evidence/rarity.py --data DIR --runs runs/rarity --large runs/lt --digits runs/demo
 
-An image is held to be rare if its class is among the Few, the rarest third of the classes. What is measured of a run is
-kept beside it and not measured again.
+An image counts as rare if its class is among the Few, the rarest third of the classes. The measurements of a run are
+stored in its folder and not repeated.
 """
 
 import argparse
@@ -47,10 +47,10 @@ MEASURES = ("auroc", "average precision", "lift at 1 %", "lift at 5 %")
 
 
 class Case(NamedTuple):
-    """One encoder and the images it is to rank: those that it was trained on."""
+    """One encoder, and its training images, which are ranked."""
 
     setting: str
-    """Where class orders are averaged over."""
+    """Name. Class orders with the same setting are averaged."""
     order: int
     run: Run
     source: Source
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 def cifar_cases(data: Path, runs: Path) -> Iterator[Case]:
-    """The encoders of `rarity_runs.py` that are finished."""
+    """Finished runs of `rarity_runs.py`."""
     train = open_source(data, split="train")
     for trained in matrix():
         run = Run(runs / trained.name)
@@ -70,7 +70,7 @@ def cifar_cases(data: Path, runs: Path) -> Iterator[Case]:
 
 
 def large_cases(data: Path, runs: Path) -> Iterator[Case]:
-    """The encoders of `cifar10_lt.py` that are finished: three times the images, 40 epochs."""
+    """Finished runs of `cifar10_lt.py`: three times the images, 40 epochs."""
     train = open_source(data, split="train")
     for arm in ("simclr", "sdclr-0.5"):
         for split in cifar10_lt.SPLITS:
@@ -83,7 +83,7 @@ def large_cases(data: Path, runs: Path) -> Iterator[Case]:
 
 
 def digits_cases(runs: Path) -> Iterator[Case]:
-    """The encoders of `sdclr demo --train` that are finished."""
+    """Finished runs of `sdclr demo --train`."""
     train = digits("train")
     for method in ("simclr", "sdclr"):
         for run in (Run(path) for path in sorted(runs.glob(f"{method}-*"))):
@@ -98,13 +98,13 @@ def digits_cases(runs: Path) -> Iterator[Case]:
 
 
 def scores_of(case: Case) -> dict[str, NDArray[np.float64]]:
-    """Every score of every image (N,), the larger the rarer."""
+    """All scores (N,); larger means rarer."""
     k = tuple(number for number in K if number < len(case.source))
     config = MineConfig(k=k, ratios=RATIOS, projection=True, loss=True, lof=True, amp="none")
     mined = mine(case.source, config, encoder=case.run, out=case.run.path / "contest")
     features = np.load(case.run.path / "contest" / "reading" / "features.npy")
     found = dict(mined.columns)
-    found.pop("kind_size")  # not part of this contest, which compares scores of single images
+    found.pop("kind_size")  # excluded: only scores of single images are compared
     root = max(1, round(len(features) ** 0.5))
     for clusters, name in ((root, "√N"), (10, "10"), (30, "30")):
         partition = find_clusters(features, clusters)
@@ -121,7 +121,7 @@ def scores_of(case: Case) -> dict[str, NDArray[np.float64]]:
 
 
 def combined(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """The scores, and combinations of their ranks that need no labels."""
+    """The scores and label-free combinations of their ranks."""
     ranks = {name: rankdata(values) / len(values) for name, values in scores.items()}
     parts = {
         "distance + cluster size": ("distance_10", "cluster_size, √N"),
@@ -136,7 +136,7 @@ def combined(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.
 
 
 def _first_component(ranks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """What most scores agree on, with the sign that agrees with distance."""
+    """First principal component of the ranks, with the sign of distance."""
     used = ("distance_10", "forgetting_0.5", "loss", "cluster_size, √N", "lof_10")
     table = np.stack([ranks[name] for name in used], axis=1)
     table -= table.mean(axis=0)
@@ -145,7 +145,7 @@ def _first_component(ranks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.flo
 
 
 def measure(score: NDArray[np.float64], rare: NDArray[np.bool_]) -> dict[str, float]:
-    """How well a score finds what is rare: 0.5 and 1 are what chance gives for AUROC and lifts."""
+    """Quality of a score for finding rare images. Chance gives an AUROC of 0.5 and a lift of 1."""
     order = np.argsort(-score, kind="stable")
     figures = {"auroc": roc_auc_score(rare, score), "average precision": average_precision_score(rare, score)}
     for share in SHARES:
@@ -181,7 +181,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         cells[row["score"], row["setting"]].append(row)
 
     def mean_of(score: str, measure: str, chosen: Sequence[str]) -> float:
-        """A setting counts once, however many class orders it has."""
+        """Mean over settings. A setting counts once, regardless of its number of class orders."""
         return float(np.mean([np.mean([row[measure] for row in cells[score, setting]]) for setting in chosen]))
 
     names = sorted({row["score"] for row in rows}, key=lambda name: -mean_of(name, "auroc", settings))

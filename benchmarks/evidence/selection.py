@@ -1,31 +1,31 @@
-"""Choosing images to label with encoders trained from scratch: what finds the rare classes, what trains classifiers?
+"""Methods for choosing images to label, with encoders trained from scratch: recall of rare classes and accuracy.
 
     python benchmarks/evidence/selection.py --data $SDCLR_DATA/data/cifar10 --runs runs/rarity \
         --out selection_scratch.md
 
-The encoders were trained without labels on the long-tailed subsets that are chosen from here, each with a class order
-of its own: runs of `cifar10_lt.py` and of `rarity_runs.py` on CIFAR-10, of `sdclr demo --train` on digits. Every method
-chooses 1, 2, 5 and 10 % of the images by encoder features alone. Measured against the truth, with Few the rarest third
-of the classes:
+The encoders were trained without labels on long-tailed subsets, each with its own class order: runs of `cifar10_lt.py`
+and `rarity_runs.py` on CIFAR-10, and of `sdclr demo --train` on digits. Every method chooses 1, 2, 5 and 10 % of the
+images of such a subset by encoder features alone. The measures use the true classes; Few is the rarest third of them:
 
-- recall: share of all images of Few classes that were chosen. A choice at random has the budget's share;
-- lift: share of Few among the chosen, relative to their share among all;
-- classes: how many of the ten are among the chosen;
-- All, Few, Std: accuracy on the balanced test set of a logistic regression on the chosen images' labels alone, over all
-  classes, over those of Few, and its deviation over Many, Medium and Few. This is what the labels are for;
-- kNN: accuracy of the vote of 5 neighbors, likewise.
+- recall: share of all images of Few classes that were chosen. A random choice has the budget's share;
+- lift: share of Few among the chosen images, relative to their share among all images;
+- classes: number of classes among the chosen images, of ten;
+- All, Few, Std: accuracy on the balanced test set of a logistic regression on the labels of the chosen images, over all
+  classes, over Few, and its deviation over Many, Medium and Few. This is the purpose of the labels;
+- kNN: accuracy of the vote of 5 neighbors on the same test set.
 
-What it should show, written before it ran. Random has recall at the base rate, or the measurement is wrong. Rarity has
-the largest recall at small budgets but picks many of one kind, so that some classes are missing. Farthest-first finds
-rare classes too, because they lie apart. Rarity and variety together have about the recall of rarity with all classes
-covered, and their labels train a better classifier than random ones, in Few above all. Typicality, which asks for the
-common, does no better than random in recall and best in accuracy at 1 %.
+Expectation, written before the first run. Random has recall at the base rate, or the measurement is wrong. Rarity has
+the largest recall at small budgets but picks many images of one kind, so that some classes are missing. Farthest-first
+finds rare classes too, because they are far from the others. Rarity and variety together have about the recall of
+rarity and cover all classes, and their labels train a better classifier than random ones, especially in Few.
+Typicality, which prefers common images, is no better than random in recall and best in accuracy at 1 %.
 
-The default method is the one of the largest recall, averaged over the four budgets and then over the groups of runs,
-among those whose All, averaged likewise, is not below random's. This was decided before it ran. The list of methods was
-not: `both` in its present form, `sampled, alpha 1` and `weighted, alpha 0.25` came in after the first results.
+The default method is the one with the largest recall, averaged over the four budgets and then over the groups of runs,
+among the methods whose All, averaged in the same way, is not below random's. This rule was fixed before the first run.
+The list of methods was not: `both` in its present form, `sampled, alpha 1` and `weighted, alpha 0.25` were added after
+the first results.
 
-Features are cached in each run, or in `--cache`. Results are too; a run that is there is not chosen from again.
+Features and results are cached in each run, or in `--cache`. Finished runs are skipped.
 """
 
 import argparse
@@ -62,19 +62,19 @@ from sdclr.training.run import Run
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 MEASURES = ("recall", "lift", "classes", "all", "few", "std", "knn")
 PENALTY = 0.03
-"""Of the logistic regression on standardised features; one for all, since a few labels leave none to choose it by."""
+"""Penalty of the logistic regression on standardized features. Fixed, because few labels leave none to tune it."""
 TOLERANCE = 1e-3
 NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
 class Way:
-    """A method as it is called."""
+    """A method and its options."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     draws: int = 1
-    """Seeds that are averaged."""
+    """Number of seeds that are averaged."""
 
 
 WAYS = {
@@ -94,11 +94,11 @@ WAYS = {
 
 
 class Case(NamedTuple):
-    """An encoder and what is known of the images it is asked about."""
+    """An encoder and the images to choose from."""
 
     run: Run
     group: str
-    """Runs that are averaged."""
+    """Name of the runs that are averaged."""
     split: int
     data: str
     """`cifar10` or `digits`."""
@@ -114,7 +114,7 @@ class Labeled(NamedTuple):
 
 
 def cases(train: Source, runs: Path) -> Iterator[Case]:
-    """The finished runs in a folder, by the names that their scripts give them."""
+    """The finished runs in a folder, recognized by the names that their scripts give them."""
     for path in sorted(runs.iterdir()):
         run = Run(path)
         if not run.finished:
@@ -140,7 +140,7 @@ def digits_drawn(order: int) -> NDArray[np.int64]:
 
 
 class Features:
-    """Features of the runs, from the cache where they are there."""
+    """Features of the runs, from the cache if possible."""
 
     def __init__(self, train: Source, test: Source, cache: Path | None) -> None:
         self.sources = {"cifar10": (train, test), "digits": (digits("train"), digits("test"))}
@@ -179,7 +179,7 @@ def _views(source: Source, size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
 def measure(
     chosen: NDArray[np.int64], pool: Labeled, test: Labeled, groups: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, float]:
-    """What a choice is worth; shares in percent."""
+    """Quality of a choice; shares in percent."""
     tail = np.isin(pool.y, groups["few"])
     x, y = pool.x[chosen], pool.y[chosen]
     kinds = int(pool.y.max()) + 1
@@ -199,7 +199,7 @@ def measure(
 
 
 def choose_all(pool: Labeled, test: Labeled, known: dict[str, Any]) -> dict[str, Any]:
-    """Every way at every budget, mean over its draws: way -> budget -> measure -> figure. Adds to what is known."""
+    """Means over the draws of every method: method -> budget -> measure -> figure. Adds the missing ones to `known`."""
     groups = class_groups(np.bincount(pool.y))
     rarity = nearest(pool.x, NEIGHBORS).distances.mean(dim=1).numpy()
     for name, way in WAYS.items():
@@ -240,13 +240,13 @@ def collect(data: Path, runs: Sequence[Path], cache: Path | None) -> dict[str, d
 
 
 def winner(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The way of the largest recall whose classifiers are not below those of random labels."""
+    """The method with the largest recall among those whose classifiers are not below those of random labels."""
     recall, accuracy = (overall(results, key) for key in ("recall", "all"))
     return max((name for name in WAYS if accuracy[name] >= accuracy["random"]), key=recall.__getitem__)
 
 
 def overall(results: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:
-    """A measure of each way, averaged over budgets, then runs, then groups of runs."""
+    """A measure of each method, averaged over budgets, then runs, then groups of runs."""
     by_group: dict[str, list[Mapping[str, Any]]] = {}
     for result in results.values():
         by_group.setdefault(result["group"], []).append(result["ways"])
@@ -291,7 +291,7 @@ def commit() -> str:
 
 
 def report(results: Mapping[str, Mapping[str, Any]], out: Path, command: str) -> None:
-    """Markdown, and JSON beside it."""
+    """Write Markdown, and JSON next to it."""
     head = f"# Which images to label next\n\nMade by `{command}` at {commit()}.\n\n"
     explained = (__doc__ or "").split("\n\n", 2)[2]
     text = head + explained + "\n" + "\n".join(table.markdown() for table in tables(results))

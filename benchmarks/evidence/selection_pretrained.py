@@ -1,4 +1,4 @@
-"""Which images to label next, with the pretrained default encoder: the contest that chooses the default.
+"""Methods for choosing images to label, with the pretrained default encoder: the comparison that decides the default.
 
     python benchmarks/evidence/selection_features.py --data $SDCLR_DATA/data/cifar10 \
         --clothing $SDCLR_DATA/data/clothing --cache features
@@ -6,45 +6,45 @@
         --out docs/results
 
 Question. A user has an unlabeled, long-tailed collection, features of the pretrained encoder, and labels for few
-images. Whose labels train the best classifier, without neglecting rare classes?
+images. Which method chooses the labels that train the best classifier, without neglecting rare classes?
 
-Collections, ten classes each. The test images take no part in the choice.
+Collections, ten classes each. The methods do not choose from the test images.
 
-- CIFAR-10-LT: imbalance 100, 11,165 images, four class orders; judged on 5,000 balanced test images.
-- Clothing photos, as long-tailed as they are: all 3,440 photos are split at random into two halves of equal class
-  shares, five times. One half is chosen from, the other one judges.
-- Digits: imbalance 50, 276 images, five class orders; judged on the 500 test images.
+- CIFAR-10-LT: imbalance 100, 11,165 images, four class orders; 5,000 balanced test images.
+- Clothing photos with their natural long tail: all 3,440 photos are split at random into two halves of equal class
+  shares, five times. The methods choose from one half; the other one is the test set.
+- Digits: imbalance 50, 276 images, five class orders; the 500 test images.
 
-Budgets are 1, 2, 5 and 10 labels a class on average: 10, 20, 50 and 100 images. No image is labeled before. Every way
-has the same settings on every collection. Ways that draw at random are averaged over several seeds; on CIFAR-10, where
-choosing takes longest, those that start anew for each budget have one seed.
+Budgets are 1, 2, 5 and 10 labels per class on average: 10, 20, 50 and 100 images. No image is labeled before. Every
+method has the same settings on every collection. Random methods are averaged over several seeds; on CIFAR-10, where
+choosing takes longest, those that start again for each budget have one seed.
 
 Measures. The classifier is a logistic regression on the features of the chosen images, standardized by the mean and
-deviation of all images that are chosen from, with one penalty for all.
+deviation of all images to choose from, with a fixed penalty.
 
 - All: mean over classes of the accuracy on test images. Few: the same over the rarest third of the classes.
 - Mean, 1-NN: All of a nearest-class-mean classifier and of the nearest labeled image, both by cosine.
-- classes: how many classes are among the chosen. recall: share of all images of Few classes that is chosen.
+- classes: number of classes among the chosen images. recall: share of all images of Few classes that are chosen.
 
-Rule for the default, set before the contest ran. Each measure is averaged over the cases of a collection, then over
-budgets, then over collections. Among the ways that are not below random in Few and in classes, the one of the largest
-All wins. Variants of `kinds` and of `coverage` compete under names of their own; the better variant of each, by the
-same rule, is the one that the library keeps. Paired differences to random, by case, show how sure that is.
+Rule for the default, fixed before the first run. Each measure is averaged over the cases of a collection, then over
+budgets, then over collections. Among the methods that are not below random in Few and in classes, the one with the
+largest All wins. Variants of `kinds` and of `coverage` have separate names; the library keeps the better variant of
+each, by the same rule. Paired differences to random, by case, show the uncertainty.
 
-What it should show, written before it ran. Only the features had been looked at, without labels: kinds are few (three
-in digits and in the clothing photos), and the radius of the ProbCover paper leaves 75 to 85 % of the balls with a
-single image. Typicality wins at 1 and 2 labels a class, and misses Few classes on CIFAR-10. `k_center` loses to random
-in All, because it takes outliers, and finds most classes. Rarity is worst in All and best in recall. Coverage with the
-paper's radius lies between random and typicality; with the radius by share it is near typicality. Kinds before
-typicality differ from typicality alone in few picks: a gain in Few where a rare class is a kind of its own, else none.
-Kinds in turn spend too much on small kinds, and lose in All.
+Expectation, written before the first run. Only the features were known, without labels: kinds are few (three in digits
+and in the clothing photos), and the radius of the ProbCover paper leaves 75 to 85 % of the balls with a single image.
+Typicality wins at 1 and 2 labels per class, and misses Few classes on CIFAR-10. `k_center` loses to random in All,
+because it takes outliers, and finds most classes. Rarity is worst in All and best in recall. Coverage with the paper's
+radius is between random and typicality; with the radius by share it is near typicality. Kinds before typicality differ
+from typicality alone in few picks: Few gains if a rare class is a separate kind, otherwise it does not. Kinds in turn
+spend too much on small kinds, and lose in All.
 
-One way came in later, after digits and clothing had been measured and before any result on CIFAR-10 was looked at:
+One method was added later, after the results on digits and clothing and before any result on CIFAR-10 was known:
 `mixed`, three images by coverage (balls by share) and one by `k_center`. Coverage had gained most in All and `k_center`
-most in Few. On digits and clothing, where it was chosen (beside a mixture of one to one), its figures are no evidence.
-CIFAR-10 decides: `mixed` becomes the default in place of the rule's choice if there its All is not lower by more than
-one standard error of the paired difference, its Few is higher, and both Few and classes are not below random. Expected:
-it passes, with equal All and more Few.
+most in Few. Its figures on digits and clothing are no evidence, because it was chosen there (along with a mixture of
+one to one). CIFAR-10 decides: `mixed` replaces the rule's choice as the default if, on CIFAR-10, its All is not lower
+by more than one standard error of the paired difference, its Few is higher, and both Few and classes are not below
+random. Expectation: it passes, with equal All and more Few.
 """
 
 import argparse
@@ -101,7 +101,7 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Case:
-    """A collection to choose from, and images that judge."""
+    """A collection to choose from, and test images."""
 
     collection: str
     number: int
@@ -112,24 +112,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a way chooses by."""
+    """Inputs of a method."""
 
     x: NDArray[np.float32]
     rarity: NDArray[np.float32]
-    """(N,) as `sdclr mine` ranks."""
+    """(N,) rarity as in `sdclr mine`."""
     kinds: Positions
     """(N,) kind of each image."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to choose: called with what is seen, the budget and a seed."""
+    """A method for choosing images: a function of its inputs, the budget and a seed."""
 
     choose: Callable[[Seen, int, int], Positions]
     draws: int = 1
-    """Seeds that are averaged."""
+    """Number of seeds that are averaged."""
     nested: bool = True
-    """Whether the first m picks are a choice of m."""
+    """Whether the first m picks equal a choice of m images."""
 
 
 def _method(seen: Seen, budget: int, seed: int, *, method: str, **options: float) -> Positions:
@@ -137,7 +137,7 @@ def _method(seen: Seen, budget: int, seed: int, *, method: str, **options: float
 
 
 def _kinds_first(seen: Seen, budget: int, seed: int, *, then: str) -> Positions:
-    """One image of each kind, then as another method, which keeps away from those."""
+    """One image of each kind, then the picks of another method, with these images as labeled."""
     unit = F.normalize(torch.from_numpy(seen.x))
     first = one_of_each(unit, seen.kinds, np.empty(0, dtype=np.int64))[:budget]
     if len(first) == budget:
@@ -147,7 +147,7 @@ def _kinds_first(seen: Seen, budget: int, seed: int, *, then: str) -> Positions:
 
 
 def _kinds_in_turn(seen: Seen, budget: int, seed: int, *, rarest: bool) -> Positions:
-    """One image of each kind in turn; within a kind as `typicality` does."""
+    """One image of each kind in turn; within a kind by `typicality`."""
     sizes = np.bincount(seen.kinds)
     order = np.argsort(sizes if rarest else -sizes, kind="stable")
     share = np.zeros(len(sizes), dtype=np.int64)
@@ -164,7 +164,7 @@ def _kinds_in_turn(seen: Seen, budget: int, seed: int, *, rarest: bool) -> Posit
 
 
 def _pure_coverage(seen: Seen, budget: int, seed: int, *, kinds_first: bool) -> Positions:
-    """Coverage with the radius of the ProbCover paper; if asked for, one image of each kind has a label before."""
+    """Coverage with the radius of the ProbCover paper. With `kinds_first`, one image of each kind is picked before."""
     rows = F.normalize(torch.from_numpy(seen.x))
     first = one_of_each(rows, seen.kinds, np.empty(0, dtype=np.int64))[: budget if kinds_first else 0]
     rest = np.setdiff1d(np.arange(len(rows)), first)
@@ -197,7 +197,7 @@ WAYS = {
 
 
 def cases(cifar: Path, cache: Path) -> Iterator[Case]:
-    """Every collection in every form."""
+    """Every collection with every class order or half."""
     train, test = _cached(cache / "digits.npz")
     for order in DIGIT_ORDERS:
         drawn = digits_drawn(order)
@@ -234,14 +234,14 @@ def half_of(labels: Positions, seed: int) -> NDArray[np.bool_]:
 
 
 def seen_of(pool: Labeled) -> Seen:
-    """What `sdclr mine` knows of a collection."""
+    """Inputs of the methods, computed as in `sdclr mine`."""
     near = nearest(pool.x, KIND_NEIGHBORS)
     kinds = find_kinds(pool.x, neighbors=near)
     return Seen(pool.x, kind_rarity(kinds, near.distances[:, :10].mean(dim=1).numpy()), kinds.labels)
 
 
 def measure(chosen: Positions, case: Case) -> dict[str, float]:
-    """What a choice is worth; shares in percent."""
+    """Quality of a choice; shares in percent."""
     pool, test = case.pool, case.test
     groups = class_groups(np.bincount(pool.y, minlength=CLASSES))
     rare = np.isin(pool.y, groups["few"])
@@ -268,9 +268,9 @@ def measure(chosen: Positions, case: Case) -> dict[str, float]:
 def logistic_predictions(
     pool_x: NDArray[np.float32], x: NDArray[np.float32], y: Positions, asked: NDArray[np.float32]
 ) -> Positions:
-    """Classes of some images by a logistic regression on the labels of a few.
+    """Predict classes with a logistic regression on the labeled rows.
 
-    The optimum lies in the span of the labeled rows, so it is sought in coordinates of that span: as many as labels.
+    The optimum is in the span of the labeled rows, so the regression uses coordinates of that span: one per label.
     """
     if len(np.unique(y)) == 1:
         return np.full(len(asked), y[0])
@@ -284,7 +284,7 @@ def logistic_predictions(
 
 
 def rows_of(case: Case, file: Path) -> list[Row]:
-    """One row for each way and budget, mean over its draws. Ways that are in the file are not chosen again."""
+    """One row for each method and budget, mean over its draws. Methods that are in the file are skipped."""
     known: dict[str, list[Row]] = read_json(file) if file.is_file() else {}
     seen = seen_of(case.pool)
     for name, way in WAYS.items():
@@ -310,7 +310,7 @@ def rows_of(case: Case, file: Path) -> list[Row]:
 
 
 def remembering(find: Callable[..., Clusters]) -> Callable[..., Clusters]:
-    """`find_clusters` that knows what it found: several ways seek the same clusters."""
+    """`find_clusters` with a cache, because several methods need the same clusters."""
     known: dict[tuple[bytes, int, int], Clusters] = {}
 
     def found(rows: torch.Tensor, k: int, *, seed: int = 0) -> Clusters:
@@ -323,7 +323,7 @@ def remembering(find: Callable[..., Clusters]) -> Callable[..., Clusters]:
 
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
-    """All rows, numbers with four digits."""
+    """Write all rows, with four decimals."""
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()

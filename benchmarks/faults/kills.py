@@ -1,14 +1,13 @@
-"""Whether commands that are killed at any moment go on as if they had not been.
+"""Check that commands which are killed at any moment can be repeated and give the same results.
 
     python benchmarks/faults/kills.py --kills 500 --out docs/results/kills.jsonl
 
-A trial starts a command, kills it after a random time, and starts it again: one to five times, and then to its end.
-What it has written then equals what an undisturbed command writes: weights to the bit, rows of tables, pages. After a
-kill, no file under its final name may be torn. SIGKILL goes to the process alone, as of the kernel when memory runs
-out, or to its whole group. Where two processes work together, it goes to one of them; the other gets ten seconds to
-end without being killed.
-Processes are forked from this one, which has everything imported, so that a trial takes seconds. Moments follow from
---seed. Writes a line for each trial and prints a table.
+A trial starts a command and kills it after a random time, one to five times, and then runs it to its end. Its results
+must equal those of an undisturbed command: bit-identical weights, rows of tables, pages. After a kill, no file with a
+final name may be incomplete. SIGKILL goes to the process alone, as from the kernel when memory runs out, or to its
+whole group. If two processes work together, one of them is killed; the other gets ten seconds to end by itself.
+Processes are forked from this one, which has imported everything, so a trial takes seconds. --seed determines the times
+of the kills. The script writes a line for each trial and prints a table.
 """
 
 import argparse
@@ -32,15 +31,15 @@ from scenarios import Scenario, copy_needs, environments, prepare, results, scen
 from scene import do
 
 PATIENCE = 600.0
-"""Seconds that a command gets: longer, and it hangs. It takes a few, but the machine may be busy."""
+"""Timeout of a command in seconds. It takes only a few, but the machine may be busy."""
 MOST_KILLS = 5
-"""Times that a command is killed in a trial, at most."""
+"""Maximum number of kills in a trial."""
 ORPHANED = 10.0
-"""Seconds that a process gets whose partner was killed, until it is killed, too."""
+"""Seconds until a process whose partner was killed is killed, too."""
 
 
 class Trial(NamedTuple):
-    """What came of a command that was killed."""
+    """Result of a trial."""
 
     command: str
     seed: int
@@ -50,11 +49,11 @@ class Trial(NamedTuple):
 
 
 def import_everything() -> None:
-    """Load what commands load, so that processes forked from this one start at once."""
-    import torch  # noqa: PLC0415  # slow to load, or a change of its own
+    """Import the modules of all commands, so that processes forked from this one start quickly."""
+    import torch  # noqa: PLC0415  # slow to load
 
     torch.set_num_threads(1)
-    from sdclr.cli.catalog import CATALOG  # noqa: PLC0415  # slow to load, or a change of its own
+    from sdclr.cli.catalog import CATALOG  # noqa: PLC0415  # slow to load
 
     for entry in CATALOG.values():
         import_module(f"sdclr.cli.commands.{entry.module}")
@@ -62,26 +61,26 @@ def import_everything() -> None:
 
 
 def import_as(scenario: Scenario, ready: Path, place: Path) -> None:
-    """Run a command once and load what it has loaded, here."""
+    """Run a command once and import the modules that it loaded."""
     copy_needs(scenario, ready, place)
     modules = place.with_name("modules.json")
     with started(scenario, place, modules) as children:
         for child in children:
             ended(child, PATIENCE)
     for name in json.loads(modules.read_text()):
-        with contextlib.suppress(Exception):  # some are made by others, under names of their own
+        with contextlib.suppress(Exception):  # some modules are created at run time and cannot be imported
             import_module(name)
     shutil.rmtree(place)
 
 
 def start(arguments: Sequence[str], env: dict[str, str], said: Path, modules: Path | None = None) -> int:
-    """Fork a process that runs a command in a group of its own; its number.
+    """Fork a process that runs a command in its own process group. Returns the process ID.
 
     Args:
         arguments: The command.
-        env: Variables of its own.
-        said: Where its output goes.
-        modules: Where the names of the modules go that it has loaded.
+        env: Additional environment variables.
+        said: File for its output.
+        modules: File for the names of the modules that it loads.
     """
     child = os.fork()
     if child:
@@ -103,7 +102,7 @@ def start(arguments: Sequence[str], env: dict[str, str], said: Path, modules: Pa
 
 
 def ended(child: int, seconds: float) -> int | None:
-    """The exit code of a process within so many seconds, negative for a signal; None if it goes on."""
+    """Wait for a process. Returns its exit code, negative for a signal, or None if it still runs after `seconds`."""
     until = time.monotonic() + seconds
     while True:
         number, status = os.waitpid(child, os.WNOHANG)
@@ -115,7 +114,7 @@ def ended(child: int, seconds: float) -> int | None:
 
 
 def end_group(child: int) -> None:
-    """Kill what is left of a process's group."""
+    """Kill the remaining processes of a process's group."""
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
@@ -124,7 +123,7 @@ def end_group(child: int) -> None:
 
 @contextlib.contextmanager
 def started(scenario: Scenario, place: Path, modules: Path | None = None) -> Iterator[list[int]]:
-    """The processes of a command, of which none is left afterwards."""
+    """Start the processes of a command, and kill those that are left at the end."""
     arguments = scenario.arguments(place)
     environs = environments(scenario.processes)
     children = [start(arguments, env, place / f"said-{n}.txt", modules) for n, env in enumerate(environs)]
@@ -136,7 +135,7 @@ def started(scenario: Scenario, place: Path, modules: Path | None = None) -> Ite
 
 
 def to_the_end(scenario: Scenario, place: Path) -> tuple[float, list[str]]:
-    """Let a command come to its end: seconds, and what went wrong."""
+    """Run a command to its end. Returns its seconds and its faults."""
     began = time.monotonic()
     with started(scenario, place) as children:
         codes = [ended(child, PATIENCE) for child in children]
@@ -155,7 +154,7 @@ def to_the_end(scenario: Scenario, place: Path) -> tuple[float, list[str]]:
 
 
 def kill_once(scenario: Scenario, place: Path, after: float, draw: random.Random) -> tuple[bool, list[str]]:
-    """Start a command and kill it after some seconds: whether it was still there, and what went wrong."""
+    """Start a command and kill it after some seconds. Returns whether it was still running, and its faults."""
     faults = []
     with started(scenario, place) as children:
         victim = draw.randrange(len(children))
@@ -169,7 +168,7 @@ def kill_once(scenario: Scenario, place: Path, after: float, draw: random.Random
             ended(children[victim], PATIENCE)
         for child in children:
             if child != children[victim] and ended(child, ORPHANED if code is None else PATIENCE) is None:
-                end_group(child)  # as torchrun does: a group that has not formed yet waits for its partners
+                end_group(child)  # as torchrun does: an incomplete group waits for its partners
                 ended(child, PATIENCE)
         if code:
             said = (place / f"said-{victim}.txt").read_text()[-1500:]
@@ -178,11 +177,11 @@ def kill_once(scenario: Scenario, place: Path, after: float, draw: random.Random
 
 
 def trial(scenario: Scenario, seed: int, ready: Path, place: Path, whole: "Whole") -> Trial:
-    """Kill a command up to five times, let it end, and compare what it has written.
+    """Kill a command up to five times, run it to its end, and compare its results.
 
-    All trials are made in the same folder: a page holds where its images lie.
+    All trials use the same folder, because a page contains the paths of its images.
     """
-    draw = random.Random(f"{scenario.name} {seed}")  # noqa: S311  # moments, not secrets
+    draw = random.Random(f"{scenario.name} {seed}")  # noqa: S311  # not for security
     began = time.monotonic()
     copy_needs(scenario, ready, place)
     faults: list[str] = []
@@ -208,17 +207,17 @@ def trial(scenario: Scenario, seed: int, ready: Path, place: Path, whole: "Whole
 
 
 class Whole(NamedTuple):
-    """What an undisturbed command takes and writes."""
+    """Duration and results of an undisturbed command."""
 
     seconds: float
     results: dict[str, str]
 
 
 def undisturbed(scenario: Scenario, ready: Path, place: Path) -> Whole:
-    """Run a command twice: both must write the same.
+    """Run a command twice; both runs must give the same results.
 
     Raises:
-        SystemExit: A command failed, or its results vary, so that nothing could be compared.
+        SystemExit: A command failed, or its results vary and cannot be compared.
     """
     found = []
     import_as(scenario, ready, place)
@@ -239,10 +238,10 @@ def undisturbed(scenario: Scenario, ready: Path, place: Path) -> Whole:
 
 
 def _in_a_fork(function: Any, *args: Any) -> Any:
-    """What a function gives, computed in a forked process: this one must start no threads.
+    """Call a function in a forked process, because this process must not start threads.
 
     Raises:
-        SystemExit: The function has failed.
+        SystemExit: The function failed.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -251,7 +250,7 @@ def _in_a_fork(function: Any, *args: Any) -> Any:
             with os.fdopen(writing, "w") as pipe:
                 try:
                     answer = {"value": function(*args)}
-                except Exception:  # noqa: BLE001  # whatever it is, the other process tells it
+                except Exception:  # noqa: BLE001  # the other process reports it
                     answer = {"failed": traceback.format_exc()}
                 json.dump(answer, pipe)
         finally:
@@ -288,7 +287,7 @@ def main() -> None:
 
 
 def run(wanted: Sequence[Scenario], kills: int, seed: int, place: Path, *, out: Path | None = None) -> list[Trial]:
-    """Trials until so many kills have hit."""
+    """Run trials until there are `kills` kills."""
     os.environ["XDG_CACHE_HOME"] = str(place / "cache")
     import_everything()
     shrink_the_paper()
@@ -305,7 +304,7 @@ def run(wanted: Sequence[Scenario], kills: int, seed: int, place: Path, *, out: 
     found: list[Trial] = []
     while sum(one.kills for one in found) < kills:
         number = seed + len(found)
-        scenario = random.Random(number).choice(turns)  # noqa: S311  # a turn, not a secret
+        scenario = random.Random(number).choice(turns)  # noqa: S311  # not for security
         found.append(trial(scenario, number, ready, work, wholes[scenario.name]))
         if found[-1].faults:
             print(f"{found[-1]}", flush=True)

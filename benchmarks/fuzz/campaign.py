@@ -1,14 +1,14 @@
-"""Fuzz every reader of files: hostile variants of valid files may be read or refused by one line, and nothing else.
+"""Fuzz every reader of files. A hostile variant of a valid file may only be read or give an error message of one line.
 
     pip install atheris
     nice -n 15 python benchmarks/fuzz/campaign.py --inputs 20000 --out runs/fuzz
 
-With atheris the inputs follow what is covered in Python code: half of them are changed by libFuzzer, half part by part
-with checksums set right (`fuzz_mutate`). `--blind` needs no atheris and changes the valid files alone.
+With atheris, the coverage of Python code guides the inputs: libFuzzer changes half of them, and `fuzz_mutate` the other
+half, in part with corrected checksums. `--blind` does not need atheris and changes only the valid files.
 
-One child process at a time reads the inputs. A fault is any exception but `InputError` and its kinds, a message of
-several lines, more than `SLOW` seconds, more than `MEMORY` bytes, the end of the process, a write outside its folder, a
-connection, a program, or unpickling. Each is kept once with its input and the campaign goes on.
+One child process at a time reads the inputs. A fault is any exception except `InputError` and its subclasses, a message
+of several lines, more than `SLOW` seconds, more than `MEMORY` bytes, the end of the process, a write outside its
+folder, a connection, a program, or unpickling. Each fault is stored once with its input, and the campaign continues.
 """
 
 import argparse
@@ -31,23 +31,23 @@ from random import Random
 from typing import Any, Final
 
 SLOW: Final = 10.0
-"""Seconds of computing that one input may take. Time on a busy machine says little."""
+"""Maximum computing time of an input in seconds. Wall time says little on a busy machine."""
 MEMORY: Final = 2**30
-"""Bytes that the process may hold, torch and all libraries included."""
+"""Maximum memory of the process in bytes, including torch and all libraries."""
 ADDRESSES: Final = 16 * 2**30
-"""Bytes of address space, so that no input fills the machine."""
+"""Maximum address space in bytes, so that no input exhausts the machine."""
 STUCK: Final = 40.0
-"""Seconds of computing without a new input after which the child is ended."""
+"""Computing time in seconds without a new input after which the child is killed."""
 ASLEEP: Final = 900.0
-"""The same by the clock, for a child that waits for something."""
+"""The same in wall time, for a child that waits for something."""
 MESSAGE: Final = 2_000
-"""Characters of a message at most."""
+"""Maximum number of characters of a message."""
 EVERY: Final = 500
-"""Inputs between two looks at the folders around, and two states on disk."""
+"""Number of inputs between two checks of the surrounding folders, each with a write of the state."""
 
 
 class Oracle:
-    """Runs one target on one input after the other, and knows what is a fault."""
+    """Runs one target on inputs and detects faults."""
 
     def __init__(self, target: Any, folder: Path, counter: mmap.mmap | None = None) -> None:
         from fuzz_seeds import collection
@@ -66,11 +66,11 @@ class Oracle:
 
     @property
     def inputs(self) -> int:
-        """How many were read."""
+        """Number of inputs read."""
         return self.counts.total()
 
     def read(self, data: bytes) -> str:
-        """Read one input in the current folder; returns what came of it."""
+        """Read one input in the current folder and return the outcome."""
         from fuzz_watch import watching
 
         path = self.work / f"given{self.target.suffix}"
@@ -105,7 +105,7 @@ class Oracle:
             if len(message) > MESSAGE:
                 self.fault("message of thousands of characters", data, message[:MESSAGE])
             return type(error).__name__
-        except Exception as error:  # noqa: BLE001  # this is what is looked for
+        except Exception as error:  # noqa: BLE001  # these are the faults to find
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/sdclr/" in frame.filename]
             place = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
             self.fault(f"{type(error).__name__}{place}", data, traceback.format_exc())
@@ -117,17 +117,17 @@ class Oracle:
         self.largest = max(self.largest, peak)
         if peak > MEMORY:
             self.fault(f"memory: {peak / 2**20:.0f} MiB", data)
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 
     def look(self, data: bytes = b"") -> None:
-        """Compare the folders around with what they were, and write the state."""
+        """Check the surrounding folders for new files, and write the state."""
         for path in _listing(self.folder) - self._around:
             self.fault(f"left {path}", data)
         self._around = _listing(self.folder)
         self.save()
 
     def fault(self, name: str, data: bytes, details: str = "") -> None:
-        """Keep a fault and its first input."""
+        """Store a fault and its first input."""
         kind = name.split(": ", maxsplit=1)[0] if name.startswith(("slow", "memory")) else name
         if kind in self.faults:
             self.faults[kind]["times"] += 1
@@ -141,7 +141,7 @@ class Oracle:
         self.save()
 
     def state(self) -> dict[str, Any]:
-        """What the report needs."""
+        """State for the report."""
         return {
             "target": self.target.name,
             "inputs": self.inputs,
@@ -160,19 +160,19 @@ class Oracle:
 
 
 def _listing(folder: Path) -> set[str]:
-    """All that lies around the folder that the target may write in, but what the campaign itself writes."""
+    """All paths outside the target's working folder, except those that the campaign itself writes."""
     work, kept = folder / "work", {"state.json", "state.tmp", "counter", "child.log", "corpus", "faults"}
     return {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
         if not path.is_relative_to(work)
         and path.relative_to(folder).parts[0] not in kept
-        and "torchinductor" not in path.name  # torch makes this folder for itself
+        and "torchinductor" not in path.name  # torch creates this folder
     }
 
 
 def _peak() -> float:
-    """The most memory that this process held, in bytes."""
+    """Peak memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return float(line.split()[1]) * 1024
@@ -180,7 +180,7 @@ def _peak() -> float:
 
 
 def child(name: str, folder: Path, runs: int, seed: int, *, blind: bool) -> None:
-    """Read so many inputs of one target."""
+    """Read `runs` inputs of one target."""
     with (folder / "counter").open("r+b") as file:
         counter = mmap.mmap(file.fileno(), 8)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -229,13 +229,13 @@ def child(name: str, folder: Path, runs: int, seed: int, *, blind: bool) -> None
 
 
 def _ready(target: Any, folder: Path, counter: mmap.mmap) -> Oracle:
-    """The oracle, once all that is loaded late is there, and with a bound on memory."""
+    """Create the oracle, load what targets import late, and limit the memory."""
     oracle = Oracle(target, folder, counter)
     os.chdir(oracle.work)
     for data in target.seeds():
         path = oracle.work / f"given{target.suffix}"
         path.write_bytes(data)
-        with suppress(Exception):  # the same input comes again, and is judged then
+        with suppress(Exception):  # the same input is read again and checked later
             target.run(path)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     return oracle
@@ -254,7 +254,7 @@ def _blindly(oracle: Oracle, runs: int, seed: int) -> None:
 
 
 def campaign(name: str, inputs: int, seed: int, out: Path, *, blind: bool) -> dict[str, Any]:
-    """Fuzz one target in child processes, the next where one ends, until so many inputs are read."""
+    """Fuzz one target in child processes, one after the other, until `inputs` inputs are read."""
     total: dict[str, Any] = {"target": name, "inputs": 0, "seconds": 0.0, "outcomes": {}, "slowest_s": 0, "faults": []}
     while total["inputs"] < inputs:
         with tempfile.TemporaryDirectory(prefix="sdclr-fuzz-") as place:
@@ -288,7 +288,7 @@ def campaign(name: str, inputs: int, seed: int, out: Path, *, blind: bool) -> di
 
 
 def _supervised(name: str, folder: Path, runs: int, seed: int, *, blind: bool) -> str | None:
-    """Run a child process. Returns how it ended if something else ended it."""
+    """Run a child process. Returns the cause if it ended before its last input, otherwise None."""
     environment = os.environ | {
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
@@ -327,7 +327,7 @@ def _supervised(name: str, folder: Path, runs: int, seed: int, *, blind: bool) -
 
 
 def _computed(process: int) -> float:
-    """Seconds that a process has computed."""
+    """Computing time of a process in seconds."""
     try:
         words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # it has ended
@@ -342,7 +342,7 @@ def _keep(faults: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Fuzz the targets that were named."""
+    """Fuzz the selected targets."""
     if sys.argv[1:2] == ["--child"]:
         name, folder, runs, seed = sys.argv[2:6]
         child(name, Path(folder), int(runs), int(seed), blind="--blind" in sys.argv)

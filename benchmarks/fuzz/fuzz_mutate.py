@@ -1,4 +1,4 @@
-"""Change valid files into hostile ones: blindly, or part by part with checksums and lengths set right again."""
+"""Change valid files into hostile ones: blindly, or part by part with corrected checksums and lengths."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 import tomli_w
 
 LARGEST: Final = 65_536
-"""Bytes of an input at most."""
+"""Maximum size of an input in bytes."""
 
 INTERESTING: Final = (0, 1, 2, 3, 7, 8, 15, 16, 127, 128, 255, 256, 32_767, 32_768, 65_535, 65_536, 2**31 - 1, 2**31)
-"""Whole numbers at which programs go wrong. Those near 2**32 are made by subtraction."""
+"""Integers that often cause errors. Their negative values give those near 2**32."""
 
 TEXTS: Final = (
     *("", " ", "0", "-1", "1e999", "nan", "inf", "true", "null", "None", "9" * 400, "1" * 5_000, "0x10", "1_000"),
@@ -26,14 +26,14 @@ TEXTS: Final = (
     *("\x1b[2J", "\x1b]0;t\x07", "\u202egnp", "\ufeff", "\ufffd", "\u2028", "é", "\U0001f989", "İ", "ß", "x" * 300),
     *("<script>", "'", '"', '""', ",", ";", "|", "attr:", "attributes", "label", "id", "path", "drop", "keep"),
 )
-"""Cells, keys and values that are unusual."""
+"""Unusual cells, keys and values."""
 
 
 class Parts(NamedTuple):
-    """How a kind of file comes apart and together again."""
+    """Functions that split a kind of file into parts and join them again."""
 
     split: Callable[[bytes], list[Any]]
-    """May raise anything on what is no such file."""
+    """May raise any exception if the file is not of this kind."""
     join: Callable[[list[Any]], bytes]
     change: Callable[[Any, Random], Any] | None = None
     """Changes one part; by default the parts are bytes, which are changed blindly."""
@@ -46,15 +46,15 @@ def mutate(
 
     Args:
         data: The file.
-        random: Decides everything.
-        seeds: Other files of the kind, for splicing.
-        parts: How the file comes apart; half of the changes are then made to one part.
-        tokens: What is inserted now and then.
+        random: Source of all random decisions.
+        seeds: Other files of the same kind, for splicing.
+        parts: Splits and joins the file; half of the variants then change one part.
+        tokens: Bytes that are sometimes inserted.
     """
     if parts is not None and random.random() < 0.5:
         try:
             return _by_parts(data, random, seeds, parts, tokens)[:LARGEST]
-        except Exception:  # noqa: BLE001  # no such file any more: change it blindly
+        except Exception:  # noqa: BLE001  # not a file of this kind: change it blindly
             return blindly(data, random, seeds, tokens)
     return blindly(data, random, seeds, tokens)
 
@@ -104,7 +104,7 @@ def _truncate(data: bytes, random: Random, *_: Any) -> bytes:
 
 
 def _number(data: bytes, random: Random, *_: Any) -> bytes:
-    """A length or another number of 1, 2, 4 or 8 bytes in place of one."""
+    """Replace 1, 2, 4 or 8 bytes with a number."""
     form = random.choice(("<B", "<H", ">H", "<I", ">I", "<Q", ">Q"))
     size = struct.calcsize(form)
     value = random.choice(INTERESTING) if random.random() < 0.8 else random.getrandbits(8 * size)
@@ -114,7 +114,7 @@ def _number(data: bytes, random: Random, *_: Any) -> bytes:
 
 
 def _digits(data: bytes, random: Random, *_: Any) -> bytes:
-    """Another number in place of one in digits."""
+    """Replace a digit with a number."""
     places = [place for place, byte in enumerate(data[:4096]) if 48 <= byte <= 57]
     if not places:
         return data
@@ -198,7 +198,7 @@ def _jpeg_join(segments: list[bytes]) -> bytes:
 JPEG: Final = Parts(_jpeg_split, _jpeg_join)
 
 
-# RIFF, which WebP is: chunks with their lengths.
+# RIFF, the container of WebP: chunks with their lengths.
 
 
 def _riff_split(data: bytes) -> list[bytes]:
@@ -248,7 +248,7 @@ def _safetensors_join(both: list[bytes]) -> bytes:
 SAFETENSORS: Final = Parts(_safetensors_split, _safetensors_join)
 
 
-# ZIP, which checkpoints and NumPy archives are: members with their checksums.
+# ZIP, the format of checkpoints and NumPy archives: members with their checksums.
 
 
 def _zip_split(data: bytes) -> list[tuple[str, bytes]]:
@@ -274,7 +274,7 @@ def _zip_change(member: tuple[str, bytes], random: Random) -> tuple[str, bytes]:
 ZIP: Final = Parts(_zip_split, _zip_join, _zip_change)
 
 
-# Parquet: the footer alone, whose length is set right.
+# Parquet: data and footer, with the correct length of the footer.
 
 
 def _parquet_split(data: bytes) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Valid files of every kind that is read, small and of many variants: what fuzzing starts from."""
+"""Small valid files of every readable kind, in many variants: the seeds of fuzzing."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def jpeg() -> list[bytes]:
-    """Plain, progressive, gray, CMYK, turned, with restart markers and other subsampling."""
+    """Plain, progressive, gray, CMYK, rotated, with restart markers and other subsampling."""
     exif = Image.Exif()
     exif[0x0112] = 6
     plain = _picture()
@@ -85,7 +85,7 @@ def gif() -> list[bytes]:
 
 
 def tiff() -> list[bytes]:
-    """All compressions and kinds of pixels, big-endian and of several pages."""
+    """All compressions and kinds of pixels, BigTIFF, and several pages."""
     found = [_saved(_picture(mode), "TIFF") for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16", "F", "CMYK")]
     names = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "tiff_deflate")
     found += [_saved(_picture(), "TIFF", compression=name) for name in names]
@@ -110,14 +110,14 @@ def bmp() -> list[bytes]:
 
 
 def ppm() -> list[bytes]:
-    """Binary and plain, of 8 and 16 bits."""
+    """Binary and plain, with 8 and 16 bits."""
     plain = b"P3\n# c\n2 2\n255\n1 2 3 4 5 6 7 8 9 10 11 12\n"
     binary = [_saved(_picture(mode), "PPM") for mode in ("RGB", "L", "1", "I;16")]
     return [*binary, plain, b"P2\n2 2\n9\n1 2 3 4\n", b"P1\n2 2\n0 1 1 0\n", b"Pf\n1 1\n-1.0\n\0\0\x80?"]
 
 
 def avif() -> list[bytes]:
-    """With and without transparency, turned, and animated."""
+    """With and without transparency, rotated, and animated."""
     turned = Image.Exif()
     turned[0x0112] = 6
     animated = _saved(_picture(), "AVIF", save_all=True, append_images=[_picture()], duration=10)
@@ -125,7 +125,7 @@ def avif() -> list[bytes]:
 
 
 def jp2() -> list[bytes]:
-    """Lossless and lossy, of 8 and 16 bits."""
+    """Lossless and lossy, with 8 and 16 bits."""
     found = [_saved(_picture(mode), "JPEG2000") for mode in ("RGB", "RGBA", "L", "I;16")]
     return [*found, _saved(_picture(), "JPEG2000", irreversible=True, quality_layers=[20])]
 
@@ -166,12 +166,12 @@ def manifest_csv() -> list[bytes]:
 
 
 def path_list() -> list[bytes]:
-    """A path and a class number a line."""
+    """A path and a class number per line."""
     return [b"images/a.png 0\nimages/b.jpg 1\nimages/c.png 0\n", b"images/a.png\nimages/b.jpg\n"]
 
 
 def marks() -> list[bytes]:
-    """As the page writes them, as spreadsheets save them, and tables of near-duplicates."""
+    """Marks as written by the page and by spreadsheets, and tables of near-duplicates."""
     return [
         b"path,id,mark,label\nimages/a.png,a.png,keep,cat\nimages/b.jpg,b.jpg,drop,\nimages/c.png,c.png,,dog\n",
         b"sep=;\r\nID;Mark;Label\r\na.png;keep;cat\r\nb.jpg;drop;\r\n",
@@ -258,7 +258,7 @@ def index_npy() -> list[bytes]:
 
 
 def embeddings_npy() -> list[bytes]:
-    """Vectors in several types of numbers."""
+    """Vectors of several data types."""
     values = np.random.default_rng(0).normal(size=(6, 4))
     return [
         _npy(values),
@@ -282,7 +282,7 @@ def embeddings_parquet() -> list[bytes]:
 
 @cache
 def small_encoder() -> Encoder:
-    """A network of few weights, with random ones."""
+    """A network with few, random weights."""
     torch.manual_seed(0)
     config = PretrainConfig().encoder
     return create_encoder(type(config)(name="resnet20", width=1), 16).eval()
@@ -315,7 +315,7 @@ def weights_safetensors() -> list[bytes]:
 
 
 def checkpoint() -> list[bytes]:
-    """What a run keeps: tensors, numbers and texts in dictionaries."""
+    """Contents of a run's checkpoint: tensors, numbers and texts in dictionaries."""
     tensor = torch.arange(6.0)
     state = {"step": 10, "objective": {"a.weight": tensor}, "optimizer": {"state": {0: {"momentum": tensor}}}}
     return [_torch(state), _torch({**state, "rng": [tensor.byte(), None, "x", 1.5, True]})]
@@ -350,7 +350,7 @@ def metrics() -> list[bytes]:
 
 
 def collection(folder: Path) -> None:
-    """Make the images that manifests, marks and embeddings name, in a folder `images`."""
+    """Create the images that manifests, marks and embeddings name, in a folder `images`."""
     place = folder / "images"
     place.mkdir(parents=True, exist_ok=True)
     (place / "a.png").write_bytes(png()[0])
@@ -361,7 +361,7 @@ def collection(folder: Path) -> None:
 
 
 def scores() -> list[bytes]:
-    """The `scores.parquet` of a mining by embeddings."""
+    """The `scores.parquet` of mining with embeddings."""
     return list(_mined())
 
 

@@ -1,4 +1,4 @@
-"""What is measured, section by section. Each gives Markdown, targets and raw values, and stands by itself."""
+"""Measurements, section by section. The sections are independent and give targets, comparisons and tables."""
 
 import tempfile
 import time
@@ -52,38 +52,38 @@ RUNS: dict[str, dict[str, bool]] = {
     "bf16, compiled": {"compile": True},
     "bf16, compiled, CUDA graphs": {"compile": True, "cuda_graphs": True},
 }
-"""How `pretrain` is asked to carry out a whole run."""
+"""Runtime options of `pretrain` for whole runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes, and for how long."""
+    """Sizes and durations of the measurements."""
 
     small: Job
     large: Job
     large_images: int
     images: int | None
-    """How many of the resident set's images; None for all."""
+    """Number of resident images; None for all."""
     steps: int
     """Steps between two readings of the clock."""
     effort: Effort
     product: int
-    """Side of the matrices whose product tells the device's peak."""
+    """Side of the matrices whose product gives the device's peak."""
     losses: tuple[int, ...]
     dim: int = 128
     profiled: int
-    """Steps that are profiled."""
+    """Number of profiled steps."""
     epochs: int
-    """Epochs of the whole runs; the first does not count."""
+    """Epochs of the whole runs. The first one is not counted."""
     runs: tuple[str, ...] = tuple(RUNS)
-    """Which whole runs."""
+    """Names of the whole runs."""
     backend: str = "inductor"
-    """torch.compile's for the steps."""
+    """Backend of torch.compile for the steps."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it is measured, and on what."""
+    """Device, plan and data of the measurements."""
 
     device: torch.device
     plan: Plan
@@ -105,13 +105,13 @@ class Bench:
         return [Steps(arm, job or self.plan.small, images) for arm in arms]
 
     def compare(self, title: str, note: str, runs: Sequence[Steps], *, steps: int | None = None) -> Comparison:
-        """Seconds a step."""
+        """Seconds per step."""
         count = steps or self.plan.steps
         return compare(title, note, "s", [run.candidate(count) for run in runs], self.plan.effort)
 
 
 def steps_section(bench: Bench) -> Findings:
-    """Whole steps, without compiler: SDCLR, SimCLR, three forward passes, lightly's parts; and how much of the peak."""
+    """Whole uncompiled steps: SDCLR, SimCLR, three forward passes, lightly's parts; and the share of the peak."""
     job, runs = bench.plan.small, bench.build(SDCLR, SIMCLR, THREE)
     note = (
         f"Views drawn anew for every step from resident images, forward, backward, SGD; {job}; {PRECISIONS['bf16']}; "
@@ -129,7 +129,7 @@ def steps_section(bench: Bench) -> Findings:
 
 
 def peak_table(bench: Bench, flops: int, seconds: float) -> Table:
-    """Operations of a step against what the device does with one large product."""
+    """Operations per second in a step, compared with one large matrix product."""
     peak = product_peak(bench)
     side = bench.plan.product
     rows = [
@@ -144,7 +144,7 @@ def peak_table(bench: Bench, flops: int, seconds: float) -> Table:
 
 
 def product_peak(bench: Bench) -> float:
-    """Operations a second of a large bfloat16 matrix product on random numbers."""
+    """Operations per second of a large bfloat16 matrix product on random numbers."""
     side = bench.plan.product
     a, b = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
 
@@ -169,7 +169,7 @@ def precision_section(bench: Bench) -> Findings:
 
 
 def views_section(bench: Bench) -> Findings:
-    """What the views cost in a step: steps that draw them against steps on one pair, and the drawing alone."""
+    """Cost of the views in a step: steps that draw them, steps on one pair of views, and the drawing alone."""
     drawn, fixed = bench.build(SDCLR, replace(SDCLR, name="SDCLR on one pair of views", views="fixed"))
     count = bench.plan.steps
 
@@ -223,7 +223,7 @@ def loss_section(bench: Bench) -> Findings:
 
 
 def measure_loss(a: Tensor, b: Tensor, *, tiled: bool, effort: Effort) -> tuple[float, int | None] | None:
-    """Median seconds and peak bytes of loss and gradient; None if the device has not so much memory."""
+    """Median seconds and peak bytes of loss and gradient; None if the device has too little memory."""
 
     def differentiate() -> None:
         a.grad = b.grad = None
@@ -251,14 +251,14 @@ def host_section(bench: Bench) -> Findings:
 
 
 def describe_host(bench: Bench, runs: Sequence[Steps], what: str) -> Findings:
-    """How the host gets on with steps: how long it takes to ask for one, what it launches, where it waits."""
+    """Work of the host in a step: time to launch it, number of launches, waits."""
     rows: list[tuple[Cell, ...]] = []
     tables, targets = [], []
     for run in runs:
         name = f"{run.arm.name}, {what}"
         times = [1000 * seconds for seconds in host_seconds(run, 2 * bench.plan.steps)]
         seen = profile_steps(run, bench.plan.profiled)
-        wait = first_wait(run, bench.plan.steps)  # last: a run that it stops can take no further step
+        wait = first_wait(run, bench.plan.steps)  # last, because a run that it stops cannot continue
         counts: tuple[Cell, ...] = ("",) * 6
         if seen is not None:
             waits = sum(seen.waits.values())
@@ -293,7 +293,7 @@ def memory_section(bench: Bench) -> Findings:
 
 
 def peak_of(bench: Bench, arm: Arm, job: Job, images: Tensor) -> int | None:
-    """Peak bytes of an arm's steps. cuDNN tries its algorithms in the first, which takes memory of its own."""
+    """Peak bytes of an arm's steps after the first ones, in which cuDNN tries its algorithms and needs more memory."""
     with PeakMemory(bench.device) as memory:
         run = Steps(arm, job, images)
         run.prepare()
@@ -306,7 +306,7 @@ def peak_of(bench: Bench, arm: Arm, job: Job, images: Tensor) -> int | None:
 
 
 def compiled_section(bench: Bench) -> Findings:
-    """Steps and views compiled, against the same without compiler."""
+    """Compiled steps and views, compared with uncompiled ones."""
     return compare_compiled(bench, "default", "compiled")
 
 
@@ -316,7 +316,7 @@ def graphs_section(bench: Bench) -> Findings:
 
 
 def compare_compiled(bench: Bench, mode: Compiled, what: str) -> Findings:
-    """SDCLR and SimCLR compiled, and SDCLR not compiled; and what the compiler could not do, or did again."""
+    """Compiled SDCLR and SimCLR, uncompiled SDCLR, and the compiler's graph breaks and recompilations."""
     torch.compiler.reset()
     counters.clear()
     runs = bench.build(*(replace(arm, compiled=mode, backend=bench.plan.backend) for arm in (SDCLR, SIMCLR)))
@@ -348,7 +348,7 @@ def compare_compiled(bench: Bench, mode: Compiled, what: str) -> Findings:
 
 
 def large_section(bench: Bench) -> Findings:
-    """ResNet-50 at 224 px on random images: pairs a second and memory, with and without recomputed activations."""
+    """ResNet-50 at 224 px on random images: pairs per second and memory, with and without recomputed activations."""
     job, side = bench.plan.large, bench.plan.large.views.image_size
     images = torch.randint(256, (bench.plan.large_images, 3, side, side), dtype=torch.uint8, device=bench.device)
     arms = [SDCLR, SIMCLR, replace(SDCLR, name="SDCLR, activations recomputed", checkpointed=True)]
@@ -365,9 +365,9 @@ def large_section(bench: Bench) -> Findings:
 
 
 def runs_section(bench: Bench) -> Findings:
-    """`pretrain` itself over whole epochs, masks, logs and all; and where it makes the host wait."""
+    """Speed of `pretrain` over whole epochs, including masks and logs, and the places where the host waits."""
     images, job = bench.images.permute(0, 2, 3, 1).cpu().numpy(), bench.plan.small
-    set_numerics("bf16", tuned=False)  # as torch starts; what training sets, it sets itself
+    set_numerics("bf16", tuned=False)  # torch's defaults; training makes its own settings
     runtime = Runtime(device=str(bench.device), workers=0, amp="bf16", progress=False, log_steps=10**9)
     rows, targets = [], []
     for name in bench.plan.runs:
@@ -387,7 +387,7 @@ def runs_section(bench: Bench) -> Findings:
 
 
 def epoch_speeds(job: Job, images: NDArray[np.uint8], epochs: int, runtime: Runtime) -> list[float]:
-    """Images a second in each epoch but the first."""
+    """Images per second in each epoch except the first."""
     config = replace(job.config("sdclr"), epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(pretrain(images, config, run=Path(folder) / "run", runtime=runtime).metrics())

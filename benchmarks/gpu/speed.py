@@ -3,12 +3,12 @@
     python benchmarks/gpu/speed.py --data DIR --out FILE.json [--device cuda] [--quick] [--minutes 9]
 
 DIR holds CIFAR-10 as parquet files; without it the resident images are random. FILE.json is written after each section.
-The same command again takes only what is missing from it: sections that were cut off, failed or had no time left.
-Sections count as taken if the package, the device, torch and the sizes were the same. A Markdown summary of all
-sections goes to standard output and beside FILE.json.
+Repeating the command measures only the missing sections: those that were interrupted, failed or had no time left.
+A section is reused if the package, the device, torch and the sizes are the same. The script prints a Markdown summary
+of all sections and writes it next to FILE.json.
 
-All that is compared runs in turn (A-B-A-B) in one process, several steps between two readings of the clock, which is
-read when the device is done. `--device cpu --quick` rehearses everything at sizes of no interest.
+The candidates of a comparison take turns (A-B-A-B) in one process. A turn has several steps, and the clock is read
+after the device has finished. `--device cpu --quick` only tests that everything runs.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Section(NamedTuple):
     title: str
     measure: Callable[[Bench], Findings]
     seconds: float
-    """Left of the time, or it is not begun: what it may take on an H100-class GPU, with compilation."""
+    """Maximum duration on an H100-class GPU, with compilation. The section starts only if so much time is left."""
 
 
 SECTIONS = {
@@ -78,7 +78,7 @@ def thorough() -> Plan:
 
 
 def quick(device: torch.device) -> Plan:
-    """Whether all of it runs. On a CPU nothing is compiled to machine code, which would take minutes."""
+    """Tiny sizes, to test that everything runs. On a CPU nothing is compiled to machine code, which takes minutes."""
     on_cpu = device.type == "cpu"
     return Plan(
         small=Job(encoder=EncoderConfig(name="resnet18", width=4), views=ViewConfig(image_size=16), batch=8),
@@ -98,11 +98,11 @@ def quick(device: torch.device) -> Plan:
 
 @dataclass
 class Journal:
-    """What was measured, on disk as soon as it is.
+    """Results, written to disk after each section.
 
     Args:
         path: The JSON file.
-        key: What must be equal for a section to count as taken.
+        key: Conditions that must be equal to reuse a section.
     """
 
     path: Path
@@ -122,13 +122,13 @@ class Journal:
         return self.sections.get(name, {}).get("key") == self.key
 
     def order(self, names: Sequence[str]) -> list[str]:
-        """Those still to take; what was begun before and did not end well comes last, so that it holds nothing up."""
+        """The missing sections. Those that failed before come last, so that they do not delay the others."""
         missing = [name for name in names if not self.taken(name)]
         tried = [name for name in missing if self.trouble.get(name, {}).get("key") == self.key]
         return [name for name in missing if name not in tried] + tried
 
     def begin(self, name: str) -> None:
-        """If the process does not live to say more, the next one knows."""
+        """Record the section as cut off, in case the process dies."""
         self.fail(name, "cut off")
 
     def fail(self, name: str, why: str) -> None:
@@ -146,7 +146,7 @@ class Journal:
         write_atomically(self.path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
 
     def markdown(self) -> str:
-        """All sections of this key, and what is missing."""
+        """All sections with this key, and a list of the missing ones."""
         here = {name: self.sections[name] for name in SECTIONS if self.taken(name)}
         environments = [entry["environment"] for entry in here.values()]
         rehearsal = self.key["device"] == "cpu"
@@ -170,7 +170,7 @@ class Journal:
 
 
 def run(bench: Bench, journal: Journal, names: Sequence[str], *, minutes: float, start: float) -> None:
-    """Take the sections that are missing, as far as the time goes."""
+    """Measure the missing sections while time is left."""
     environment = describe(bench)
     for name in journal.order(names):
         section = SECTIONS[name]
@@ -182,7 +182,7 @@ def run(bench: Bench, journal: Journal, names: Sequence[str], *, minutes: float,
         journal.begin(name)
         try:
             found = section.measure(bench)
-        except Exception as error:  # noqa: BLE001  # one section must not cost the others
+        except Exception as error:  # noqa: BLE001  # an error in one section must not stop the others
             traceback.print_exc()
             journal.fail(name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
             if not _alive(bench.device):
@@ -195,7 +195,7 @@ def run(bench: Bench, journal: Journal, names: Sequence[str], *, minutes: float,
 
 
 def _alive(device: torch.device) -> bool:
-    """After some errors a process can do nothing more on a GPU."""
+    """Whether the device still works. After some errors a process cannot use the GPU any more."""
     try:
         torch.ones(1, device=device).sum().item()
     except RuntimeError:
@@ -204,7 +204,7 @@ def _alive(device: torch.device) -> bool:
 
 
 def describe(bench: Bench) -> dict[str, Any]:
-    """Where and how it is measured."""
+    """The machine and the versions."""
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__}
     environment: dict[str, Any] = {
         "commit": commit(),
@@ -222,7 +222,7 @@ def describe(bench: Bench) -> dict[str, Any]:
 
 
 def key_of(bench: Bench) -> dict[str, Any]:
-    """What a figure depends on: the package's code, the device, torch and the sizes."""
+    """Conditions of a result: the package's code, the device, torch and the sizes."""
     name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
     plan = hashlib.sha256(repr(bench.plan).encode()).hexdigest()[:12]
     images = "random" if bench.data is None else "CIFAR-10"
@@ -230,7 +230,7 @@ def key_of(bench: Bench) -> dict[str, Any]:
 
 
 def digest_of_package() -> str:
-    """Of the package's sources: unlike a commit, it also tells uncommitted changes and needs no repository."""
+    """Digest of the package's sources. Unlike a commit, it covers uncommitted changes and needs no repository."""
     root = Path(sdclr.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,13 +1,13 @@
-"""How time and memory grow with the number of images, the batch, the weights: measured, fitted, drawn.
+"""Growth of time and memory with the number of images, the batch size and the number of weights.
 
     python benchmarks/speed/speed_growth.py [--out DIR] [--quick] [--threads 2]
 
-measures all and writes a table to standard output and a figure into DIR. What each part should cost is said beforehand,
-as the exponent e of N^e: 1 is linear, 0 is no growth. Each point is measured in a process of its own,
+measures all parts, prints a table and writes a figure to DIR. Each part has an expected exponent e of N^e: 1 is linear
+growth, 0 is none. Each point is measured in a separate process,
 
     python benchmarks/speed/speed_growth.py --part masks 1000000 [--threads 2]
 
-which writes JSON. Memory is read from `/proc`: Linux only.
+which prints JSON. Memory is read from `/proc`, so the script needs Linux.
 """
 
 import argparse
@@ -45,17 +45,17 @@ Part = Literal["views", "features", "knn", "masks", "tiled", "dense"]
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
 TOLERANCE = 0.2
-"""By how much a fitted exponent may exceed the expected one: costs that do not grow bend the line one way only, and
-noise bends it both ways."""
+"""Maximum excess of a fitted exponent over the expected one, because of noise. Constant costs only lower the
+exponent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What a part is, and how it should grow."""
+    """Title and expected growth of a part."""
 
     title: str
     of: str
-    """What N counts."""
+    """Unit of N."""
     time: int
     memory: int
 
@@ -92,17 +92,17 @@ QUICK: Plan = {
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What one value of N took."""
+    """Costs at one value of N."""
 
     n: int
     seconds: float
     peak: int
-    """Bytes above those of the process when it had its inputs, and nothing else."""
+    """Peak memory in bytes, minus that of the process with only its inputs."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a part took at several N."""
+    """Costs of a part at several N."""
 
     part: Part
     points: Sequence[Point]
@@ -129,7 +129,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Growth:
-    """All parts."""
+    """Curves of all parts."""
 
     curves: Sequence[Curve]
 
@@ -170,7 +170,7 @@ class Growth:
                 ns = np.array([point.n for point in curve.points], dtype=np.float64)
                 costs = [point.seconds if what == "time" else point.peak / MIB for point in curve.points]
                 axes.plot(ns, costs, ".-", color=color, linewidth=1.6, label=curve.expected.title)
-                # Through the last point: there, costs that do not grow weigh least.
+                # Through the last point, where constant costs matter least.
                 ideal = costs[-1] * (ns / ns[-1]) ** getattr(curve.expected, what)
                 axes.plot(ns, ideal, "--", color=color, linewidth=0.8)
         handles, labels = panels[0].get_legend_handles_labels()
@@ -190,7 +190,7 @@ class Growth:
 
     @classmethod
     def from_points(cls, rows: Sequence[tuple[str, str, float, float]]) -> "Growth":
-        """From the table of single points: title, N, seconds, MiB."""
+        """Growth from the rows of the table of single points: title, N, seconds, MiB."""
         parts = {expected.title: part for part, expected in EXPECTED.items()}
         points: dict[Part, list[Point]] = {}
         for title, n, seconds, peak in rows:
@@ -199,7 +199,7 @@ class Growth:
         return cls([Curve(part, found) for part, found in points.items()])
 
     def findings(self, folder: Path) -> Findings:
-        """What there is to report; the figure goes into a folder."""
+        """Findings for the report. The figure is written to `folder`."""
         save_figure(self.figure(), folder / "growth")
         return Findings(targets=self.targets(), tables=[self.table(), *self._costs()], figures=["growth.svg"])
 
@@ -223,22 +223,22 @@ _POINTS = (
 
 
 def grow(plan: Plan, *, threads: int = 1) -> Growth | None:
-    """Carry out a plan; None where the kernel does not tell memory."""
+    """Run a plan. Returns None if the kernel does not report memory."""
     if not STATUS.exists():
         return None
     return Growth([Curve(part, [measure(part, n, threads=threads) for n in ns]) for part, ns in plan.items()])
 
 
 def find_growth(plan: Plan, folder: Path, *, threads: int = 1) -> Findings:
-    """Carry out a plan and put the figure into a folder."""
+    """Run a plan and write the figure to `folder`."""
     growth = grow(plan, threads=threads)
     return Findings() if growth is None else growth.findings(folder)
 
 
 def measure(part: Part, n: int, *, threads: int = 1) -> Point:
-    """One point, in a fresh process."""
+    """Measure one point in a new process."""
     if part in {"tiled", "dense"}:
-        from speed_loss import measure_loss  # noqa: PLC0415  # it imports every peer, which no other part needs
+        from speed_loss import measure_loss  # noqa: PLC0415  # it imports all peers, which other parts do not need
 
         cost = measure_loss(part, n, threads=threads)
         return Point(n=n, seconds=cost.seconds, peak=cost.peak)
@@ -248,13 +248,13 @@ def measure(part: Part, n: int, *, threads: int = 1) -> Point:
 
 
 def measure_here(part: Part, n: int, *, rounds: int = 5, seconds: float = 3) -> Point:
-    """The same in this process. The first call is not timed; of the next, one is enough if it takes long."""
+    """Measure one point in this process. The first call is not timed; one more is enough if it takes long."""
     make = _MAKERS[part]
-    make(_LEAST)()  # what libraries set up when first called is not the part's
+    make(_LEAST)()  # so that the first-time setup of libraries does not count
     call = make(n)
-    with contextlib.suppress(OSError):  # where that is forbidden, the peak may be too high: that of the imports
+    with contextlib.suppress(OSError):  # if forbidden, the peak may be that of the imports
         PEAK_RESET.write_text("5")
-    gc.collect()  # what others left must not be freed while the part runs
+    gc.collect()  # so that no earlier garbage is freed while the part runs
     before = _resident("VmRSS")
     call()
     taken: list[float] = []
@@ -266,7 +266,7 @@ def measure_here(part: Part, n: int, *, rounds: int = 5, seconds: float = 3) -> 
 
 
 _LEAST = 512
-"""The N of the first call: a batch."""
+"""N of the first call: one batch."""
 
 
 def _make_views(n: int) -> Callable[[], object]:
@@ -306,14 +306,14 @@ _MAKERS: dict[str, Callable[[int], Callable[[], object]]] = {
 
 
 def _resident(field: str) -> int:
-    """One of this process's sizes, in bytes."""
+    """A memory size of this process in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return 1024 * int(line.split()[1])
 
 
 def _prepare(axes: Axes, name: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="N", ylabel=name, facecolor="none")
-    # Numbers as they are: the reports' style shows no mathematics, which powers of ten would be.
+    # Plain numbers, because the style of the reports cannot show powers of ten.
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     for axis in (axes.xaxis, axes.yaxis):

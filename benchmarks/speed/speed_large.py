@@ -1,9 +1,9 @@
-"""Large images on the CPU: views a second, and images a second from JPEG files to batches of two views.
+"""Large images on the CPU: views per second, and images per second from JPEG files to batches of two views.
 
     python benchmarks/speed/speed_large.py --folder /tmp/jpegs [--data DIR] [--count 2000] [--workers N]
 
-The folder is filled with JPEGs if it holds none: crops of scikit-learn's two photographs in changed colors, and, where
-`--data` names CIFAR-10 as parquet files, mosaics of its images.
+If the folder does not hold the JPEGs, the script creates them: crops of scikit-learn's two photographs with changed
+colors and, if `--data` names CIFAR-10 as parquet files, mosaics of its images.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def large_views(*, batch: int, image_size: int = 224) -> ViewSize:
 
 
 def compare_large(images: Tensor, size: ViewSize, effort: Effort) -> Comparison:
-    """Views a second of large images, decoded beforehand.
+    """Views per second of large, already decoded images.
 
     Args:
         images: (N, 3, H, W) uint8.
@@ -99,11 +99,11 @@ def _with_blur(view: v2.Compose, config: ViewConfig) -> Callable[[object], Tenso
 
 
 def make_jpegs(folder: Path, count: int = 2000, data: Path | None = None) -> Path:
-    """Write JPEGs of 500 x 375 px that differ as photographs do; the same ones for the same arguments.
+    """Write JPEGs of 500 x 375 px that vary like photographs. The same arguments give the same files.
 
     Args:
-        folder: Where; what it holds already is kept, if it is as many files.
-        count: How many.
+        folder: Their folder. It stays unchanged if it already holds `count` JPEGs.
+        count: Number of files.
         data: A folder of CIFAR-10 as parquet files: every second picture is then a mosaic of its images.
 
     Returns:
@@ -123,7 +123,7 @@ def make_jpegs(folder: Path, count: int = 2000, data: Path | None = None) -> Pat
 
 
 def _crop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A part of a photograph, perhaps flipped, in changed colors."""
+    """A random crop of a photograph with changed colors, half of the time flipped."""
     width, height = JPEG_SIZE
     scale = rng.uniform(0.4, 1) * min(photo.width / width, photo.height / height)
     left = rng.uniform(0, photo.width - scale * width)
@@ -150,11 +150,11 @@ def _mosaic(tiles: Source, rng: np.random.Generator) -> Image.Image:
 def compare_end_to_end(
     folder: Path, *, workers: int, effort: Effort, batch: int = 64, image_size: int = 224
 ) -> Comparison:
-    """Images a second from JPEG files to two float batches in this process; a call is a pass over the folder.
+    """Images per second from JPEG files to two float batches in this process; a call is a pass over the folder.
 
     Args:
         folder: The files.
-        workers: Processes that decode, for each candidate: while one runs, the other's wait.
+        workers: Decoding processes of each candidate. Those of the other candidates wait meanwhile.
         effort: How long to measure.
         batch: Images in a batch.
         image_size: Side of the views.
@@ -194,13 +194,13 @@ def compare_end_to_end(
 
 
 def _set_aside(home: Path) -> None:
-    """Empty a cache without deleting: for seconds after that, ext4 takes ten times as long to make files."""
+    """Empty a cache without deleting: after that, ext4 takes ten times as long to create files for some seconds."""
     if home.exists():
         home.rename(home.with_name(f"{home.name} {time.monotonic_ns()}"))
 
 
 class _Passes:
-    """Passes over all images, each in an epoch of its own."""
+    """Passes over all images, each as a new epoch."""
 
     def __init__(self, source: Source, config: ViewConfig, batch: int, workers: int) -> None:
         self._stream = StreamLoader(source, config, seed=0, batch_size=batch, workers=workers)
@@ -212,7 +212,7 @@ class _Passes:
 
 
 def _keeping(source: Source, side: int, home: Path, writers: int) -> Source:
-    """The source with an empty cache of its own."""
+    """The source with its own empty cache."""
     with patch.dict(os.environ, {"XDG_CACHE_HOME": str(home)}):
         images = cached(source, side, limit_gb=1000, writers=writers)
     if images is source:
@@ -221,7 +221,7 @@ def _keeping(source: Source, side: int, home: Path, writers: int) -> Source:
 
 
 class _LightlyPairs(Dataset[tuple[list[Tensor], int]]):
-    """Files as torchvision's ImageFolder gives them, with two views by lightly."""
+    """Files read as by torchvision's ImageFolder, with two views by lightly."""
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], list[Tensor]]) -> None:
         self._files = sorted(folder.glob("*.jpg"))
@@ -245,12 +245,12 @@ def _exhaust(batches: object) -> None:
 
 
 def where_time_goes(folder: Path, *, count: int = 64, rounds: int = 15, image_size: int = 224) -> Table:
-    """Milliseconds of one core for each image, stage by stage, in a process such as the workers are.
+    """Milliseconds of one core per image, stage by stage, in a process like the workers.
 
     Args:
         folder: JPEG files.
-        count: How many of them are taken.
-        rounds: Each stage takes its turn so many times; the least counts, which other load disturbs least.
+        count: Number of files to use.
+        rounds: Number of turns of each stage; the minimum counts, because other load affects it least.
         image_size: Side of the views.
     """
     files = sorted(folder.glob("*.jpg"))[:count]
@@ -298,7 +298,7 @@ def _time_stages(files: list[Path], scratch: Path, rounds: int, image_size: int)
     params, transform, to_floats = _draw(config, images), lightly_transform(config), Floats(torch.device("cpu"))
 
     def write() -> None:
-        """With the decoding, which is then taken off."""
+        """Includes the decoding, which is subtracted later."""
         home = scratch / "new"
         _set_aside(home)
         new = _keeping(source, side, home, 1)
@@ -328,7 +328,7 @@ def _time_stages(files: list[Path], scratch: Path, rounds: int, image_size: int)
 
 
 def _touched(image: NDArray[np.uint8]) -> int:
-    """Maps every page of an image."""
+    """Read every memory page of an image."""
     return int(image.reshape(-1)[::4096].max())
 
 

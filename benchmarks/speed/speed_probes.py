@@ -2,8 +2,8 @@
 
     python benchmarks/speed/speed_probes.py [--data DIR] [--quick] [--threads 2]
 
-writes Markdown to standard output. Features are those of CIFAR-10 in one layer of random patches, which takes seconds;
-without `--data` they are made up. They are no encoder's, but as many, as correlated and about as hard to tell apart.
+prints Markdown. The features come from one layer of random patches on CIFAR-10, which takes seconds; without `--data`
+they are synthetic. They have the number, the correlation and about the difficulty of an encoder's features.
 """
 
 import argparse
@@ -42,11 +42,11 @@ NEIGHBORS, TEMPERATURE = 200, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSize:
-    """How many features of how many images."""
+    """Numbers of images, features and classes."""
 
     images: int = 50_000
     held: int = 2_000
-    """Images that choose rate, epoch and penalty."""
+    """Held-out images for choosing rate, epoch and penalty."""
     test: int = 8_000
     width: int = 512
     classes: int = 10
@@ -56,7 +56,7 @@ class ProbeSize:
 
 
 class Features(NamedTuple):
-    """Features (N, D) float32 and class ids (N,) of three sets, and of what they are."""
+    """Features (N, D) float32 and class ids (N,) of three sets, and the name of the images."""
 
     train: tuple[NDArray[np.float32], NDArray[np.int64]]
     held: tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -66,10 +66,10 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan:
-    """What is measured, and for how long."""
+    """Sizes and durations of the measurements."""
 
     probes: tuple[tuple[ProbeSize, Effort, bool], ...]
-    """Sizes, and whether scikit-learn is compared with."""
+    """Sizes, efforts, and whether scikit-learn is compared."""
     knn: tuple[tuple[ProbeSize, Effort, bool], ...]
 
 
@@ -94,7 +94,7 @@ def quick() -> ProbePlan:
 
 
 def make_features(size: ProbeSize, data: Path | None) -> Features:
-    """Features of one size; more classes than the images have are made by splitting each."""
+    """Features of one size. More than ten classes are made by splitting each class."""
     total = size.images + size.held + size.test
     x, y = _made(total, size.width) if data is None else _of_cifar10(data, size)
     if size.classes != 10:
@@ -117,13 +117,13 @@ def _of_cifar10(data: Path, size: ProbeSize) -> tuple[Tensor, Tensor]:
 
 
 def patch_features(images: Tensor, width: int, *, generator: torch.Generator) -> Tensor:
-    """Rectified responses to whitened random patches of the first images, either sign, pooled in quadrants.
+    """Rectified responses to whitened random patches of the first images, with both signs, pooled in quadrants.
 
     After Coates, Ng & Lee, *An analysis of single-layer networks in unsupervised feature learning*, AISTATS 2011.
 
     Args:
         images: (N, 3, 32, 32) uint8.
-        width: Features D, a multiple of 8.
+        width: Number of features D, a multiple of 8.
         generator: Chooses the patches.
 
     Returns:
@@ -150,7 +150,7 @@ def _equalised(images: Tensor) -> Tensor:
 
 
 def _made(count: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rectified random mixtures of 64 factors, a few of which the class shifts."""
+    """Rectified random mixtures of 64 factors; the class shifts 16 of them."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(10, (count,), generator=generator)
     factors = torch.randn(count, 64, generator=generator)
@@ -160,7 +160,7 @@ def _made(count: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _split(x: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Each of ten classes split by a noisy random rule of the features."""
+    """Split each of ten classes by a noisy random rule on the features."""
     generator = torch.Generator().manual_seed(1)
     parts = classes // 10
     scores = F.normalize(x - x.mean(dim=0)) @ torch.randn(x.shape[1], parts, generator=generator)
@@ -171,9 +171,9 @@ def _split(x: Tensor, y: Tensor, classes: int) -> Tensor:
 def compare_probes(
     size: ProbeSize, features: Features, effort: Effort, *, peers: bool = True
 ) -> tuple[Comparison, Table]:
-    """Seconds for a linear probe, and what came of it: accuracy, and how near the optimum it is.
+    """Seconds for a linear probe, its accuracy, and its distance from the optimum.
 
-    scikit-learn fits the penalty that ours chose, on standardised features; ours is timed on that one penalty, too.
+    scikit-learn fits standardized features with the penalty that sdclr chose; sdclr is also timed with this penalty.
     """
     found: dict[str, _Layer] = {}
     train, held, (test_x, test_y) = features.train, features.held, features.test
@@ -228,7 +228,7 @@ class _Layer(NamedTuple):
         return float(((x @ self.weight.T + self.bias).argmax(axis=1) == y).mean())
 
     def objective(self, train: tuple[NDArray[np.float32], NDArray[np.int64]], penalty: float) -> tuple[float, float]:
-        """Value, and the largest entry of the gradient in the weights of standardised features."""
+        """Value, and largest entry of the gradient, for the weights of standardized features."""
         x, y = torch.from_numpy(train[0]).double(), torch.from_numpy(train[1])
         deviation, mean = torch.std_mean(x, dim=0, correction=0)
         deviation[deviation == 0] = 1
@@ -244,7 +244,7 @@ class _Layer(NamedTuple):
 
 
 def _sklearn(features: Features, penalty: float) -> _Layer:
-    """scikit-learn's optimum at one of our penalties, for raw features."""
+    """scikit-learn's optimum for one penalty, converted to raw features."""
     train_x, train_y = features.train
     regression = LogisticRegression(C=1 / (penalty * len(train_x)), tol=LOGISTIC.tolerance, max_iter=10_000)
     model = make_pipeline(StandardScaler(), regression).fit(train_x, train_y)
@@ -256,10 +256,10 @@ def _sklearn(features: Features, penalty: float) -> _Layer:
 
 
 def compare_knn(size: ProbeSize, features: Features, effort: Effort, *, peers: bool = True) -> tuple[Comparison, float]:
-    """Seconds to classify all test images by their neighbors, and ours's accuracy.
+    """Seconds to classify all test images by their neighbors, and the accuracy of sdclr.
 
     Raises:
-        ValueError: If scikit-learn names another class for more than one image in a thousand.
+        ValueError: If scikit-learn predicts another class for more than one image in a thousand.
     """
     (train_x, train_y), (test_x, test_y) = features.train, features.test
     k = min(NEIGHBORS, len(train_x))
@@ -286,7 +286,7 @@ def _weights(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def find_probes(plan: ProbePlan, data: Path | None) -> Findings:
-    """Carry out the plan, on CIFAR-10 if its folder is given."""
+    """Run the plan, on CIFAR-10 if its folder is given."""
     targets: list[Target] = []
     comparisons: list[Comparison] = []
     tables: list[Table] = []

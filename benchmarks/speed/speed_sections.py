@@ -1,4 +1,4 @@
-"""The sections of the report: what each of them measures, how long, and what was promised of it."""
+"""The sections of the report: measurements, their durations and their targets."""
 
 import tempfile
 from collections.abc import Callable
@@ -52,12 +52,12 @@ FULL = StepSize(width=64, batch=128)
 
 @dataclass(frozen=True, kw_only=True)
 class LargePlan:
-    """Large images: views of decoded ones, and JPEG files from the disk to batches."""
+    """Plan for large images: views of decoded images, and batches from JPEG files."""
 
     views: ViewSize
     views_effort: Effort
     side: int = 256
-    """Of the decoded images."""
+    """Side of the decoded images."""
     files: int
     files_effort: Effort
     batch: int = 64
@@ -65,28 +65,28 @@ class LargePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured, and for how long."""
+    """Sizes and durations of all measurements."""
 
     steps: tuple[tuple[StepSize, Effort], ...]
     precisions: tuple[tuple[StepSize, Effort], ...]
     work: Effort
-    """For processor time on one thread."""
+    """Effort for processor time on one thread."""
     compiled: bool
-    """Whether the last of these sizes is compiled, too."""
+    """Whether the last size of `precisions` is also measured compiled."""
     refresh: Effort
     refresh_width: int = 64
     views: ViewSize
     views_effort: Effort
     losses: tuple[tuple[LossSize, Effort], ...]
     loss_memory: tuple[int, ...]
-    """Batches."""
+    """Batch sizes."""
     epochs: tuple[tuple[EpochSize, Effort], ...]
     large: LargePlan
     memory: tuple[tuple[StepSize, Precision, int], ...]
-    """Sizes, precisions, and processes for each method."""
+    """Size, precision and number of processes for each method."""
     profile: tuple[StepSize, ...]
     product: int = 2048
-    """Side of the matrices whose product shows what the machine can do."""
+    """Side of the matrices whose product gives the machine's peak."""
     probes: speed_probes.ProbePlan
     growth: speed_growth.Plan
 
@@ -149,14 +149,14 @@ def quick() -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the sections measure on."""
+    """Data and machine settings of the measurements."""
 
     images: Tensor
-    """(N, 3, 32, 32) uint8, from which small views are drawn."""
+    """(N, 3, 32, 32) uint8, the images of small views."""
     data: Path | None
-    """Folder of CIFAR-10, if it is there."""
+    """Folder of CIFAR-10, or None."""
     folder: Path
-    """Where the report goes, and its pictures with it."""
+    """Folder of the report and its figures."""
     threads: int
 
 
@@ -167,7 +167,7 @@ class Section:
     title: str
     find: Callable[[Plan, Setting], Findings]
     one_thread: bool = False
-    """Measured for one core; the others use all that they are given."""
+    """Whether it uses one thread instead of `Setting.threads`."""
 
     def threads(self, setting: Setting) -> int:
         return 1 if self.one_thread else setting.threads
@@ -240,7 +240,7 @@ def _small(plan: Plan, setting: Setting) -> Findings:
 
 
 def _of_precision(compared: Comparison, precision: str) -> Quartiles | None:
-    """Ours over theirs in one precision, where both were run in it."""
+    """Ratio of sdclr to lightly in one precision, or None if one of them did not run in it."""
     names = [name for name in compared.samples if name.endswith(f", {precision}")]
     return compared.ratio(names[1], of=names[0]) if len(names) == 2 else None
 
@@ -249,7 +249,7 @@ def _large(plan: Plan, setting: Setting) -> Findings:
     views = compare_large(_enlarged(setting.images, plan.large), plan.large.views, plan.large.views_effort)
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_jpegs(Path(scratch) / "jpegs", plan.large.files, setting.data)
-        # The process that collects batches does next to nothing: all cores are for workers.
+        # The process that collects batches does little work, so all cores are for workers.
         effort, batch = plan.large.files_effort, plan.large.batch
         files = compare_end_to_end(folder, workers=setting.threads, effort=effort, batch=batch)
         table = where_time_goes(folder, count=min(batch, plan.large.files), rounds=max(2, effort.rounds))
@@ -265,7 +265,7 @@ def _large(plan: Plan, setting: Setting) -> Findings:
 
 
 def _enlarged(images: Tensor, plan: LargePlan) -> Tensor:
-    """Large images: small ones, scaled up. What they show does not matter to the time."""
+    """Small images, scaled up. Their content does not affect the time."""
     chosen, size = images[: plan.views.batch].float(), (plan.side, plan.side)
     scaled = torch.nn.functional.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
     return scaled.round().to(torch.uint8)
@@ -307,4 +307,4 @@ SECTIONS = {
     "growth": Section(title="Growth with the size of the work", find=_growth),
     "profile": Section(title="Time of a training step", find=_profile),
 }
-"""By the name that `--only` takes, in the order of the report."""
+"""Sections by their name for `--only`, in the order of the report."""

@@ -1,9 +1,9 @@
-"""The training step of SDCLR, of SimCLR, and of the scheme with three forward passes; the refresh of the masks.
+"""Training steps of SDCLR, SimCLR and the scheme with three forward passes, and the refresh of the masks.
 
     python benchmarks/speed/speed_steps.py [--data DIR] [--width 16] [--batch 256] [--rounds 20]
 
-prints the processor time of a step on one thread and its fixed costs, in Markdown: what can be measured on a busy
-machine. The rest is measured by `speed.py --only steps`.
+prints the processor time of a step on one thread and its fixed costs in Markdown. These can be measured on a busy
+machine. `speed.py --only steps` measures the rest.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def configure(method: Method, size: StepSize) -> PretrainConfig:
         encoder=EncoderConfig(name="resnet18", width=size.width),
         views=ViewConfig(image_size=size.image_size),
         damage=DamageConfig(kind="prune" if method == "sdclr" else "none", ratio=RATIO),
-        # So small that the many steps on one batch leave weights and losses ordinary numbers.
+        # Small, so that weights and losses stay normal numbers over many steps on one batch.
         optim=OptimConfig(lr=1e-4, final_lr=0, warmup_epochs=0),
         temperature=TEMPERATURE,
         epochs=1,
@@ -74,7 +74,7 @@ def configure(method: Method, size: StepSize) -> PretrainConfig:
 
 
 class Training:
-    """What one training run holds, made as `pretrain` makes it: the same weights for the same size and method."""
+    """State of one training run, created as in `pretrain`. The same size and method give the same weights."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Training:
         self.optimizer = create_optimizer(self.objective, config.optim)
 
     def step(self, view1: Tensor, view2: Tensor) -> None:
-        """Forward, backward and optimizer."""
+        """Forward pass, backward pass and optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(view1, self.amp):
             loss = self.objective(view1, view2).mean()
@@ -99,24 +99,24 @@ class Training:
         self.optimizer.step()
 
     def step_of_three_forwards(self, view1: Tensor, view2: Tensor) -> None:
-        """The same step as one that never has the graphs of both branches at once."""
+        """The same step without the graphs of both branches at once."""
         self.optimizer.zero_grad(set_to_none=True)
         three_forwards(self.objective, view1, view2)
         self.optimizer.step()
 
 
 def autocast(view: Tensor, amp: Precision) -> torch.autocast:
-    """Mixed precision where a view lies, as `pretrain` has it with `--amp bf16`."""
+    """Mixed precision on the device of a view, as in `pretrain` with `--amp bf16`."""
     return torch.autocast(view.device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
 
 
 def three_forwards(objective: Objective, view1: Tensor, view2: Tensor) -> None:
-    """Leave the gradients of one step, each branch against the other's outputs held fixed.
+    """Compute the gradients of one step, for each branch with fixed outputs of the other.
 
-    DistributedDataParallel refuses two forward passes before a backward one, and this is how the reference
-    implementation lives with it: the pruned branch once without gradient, then the dense branch with gradient against
-    those outputs, then the pruned branch again with gradient against the dense branch's. As the loss depends on the
-    weights through the two outputs alone, both parts add up to its gradient.
+    DistributedDataParallel does not allow two forward passes before a backward pass. The reference implementation
+    therefore runs the pruned branch without gradient, then the dense branch with gradient against those outputs, then
+    the pruned branch again with gradient against the dense branch's outputs. The loss depends on the weights only
+    through the two outputs, so both parts add up to its gradient.
     """
     network, competitor = objective.network, objective.competitor
     with torch.no_grad():
@@ -127,7 +127,7 @@ def three_forwards(objective: Objective, view1: Tensor, view2: Tensor) -> None:
 
 
 def compare_layouts(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
-    """Seconds a step by memory layout of weights and views, in both precisions."""
+    """Seconds per step by memory layout of weights and views, in both precisions."""
     views = draw_pair(images, size)
     plain = tuple(view.contiguous() for view in views)
     candidates = []
@@ -140,7 +140,7 @@ def compare_layouts(images: Tensor, size: StepSize, effort: Effort) -> Compariso
 
 
 def loader_of(images: Tensor, size: StepSize) -> ResidentLoader:
-    """The views of a set of small images, laid out as `pretrain` has them."""
+    """The views of a set of small images, in the memory layout of `pretrain`."""
     views = configure("sdclr", size).views
     return ResidentLoader(images, views, seed=0, batch_size=size.batch, channels_last=True)
 
@@ -152,7 +152,7 @@ def draw_pair(images: Tensor, size: StepSize) -> tuple[Tensor, Tensor]:
 
 
 def compare_steps(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
-    """Seconds a step, without the refresh of the masks, which comes once an epoch."""
+    """Seconds per step, without the refresh of the masks, which happens once per epoch."""
     view1, view2 = draw_pair(images, size)
     ours, plain, three = Training("sdclr", size), Training("simclr", size), Training("sdclr", size)
     candidates = [
@@ -165,7 +165,7 @@ def compare_steps(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
 
 
 def compare_work(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
-    """Processor time of a step on one thread, of which other processes on the machine change little."""
+    """Processor time of a step on one thread, which other processes on the machine affect little."""
     views = draw_pair(images, size)
     kinds = itertools.product(NAMES, METHODS)
     trained = {of_precision(name, amp): Training(METHODS[name], size, amp=amp) for amp, name in kinds}
@@ -176,12 +176,12 @@ def compare_work(images: Tensor, size: StepSize, effort: Effort) -> Comparison:
 
 
 def of_precision(name: str, amp: Precision) -> str:
-    """A method in a precision, by its name in a table."""
+    """Name of a method in a precision, as in tables."""
     return f"{name}, {NAMES[amp]}"
 
 
 def fixed_costs(size: StepSize, *, rounds: int = 30) -> Table:
-    """What a step costs that does not grow with its images: Python, the launch of operations, masks, the optimizer."""
+    """Costs of a step that do not grow with its images: Python, the launch of operations, masks, the optimizer."""
     tiny = replace(size, batch=2, image_size=8)
     trained = {name: Training(method, tiny) for name, method in METHODS.items()}
     objective = trained[SDCLR].objective
@@ -221,7 +221,7 @@ def fixed_costs(size: StepSize, *, rounds: int = 30) -> Table:
 
 
 def compare_refresh(width: int, effort: Effort) -> Comparison:
-    """Seconds to choose the masks of a whole ResNet-18 anew."""
+    """Seconds to recompute the masks of a whole ResNet-18."""
     competitor = Training("sdclr", StepSize(width=width, batch=2)).objective.competitor
     weights = prunable_weights(competitor)
     library = LibraryPruning(competitor)
@@ -242,7 +242,7 @@ def prunable_weights(competitor: SelfCompetitor) -> dict[str, Tensor]:
 
 
 def topk_masks(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """Keep-masks by `topk` of the smallest, as `torch.nn.utils.prune` and most code in the field chooses them."""
+    """Keep-masks by `topk` of the smallest weights, as in `torch.nn.utils.prune` and most other code."""
     magnitude = torch.cat([weight.flatten() for weight in weights.values()]).abs_()
     keep = torch.ones_like(magnitude, dtype=torch.bool)
     keep[magnitude.topk(pruned_count(ratio, len(magnitude)), largest=False).indices] = False
@@ -250,7 +250,7 @@ def topk_masks(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]
 
 
 def topk_kept_masks(weights: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """The same by the best use of `topk`: the fewer entries, in any order."""
+    """The same masks by the fastest use of `topk`: it selects the kept weights, which are fewer, unsorted."""
     magnitude = torch.cat([weight.flatten() for weight in weights.values()]).abs_()
     keep = torch.zeros_like(magnitude, dtype=torch.bool)
     kept = len(magnitude) - pruned_count(ratio, len(magnitude))
@@ -264,7 +264,7 @@ def _split(keep: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class LibraryPruning:
-    """`torch.nn.utils.prune` on stand-ins for the layers of a network: it rewrites the modules that it prunes."""
+    """`torch.nn.utils.prune` on stand-ins for the layers of a network: it changes the modules that it prunes."""
 
     def __init__(self, competitor: SelfCompetitor) -> None:
         self.weights = prunable_weights(competitor)
@@ -273,11 +273,11 @@ class LibraryPruning:
         self.restore()
 
     def restore(self) -> None:
-        """Undo the last pruning, which the next would otherwise build upon."""
+        """Undo the last pruning, so that the next one starts from all weights."""
         for name, layer in self.layers.items():
             if prune.is_pruned(layer):
                 prune.remove(layer, "weight")
-            # It refuses the memory layout that training prefers.
+            # It does not support the memory layout of training.
             layer.weight = nn.Parameter(self.weights[name].clone(memory_format=torch.contiguous_format))
 
     def prune(self) -> None:
@@ -290,7 +290,7 @@ class LibraryPruning:
 
 
 def main() -> None:
-    from speed import read_images  # noqa: PLC0415  which imports this module
+    from speed import read_images  # noqa: PLC0415  # it imports this module
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as parquet files; random images without it")
