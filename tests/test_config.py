@@ -81,6 +81,7 @@ def test_settings_of_earlier_versions_are_read() -> None:
     old = {"views": {"grey": 0.5}, "density": {"neighbours": 7}}
     config = from_json(PretrainConfig, old)
     assert (config.views.gray, config.density.neighbors) == (0.5, 7)
+    assert digest(config) == "23569c79"  # as when the settings had these names
 
 
 @given(outers, outers)

@@ -32,6 +32,7 @@ _MOST: Final = {
 """Maximum values of settings that increase memory or time. Larger values are mistakes."""
 _RENAMED: Final = {"grey": "gray", "neighbours": "neighbors"}
 """Names of settings in files of earlier versions, and their present names."""
+_RENAMED_FROM: Final = {new: old for old, new in _RENAMED.items()}
 _SHOWN: Final = 60
 """Maximum length of a value in a message."""
 
@@ -138,7 +139,14 @@ def digest(config: Any) -> str:
     exact = from_json(type(config), to_json(config))  # converts integers in float fields
     usual = _flat(_defaults(type(config)))
     values = {key: value for key, value in _flat(to_json(exact)).items() if key not in usual or usual[key] != value}
+    values = {_first_name(key): value for key, value in values.items()}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _first_name(key: str) -> str:
+    """A full key with the setting's name in the first version, so that digests stay when a setting is renamed."""
+    place, dot, name = key.rpartition(".")
+    return place + dot + _RENAMED_FROM.get(name, name)
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:

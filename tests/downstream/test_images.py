@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdclr.data import loading, streaming
 from sdclr.data.sources import ArraySource, FolderSource
 from sdclr.downstream.images import Batches, LabeledImages, class_balanced, labeled_images
 from sdclr.errors import InputError
+from sdclr.loading import batches as in_memory
+from sdclr.loading import streaming
 from sdclr.loading.batches import ResidentLoader
 from sdclr.loading.streaming import StreamLoader
 from sdclr.views.parameters import ViewConfig, draw_views
@@ -70,7 +71,7 @@ def test_one_view_is_drawn_and_it_is_the_first_of_a_pair(
         drawn.append(view)
         return draw_views(*args, view=view, **how)
 
-    for module in (loading, streaming):
+    for module in (in_memory, streaming):
         monkeypatch.setattr(module, "draw_views", counted)
     alone = [batch for batch, _ in Batches(images, views, 3, 5, CPU, 0).epoch(1)]
     assert set(drawn) == {0}

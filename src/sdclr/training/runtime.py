@@ -12,7 +12,7 @@ from sdclr.errors import InputError
 class Runtime:
     """How a run is executed; may change between two sessions of the same run.
 
-    Example:
+    Examples:
         >>> runtime = sdclr.Runtime(device="cpu", threads=4)
         >>> runtime.amp
         'auto'
