@@ -215,6 +215,8 @@ def figure(data: Path, out: Path) -> None:
         for axis, column in zip(row, ("All", "Few", "AUROC distance"), strict=True):
             for arm in (each for each in ARMS if each.ratio):
                 marks = [mark for mark in SETTINGS[name].marks if differences(cells, arm, Arm(0, arm.layers), mark)]
+                if not marks:
+                    continue
                 values = [[one[column] for one in differences(cells, arm, Arm(0, arm.layers), mark)] for mark in marks]
                 mean = np.array([np.mean(each) for each in values])
                 deviation = np.array([np.std(each, ddof=1) if len(each) > 1 else 0 for each in values])

@@ -5,7 +5,8 @@
 A trial starts a command and kills it after a random time, one to five times, and then runs it to its end. Its results
 must equal those of an undisturbed command: bit-identical weights, rows of tables, pages. After a kill, no file with a
 final name may be incomplete. SIGKILL goes to the process alone, as from the kernel when memory runs out, or to its
-whole group. If two processes work together, one of them is killed; the other gets ten seconds to end by itself.
+whole group. If a command runs in two processes, one of them is killed, and the other must exit within ten
+seconds.
 Processes are forked from this one, which has imported everything, so a trial takes seconds. --seed determines the times
 of the kills. The script writes a line for each trial and prints a table.
 """

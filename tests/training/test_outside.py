@@ -1,4 +1,4 @@
-"""Outside images in a run: what is drawn, that a run resumes, and what is refused."""
+"""Training with outside images: sampling, resuming, and errors for invalid combinations."""
 
 import dataclasses
 import signal

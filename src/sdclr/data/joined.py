@@ -32,8 +32,8 @@ class JoinedSource:
     are -1, unknown, so that class counts are those of the own images.
 
     Args:
-        own: The images that are to be represented well.
-        others: The outside images.
+        own: The images of the collection, which the encoder is trained for.
+        others: The outside images, from another collection.
         name: By default the names of both, joined by a plus sign.
     """
 
@@ -49,7 +49,7 @@ class JoinedSource:
         self.labels = None if own.labels is None else np.concatenate([own.labels, unknown])
         self.classes = own.classes
         self.outside = np.arange(len(own) + len(others)) >= len(own)
-        """`(N,)` bool, whether an image is an outside one."""
+        """`(N,)` bool, True for outside images."""
         self.skipped = [
             *getattr(own, "skipped", ()),
             *(BadImage(prefix + bad[0], *bad[1:]) for bad in getattr(others, "skipped", ())),

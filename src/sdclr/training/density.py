@@ -182,21 +182,21 @@ def center_closeness(
     reading: Reading,
     clusters: int,
 ) -> tuple[Tensor, Tensor]:
-    """Clusters of the own images, by k-means of features scaled to length 1, and how near each image is to each center.
+    """Cluster the own images by k-means of features scaled to length 1, and compare each image with each center.
 
     Arguments and errors are those of `neighbor_distances`.
 
     Args:
         encoder: Maps images to features.
         images: Pixels, or a source.
-        own: `(N,)` which images are clustered.
-        place: This process among the others.
-        reading: How features are read.
-        clusters: Clusters K sought, fewer where there are not so many own images.
+        own: `(N,)` True for the images to cluster.
+        place: The rank of this process.
+        reading: Settings for computing features.
+        clusters: Number of clusters K; fewer if there are fewer own images.
 
     Returns:
-        `(N,)` int64 clusters, -1 for an image that is no own one or cannot be decoded any more; and `(N, K)` cosines to
-        the centers, NaN for an image that cannot be decoded. Both are on the CPU.
+        `(N,)` int64 clusters, -1 for outside images and for images that cannot be decoded any more; and `(N, K)`
+        cosines to the centers, NaN for an image that cannot be decoded. Both are on the CPU.
     """
     with own_randomness(place.device):
         features = _read(encoder, images, place, reading, among=own)
