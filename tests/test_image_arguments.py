@@ -65,7 +65,7 @@ def test_settings_and_pages_take_paths(folder: Path, tmp_path: Path) -> None:
     array = np.stack([source.image(number) for number in range(len(source))])
     assert sdclr.default_config(str(folder)) == sdclr.default_config(folder) == sdclr.default_config(source)
     assert sdclr.default_config(array) == sdclr.default_config(source)
-    with pytest.raises(sdclr.InputError, match="is not there"):
+    with pytest.raises(sdclr.InputError, match="does not exist"):
         sdclr.default_config("./no such folder")
     vectors = np.random.default_rng(0).random((9, 4), dtype=np.float32)
     scores = sdclr.mine(str(folder), encoder=vectors, out=tmp_path / "mined")
@@ -143,4 +143,4 @@ def test_paths_sources_and_arrays_do_the_same(work: str, folder: Path, tmp_path:
     forms = {"text": str(folder), "path": folder, "source": source, "array": array}
     found = {form: outcome(work, images, tmp_path / form) for form, images in forms.items()}
     assert len(set(found.values())) == 1, found
-    assert "is no source" not in found["array"]
+    assert "is not a source" not in found["array"]

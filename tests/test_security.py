@@ -255,7 +255,7 @@ def test_a_page_writes_in_its_folder_alone(tmp_path: Path, fuzz_watch: Any) -> N
 
 
 def test_manifests_name_files_that_are_decoded_and_nothing_else(tmp_path: Path) -> None:
-    """A manifest may name files anywhere. What is no image file is reported and never shown."""
+    """A manifest may name files anywhere. What is not an image file is reported and never shown."""
     (tmp_path / "outside").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "outside" / "a.png")
     (tmp_path / "secret.txt").write_text("secret")

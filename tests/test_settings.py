@@ -138,19 +138,19 @@ lr = %s
         ("a.toml", "[[optim]]\n", "a.toml, line 1: 'optim' must be a table with keys of name, lr,"),
         ("a.toml", "optim.lrr = 1\n", "a.toml, line 1: unknown key 'optim.lrr': did you mean 'optim.lr'?"),
         ("a.toml", "\n\nlr = 1\n", "a.toml, line 3: unknown key 'lr': did you mean 'optim.lr'?"),
-        ("a.toml", "epochs = 1\nepochs = 2\n", "a.toml, line 2, column 11: is not TOML: Cannot overwrite a value"),
-        ("a.toml", "epochs = \n", "a.toml, line 1, column 10: is not TOML: Invalid value"),
-        ("a.toml", 'start = "a', "a.toml: is not TOML: Unterminated string at its end"),
+        ("a.toml", "epochs = 1\nepochs = 2\n", "a.toml, line 2, column 11: invalid TOML: Cannot overwrite a value"),
+        ("a.toml", "epochs = \n", "a.toml, line 1, column 10: invalid TOML: Invalid value"),
+        ("a.toml", 'start = "a', "a.toml: invalid TOML: Unterminated string at its end"),
         ("a.toml", "epochs = 0\n", "a.toml, line 1: epochs = 0: a run needs 1 or more epochs"),
         ("a.json", '{"epochs": 100,\n "optim": {\n"lr": true}}', ", line 3: 'optim.lr' must be a number, not true"),
         ("a.json", '{"optim":\n {"lr": null}}', "a.json, line 2: 'optim.lr' must be a number, not null"),
         ("a.json", '{"views":\n{"flip": 1.5}}', "a.json, line 2: views.flip = 1.5: flip is 1.5: give a probability"),
-        ("a.json", '{"epochs" 1}', "a.json, line 1, column 11: is not JSON: Expecting ':' delimiter"),
+        ("a.json", '{"epochs" 1}', "a.json, line 1, column 11: invalid JSON: Expecting ':' delimiter"),
         ("a.json", '{"optim": {"lr": 1,\n"lr": 2}}', "a.json, line 2: has the key 'lr' twice: leave one out"),
-        ("a.json", '{"optim": {"lr": NaN}}', "a.json: is not JSON: NaN is no number: give a finite one"),
+        ("a.json", '{"optim": {"lr": NaN}}', "a.json: invalid JSON: NaN is not a number: give a finite one"),
         ("a.json", '{"optim": {"lr": 1e999}}', "a.json, line 1: 'optim.lr' must be a finite number, not inf"),
         ("a.json", "[1]", "a.json: holds a list: settings are a JSON object"),
-        ("a.json", '{"seed": ' + "9" * 5000 + "}", "a.json: is not JSON: Exceeds the limit (4300 digits)"),
+        ("a.json", '{"seed": ' + "9" * 5000 + "}", "a.json: invalid JSON: Exceeds the limit (4300 digits)"),
         ("a.json", '{"seed": ' + "9" * 4000 + "}", "'seed' must be a whole number of at most 64 bits, not 99999999"),
         ("a.json", '{"' + "x" * 9000 + '": 1}', "a.json, line 1: unknown key 'xxxxxxxx"),
         ("a.json", '{"start": ' + "[" * 100000 + "]" * 100000 + "}", "a.json: values are nested too deeply"),
@@ -185,7 +185,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_text_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a.toml: '\\ud812' is no character"):
+    with pytest.raises(InputError, match=r"a.toml: '\\ud812' is not a character"):
         write_settings(tmp_path / "a.toml", PretrainConfig(start="\ud812"))
     with pytest.raises(InputError, match=r"ends in .toml or .json"):
         write_settings(tmp_path / "a.yaml", PretrainConfig())

@@ -168,7 +168,7 @@ def write_settings(path: str | Path, config: Any) -> None:
     try:
         write_atomically(path, text.encode())
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: {error.object[error.start]!r} is no character: change this text") from error
+        raise InputError(f"{path}: {error.object[error.start]!r} is not a character: change this text") from error
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
     except ValueError as error:
         message = str(error)
         place = _PLACE.search(message)
-        said = f"is not TOML: {message[: place.start()] if place else message}"
+        said = f"invalid TOML: {message[: place.start()] if place else message}"
         if place and place[1]:
             raise _refusal(path, said, int(place[1]), int(place[2])) from error
         raise _refusal(path, f"{said} at its end" if place else said, None) from error
@@ -202,12 +202,12 @@ def _json(path: Path, text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise _refusal(path, "values are nested too deeply: settings have two levels", None) from error
     except json.JSONDecodeError as error:
-        raise _refusal(path, f"is not JSON: {error.msg}", error.lineno, error.colno) from error
+        raise _refusal(path, f"invalid JSON: {error.msg}", error.lineno, error.colno) from error
     except _TwiceError as error:
         again = json_line(text, (error.key,), times=2)
         raise _refusal(path, f"has the key {error.key[:60]!r} twice: leave one out", again) from error
     except ValueError as error:
-        raise _refusal(path, f"is not JSON: {error}", None) from error
+        raise _refusal(path, f"invalid JSON: {error}", None) from error
     if not isinstance(values, dict):
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(values), "a single value")
         raise _refusal(path, f'holds {kind}: settings are a JSON object, as in {{"epochs": 50}}', None)
@@ -230,7 +230,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number: give a finite one")
+    raise ValueError(f"{name} is not a number: give a finite one")
 
 
 def _refusal(path: Path, message: str, line: int | None, column: int | None = None) -> InputError:

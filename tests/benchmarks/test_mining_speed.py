@@ -48,5 +48,10 @@ def test_comparison_covers_both_precisions(speed, small):
     assert "array" in found.title
 
 
-def test_memory_counts_every_image(speed):
-    assert speed.measure_memory(300) > 0
+def test_memory_counts_every_image(speed, monkeypatch):
+    monkeypatch.setattr(speed, "resident", lambda: 100)
+    monkeypatch.setattr(speed, "peak", lambda: 350)
+    assert speed.measure_memory(300) == 250
+    monkeypatch.setattr(speed, "feature_batches", lambda *_args, **_how: iter(()))
+    with pytest.raises(RuntimeError, match="0 of 300 images seen"):
+        speed.measure_memory(300)

@@ -62,7 +62,7 @@ def test_a_folder_with_trouble(odd: Path, tmp_path: Path, capsys: pytest.Capture
     assert "0.png = same 0.png = 7 more" in text
     assert r"red\u001b[31m\u000aline.png: not an image of a known format" in text
     assert r"caf\udce9.jpg: zero bytes" in text
-    assert "notes.txt: no image by its suffix" in text
+    assert "notes.txt: its suffix is not that of an image" in text
     values = json.loads((tmp_path / "info.json").read_text(errors="surrogateescape"))
     assert values["images"]["images"] == 14
     assert values["images"]["formats"] == {"PNG": 11}
@@ -73,7 +73,7 @@ def test_a_folder_with_trouble(odd: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_what_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    for place, words in {"empty": "holds no images", "nowhere": "is not there"}.items():
+    for place, words in {"empty": "holds no images", "nowhere": "does not exist"}.items():
         with pytest.raises(SystemExit) as stop:
             main(["info", str(tmp_path / place)])
         assert stop.value.code == 2

@@ -41,5 +41,5 @@ def test_headers_with_quotes_are_read_as_csv(tmp_path, text, ids):
 
 def test_cells_that_csv_cannot_hold_end_in_one_line(tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\n" + "x" * 200_000 + ",cat\n")
-    with pytest.raises(InputError, match="is no CSV table"):
+    with pytest.raises(InputError, match="is not a CSV table"):
         labeled_ids([tmp_path / "labels.csv"])

@@ -79,7 +79,7 @@ def test_the_file_of_a_run_is_taken_as_it_is(tmp_path):
     [
         ("[optim]\nlr = 'fast'\n", "a.toml, line 2: 'optim.lr' must be a number, not 'fast'"),
         ("epochs = 0\n", "a.toml, line 1: epochs = 0: a run needs 1 or more epochs"),
-        ("[optim\n", "a.toml, line 1, column 7: is not TOML"),
+        ("[optim\n", "a.toml, line 1, column 7: invalid TOML"),
         ('recipe = "cifar"\n', "a.toml, line 1: 'recipe' must be one of 'auto', 'cifar_lt'"),
         ("recipe = 3\n", "a.toml, line 1: 'recipe' must be one of"),
     ],

@@ -202,8 +202,8 @@ def test_errors_of_items_name_the_index_and_are_listed():
     assert source.labels.tolist() == [0, -1, 1, 0, 0]
     assert [(item.id, item.reason) for item in scan(source)] == [
         ("Items/00001", "item 1: KeyError: 'no such file'"),
-        ("Items/00003", "float64 of shape (4, 4, 3) is no image: give a PIL image, uint8, or floats in [0, 1]"),
-        ("Items/00004", "<U4 of shape () is no image: give a PIL image, uint8, or floats in [0, 1]"),
+        ("Items/00003", "float64 of shape (4, 4, 3) is not an image: give a PIL image, uint8, or floats in [0, 1]"),
+        ("Items/00004", "<U4 of shape () is not an image: give a PIL image, uint8, or floats in [0, 1]"),
     ]
     with pytest.raises(BadImageError, match="item 1"):
         source.image(1)

@@ -137,14 +137,14 @@ def test_errors_name_the_manifest_and_the_mend(tmp_path, text, message):
 
 
 def test_errors_of_files(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.csv: is no file"):
+    with pytest.raises(InputError, match=r"gone\.csv is not a file"):
         ManifestSource(tmp_path / "gone.csv")
     with pytest.raises(InputError, match=r"is not UTF-8 text .* save it as UTF-8"):
         ManifestSource(manifest(tmp_path, "Bild;Größe\nmäuse.png;1\n", encoding="latin-1"))
     (tmp_path / "cut.csv").write_bytes("path\na.png\n".encode("utf-16")[:-1])
-    with pytest.raises(InputError, match=r"cut\.csv: is not UTF-8 text"):
+    with pytest.raises(InputError, match=r"cut\.csv is not UTF-8 text"):
         ManifestSource(tmp_path / "cut.csv")
-    with pytest.raises(InputError, match="is no manifest by its name"):
+    with pytest.raises(InputError, match="does not have the name of a manifest"):
         ManifestSource(manifest(tmp_path, "{}", "list.json"))
     with pytest.raises(InputError, match=r"cannot be read \(Arrow"):
         ManifestSource(manifest(tmp_path, "path", "list.parquet"))
@@ -186,7 +186,7 @@ def test_latin_1_is_told(folder):
 
     with reporting_to(Told()):
         ManifestSource(manifest(folder, "path,label\npictures/1.png,Käfer\n", encoding="latin-1"))
-    assert Told.lines == [f"{folder / 'list.csv'}: is not UTF-8; it is read as Latin-1 (Windows-1252)"]
+    assert Told.lines == [f"{folder / 'list.csv'} is not UTF-8; it is read as Latin-1 (Windows-1252)"]
 
 
 def test_a_text_file_with_a_header_is_a_table(folder):
@@ -214,7 +214,7 @@ def test_a_root_is_named_as_an_option(folder, tmp_path_factory):
     path = manifest(lists, "path\n1.png\n2.png\n")
     source = open_source(f"{path},root={folder / 'pictures'}")
     assert source.image(0).shape == (5, 5, 3)
-    with pytest.raises(InputError, match=r"root=/no such folder: is no folder"):
+    with pytest.raises(InputError, match=r"root=/no such folder is not a folder"):
         open_source(f"{path},root=/no such folder")
     with pytest.raises(InputError, match="only manifests have a root: leave out root="):
         open_source(f"{folder},root={folder}")
@@ -228,7 +228,7 @@ def test_a_row_that_is_too_long_is_named_by_its_line(folder):
 @pytest.mark.parametrize("kind", ["digits", "wds:{}", "hf:{}", "coco:{}"])
 def test_a_root_without_a_manifest_is_refused(folder, kind):
     named = kind.format(folder)
-    with pytest.raises(InputError, match=f"{named}: is no manifest, and only manifests have a root: leave out root="):
+    with pytest.raises(InputError, match=f"{named} is not a manifest, and only manifests have a root: leave out root="):
         open_source(f"{named},root={folder}")
 
 

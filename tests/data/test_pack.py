@@ -24,7 +24,7 @@ from sdclr.features.inspect import inspect_images
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes in several formats, with names that would clash as keys, and what is no image."""
+    """Two classes in several formats, with names that would clash as keys, and what is not an image."""
     random = np.random.default_rng(0)
     for number in range(11):
         file = tmp_path / "photos" / ("owl" if number % 3 else "jay") / f"a.{number}"
@@ -151,7 +151,7 @@ def test_a_killed_command_goes_on_to_the_same_shards(tmp_path):
 def test_other_folders_images_and_settings_are_refused(photos, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "shard-000000.tar").write_text("mine")
-    with pytest.raises(InputError, match=r"full: is not empty, it holds 'shard-000000\.tar'; name a new"):
+    with pytest.raises(InputError, match=r"full is not empty, it holds 'shard-000000\.tar'; name a new"):
         pack(photos, tmp_path / "full")
     assert (tmp_path / "full" / "shard-000000.tar").read_text() == "mine"
     pack(photos, tmp_path / "out")
@@ -203,7 +203,7 @@ def test_a_manifest_that_was_changed_is_refused(photos, tmp_path):
     for change, said in (
         ({"images": 3}, "another checksum"),
         ({"checksum": None, "shards": {"shard-000000.tar": {}}}, "has no 'sha256'"),
-        ({"checksum": None, "shards": {"../shard-000000.tar": {}}}, "which is no file beside it"),
+        ({"checksum": None, "shards": {"../shard-000000.tar": {}}}, "which is not a file beside it"),
         (
             {"checksum": None, "shards": {"shard-000000.tar": {**values["shards"]["shard-000000.tar"], "first": 7}}},
             "other images",

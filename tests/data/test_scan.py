@@ -205,7 +205,7 @@ def test_an_interrupted_write_leaves_the_old_list(tmp_path):
 
 def test_the_limit_on_bad_images(tmp_path):
     bad = [BadImage(f"{number}.png", "truncated", counted=True) for number in range(5)]
-    passed_over = [BadImage(f"{number}.txt", "no image by its suffix", counted=False) for number in range(50)]
+    passed_over = [BadImage(f"{number}.txt", "the suffix", counted=False) for number in range(50)]
     check_bad_fraction(bad + passed_over, 500)
     check_bad_fraction(bad, 10, limit=0.5)
     check_bad_fraction([], 0)

@@ -103,7 +103,7 @@ def test_images_that_are_not_read_are_counted_with_their_remedy(tmp_path):
     source = open_source(tmp_path)
     assert list(source.ids) == ["h.png"]
     reasons = {bad.id: bad.reason for bad in source.skipped}
-    assert reasons["notes.txt"] == "no image by its suffix"
+    assert reasons["notes.txt"] == "its suffix is not that of an image"
     assert reasons["c.mp4"] == "video, not read: extract its frames: ffmpeg -i FILE %06d.png"
     (line,) = about_files(source)
     assert line.startswith("not read: 2 x camera RAW: develop it to TIFF or JPEG; 1 x video")

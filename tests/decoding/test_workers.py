@@ -203,6 +203,33 @@ def test_a_lost_worker_is_one_line(signum, said):
     assert "\n" not in str(caught.value)
 
 
+def connection_reset(pid):
+    os.kill(pid, signal.SIGBUS)
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+class Torn:
+    """A batch whose worker dies while this process fetches its memory."""
+
+    def __reduce__(self):
+        return connection_reset, (os.getpid(),)
+
+
+def test_a_worker_lost_while_its_batch_is_fetched_is_one_line():
+    with pytest.raises(ProcessLostError, match="--shm-size 1g"):
+        list(WorkerBatches(Numbers(), workers=1, collate_fn=lambda _: Torn(), batch_size=3))
+
+
+def test_an_error_of_a_connection_stays_what_it_is_while_workers_run(monkeypatch):
+    monkeypatch.setattr(module, "_REPORTED", 0.1)
+
+    def fails():
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        list(numbers(Numbers(fails, at=7)))
+
+
 def test_other_errors_of_workers_stay_what_they_are():
     def fails():
         raise KeyError("x")

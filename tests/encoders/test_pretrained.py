@@ -343,11 +343,11 @@ def test_a_digest_is_checked_before_weights_are_read(hub, tmp_path):
 @pytest.mark.parametrize(
     ("pins", "told"),
     [
-        ("@sha256:12", "no SHA-256"),
-        (f"@sha256:{'g' * 64}", "no SHA-256"),
-        ("@", "no revision"),
-        ("@../../x", "no revision"),
-        ("@-x", "no revision"),
+        ("@sha256:12", "is not an? SHA-256"),
+        (f"@sha256:{'g' * 64}", "is not an? SHA-256"),
+        ("@", "is not an? revision"),
+        ("@../../x", "is not an? revision"),
+        ("@-x", "is not an? revision"),
         ("@a@b", "twice"),
         (f"@sha256:{'a' * 64}@v1", "digest first"),
         ("@v1=weights.pth", "a file has no revision"),

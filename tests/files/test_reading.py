@@ -47,7 +47,7 @@ def write_npz(path: Path) -> None:
 
 
 def described_table(path: Path) -> Any:
-    """As scores are read: what says nothing of itself is no file of ours."""
+    """As scores are read: what says nothing of itself is not a file of ours."""
     found = read_table(path, "R")
     with parsing(path, "R"):
         return found.to_pylist(), found.schema.metadata[b"sdclr"]

@@ -217,10 +217,10 @@ def test_real_parquet_copy_is_refused_with_the_published_lists(shared_data, cifa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "cifar11"}, "cifar11: is no data set of the paper; choose from cifar10_lt, "),
+        ({"name": "cifar11"}, "cifar11 is not a data set of the paper; choose from cifar10_lt, "),
         ({"split": 0}, "split is 0"),
         ({"split": 2, "lists": "lists"}, r"3 of the 3 lists of this split are missing \(split2_D_i.npy, split2"),
-        ({"lists": "nowhere"}, "nowhere: is no folder"),
+        ({"lists": "nowhere"}, "nowhere is not a folder"),
         ({"lists": "lists", "max_count": 5}, "leave out max_count and imbalance"),
         ({"name": "cifar10", "imbalance": 10, "published": replace(SMALL, imbalance=1)}, "choose cifar10_lt"),
         ({"name": "cifar100_lt", "published": None}, "has 10 classes, numbered 0 to 9; cifar100_lt has 100"),
@@ -449,7 +449,7 @@ def test_imagenet_folders_are_checked(imagenet, tmp_path):
     (root / "train" / "n99").rmdir()
     with pytest.raises(InputError, match="imagenet-train: has 4 classes, numbered 0 to 3; imagenet100_lt has 100"):
         paper_split("imagenet100_lt", root)
-    with pytest.raises(InputError, match="train: is no folder"):
+    with pytest.raises(InputError, match="train is not a folder"):
         paper_split("imagenet_lt", tmp_path)
 
 

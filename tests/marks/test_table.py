@@ -113,10 +113,10 @@ def test_a_row_that_only_has_a_path_is_the_row_of_its_id(tmp_path):
         (b"id,label\na,cat\na,dog\n", ["row 2 and", "row 3 contradict", "label 'cat' and 'dog'"]),
         (b"id,mark\n,drop\n", ["row 2: names no image", "`id`"]),
         (b"id,label\na,big, red\n", ["row 2: has 3 cells for 2 columns", "quotes"]),
-        (b'id,label\na,"open\nb,cat\n', ["is no CSV table", "UTF-8"]),
+        (b'id,label\na,"open\nb,cat\n', ["is not a CSV table", "UTF-8"]),
         (b"id,label\na,m\xe4use\n", ["row 2", "label", "is not UTF-8", "save it as UTF-8"]),
         (b"\xff\xfea", ["is not UTF-16"]),
-        (b"id,label\na," + b"x" * 200_000, ["is no CSV table", "field limit"]),
+        (b"id,label\na," + b"x" * 200_000, ["is not a CSV table", "field limit"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, data, words):

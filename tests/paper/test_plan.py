@@ -13,7 +13,7 @@ from sdclr.paper.runner import Queue, evaluation
 
 
 def not_there(_):
-    raise InputError("nowhere: is not there")
+    raise InputError("nowhere does not exist")
 
 
 def trained(queue, task, *, steps, finished):
@@ -74,7 +74,7 @@ def test_missing_data_is_told_and_no_error(tiny, tmp_path):
     states = look(queue, [tiny.tiny_task(), large])
     assert [state.status for state in states] == ["no data", "no data"]
     note = plan_table(states).note
-    assert "No data for CIFAR-10-LT: nowhere: is not there." in note
+    assert "No data for CIFAR-10-LT: nowhere does not exist." in note
     assert "No data for ImageNet-LT: the small scale has CIFAR alone" in note
     assert "Nothing is left to do" in note
 

@@ -207,7 +207,7 @@ def test_a_report_of_several_runs_lies_where_it_was_asked_for(
 def test_a_report_needs_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no runs"):
         report([])
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         report([tmp_path])
 
 

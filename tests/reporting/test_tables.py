@@ -139,5 +139,5 @@ def test_balances_come_from_results_and_equally_from_their_json() -> None:
 
 @pytest.mark.parametrize("wrong", [{}, {"linear": {}}, {"linear": {"balance": {"many": 1.0}}}, {"linear": None}, 3])
 def test_what_is_no_evaluation_is_refused(wrong: object) -> None:
-    with pytest.raises(InputError, match=r"SDCLR: is not an evaluation with a 'linear' score"):
+    with pytest.raises(InputError, match=r"SDCLR is not an evaluation with a 'linear' score"):
         balances({"SDCLR": [wrong]})

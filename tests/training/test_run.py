@@ -116,7 +116,7 @@ def test_loading_leaves_the_callers_random_state_alone(finished: Run) -> None:
 def test_an_unfinished_run_has_no_encoder_yet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no encoder.json: let .* finish this run"):
         load_encoder(tmp_path)
-    with pytest.raises(InputError, match=r"is no run: it holds no config.json"):
+    with pytest.raises(InputError, match=r"is not a run: it holds no config.json"):
         Run.open(tmp_path)
 
 

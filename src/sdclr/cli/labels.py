@@ -38,7 +38,7 @@ def _ids(file: Path) -> list[str]:
             return [line for line in re.split(r"\r\n|\n|\r", text) if line]
         return [unguarded(row[_ID]) for row in rows if row[_ID] and (_LABEL not in header or row[_LABEL])]
     except csv.Error as error:
-        raise InputError(f"{file} is no CSV table ({error}): save it with commas between its columns") from error
+        raise InputError(f"{file} is not a CSV table ({error}): save it with commas between its columns") from error
 
 
 def write_choice(choice: Choice, file: Path) -> None:

@@ -129,7 +129,7 @@ def cifar(
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if dataset not in kinds:
-        raise InputError(f'{dataset}: is not known here; choose "cifar10" or "cifar100"')
+        raise InputError(f'{dataset} is not known here; choose "cifar10" or "cifar100"')
     if split not in {"train", "test"}:
         raise InputError(f'{dataset}: has no split {split!r}; choose "train" or "test"')
     try:

@@ -109,7 +109,7 @@ def read_coco(file: str | Path, *, images: str | Path | None = None) -> Annotati
     keys = ("images", "annotations")
     listed, found = (values.get(key) if isinstance(values, dict) else None for key in keys)
     if not isinstance(listed, list) or not isinstance(found, list):
-        raise InputError(f"{file}: is no COCO file, which has the lists `images` and `annotations`; give one")
+        raise InputError(f"{file} is not a COCO file, which has the lists `images` and `annotations`; give one")
     categories = {
         entry.get("id"): str(entry.get("name", entry.get("id")))
         for entry in values.get("categories") or ()

@@ -31,7 +31,7 @@ class FolderSource(ImageFiles):
     def __init__(self, root: Path | str) -> None:
         place = Path(root)
         if not place.is_dir():
-            raise InputError(f"{root}: is no folder; check the path")
+            raise InputError(f"{root} is not a folder; check the path")
         self.name = place.absolute().name
         files, skipped = _walk(place)
         items = Items.of(place, files)
@@ -80,7 +80,7 @@ def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
                 if reason is None and Path(name).suffix.lower() in SUFFIXES:
                     images.append((below / name).as_posix())
                 else:
-                    reason = reason or "no image by its suffix"
+                    reason = reason or "its suffix is not that of an image"
                     skipped.append(BadImage((below / name).as_posix(), reason, counted=False))
             update(len(images))
     return sorted(images), skipped

@@ -157,7 +157,7 @@ def open_hugging_face(path: Path, options: Mapping[str, str], *, split: str | No
         raise InputError(f"hf:{path}: has no option {unknown[0]!r}; use image and label, as in hf:FOLDER,image=photo")
     if not path.is_dir():
         raise InputError(
-            f"hf:{path}: is no folder here, and nothing is fetched from the hub; fetch it first "
+            f"hf:{path} is not a folder here, and nothing is fetched from the hub; fetch it first "
             f"(hf download --repo-type dataset {path} --local-dir FOLDER), and give hf:FOLDER"
         )
     for folder in (path, path / (split or "train")):

@@ -54,11 +54,11 @@ def read_manifest(path: Path, root: Path) -> ManifestRows:
         InputError: The file is missing or cannot be read as a manifest.
     """
     if not path.is_file():
-        raise InputError(f"{path}: is no file; check the path of the manifest")
+        raise InputError(f"{path} is not a file; check the path of the manifest")
     TABLE.check(path.stat().st_size, f"{path}: has {{}} bytes")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{path}: is no manifest by its name; give a .csv, .tsv, .parquet or .txt file")
+        raise InputError(f"{path}: does not have the name of a manifest; give a .csv, .tsv, .parquet or .txt file")
     if suffix == ".parquet":
         return _read_parquet(path)
     with path.open("rb") as file:
@@ -70,10 +70,10 @@ def read_manifest(path: Path, root: Path) -> ManifestRows:
     except UnicodeError as error:
         reason = getattr(error, "reason", error)
         if encoding == "utf-16" or not _is_table(path, _WINDOWS):
-            raise InputError(f"{path}: is not UTF-8 text ({reason}); save it as UTF-8") from error
+            raise InputError(f"{path} is not UTF-8 text ({reason}); save it as UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{path}: is not a CSV table ({error}); save it with comma-separated columns") from error
-    tell(f"{path}: is not UTF-8; it is read as Latin-1 (Windows-1252)")
+        raise InputError(f"{path} is not a CSV table ({error}); save it with comma-separated columns") from error
+    tell(f"{path} is not UTF-8; it is read as Latin-1 (Windows-1252)")
     return _read_csv(path, root, _WINDOWS)
 
 

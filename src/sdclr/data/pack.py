@@ -182,7 +182,7 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     for file in sorted(out.iterdir()):
         name = file.name[1:].removesuffix(".tmp") if file.name.endswith(".tmp") else file.name
         if name not in _OURS and not (lines and _SHARD.fullmatch(name)):
-            raise InputError(f"{out}: is not empty, it holds {file.name!r}; name a new or empty folder")
+            raise InputError(f"{out} is not empty, it holds {file.name!r}; name a new or empty folder")
     if lines and lines[0] != settings:
         raise other
     whole = []

@@ -67,7 +67,7 @@ class ShardSource(SeenByRange):
                 manifest = manifests[file.parent]
                 told = manifest["shards"].get(file.name) if manifest else None
                 if told is None and not file.is_file():
-                    raise InputError(f"{file}: is no file; give a folder of .tar files, or a-{{000..009}}.tar")
+                    raise InputError(f"{file} is not a file; give a folder of .tar files, or a-{{000..009}}.tar")
                 table = read_index(file, keep=keep_index) if file.is_file() else SCHEMA.empty_table()
                 parts.append(table.filter(pc.is_null(table["fault"])))
                 ids.append(self._checked(file, parts[-1], table.filter(pc.is_valid(table["fault"])), told))
@@ -151,7 +151,7 @@ class ShardSource(SeenByRange):
         """The ids of the images of a shard; missing images and other members are added to `skipped`."""
         shard = self._relative(file)
         for name, reason in zip(faults["key"].to_pylist(), faults["fault"].to_pylist(), strict=True):
-            counted = reason != "no image by its suffix"
+            counted = reason != "its suffix is not that of an image"
             self.skipped.append(BadImage(f"{shard}/{name}" if name else shard, reason, counted=counted))
         keys = images["key"].combine_chunks()
         if told is None:
@@ -263,7 +263,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     check_keys(path, values, {"classes": list, "shards": dict}, remedy)
     for name, entry in values["shards"].items():
         if Path(name).name != name:
-            raise damaged(path, f"it names {name!r}, which is no file beside it", remedy)
+            raise damaged(path, f"it names {name!r}, which is not a file beside it", remedy)
         check_keys(path, entry if isinstance(entry, dict) else {}, _KEYS, remedy)
     return values
 

@@ -72,7 +72,7 @@ SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid",
 _KINDS: Final = ("cifar10", "cifar100", "hf", "wds")
 """Kinds of images, as named before the colon of a text."""
 
-_NO_ROOT: Final = "{}: is no manifest, and only manifests have a root: leave out root={}"
+_NO_ROOT: Final = "{} is not a manifest, and only manifests have a root: leave out root={}"
 
 ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str | Indexed | Iterable[Any]
 """Types that `open_source` accepts. The last two are data sets of torch and of Hugging Face's `datasets`."""
@@ -171,10 +171,10 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
         source = spec if isinstance(spec, Source) else open_data_set(spec)
         if source is None:
             kind = type(spec).__name__
-            raise InputError(f"{kind}: is no source of images; give a path, a uint8 array, a data set or a source")
+            raise InputError(f"{kind} is not a source of images; give a path, a uint8 array, a data set or a source")
         return source
     if not str(spec).strip():
-        raise InputError("an empty name is no source of images: give a folder or a file (is a shell variable unset?)")
+        raise InputError("an empty name is not a source of images: give a folder or file (is a shell variable unset?)")
     with looking_at(spec):
         named, ranged = _without(spec, "intensities")
         found = _open_named(named, split)
@@ -254,9 +254,9 @@ def _open_path(path: Path, split: str | None, root: str | None) -> Source:
         place, options = split_options(str(path))
         if options and Path(place).exists():
             raise InputError(f"{path}: has no option {next(iter(options))!r}; use intensities=LOW,HIGH or root=FOLDER")
-        raise InputError(f'{path}: is not there; give an existing path, "digits", "cifar10:ROOT" or "cifar100:ROOT"')
+        raise InputError(f'{path} does not exist; give an existing path, "digits", "cifar10:ROOT" or "cifar100:ROOT"')
     if root is not None and not Path(root).expanduser().is_dir():
-        raise InputError(f"root={root}: is no folder; give the folder that the paths of {path} start from")
+        raise InputError(f"root={root} is not a folder; give the folder that the paths of {path} start from")
     if root is not None and path.suffix.lower() not in MANIFESTS:
         raise InputError(_NO_ROOT.format(path, root))
     if path.is_dir():

@@ -120,7 +120,7 @@ def _built(path: Path, size: int) -> pa.Table:
 
 
 def _odd(dot: str) -> str:
-    return "its name occurs twice" if dot else "no image by its suffix"
+    return "its name occurs twice" if dot else "its suffix is not that of an image"
 
 
 def _image(members: dict[str, _Member]) -> str | None:

@@ -123,5 +123,5 @@ def as_pixels(image: Any, image_id: str) -> NDArray[np.uint8]:
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] == (3,)) or not array.size:
         what = f"{array.dtype} of shape {array.shape}" if array.dtype != object else type(image).__name__
-        raise BadImageError(image_id, f"{what} is no image: give a PIL image, uint8, or floats in [0, 1]")
+        raise BadImageError(image_id, f"{what} is not an image: give a PIL image, uint8, or floats in [0, 1]")
     return np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else np.array(array)

@@ -22,7 +22,7 @@ _REASONS: Final = {
 """Message for each pattern in the texts of torch's errors."""
 
 
-def as_lost(error: BaseException) -> ProcessLostError | None:
+def as_lost(error: BaseException | None) -> ProcessLostError | None:
     """Convert torch's error about a lost worker process to one line with a remedy; None for other errors.
 
     A signal tells torch that a worker ended, so torch can raise the error anywhere in the main thread.

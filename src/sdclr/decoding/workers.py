@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
@@ -33,6 +34,8 @@ _SPARE: Final = 2
 """Required free space, as a multiple of the space of the batches in transit: other processes need some."""
 _LITTLE: Final = 4 * 2**20
 """Additional bytes of shared memory that must be free."""
+_REPORTED: Final = 2.0
+"""Seconds within which the system reports that a process has ended, once its connection is closed."""
 _FILES_OF_A_WORKER: Final = 6
 """Open files per worker in the process that starts it: two queues and a sentinel."""
 _FILES_OF_ITS_OWN: Final = 80
@@ -99,8 +102,8 @@ class WorkerBatches(Generic[T]):
         try:
             for batch in self._begun():
                 yield pickle.loads(batch) if isinstance(batch, bytes) else batch  # noqa: S301  # our workers'
-        except RuntimeError as error:
-            lost = as_lost(error)
+        except (RuntimeError, OSError, EOFError) as error:
+            lost = as_lost(error if isinstance(error, RuntimeError) else _report())
             if lost is None:
                 raise
             raise lost from error
@@ -117,6 +120,19 @@ class WorkerBatches(Generic[T]):
             _tell_alone(error)
             self._loader = self._alone()
             return iter(self._loader)
+
+
+def _report() -> RuntimeError | None:
+    """Wait for torch's report of a worker that ended; None if all workers run.
+
+    The connection to a worker that is killed closes before the system says that the process has ended. Torch raises
+    its error in the handler of that signal, so it interrupts the wait.
+    """
+    try:
+        time.sleep(_REPORTED)
+    except RuntimeError as error:
+        return error
+    return None
 
 
 def _tell_alone(error: OSError) -> None:

@@ -68,10 +68,10 @@ def parse_timm(spec: str) -> TimmSpec:
         raise InputError(f"{spec}: names a revision or a digest twice, or the digest first: {form}")
     for digest in digests:
         if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
-            raise InputError(f"{spec}: {digest!r} is no SHA-256: give its 64 hexadecimal digits")
+            raise InputError(f"{spec}: {digest!r} is not an SHA-256: give its 64 hexadecimal digits")
     for revision in revisions:
         if _REVISION.fullmatch(revision) is None or ".." in revision:
-            raise InputError(f"{spec}: {revision!r} is no revision of a hub repository: {form}")
+            raise InputError(f"{spec}: {revision!r} is not a revision of a hub repository: {form}")
     if equals and revisions:
         raise InputError(f"{spec}: a file has no revision; leave out @{revisions[0]}")
     return TimmSpec(name, next(iter(revisions), None), next(iter(digests), None), file if equals else None)

@@ -41,7 +41,7 @@ def read_weights(file: Path) -> Weights:
     if not file.is_file():
         raise InputError(f"{file} does not exist: name a file of weights")
     if suffix != ".safetensors" and suffix not in PICKLED:
-        raise InputError(f"{file} is no file of weights: name one that ends in .safetensors, {', '.join(PICKLED)}")
+        raise InputError(f"{file} is not a file of weights: name one that ends in .safetensors, {', '.join(PICKLED)}")
     if suffix == ".safetensors":
         values: Any = read_safetensors(file)
     else:

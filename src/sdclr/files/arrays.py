@@ -36,7 +36,7 @@ def read_array(path: Path, remedy: str = COPY, *, mode: Literal["r", "r+", "c"] 
             try:
                 shape, _, dtype = read_header[version](file)
             except MemoryError as error:  # Python's parser raises it for deeply nested text
-                raise ValueError("its header is no description of an array") from error
+                raise ValueError("its header is not a description of an array") from error
             begin = file.tell()
         if dtype.hasobject:
             raise ValueError("it holds Python objects, not numbers")

@@ -175,7 +175,7 @@ def list_class_folders(root: Path, part: str, classes: Iterable[str] | None = No
     """
     place = root / part
     if not place.is_dir():
-        raise InputError(f"{place}: is no folder; give a data set with train/ and val/, each with one folder a class")
+        raise InputError(f"{place} is not a folder; give a data set with train/ and val/, each with one folder a class")
     if classes is None:
         classes = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and entry.name[0] != ".")
     return {

@@ -201,7 +201,7 @@ def paper_split(
         array([  45,   75,  125,  208,  348,  581,  969, 1617, 2697, 4500])
     """
     if name not in get_args(DatasetName):
-        raise InputError(f"{name}: is no data set of the paper; choose from {', '.join(get_args(DatasetName))}")
+        raise InputError(f"{name} is not a data set of the paper; choose from {', '.join(get_args(DatasetName))}")
     if split < 1:
         raise InputError(f"split is {split}; give a number from 1")
     facts = published or PUBLISHED[name]
@@ -212,7 +212,7 @@ def paper_split(
         raise InputError(f"{name}: is the full balanced set; leave out imbalance, or choose {name}_lt")
     root, listed = Path(data).expanduser(), None if lists is None else Path(lists).expanduser()
     if listed is not None and not listed.is_dir():
-        raise InputError(f"{lists}: is no folder; give the folder of published lists")
+        raise InputError(f"{lists} is not a folder; give the folder of published lists")
     small = name.startswith("cifar")
     if listed is not None and not small:
         return _imagenet_by_lists(name, facts, root, listed, split)

@@ -257,7 +257,7 @@ def _write_manifest(path: Path, kept: Sequence[Picture], at: dict[str, Path]) ->
 
 def _check_manifest(path: Path, kept: Sequence[Picture], *, placeable: bool, matched: Matched) -> None:
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{path}: is not a manifest file name; give a .csv or .parquet file")
+        raise InputError(f"{path} is not a manifest file name; give a .csv or .parquet file")
     if not kept:
         raise InputError(f"{path}: no image is kept, so there is nothing to list; check the marks")
     if not placeable:

@@ -46,7 +46,7 @@ def plan_moves(dropped: Sequence[Picture], folder: Path) -> list[tuple[Path, str
     log = folder / LOG
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if there - {f".{LOG}.tmp"} and not log.is_file():  # a killed call leaves the .tmp file
-        raise InputError(f"{folder}: is not empty, and has no {LOG} of earlier moves; give a new or empty folder")
+        raise InputError(f"{folder} is not empty, and has no {LOG} of earlier moves; give a new or empty folder")
     if log.is_file():
         list(_moves(log))
     known: dict[Path, Picture] = {}

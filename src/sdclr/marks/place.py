@@ -122,7 +122,7 @@ def check_folder(folder: Path, planned: Sequence[str]) -> None:
     mark = folder / _OURS
     if not mark.is_file() or read_json(mark).get("format") != _FORMAT:
         raise InputError(
-            f"{folder}: is not empty, and not a folder that `sdclr apply` wrote; give a new or empty folder"
+            f"{folder} is not empty, and not a folder that `sdclr apply` wrote; give a new or empty folder"
         )
     wanted = set(planned) | _OWN
     strange = next((entry for entry in _entries(folder) if entry not in wanted), None)

@@ -162,7 +162,7 @@ def _table(path: Path) -> list[list[str]]:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         return [[unguarded(cell) for cell in row] for row in rows] or [[]]
     except csv.Error as error:
-        raise InputError(f"{path}: is no CSV table ({error}); save it as CSV in UTF-8 again") from error
+        raise InputError(f"{path} is not a CSV table ({error}); save it as CSV in UTF-8 again") from error
 
 
 def _known(text: str, delimiter: str) -> int:
@@ -185,4 +185,4 @@ def _text(path: Path) -> str:
         # File names that are not UTF-8 become lone surrogates, as from the file system.
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-16 text ({error.reason}); save it as CSV in UTF-8") from error
+        raise InputError(f"{path} is not UTF-16 text ({error.reason}); save it as CSV in UTF-8") from error

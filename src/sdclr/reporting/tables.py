@@ -143,7 +143,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
         return Balance(**{field: math.nan if values[field] is None else values[field] for field in Balance._fields})
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{label}: is not an evaluation with a {score!r} score ({error!r}); give an output of `sdclr evaluate`"
+            f"{label} is not an evaluation with a {score!r} score ({error!r}); give an output of `sdclr evaluate`"
         ) from error
 
 

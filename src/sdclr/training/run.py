@@ -76,7 +76,7 @@ class Run:
         run = cls(Path(path))
         if not run.config_file.is_file():
             raise InputError(
-                f"{path} is no run: it holds no config.json (`sdclr pretrain SOURCE --run {path}` makes one)"
+                f"{path} is not a run: it holds no config.json (`sdclr pretrain SOURCE --run {path}` makes one)"
             )
         return run
 

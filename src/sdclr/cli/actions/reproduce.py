@@ -83,7 +83,7 @@ def run(command: Reproduce, console: Console) -> None:
         except StorageError:
             raise
         except InputError as error:
-            console.print(f"{one.name} cannot be drawn of what is finished: {error}", markup=False)
+            console.print(f"{one.name} cannot be drawn from the finished runs: {error}", markup=False)
     tell_failures(ended, command.folder)
     finish(console, first_report(queue, [state.job for state in possible]))
 
