@@ -1,11 +1,8 @@
 """Fixtures shared by the whole suite."""
 
-import importlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Networks here are tiny: threads would spend their time waiting for each other. Before torch is imported, so that
 # processes started by tests follow.
@@ -16,6 +13,7 @@ import pytest
 import torch
 
 from sdclr.progress import Stage, reporting_to
+from synchronization import NoSynchronization
 
 # A busy machine must not fail a test.
 hypothesis.settings.register_profile("without deadline", deadline=None)
@@ -51,11 +49,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def no_synchronization() -> Any:
+def no_synchronization() -> type[NoSynchronization]:
     """`with no_synchronization() as watched: …` lists in `watched.found` what would make the host wait for a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
-        return importlib.import_module("synchronization").NoSynchronization
+    return NoSynchronization
 
 
 class Recorder:

@@ -1,7 +1,6 @@
 """Log-sum-exp in tiles against the whole matrix in double precision, by finite differences, compiled and over ranks."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranks import results_of_two
 from sdclr.method import nt_xent, tiled
 from sdclr.method.tiled import log_sum_exp
 
@@ -169,8 +169,7 @@ def test_tiles_are_used_where_they_are_worthwhile(count, uses_tiles, monkeypatch
     assert len(calls) == 1
 
 
-def two_ranks(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def losses_of_rank(rank, folder):
     a, b = torch.load(f"{folder}/inputs.pt", weights_only=True)
     share = slice(rank * 3, rank * 3 + 3)
     found = []
@@ -182,9 +181,7 @@ def two_ranks(rank: int, folder: str) -> None:
         loss = nt_xent(outputs[:3], outputs[3:], temperature, reduction="none", tiled=True)
         loss.mean().backward()
         found.append((loss.detach(), layer.weight.grad))
-    torch.save(found, f"{folder}/rank{rank}.pt")
-    time.sleep(0.5)  # gloo lets go of the last collective, as in `sdclr.training.distributed`
-    torch.distributed.destroy_process_group()
+    return found
 
 
 def test_two_ranks_equal_one_without_tiles(tmp_path):
@@ -192,8 +189,7 @@ def test_two_ranks_equal_one_without_tiles(tmp_path):
     layer = torch.nn.Linear(5, 4, bias=False)
     torch.save((a, b), tmp_path / "inputs.pt")
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    ranks = results_of_two(losses_of_rank, tmp_path)
     for (loss0, grad0), (loss1, grad1), temperature in zip(*ranks, (0.2, 0.02), strict=True):
         layer.zero_grad()
         expected = nt_xent(layer(a), layer(b), temperature, reduction="none", tiled=False)

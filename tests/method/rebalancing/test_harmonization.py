@@ -1,6 +1,5 @@
 """Geometric harmonisation: its directions, its term by the formula, its schedule, what it knows of each sample."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ranks import results_of_two
 from sdclr.method.rebalancing import harmonization as harmonization_module
 from sdclr.method.rebalancing.harmonization import Harmonization, HarmonizationConfig, spread_directions
 
@@ -238,12 +238,8 @@ def test_a_step_does_not_wait_for_the_device(no_synchronization):
     assert watched.found == []
 
 
-def two_ranks(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    share = slice(rank * 4, rank * 4 + 4)
-    torch.save(steps(share, parallel=True), f"{folder}/rank{rank}.pt")
-    time.sleep(0.5)  # gloo lets go of the last collective, as in `sdclr.training.distributed`
-    torch.distributed.destroy_process_group()
+def steps_of_rank(rank: int, _folder: Path) -> tuple[torch.Tensor, ...]:
+    return steps(slice(rank * 4, rank * 4 + 4), parallel=True)
 
 
 def steps(share: slice, *, parallel: bool = False) -> tuple[torch.Tensor, ...]:
@@ -270,9 +266,8 @@ def steps(share: slice, *, parallel: bool = False) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
     losses, *expected = steps(slice(0, 8))
-    found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    found = results_of_two(steps_of_rank, tmp_path)
     torch.testing.assert_close(torch.cat([found[0][0], found[1][0]], 1), losses)
     for one, other, alone in zip(found[0][1:], found[1][1:], expected, strict=True):
         assert torch.equal(one, other)

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranks import results_of_two
 from sdclr.method import Objective, SimCLR
 from sdclr.method.rebalancing.memorization import Memorization, MemorizationConfig
 
@@ -155,26 +155,21 @@ STEPS = [
 ]
 
 
-def two_ranks(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def state_of_rank(rank: int, _folder: Path) -> dict[str, torch.Tensor]:
     memory, share = Memorization(7), slice(2 * rank, 2 * rank + 2)
     for samples, losses in STEPS:
         assert tell(memory, losses[share], samples[share]).tolist() == losses[share]
     memory.begin_epoch(1)
-    torch.save(memory.state_dict(), f"{folder}/rank{rank}.pt")
-    time.sleep(0.5)  # gloo lets go of the last collective, as in `sdclr.training.distributed`
-    torch.distributed.destroy_process_group()
+    return memory.state_dict()
 
 
 @pytest.mark.slow
 def test_two_ranks_remember_what_one_does(tmp_path: Path):
-    torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
     memory = Memorization(7)
     for samples, losses in STEPS:
         tell(memory, losses, samples)
     memory.begin_epoch(1)
-    for rank in range(2):
-        state = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for state in results_of_two(state_of_rank, tmp_path):
         for name, value in memory.state_dict().items():
             assert torch.equal(state[name], value)
     assert memory.seen.tolist() == [True] * 6 + [False]

@@ -1,7 +1,6 @@
 """Outside images: scores, budgets, choices and the term against the formulas, the control, and several processes."""
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ranks import results_of_two
 from sdclr.method.rebalancing.outside import (
     Outside,
     OutsideConfig,
@@ -231,11 +231,8 @@ def test_a_step_does_not_wait_for_the_device(no_synchronization):
     assert watched.found == []
 
 
-def two_ranks(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(steps(slice(rank * 4, rank * 4 + 4), parallel=True), f"{folder}/rank{rank}.pt")
-    time.sleep(0.5)  # gloo lets go of the last collective, as in `sdclr.training.distributed`
-    torch.distributed.destroy_process_group()
+def steps_of_rank(rank: int, _folder: Path) -> tuple[torch.Tensor, ...]:
+    return steps(slice(rank * 4, rank * 4 + 4), parallel=True)
 
 
 def steps(share: slice, *, parallel: bool = False) -> tuple[torch.Tensor, ...]:
@@ -257,9 +254,8 @@ def steps(share: slice, *, parallel: bool = False) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
     losses, gradient, scores, weights = steps(slice(0, 8))
-    found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    found = results_of_two(steps_of_rank, tmp_path)
     torch.testing.assert_close(torch.cat([found[0][0], found[1][0]], 1), losses)
     for one, other, alone in zip(found[0][1:], found[1][1:], (gradient, scores, weights), strict=True):
         assert torch.equal(one, other)
