@@ -14,11 +14,16 @@ PYTEST = ("python", "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "
 def tests(session: nox.Session) -> None:
     """The versions of the dependencies that CI uses."""
     session.install("--constraint", "constraints.txt", "--editable", ".[dev]")
-    session.run(*PYTEST, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    run(session)
 
 
 @nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """The lowest version of every direct dependency."""
     session.install("--resolution", "lowest-direct", "--editable", ".[dev]")
-    session.run(*PYTEST, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    run(session, "-W", "ignore::DeprecationWarning")  # old versions use names that newer ones of others deprecate
+
+
+def run(session: nox.Session, *options: str) -> None:
+    """Run the fast tests, or those that follow `--` on the command line."""
+    session.run(*PYTEST, *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})

@@ -105,7 +105,11 @@ class TestParquet:
 
     def test_a_fixed_length_does_not_hide_missing_vectors(self, tmp_path):
         column = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))
-        refused(written(tmp_path / "e.parquet", column, ["a", "b", "c"]), "1 rows have no vector")
+        try:
+            file = written(tmp_path / "e.parquet", column, ["a", "b", "c"])
+        except pa.ArrowNotImplementedError:
+            pytest.skip("this pyarrow cannot write missing lists of a fixed length")
+        refused(file, "1 rows have no vector")
 
     def test_ids_that_repeat(self, tmp_path):
         file = written(tmp_path / "e.parquet", VALUES.tolist(), ["a", "b", "c", "b", "a"])

@@ -194,7 +194,7 @@ def _groups(distinct: DistinctImages) -> tuple[NDArray[np.int64], NDArray[np.flo
 
     counts = np.where(distinct.copies > BURST, distinct.copies, 1)
 
-    def graph() -> sparse.csr_matrix[np.float64]:
+    def graph() -> "sparse.csr_matrix[np.float64]":
         links = neighbor_graph(distinct.indices, distinct.distances)
         # Links among copies of one image count as inside links.
         return (links + sparse.diags(counts - 1.0)).tocsr() if counts.max() > 1 else links
