@@ -18,12 +18,13 @@ _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _LARGEST: Final = 2**63 - 1
 """Integers have at most 64 bits, as in TOML. Larger ones are mistakes, and overflow as floats."""
 _MOST: Final = {
-    **dict.fromkeys(("width", "hidden", "dim", "image_size", "k", "shots", "neighbors"), 2**16),
+    **dict.fromkeys(("width", "hidden", "dim", "k", "shots", "neighbors"), 2**16),
     **dict.fromkeys(("references", "images", "part"), 2**30),
     **dict.fromkeys(("draws", "iterations", "max_iterations"), 10**6),
     **dict.fromkeys(("epochs", "second_epochs", "milestones"), 10**12),  # placeholder of a time budget: 10^9
     **dict.fromkeys(("patch", "experts", "views", "checkpoints", "operations", "workers", "threads", "jobs"), 2**10),
     "batch_size": 2**20,
+    "image_size": 2**12,
     "clusters": 10_000,
     "queue": 2**22,
     "exact": 2**30,

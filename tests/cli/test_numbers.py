@@ -42,6 +42,7 @@ def test_places_are_checked_first(
         ("mine digits --workers -1", "--workers is -1: give 0 or more"),
         ("mine digits --thumbnails -1", "--thumbnails is -1: give 0 or more"),
         ("mine digits --image-size -3", "image_size is -3: give 1 or more"),
+        ("mine digits --image-size 20000", "image_size is 20000: give 4,096 or less"),
         ("select digits --budget 0", "--budget is 0: give 1 or more"),
         ("select digits --budget all --seed -2", "--seed is -2: give 0 or more"),
         ("embed digits --out x --batch-size 0", "--batch-size is 0: give 1 or more"),
