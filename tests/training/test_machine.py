@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ranks import results_of_two
 from sdclr import fastest
+from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.training import machine
 from sdclr.training.config import PretrainConfig
@@ -18,6 +20,7 @@ from sdclr.training.distributed import Processes
 from sdclr.training.machine import Choice, Settled, possible_dtypes, settle
 from sdclr.training.run import Run, create_objective
 from sdclr.training.runtime import Runtime
+from sdclr.views.parameters import ViewConfig
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -70,6 +73,29 @@ def test_a_run_goes_on_as_it_began_on_the_same_kind_of_device(tiny: PretrainConf
     with run.sessions_file.open("a") as file:
         file.write('{"precision": "flo')  # a crash
     assert settle(create_objective(tiny), tiny, Runtime(), ALONE, run) == Settled(torch.bfloat16, 1)
+
+
+def settled_of_rank(rank: int, folder: Path) -> tuple[str, int]:
+    """Every choice open, and nothing measured before."""
+    config = PretrainConfig(
+        encoder=EncoderConfig(width=4),
+        views=ViewConfig(image_size=16),
+        batch_size=8,
+        rebalance=("temperature", "koleo"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastest, "cache_folder", lambda: folder / "cache")
+        patch.setattr(machine, "worth_measuring", lambda _: True)
+        patch.setattr(machine, "_threads", lambda *_: (2, 1))
+        settled = settle(create_objective(config), config, Runtime(), Processes(rank, 2, CPU), Run(folder))
+    return settled.precision, settled.threads
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_measures_alone(tmp_path: Path) -> None:
+    """A measured step that gathers the rows of all processes would wait for the others forever."""
+    one, other = results_of_two(settled_of_rank, tmp_path)
+    assert one == other
 
 
 @pytest.mark.usefixtures("two_threads")

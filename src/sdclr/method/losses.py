@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdclr.method.processes import world
 from sdclr.method.tiled import log_sum_exp, tiling
 
 Reduction = Literal["mean", "sum", "none"]
@@ -130,7 +131,7 @@ def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
 
 def gather(rows: Tensor) -> tuple[Tensor, int]:
     """Rows `(n, D)` of all processes in the order of ranks, and the position of this process's first row."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world() == 1:
         return rows, 0
     gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return gathered, dist.get_rank() * len(rows)

@@ -32,6 +32,7 @@ from sdclr.fastest import (
 )
 from sdclr.fastest import threads as set_threads
 from sdclr.method import Objective
+from sdclr.method.processes import alone
 from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
 from sdclr.progress import tell
@@ -151,7 +152,7 @@ class Choice:
         """
         what = {"mode": "training", "shape": shape, "batch": batch, **about}
         dtype = self.dtypes[0]
-        with enough_memory(batch), kept_randomness(), set_threads(1):
+        with enough_memory(batch), kept_randomness(), set_threads(1), alone():
             timed = _Timed(step, shape, batch)
             if len(self.dtypes) > 1:
                 dtype = faster_dtype(remembered(what, lambda: by_dtype(step, timed.some)))

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sdclr.method.processes import world
+
 Outputs = tuple[Tensor, Tensor]
 
 
@@ -53,9 +55,9 @@ class Rebalancer(nn.Module):
 def of_all(rows: Tensor) -> Tensor:
     """Rows `(n, …)` of all processes in the order of ranks, without gradient."""
     rows = rows.detach().contiguous()
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world() == 1:
         return rows
-    gathered = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
+    gathered = rows.new_empty(world() * len(rows), *rows.shape[1:])
     dist.all_gather_into_tensor(gathered, rows)
     return gathered
 

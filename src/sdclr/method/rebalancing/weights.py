@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdclr.method.processes import world
 from sdclr.method.rebalancing.rebalancer import Rebalancer
 
 
@@ -55,5 +56,5 @@ class SampleWeights(Rebalancer):
             # The same permutation each time, because rare images stay rare, too.
             weights = weights[torch.randperm(len(weights), generator=torch.Generator().manual_seed(shuffled_by))]
         self.weights.copy_(weights)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if world() > 1:
             dist.broadcast(self.weights, src=0)  # processors may round differently, and then draw different images
