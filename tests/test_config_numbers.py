@@ -146,6 +146,17 @@ def test_clusters_whose_table_would_take_40_gb() -> None:
         PretrainConfig(harmonization=HarmonizationConfig(clusters=100_000))
 
 
+def test_unknown_choices_and_single_values_are_named() -> None:
+    for wrong, message in (
+        ({"score": "foo"}, "score is 'foo': choose from kinds, distance, lof, forgetting, loss"),
+        ({"score": "distanc"}, "did you mean 'distance'?"),
+        ({"k": 10}, r"k is 10: give a tuple, as in \(10,\)"),
+        ({"ratios": 0.9}, r"ratios is 0.9: give a tuple, as in \(0.9,\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            MineConfig(**wrong)
+
+
 def test_a_predictor_has_a_width() -> None:
     for dim, hidden in ((8, 0), (0, 8)):
         with pytest.raises(ValueError, match=f"1 or more, not of {dim} and {hidden}"):

@@ -102,7 +102,7 @@ def _cut(text: str) -> str:
 
 
 def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
-    """Raise an error for invalid numbers: NaN, infinite ones, integers of more than 64 bits, absurd sizes.
+    """Raise an error for invalid numbers (NaN, infinite, more than 64 bits, absurd sizes) and unknown choices.
 
     Args:
         config: A dataclass, which is checked with its nested dataclasses.
@@ -116,11 +116,13 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
         >>> from sdclr.training.runtime import Runtime
         >>> check_numbers(Runtime(), log_steps=1)
     """
+    hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         name, value = place + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_numbers(value, place=f"{name}.")
             continue
+        _check_kind(hints[field.name], value, name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{name} is {number}: give a finite number")
@@ -130,6 +132,19 @@ def check_numbers(config: Any, *, place: str = "", **least: float) -> None:
                 raise InputError(f"{name} is {shown(number)}: give {_MOST[field.name]:,} or less")
             if isinstance(number, int | float) and number < least.get(field.name, -math.inf):
                 raise InputError(f"{name} is {number}: give {least[field.name]:g} or more")
+
+
+def _check_kind(hint: Any, value: Any, name: str) -> None:
+    """Raise an error for a text that is not a choice of the field, and for one value in place of a tuple."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if isinstance(value, str) and choices and value not in choices and str not in options:
+        near = difflib.get_close_matches(value[:_SHOWN], map(str, choices), n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name} is {shown(value)}: choose from {', '.join(map(str, choices))}{meant}")
+    tuples = any(get_origin(option) is tuple for option in options)
+    if isinstance(value, int | float) and tuples and not {int, float} & set(options):
+        raise InputError(f"{name} is {shown(value)}: give a tuple, as in ({shown(value)},)")
 
 
 def digest(config: Any) -> str:

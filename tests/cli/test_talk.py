@@ -176,7 +176,7 @@ def test_quiet_leaves_results_and_errors(capsys):
     less = ["--no-page", "--no-map", "--no-duplicates"]
     main(["mine", "my images", "--encoder", "run", "--out", "m", *less, "--quiet"])
     said = capsys.readouterr()
-    assert said.out.startswith("scores:  m/scores.parquet\n61 images ranked, 1 unreadable.")
+    assert said.out.startswith("scores:  m/scores.parquet\n61 images ranked, 1 unreadable (1/broken.png: ")
     assert "next:" not in said.out
     assert said.err == ""
     with pytest.raises(SystemExit):

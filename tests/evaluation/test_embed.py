@@ -202,6 +202,13 @@ def test_a_missing_shard_is_noticed(run, source, tmp_path):
         read_embeddings(run.path)
 
 
+@pytest.mark.parametrize("name", ["vectors.csv", "vectors.parquet.gz"])
+def test_only_parquet_is_written(source, tmp_path, name):
+    with pytest.raises(InputError, match=r"ends in \.parquet, or a folder"):
+        embed(source, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_to_embed(run, tmp_path):
     source = Damaged(digits(), [3, 4], name="gone")
     source.gone = (0, 1)

@@ -237,7 +237,7 @@ class TestOf:
 
     def test_wrong_ids_show_what_ids_there_are(self):
         with pytest.raises(
-            InputError, match=r"for 1 of 2 images of cats, the first: 'z\.png'; its ids are like 'a\.png'"
+            InputError, match=r"for 1 of 2 images of cats, the first: 'z\.png'; its ids look like 'a\.png'"
         ):
             embeddings_of(VALUES, IDS).of(["a.png", "z.png"], "cats")
 

@@ -248,7 +248,7 @@ def test_copies_without_labels_or_without_data_are_refused(tmp_path):
     write_parquet(tmp_path / "copy", [None] * 4, [None] * 4)
     with pytest.raises(InputError, match="copy-train: has 1 classes, numbered -1 to -1; cifar10_lt has 10"):
         paper_split("cifar10_lt", tmp_path / "copy")
-    with pytest.raises(InputError, match="holds no whole copy of cifar100"):
+    with pytest.raises(InputError, match="does not hold the files of cifar100"):
         paper_split("cifar100_lt", tmp_path / "nothing")
 
 

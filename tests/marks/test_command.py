@@ -30,7 +30,7 @@ def test_without_an_output_it_says_what_it_would_do(tmp_path, images, marked, tr
         "6 images: 3 keep, 1 drop, 2 with a label",
         "rows without mark and label: 1",
         "labels:  cat 1, dog 1",
-        "kept:    3 images of the marked ones; 1 dropped",
+        "kept:    3 marked images; 1 dropped",
         "missing: 1 (no such file; if the images have moved",
         r"gone\u000a\u202e.png",
         "Nothing is written. Add --manifest FILE",

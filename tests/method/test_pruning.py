@@ -82,6 +82,11 @@ def test_nothing_to_prune_and_unknown_scope_are_errors():
         magnitude_masks({"w": torch.ones(3)}, 0.5, scope="channel")
 
 
+def test_a_network_in_place_of_its_weights_is_an_error():
+    with pytest.raises(TypeError, match=r"weights is a Linear.*dict\(network.named_parameters\(\)\)"):
+        magnitude_masks(torch.nn.Linear(2, 2), 0.5)
+
+
 def test_random_masks_depend_on_their_generator_alone():
     weights = {"a": torch.randn(50, 4), "b": torch.randn(100)}
     state = torch.get_rng_state()

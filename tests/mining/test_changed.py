@@ -106,9 +106,9 @@ def test_a_second_process_gets_one_line_with_the_number_of_the_first(photos, sim
     with claimed(out, ".mining"), pytest.raises(InputError) as caught:
         mine(photos, CONFIG, encoder=simclr_run, out=out)
     assert str(caught.value) == (
-        f"another process (number {os.getpid()}) mines into {out}: wait for it, or name another folder with --out"
+        f"another process (PID {os.getpid()}) mines into {out}: wait for it, or name another folder with --out"
     )
     parts = tmp_path / ".vectors.parquet.parts"
-    with claimed(parts, ".embedding"), pytest.raises(InputError, match=rf"\(number {os.getpid()}\) writes into"):
+    with claimed(parts, ".embedding"), pytest.raises(InputError, match=rf"\(PID {os.getpid()}\) writes into"):
         embed(photos, tmp_path / "vectors.parquet", encoder=simclr_run)
     assert embed(photos, tmp_path / "vectors.parquet", encoder=simclr_run)[0] == 40

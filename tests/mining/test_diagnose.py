@@ -146,7 +146,7 @@ def test_bad_images_are_listed_and_left_out(run):
     found = diagnose(source, QUICK, encoder=run)
     assert found.bad == {source.ids[3]: "truncated", source.ids[90]: "truncated"}
     assert found.description["read"] == 98
-    assert "2 images are unreadable" in found.summary[-1]
+    assert "unreadable images: 2, which the diagnosis lists" in found.summary[-1]
     assert "with 100 images, not 98" in found.summary[1]
     assert sum(kind["size"] for kind in found.kinds) == 98
 
@@ -157,14 +157,14 @@ def test_bad_images_are_listed_and_left_out(run):
         ([60], ["No kind of image is separate from the others"]),
         (
             [900, 60, 40],
-            ["3 separate kinds of image, of 900, 60, 40 images: 2 of them are rare and hold 10.0%"],
+            ["3 separate kinds, with 900, 60, 40 images: 2 of them are rare and hold 10.0%"],
         ),
         (
             [180, 18],
-            ["of 180, 18 images: 1 of them is rare and holds 9.1% of the images. The largest", "10.0 tim"],
+            ["with 180, 18 images: 1 of them is rare and holds 9.1% of the images. The largest", "10.0 tim"],
         ),
-        ([30, 30], ["2 separate kinds of image, of 30, 30 images: none of them is rare", "1.0 times as large"]),
-        ([100, *[10] * 9], ["of 100, 10, 10, 10, 10, 10, 10, 10 and 2 smaller ones images"]),
+        ([30, 30], ["2 separate kinds, with 30, 30 images: none of them is rare", "1.0 times as large"]),
+        ([100, *[10] * 9], ["with 100, 10, 10, 10, 10, 10, 10, 10 images, and 2 smaller ones: 9 of"]),
     ],
 )
 def test_the_sizes_of_kinds_are_said_in_a_sentence(sizes, words):

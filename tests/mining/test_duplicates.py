@@ -180,8 +180,8 @@ def test_workers_find_the_same_and_progress_is_told(told):
     alone = duplicates_among(Pictures(images), near, np.arange(80))
     together = duplicates_among(Pictures(images), near, np.arange(80), workers=2)
     assert together == alone or (together.groups, together.pairs) == (alone.groups, alone.pairs)
-    assert ("reading images that are near each other", 80, 80) in told.steps
-    assert told.steps[-1][0] == "comparing near images"
+    assert ("reading candidates for near-duplicates", 80, 80) in told.steps
+    assert told.steps[-1][0] == "comparing candidates for near-duplicates"
 
 
 def test_looks_are_read_by_processes_that_are_not_forked(tmp_path):

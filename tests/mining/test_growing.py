@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -286,3 +287,11 @@ def test_embed_takes_over_what_has_not_changed(photos, encoder, tmp_path, told, 
     assert told.told == [
         f"the encoder or its settings have changed since {out} was made: all 31 images are embedded again"
     ]
+
+
+def test_other_measures_of_the_same_encoder_read_all_anew_and_say_so(photos, encoder, tmp_path, told):
+    out = tmp_path / "out"
+    mined(photos, encoder, out)
+    told.told.clear()
+    mine_features(photos, replace(CONFIG, ratios=(0.5,)), encoder=encoder, out=out)
+    assert told.told[0].startswith("the measures or settings (ratios, views, loss, image size) have changed since")

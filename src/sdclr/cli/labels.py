@@ -70,6 +70,6 @@ def spent(choice: Choice, method: str, labeled: Sequence[str]) -> Iterator[str]:
     rest = parts[_LISTED_KINDS:]
     more = f", and {sum(taken[_LISTED_KINDS:]):,} of {len(rest)} smaller kinds" if rest else ""
     yield (
-        f"{len(parts)} separate kinds of image, {sum(count > 0 for count in taken)} of them among the chosen: "
+        f"The chosen images include {sum(count > 0 for count in taken)} of {len(parts)} separate kinds: "
         f"{', '.join(parts[:_LISTED_KINDS])} images{more}."
     )

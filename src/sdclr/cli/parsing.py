@@ -1,10 +1,11 @@
 """Parsing of arguments into a command with all its options."""
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib import import_module
 from typing import Any, Final
 
@@ -67,7 +68,8 @@ def read(kind: Any, name: str, options: list[str], default: Any = tyro.MISSING_N
         InputError: If a number is too small or not finite, or a file is given instead of a folder, or the reverse.
         SystemExit: With 2 after a usage error.
     """
-    with _plain_where_asked():
+    quiet = redirect_stderr(io.StringIO()) if silent else nullcontext()  # tyro prints some errors in any case
+    with _plain_where_asked(), quiet:
         command = tyro.cli(kind, args=options, prog=f"sdclr {name}", default=default, console_outputs=not silent)
     try:
         check_numbers(command, place="", **LEAST)

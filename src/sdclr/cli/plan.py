@@ -17,6 +17,7 @@ from sdclr.encoders.create import create_encoder
 from sdclr.fastest import worth_measuring
 from sdclr.features.embeddings import EmbeddedImages, Embeddings
 from sdclr.precision import autocast_dtype
+from sdclr.training.checkpoint import last_checkpoint, step_of
 from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
@@ -143,8 +144,9 @@ def tell_pretraining(
         length += f", {config.total_steps(steps):,} steps in all"
     note(console, f"length:  {length}; {config.method}")
     tell_machine(console, device, workers, runtime.amp)
-    done = max((line["step"] for line in run.metrics()), default=0) if run.config_file.exists() else 0
-    state = " (finished: nothing is left to do)" if run.finished else f" (resumes near step {done:,})" if done else ""
+    newest = last_checkpoint(run.checkpoints)
+    resumed = "" if newest is None else f" (resumes after step {step_of(newest):,})"
+    state = " (finished: nothing is left to do)" if run.finished else resumed
     tell_output(console, f"{run.path}{state}")
 
 

@@ -1,6 +1,6 @@
 """Messages of commands: the encoder, its cost, and the results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -61,9 +61,7 @@ def tell_encoder(
         origin = encoder.origin.sentence if used.run is None else f"{origin}, started from {encoder.origin.sentence}"
     note(console, f"encoder: {origin}")
     if read is not None:
-        note(
-            console, f"cost:    none: the features in {read} are used again; delete it to read images that have changed"
-        )
+        note(console, f"cost:    none: no image is new or changed, so the features in {read} are used again")
         return
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     size = f"{weights / 1e6:.1f} million weights, views of {seen.image_size} px"
@@ -77,11 +75,11 @@ def tell_encoder(
 
 def found(scores: Scores) -> Iterator[str]:
     """Summary lines of a ranking: number of images, kinds, and the rarest images."""
-    yield f"{counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable."
+    yield f"{counted(len(scores) - len(scores.bad))} ranked, {len(scores.bad):,} unreadable{_first(scores.bad)}."
     if len(scores.groups) > 1:
         sizes = [f"{group.size:,}" for group in sorted(scores.groups, key=lambda group: group.size)]
         more = f", … (the largest {sizes[-1]})" if len(sizes) > _LISTED_KINDS else ""
-        yield f"{len(sizes)} separate kinds of image, of {', '.join(sizes[:_LISTED_KINDS])}{more} images."
+        yield f"{len(sizes)} separate kinds, with {', '.join(sizes[:_LISTED_KINDS])}{more} images."
     else:
         nearest = {"kinds": "their neighbors", "distance": "their neighbors", "against": "the nearest old images"}
         how = f" and are ranked by distance to {nearest[scores.score]}" if scores.score in nearest else ""
@@ -99,6 +97,14 @@ def found(scores: Scores) -> Iterator[str]:
     yield "The rarest images:"
     for position in scores.order()[:_SHOWN].tolist():
         yield f"  {scores.rank[position]:>3}  {visible(scores.ids[position])}"
+
+
+def _first(bad: Mapping[str, str]) -> str:
+    """The first unreadable image and its reason, in parentheses; empty if there is none."""
+    if not bad:
+        return ""
+    image_id, reason = next(iter(bad.items()))
+    return f" ({'' if len(bad) == 1 else 'the first: '}{visible(image_id)}: {visible(reason)})"
 
 
 def duplicates_line(groups: Sequence[Sequence[int]]) -> str:

@@ -136,8 +136,9 @@ def cifar(
         data = kinds[dataset](str(root), train=split == "train", download=download)
     except RuntimeError as error:
         raise InputError(
-            f"{root}: holds no whole copy of {dataset}; fetch it with sdclr.data.sources.cifar({str(root)!r}, "
-            f"{dataset!r}, download=True)"
+            f"{root} does not hold the files of {dataset} as its authors publish them: fetch them in Python with "
+            f"sdclr.data.sources.cifar({str(root)!r}, {dataset!r}, download=True); for Parquet files give the folder "
+            f"without {dataset}:"
         ) from error
     ids = NumberedIds(split, len(data.data))
     return ArraySource(data.data, labels=data.targets, ids=ids, name=f"{dataset}-{split}", classes=data.classes)

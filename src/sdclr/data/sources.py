@@ -146,7 +146,7 @@ def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
     """Open images as a source.
 
     Args:
-        spec: A source; an array; "digits"; "cifar10:ROOT" or "cifar100:ROOT"; a folder of images or of parquet files; a
+        spec: A source; an array; "digits"; "cifar10:FOLDER", "cifar100:FOLDER"; a folder of images or parquet files; a
             `.csv`, `.txt` or `.parquet` manifest; a `.parquet` file of images; tar shards, "wds:FOLDER" or
             "wds:FOLDER/a-{000..009}.tar"; a folder of Hugging Face's `datasets`, "hf:FOLDER"; a data set of `datasets`
             or torch. A text may end in ":SPLIT".
@@ -254,7 +254,9 @@ def _open_path(path: Path, split: str | None, root: str | None) -> Source:
         place, options = split_options(str(path))
         if options and Path(place).exists():
             raise InputError(f"{path}: has no option {next(iter(options))!r}; use intensities=LOW,HIGH or root=FOLDER")
-        raise InputError(f'{path} does not exist; give an existing path, "digits", "cifar10:ROOT" or "cifar100:ROOT"')
+        raise InputError(
+            f"{path} does not exist; give an existing path, or digits, cifar10:FOLDER, hf:PATH, wds:PATH or coco:FILE"
+        )
     if root is not None and not Path(root).expanduser().is_dir():
         raise InputError(f"root={root} is not a folder; give the folder that the paths of {path} start from")
     if root is not None and path.suffix.lower() not in MANIFESTS:

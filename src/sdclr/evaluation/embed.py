@@ -54,6 +54,16 @@ _BAD: Final = b"sdclr-bad"
 _EMBED: Final = "run `sdclr embed` again"
 
 
+def check_embeddings_name(out: Path) -> None:
+    """Raise an error if the name of the output is not that of a Parquet file or a folder.
+
+    Raises:
+        InputError: The name has another suffix.
+    """
+    if not out.is_dir() and out.suffix.lower() not in {"", ".parquet"}:
+        raise InputError(f"{out}: embeddings are written as Parquet: give a name that ends in .parquet, or a folder")
+
+
 def embed(
     images: ImageSource,
     out: str | Path,
@@ -78,7 +88,8 @@ def embed(
     Args:
         images: The images. Unreadable ones are left out and listed in a CSV file: `bad_images.csv` in the folder, or
             `NAME.bad_images.csv` next to the file `NAME.parquet`.
-        out: The file; or the folder, if the name has no suffix or the folder exists. Files are replaced as a whole.
+        out: The file, whose name ends in `.parquet`; or the folder, if the name has no suffix or the folder exists.
+            Parent folders are created. Files are replaced as a whole.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder of `load_encoder()`.
         image_size: Side of the view in pixels, for pretrained encoders that accept more than one size.
@@ -92,7 +103,8 @@ def embed(
         The number of rows, and the unreadable images, over all processes.
 
     Raises:
-        InputError: If no image can be decoded, several processes would write one file, or another job writes there.
+        InputError: If no image can be decoded, the name has another suffix, several processes would write one file,
+            or another job writes there.
 
     Examples:
         >>> sdclr.embed("images", "embeddings.parquet", encoder="runs/digits")
@@ -101,6 +113,7 @@ def embed(
         'circle/29.jpg'
     """
     source, out = open_source(images), Path(out)
+    check_embeddings_name(out)
     resolved = resolve_encoder(encoder, source, image_size=image_size)
     sharded = out.is_dir() or not (out.suffix or out.exists())
     with processes(str(device)) as place, ExitStack() as until_written:

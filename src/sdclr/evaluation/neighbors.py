@@ -227,7 +227,7 @@ def _paths(images: ImageSource, queries: Sequence[str | Path], row_of: dict[str,
 
 def _hint(query: str, ids: Sequence[str]) -> str:
     near = difflib.get_close_matches(query, ids, n=2) if len(ids) <= _MANY else []
-    return f"; did you mean {' or '.join(near)}?" if near else f": its ids are like {ids[0]}"
+    return f"; did you mean {' or '.join(near)}?" if near else f"; ids look like {ids[0]!r}"
 
 
 class _Files(ImageFiles):

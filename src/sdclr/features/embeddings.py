@@ -74,7 +74,7 @@ class Embeddings:
         if missing:
             raise InputError(
                 f"{self.name} has no vector for {len(missing)} of {len(ids)} images of {what}, the first: "
-                f"{missing[0]!r}; its ids are like {self.ids[0]!r}: give embeddings of these images"
+                f"{missing[0]!r}; its ids look like {self.ids[0]!r}: give embeddings of these images"
             )
         return self.values[[row_of[image_id] for image_id in ids]]
 

@@ -34,5 +34,5 @@ def taken(folder: Path, name: str, doing: str, remedy: str) -> InputError:
         number = (folder / name).read_text().strip()
     except OSError:
         number = ""
-    who = f"another process (number {number})" if number.isdecimal() else "another process"
+    who = f"another process (PID {number})" if number.isdecimal() else "another process"
     return InputError(f"{who} {doing} {folder}: wait for it, or {remedy}")

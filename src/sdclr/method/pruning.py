@@ -44,6 +44,7 @@ def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope
 
     Raises:
         ValueError: If `weights` is empty, `ratio` is outside [0, 1) or `scope` is unknown.
+        TypeError: If `weights` is not a mapping.
 
     Examples:
         >>> weights = {"fc.weight": torch.tensor([[3.0, -0.1], [0.5, -2.0]])}
@@ -51,6 +52,11 @@ def magnitude_masks(weights: Mapping[str, Tensor], ratio: float, *, scope: Scope
         {'fc.weight': tensor([[ True, False],
                               [False,  True]])}
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"weights is a {type(weights).__name__}, not a mapping of names to weights: give "
+            "dict(network.named_parameters()), or only the layers to prune"
+        )
     return _keep_largest({name: weight.detach() for name, weight in weights.items()}, ratio, scope)
 
 

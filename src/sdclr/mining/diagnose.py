@@ -227,7 +227,8 @@ def balance_sentence(kinds: Kinds) -> str:
             "kinds in it cannot be determined without labels."
         )
     sizes = [f"{size:,}" for size in kinds.sizes.tolist()]
-    listed = ", ".join(sizes[:_LISTED]) + (f" and {len(sizes) - _LISTED} smaller ones" if len(sizes) > _LISTED else "")
+    listed = ", ".join(sizes[:_LISTED])
+    smaller = f", and {len(sizes) - _LISTED} smaller ones" if len(sizes) > _LISTED else ""
     rare = kinds.rare()
     share = kinds.sizes[rare].sum() / kinds.sizes.sum()
     found = int(rare.sum())
@@ -236,7 +237,7 @@ def balance_sentence(kinds: Kinds) -> str:
         f"{found} of them {verbs[0]} rare and {verbs[1]} {share:.1%} of the images" if found else "none of them is rare"
     )
     return (
-        f"The collection has {len(sizes)} separate kinds of image, of {listed} images: {few}. The largest kind is "
+        f"The collection has {len(sizes)} separate kinds, with {listed} images{smaller}: {few}. The largest kind is "
         f"{kinds.sizes[0] / kinds.sizes[-1]:.1f} times as large as the smallest. A kind may hold several classes that "
         "look alike."
     )
@@ -283,11 +284,11 @@ def _summary(
     )
     sentences.append(
         f"{found['near_duplicates']:.1%} of the images have a near-duplicate: the same picture, recompressed, resized, "
-        "cropped, mirrored or relit. `sdclr duplicates` lists them."
+        "cropped, mirrored or brightened. `sdclr duplicates` lists them."
     )
     next_step = "`sdclr mine` shows the rarest images, `sdclr select` which to label first"
     if bad:
-        next_step += f"; {bad} images are unreadable and listed"
+        next_step += f"; unreadable images: {bad}, which the diagnosis lists"
     sentences.append(f"Next: {next_step}.")
     return sentences
 

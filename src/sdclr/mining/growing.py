@@ -128,7 +128,12 @@ def _set_aside(folder: Path, wanted: dict[str, Any]) -> None:
     if not differ and (folder / IMAGES).is_file():
         rename_folder(folder, f"{folder.name}-before-{len(earlier(folder)):03d}")
         return
-    why = "the encoder has" if "networks" in differ else "settings have" if differ else "the version of sdclr has"
+    if "encoder" in differ:
+        why = "the encoder has"
+    elif differ:
+        why = "the measures or settings (ratios, views, loss, image size) have"
+    else:
+        why = "the version of sdclr has"
     tell(f"{why} changed since {folder} was made: all {wanted['images']:,} images are embedded again")
     for path in earlier(folder):
         remove(path)

@@ -100,7 +100,7 @@ def read_looks(
         if not len(positions):
             yield Looks(positions, table)
             return
-        with stage("reading images that are near each other", len(positions)) as update:
+        with stage("reading candidates for near-duplicates", len(positions)) as update:
             done = 0
             for block in _loaded(_Reading(source, positions), workers):
                 if isinstance(block, InputError):
@@ -114,7 +114,7 @@ def read_looks(
 def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -> Iterator[tuple[int, int, Match]]:
     """Yield those of the pairs (P, 2) of positions that show the same picture, in order, using worker processes."""
     enough = workers if len(pairs) > 4 * _COMPARED else 0
-    with stage("comparing near images", len(pairs), unit="pairs") as update:
+    with stage("comparing candidates for near-duplicates", len(pairs), unit="pairs") as update:
         for number, block in enumerate(_loaded(_Comparing(looks, pairs), enough), start=1):
             yield from block
             update(min(number * _COMPARED, len(pairs)))

@@ -62,7 +62,7 @@ def select(
         The images, and the scores of the collection.
 
     Raises:
-        InputError: An id in `labeled` is not in the source, or the budget exceeds the number of unlabeled images.
+        InputError: `labeled` is not a list of ids of the source, or the budget exceeds the number of unlabeled images.
 
     Examples:
         >>> choice = sdclr.select("images", 3)
@@ -71,6 +71,8 @@ def select(
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)
+    if isinstance(labeled, str):
+        raise InputError(f"labeled is the text {labeled!r}: give a list of ids")
     known = set(labeled)
     # Check the arguments before reading the images.
     strange = sorted(known - set(source.ids))

@@ -107,6 +107,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max((path.with_suffix(".pt") for path in folder.glob("step-*")), default=None)
 
 
+def step_of(path: Path) -> int:
+    """Number of steps before a checkpoint, by the name of its file."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def read_checkpoint(path: Path, keys: Keys, remedy: str = _COPIES) -> dict[str, Any]:
     """The state in a checkpoint, after a check of its checksum.
 

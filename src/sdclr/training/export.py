@@ -112,7 +112,7 @@ def _check_folder(folder: Path) -> None:
         there = {file.name for file in folder.iterdir()} if folder.exists() else set()
     aside = left_aside(folder).name
     if {"README.md", "preprocessing.json"} <= there <= _NAMES:  # a killed export lacks one of them
-        raise InputError(f"{folder} holds a whole export already: use it, remove it, or name a new folder")
+        raise InputError(f"{folder} already holds an export: use it, remove it, or name a new folder")
     if there - ({aside} | _NAMES if aside in there else set()):
         raise InputError(f"{folder} is not empty: name a new folder for the export")
 
@@ -161,10 +161,10 @@ def _obstacle(name: Format, encoder: Encoder, architecture: Architecture, *, nam
 def _torchvision_obstacle(encoder: Encoder, architecture: Architecture) -> str | None:
     config = encoder.config
     if architecture.name not in _TORCHVISION:
-        return f"torchvision's names are those of {', '.join(_TORCHVISION)}, not of {config.name!r}: export to timm"
+        return f"torchvision's format is for {', '.join(_TORCHVISION)}, not for {config.name!r}: export to timm"
     if architecture.small_stem or architecture.narrow:
         what = "a stem for small images" if architecture.small_stem else f"a width of {config.width}"
-        return f"this {config.name!r} has {what}, which torchvision's has not: export to timm or onnx"
+        return f"this {config.name!r} has {what}, unlike that of torchvision: export to timm or onnx"
     return None
 
 

@@ -54,8 +54,8 @@ def _said(done: Applied) -> Iterator[str]:
         named = [f"{visible(label)} {count:,}" for label, count in list(labels.items())[:_LISTED]]
         more = f" and {len(labels) - _LISTED:,} more" if len(labels) > _LISTED else ""
         yield f"labels:  {', '.join(named)}{more}"
-    whose = f"of {images.source.name}" if images.source is not None else "of the marked ones"
-    yield f"kept:    {len(images.kept):,} images {whose}; {len(images.dropped):,} dropped"
+    whose = f"images of {images.source.name}" if images.source is not None else "marked images"
+    yield f"kept:    {len(images.kept):,} {whose}; {len(images.dropped):,} dropped"
 
 
 def _trouble(done: Applied) -> Iterator[str]:

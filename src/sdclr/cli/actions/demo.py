@@ -16,7 +16,7 @@ def run(command: Demo, console: Console) -> None:
         for line in (*found(scores), *kinds, f"page: {page}"):
             console.print(line, markup=False)
         trained = command.run.with_name(f"{command.run.name}-train")
-        finish(console, spelled("mine", "digits"), spelled("demo", "--train", run=trained))
+        finish(console, spelled("mine", "./images"), spelled("demo", "--train", run=trained))
         return
     note(console, f"output:  {command.run}")
     tables, page = run_demo(command.run, splits=command.splits)

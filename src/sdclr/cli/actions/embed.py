@@ -6,13 +6,15 @@ from sdclr.cli.commands.embed import Embed
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import finish, spelled
+from sdclr.cli.told import counted
 from sdclr.data.sources import open_source
-from sdclr.evaluation.embed import embed
+from sdclr.evaluation.embed import check_embeddings_name, embed
 from sdclr.training.resolve import resolve_encoder
 
 
 def run(command: Embed, console: Console) -> None:
     """Write the features."""
+    check_embeddings_name(command.out)
     device, workers = machine(command.device, command.workers)
     source = open_source(command.images)
     used = resolve_encoder(command.encoder, source, image_size=command.image_size)
@@ -27,7 +29,7 @@ def run(command: Embed, console: Console) -> None:
         workers=workers,
         amp=command.amp,
     )
-    console.print(f"{rows} embeddings written to {command.out}; {len(bad)} images are unreadable", markup=False)
+    console.print(f"{rows} embeddings written to {command.out}; {counted(len(bad))} unreadable", markup=False)
     gone = {image.id for image in bad}
     query = next((image_id for image_id in source.ids if image_id not in gone), None)
     finish(

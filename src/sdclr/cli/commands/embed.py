@@ -22,7 +22,7 @@ class Embed:
     images: Images
     encoder: EncoderName = None
     out: Path
-    """The Parquet file to write, or a folder for shards."""
+    """The Parquet file to write, with the suffix .parquet, or a folder for shards."""
     branch: Literal["dense", "sparse"] = "dense"
     """The encoder, or the pruned twin of a run's encoder."""
     image_size: int | None = None
