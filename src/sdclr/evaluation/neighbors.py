@@ -87,7 +87,8 @@ def neighbors(
 
     Args:
         images: The images; or their embeddings, a file or a folder of shards, so that the encoder is not needed.
-        queries: Ids of the collection, or paths of other image files. An image is not its own neighbor.
+        queries: Ids of the collection, or paths of image files. An image is not its own neighbor. For embeddings, only
+            an id names an image of the collection; a path is another image.
         k: Neighbors per query; all other images if there are fewer.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder of `load_encoder()`. Queries of embeddings by their own ids need no encoder;

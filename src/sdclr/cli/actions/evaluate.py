@@ -33,6 +33,12 @@ def run(command: Evaluate, console: Console) -> None:
     )
     scores = {"linear probe": result.linear, "few-shot probe": result.few_shot, "kNN": result.knn}
     console.print(balance_table({name: [score.balance] for name, score in scores.items()}).rich())
+    if not result.description["groups"]:
+        note(
+            console,
+            "Many, Medium and Few: unknown, because the encoder was not trained on labeled images with classes of "
+            "different sizes",
+        )
     if folder is None:
         note(console, "not written: give --out FOLDER")
     else:

@@ -57,6 +57,8 @@ def run(command: Mine, console: Console) -> None:
             workers=workers,
         )
         console.print(f"page:    {page}", markup=False)
+    elif (old := folder / "rarest.html").exists():
+        note(console, f"page:    {old} shows an earlier ranking; the same command without --no-page writes it again")
     for line in (*found(scores), *filter(None, [pictureless(source)])):
         console.print(line, markup=False)
     if isinstance(used, ResolvedEncoder) and command.encoder is None:
