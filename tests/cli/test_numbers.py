@@ -63,3 +63,16 @@ def test_one_line_names_option_value_and_remedy(arguments: str, message: str) ->
         parse(arguments.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["mine gone", "embed gone --out e.parquet", "pretrain gone --epochs 1"])
+def test_images_that_do_not_exist_are_an_error_before_anything_is_loaded(command: str) -> None:
+    with pytest.raises(InputError, match="gone does not exist; give an existing path"):
+        parse(command.split())
+
+
+def test_a_word_in_place_of_a_number_is_one_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """`pretrain` parses its options twice."""
+    with pytest.raises(SystemExit):
+        parse(["pretrain", "digits", "--epochs", "two"])
+    assert capfd.readouterr().err.count("invalid literal") == 1

@@ -21,16 +21,16 @@ TIMM = {"timm", "torchvision", "huggingface_hub", "torch._dynamo", "torch.onnx",
 WATCHED = LIGHT | TABLES | GRAPHS | TIMM | {"torch", "matplotlib", "jinja2", "faiss", "tensorboard", "onnx"}
 
 PARSED = {
-    "mine": "mine IMAGES --k 5",
-    "select": "select IMAGES --budget 3",
+    "mine": "mine wds:IMAGES --k 5",
+    "select": "select wds:IMAGES --budget 3",
     "apply": "apply marks.csv",
-    "pack": "pack IMAGES OUT",
-    "diagnose": "diagnose IMAGES --part 60",
-    "duplicates": "duplicates IMAGES",
-    "neighbors": "neighbors IMAGES --queries a.jpg",
+    "pack": "pack wds:IMAGES OUT",
+    "diagnose": "diagnose wds:IMAGES --part 60",
+    "duplicates": "duplicates wds:IMAGES",
+    "neighbors": "neighbors wds:IMAGES --queries a.jpg",
     "demo": "demo --train",
     "finetune": "finetune --train A --test B --method ce",
-    "embed": "embed IMAGES --out e.parquet",
+    "embed": "embed wds:IMAGES --out e.parquet",
     "export": "export runs/a out",
     "evaluate": "evaluate --train A --test B --linear.epochs 3",
     "evaluate-attributes": "evaluate-attributes --train A --test B",
@@ -38,7 +38,7 @@ PARSED = {
     "reproduce": "reproduce table4 --data D",
     "bench": "bench --data D --frameworks byol",
     "recipe": "recipe cifar_lt",
-    "info": "info IMAGES --no-measure",
+    "info": "info wds:IMAGES --no-measure",
 }
 """A command line of each command. `pretrain` is not among them: its defaults depend on the images, which it opens."""
 

@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from sdclr.config import to_json
-from sdclr.data.sources import SubsetSource, digits
-from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder
+from sdclr.data.sources import ArraySource, SubsetSource, digits
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder, wrap_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
 from sdclr.evaluation.neighbors import Found, Row, neighbors
@@ -148,3 +148,13 @@ def test_what_cannot_be_asked(run, source, embeddings, picture, tmp_path):
         neighbors(embeddings, [picture], encoder=make_run(tmp_path / "other", seed=1))
     with pytest.raises(InputError, match=r"a \.csv or a \.parquet file"):
         Found([], []).write(tmp_path / "x.txt")
+
+
+def test_a_wrong_query_is_an_error_before_the_images_are_read():
+    class Unread(ArraySource):
+        def image(self, index, **_how):
+            raise AssertionError(index)
+
+    images = Unread(np.zeros((3, 8, 8, 3), dtype=np.uint8), ids=["a", "b", "c"], name="unread")
+    with pytest.raises(InputError, match="'nope' is neither an id of the images nor a file; ids look like 'a'"):
+        neighbors(images, ["a", "nope"], encoder=wrap_encoder(torch.nn.Flatten(), image_size=8))

@@ -1,4 +1,4 @@
-"""Output paths of commands, checked before any long work."""
+"""Paths of commands, checked before any long work."""
 
 import dataclasses
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sdclr.errors import InputError, StorageError
+from sdclr.files import absent_images, looking_at
 
 _FILES: Final = {"csv", "json", "fiftyone", "marks", "manifest", "drop_list"}
 """Options that name a file to write."""
@@ -23,16 +24,23 @@ _FINISHED: Final = {"duplicates", "finetune", "pretrain", "select"}
 
 
 def check_places(name: str, command: Any) -> None:
-    """Check that a command can write its output.
+    """Check that the images of a command exist, and that it can write its output.
 
     Args:
         name: The command's name.
         command: Its options.
 
     Raises:
-        InputError: If a file is given instead of a folder, or the reverse.
+        InputError: If the images do not exist, or a file is given instead of a folder, or the reverse.
         StorageError: If there is no permission to write there, or the file system is read-only.
     """
+    images = getattr(command, "images", None)
+    # A colon or an equals sign may name a format, a split or an option.
+    if isinstance(images, str) and images and images != "digits" and not {":", "="} & set(images):
+        place = Path(images).expanduser()
+        with looking_at(place):
+            if not place.exists():
+                raise absent_images(place)
     for field in dataclasses.fields(command):
         path = getattr(command, field.name)
         if not isinstance(path, Path):

@@ -37,7 +37,7 @@ from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import Indexed
 from sdclr.decoding.decode import Header
 from sdclr.errors import InputError
-from sdclr.files import looking_at
+from sdclr.files import absent_images, looking_at
 from sdclr.intensities import Intensities
 
 __all__ = [
@@ -254,9 +254,7 @@ def _open_path(path: Path, split: str | None, root: str | None) -> Source:
         place, options = split_options(str(path))
         if options and Path(place).exists():
             raise InputError(f"{path}: has no option {next(iter(options))!r}; use intensities=LOW,HIGH or root=FOLDER")
-        raise InputError(
-            f"{path} does not exist; give an existing path, or digits, cifar10:FOLDER, hf:PATH, wds:PATH or coco:FILE"
-        )
+        raise absent_images(path)
     if root is not None and not Path(root).expanduser().is_dir():
         raise InputError(f"root={root} is not a folder; give the folder that the paths of {path} start from")
     if root is not None and path.suffix.lower() not in MANIFESTS:

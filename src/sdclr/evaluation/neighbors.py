@@ -115,15 +115,17 @@ def neighbors(
         raise InputError("no queries: name ids of the images, or image files")
     use = _Use(encoder, images)
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "amp": amp}
+    asked = [str(query) for query in queries]
+    embedded = isinstance(images, (str, Path)) and bool(embedding_files(images))
+    if not embedded:
+        images = open_source(images)
+        _check_queries(asked, images.ids)  # before reading the images
     base, bad = _base(use, images, workers=workers, **how)
     row_of = {image_id: row for row, image_id in enumerate(base.ids)}
     row_of |= _paths(images, queries, row_of)
     gone = {image.id for image in bad}
-    asked = [str(query) for query in queries]
     files = [query for query in dict.fromkeys(asked) if query not in row_of and query not in gone]
-    for query in files:
-        if not Path(query).is_file():
-            raise InputError(f"{query!r} is neither an id of the images nor a file{_hint(query, base.ids)}")
+    _check_queries(files, base.ids)
     outside: dict[str, NDArray[np.float32]] = {}
     if files:
         resolved = use.resolved(files[0])
@@ -224,6 +226,14 @@ def _paths(images: ImageSource, queries: Sequence[str | Path], row_of: dict[str,
         if name is not None and image_id in row_of:
             found[name] = row_of[image_id]
     return found
+
+
+def _check_queries(queries: Sequence[str], ids: Sequence[str]) -> None:
+    """Raise an error for a query that is neither an id nor a file."""
+    known = set(ids)
+    for query in queries:
+        if query not in known and not Path(query).is_file():
+            raise InputError(f"{query!r} is neither an id of the images nor a file{_hint(query, ids)}")
 
 
 def _hint(query: str, ids: Sequence[str]) -> str:

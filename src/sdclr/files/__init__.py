@@ -2,7 +2,7 @@
 
 from sdclr.files.arrays import check_array, read_array, read_arrays
 from sdclr.files.parquet import open_table, parquet_bytes, read_table, sealed
-from sdclr.files.places import claimed, looking_at, user_cache_folder
+from sdclr.files.places import absent_images, claimed, looking_at, user_cache_folder
 from sdclr.files.reading import (
     check_file,
     check_keys,
@@ -39,6 +39,7 @@ from sdclr.files.writing import (
 
 __all__ = [
     "NO_LINKS",
+    "absent_images",
     "append",
     "append_json",
     "check_array",

@@ -106,3 +106,10 @@ def _is_alive(path: Path) -> bool:
     except (OSError, ValueError, OverflowError):
         return True
     return True
+
+
+def absent_images(path: object) -> InputError:
+    """The error for a path of images that does not exist."""
+    return InputError(
+        f"{path} does not exist; give an existing path, or digits, cifar10:FOLDER, hf:PATH, wds:PATH or coco:FILE"
+    )

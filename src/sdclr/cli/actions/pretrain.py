@@ -1,5 +1,6 @@
 """Action of `sdclr pretrain`."""
 
+from collections.abc import Iterator
 from typing import get_args
 
 from rich.console import Console
@@ -14,11 +15,13 @@ from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import run_report
 from sdclr.settings import SettingsFile
+from sdclr.training.checkpoint import last_checkpoint
 from sdclr.training.config import SCRATCH, PretrainConfig
 from sdclr.training.defaults import default_config, hint_on_start, starting_line
 from sdclr.training.distributed import resolve_device
 from sdclr.training.opening import default_run, with_outside
 from sdclr.training.pretrain import pretrain
+from sdclr.training.run import Run
 
 
 def run(command: Pretrain, console: Console) -> None:
@@ -28,12 +31,9 @@ def run(command: Pretrain, console: Console) -> None:
     outside = None if command.outside is None else open_source(command.outside)
     folder = command.run or default_run(with_outside(source, outside, command.config), command.config, limit)
     tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes, outside=outside)
-    if command.config.start is not None:
-        note(console, starting_line(command.config, command.minutes))
-    gpu = resolve_device(command.runtime.device).type == "cuda"
-    hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
-    if hint is not None:
-        note(console, hint)
+    if last_checkpoint(Run(folder).checkpoints) is None:  # a resumed run does not start from these weights again
+        for line in _about_start(command):
+            note(console, line)
     run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit, outside=outside)
     if speaks():
         page = run_report(run, source)
@@ -44,6 +44,16 @@ def run(command: Pretrain, console: Console) -> None:
         spelled("embed", command.images, encoder=run.path, out=run.path / "embeddings.parquet"),
         spelled("export", run.path, run.path / "export"),
     )
+
+
+def _about_start(command: Pretrain) -> Iterator[str]:
+    """The initial weights, and advice on them."""
+    if command.config.start is not None:
+        yield starting_line(command.config, command.minutes)
+    gpu = resolve_device(command.runtime.device).type == "cuda"
+    hint = hint_on_start(command.config, gpu=gpu, minutes=command.minutes) if command.recipe == "auto" else None
+    if hint is not None:
+        yield hint
 
 
 def defaults(command: Pretrain, file: SettingsFile | None = None) -> PretrainConfig:
