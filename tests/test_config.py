@@ -143,7 +143,10 @@ def test_differences_name_the_nested_field_and_both_values() -> None:
         ({"name": "x", "number": 3}, "unknown key 'number': did you mean 'inner.number'?"),
         ({"name": "x", "inner": {"number": True}}, "'inner.number' must be a whole number, not true"),
         ({"name": "x", "inner": {"number": 1.5}}, "'inner.number' must be a whole number, not 1.5"),
-        ({"name": "x", "inner": {"share": "0.5"}}, "'inner.share' must be a number, not '0.5'"),
+        (
+            {"name": "x", "inner": {"share": "0.5"}},
+            "'inner.share' must be a number, not '0.5': leave out the quotation marks",
+        ),
         ({"name": "x", "inner": {"share": None}}, "'inner.share' must be a number, not null"),
         ({"name": "x", "inner": {"flag": 1}}, "'inner.flag' must be true or false, not 1"),
         ({"name": "x", "inner": {"kind": "prnue"}}, "'inner.kind' must be one of 'a', 'b', not 'prnue'"),

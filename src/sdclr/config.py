@@ -283,7 +283,9 @@ def _restored(hint: Any, value: Any, key: _Key, base: Any = None) -> Any:
     if hint is float and type(value) is int and abs(value) <= _LARGEST:
         return float(value)
     if isinstance(hint, type) and type(value) is not hint:  # exactly: a bool is no int
-        raise SettingError(f"{name!r} must be {_NAMES.get(hint, hint.__name__)}, not {shown(value)}", [key])
+        number = isinstance(value, str) and value.removeprefix("-").replace(".", "", 1).isdecimal()
+        quoted = ": leave out the quotation marks" if number and hint in {int, float} else ""
+        raise SettingError(f"{name!r} must be {_NAMES.get(hint, hint.__name__)}, not {shown(value)}{quoted}", [key])
     return _bounded(value, key)
 
 
