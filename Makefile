@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-ci test-all coverage check lint types bench figures site release-check clean
+.PHONY: demo test test-ci test-all coverage versions check lint types bench figures site release-check clean
 
 demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
@@ -43,6 +43,9 @@ bench: $(READY)  ## speed and memory against the usual libraries, into runs/benc
 
 site: $(READY)  ## the documentation as a site, into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+versions:  ## the fast tests with Python 3.11 to 3.13, and with the lowest versions of the dependencies; needs uv
+	uvx --from 'nox[uv]' nox
 
 release-check: $(READY)  ## build wheel and sdist, and run the wheel in an empty environment outside the repository
 	PYTHON=$(BIN)/python .ci/release-check

@@ -131,7 +131,7 @@ lr = %s
     ("name", "text", "message"),
     [
         ("a.toml", TOML % "0.5", "a.toml, line 3: 'rebalance' must be one of 'density'"),
-        ("a.toml", "epochs = 100\n\n[optim]\nlr = '0.5'\n", "line 4: 'optim.lr' must be a number, not '0.5': leave out the"),
+        ("a.toml", "epochs = 100\n\n[optim]\nlr = '0.5'\n", "'optim.lr' must be a number, not '0.5': leave out"),
         ("a.toml", "[optim]\nlr = nan\n", "a.toml, line 2: 'optim.lr' must be a finite number, not nan"),
         ("a.toml", "[optim]\nlr = -1\n", "a.toml, line 2: optim.lr = -1: the learning rate must be positive, not -1.0"),
         ("a.toml", "seed = 1979-05-27\n", "a.toml, line 1: 'seed' must be a whole number, not 1979-05-27"),

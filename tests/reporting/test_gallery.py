@@ -311,8 +311,8 @@ def test_ten_thousand_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "odd", "bad", "said"),
     [
-        ([4138, 376, 372], 12, 3, "4,886 images. 3 separate kinds: 4,138, 376 and 372 images. 12 odd images. 3 images"),
-        ([9, 8], 1, 0, "17 images. 2 separate kinds: 9 and 8 images. 1 odd image."),
+        ([4138, 376, 372], 12, 3, "4,886 images. 3 separate kinds: 372, 376 and 4,138 images. 12 odd images. 3 images"),
+        ([9, 8], 1, 0, "17 images. 2 separate kinds: 8 and 9 images. 1 odd image."),
         ([9, 5, 4, 3, 2, 1], 0, 1, "24 images. 6 separate kinds, from 1 to 9 images. 1 image could not be read."),
         ([5], 0, 0, "5 images."),
         ([], 0, 2, "No image could be read."),

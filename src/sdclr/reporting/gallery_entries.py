@@ -193,7 +193,7 @@ def kind_examples(entries: GalleryEntries, rows: NDArray[np.int64]) -> list[NDAr
 
 def in_short(entries: GalleryEntries) -> str:
     """The collection in one line: numbers of images, kinds, odd images, near-duplicates and unreadable images."""
-    images, kinds = int((entries.rank > 0).sum()), [group.size for group in entries.groups]
+    images, kinds = int((entries.rank > 0).sum()), sorted(group.size for group in entries.groups)
     if images == 0:
         return "No image could be read."
     parts = [_counted(images, "image")]
@@ -201,7 +201,7 @@ def in_short(entries: GalleryEntries) -> str:
         listed = f"{', '.join(f'{size:,}' for size in kinds[:-1])} and {kinds[-1]:,}"
         parts.append(f"{len(kinds)} separate kinds: {listed} images")
     elif len(kinds) > 1:
-        parts.append(f"{len(kinds):,} separate kinds, from {kinds[-1]:,} to {_counted(kinds[0], 'image')}")
+        parts.append(f"{len(kinds):,} separate kinds, from {kinds[0]:,} to {_counted(kinds[-1], 'image')}")
     if len(entries.odd):
         parts.append(_counted(len(entries.odd), "odd image"))
     copies = sum(len(group) - 1 for group in entries.duplicates)
