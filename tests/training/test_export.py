@@ -297,7 +297,7 @@ def test_the_card_knows_every_framework(framework, tmp_path):
 
 def test_a_format_asked_for_that_does_not_fit_is_an_error(tmp_path):
     small = made_run(tmp_path / "run", EncoderConfig(width=4), 8)
-    with pytest.raises(InputError, match="stem for small images, which torchvision's has not: export to timm"):
+    with pytest.raises(InputError, match="stem for small images, unlike that of torchvision: export to timm"):
         export(small, tmp_path / "out", ("torchvision",))
     other = made_run(tmp_path / "other", EncoderConfig(name="convnext_atto"), 32)
     with pytest.raises(InputError, match="not of 'convnext_atto'"):
@@ -326,7 +326,7 @@ def test_what_is_there_is_never_written_over(tmp_path):
     assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
     (tmp_path / "empty").mkdir()
     assert "README.md" in export(run, tmp_path / "empty", ("timm",)).files
-    with pytest.raises(InputError, match="holds a whole export already: use it"):
+    with pytest.raises(InputError, match="already holds an export: use it"):
         export(run, tmp_path / "empty", ("timm",))
 
 

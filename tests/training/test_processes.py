@@ -195,7 +195,7 @@ def test_a_run_is_trained_by_one_job_at_a_time(
     run = tmp_path / "run"
     with (
         claimed(run, ".training"),
-        pytest.raises(InputError, match=rf"another process \(number {os.getpid()}\) trains .*run: wait for it"),
+        pytest.raises(InputError, match=rf"another process \(PID {os.getpid()}\) trains .*run: wait for it"),
     ):
         pretrain(few_digits, tiny, run=run, runtime=runtime)
     assert pretrain(few_digits, tiny, run=run, runtime=runtime).finished
