@@ -300,7 +300,7 @@ def test_a_format_asked_for_that_does_not_fit_is_an_error(tmp_path):
     with pytest.raises(InputError, match="stem for small images, unlike that of torchvision: export to timm"):
         export(small, tmp_path / "out", ("torchvision",))
     other = made_run(tmp_path / "other", EncoderConfig(name="convnext_atto"), 32)
-    with pytest.raises(InputError, match="not of 'convnext_atto'"):
+    with pytest.raises(InputError, match="not for 'convnext_atto'"):
         export(other, tmp_path / "out", ("timm", "torchvision"))
     with pytest.raises(InputError, match="no export format coreml: choose from timm, torchvision, onnx"):
         export(small, tmp_path / "out", ("coreml",))
