@@ -1,13 +1,14 @@
 """Diagnosis of a run without labels, from its folder to sentences and JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import sdclr
 from sdclr.data.sources import ArraySource, SubsetSource, digits
-from sdclr.encoders import Preprocessing
+from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, wrap_encoder
 from sdclr.errors import BadImageError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.evaluation.encoded import encode
@@ -18,6 +19,7 @@ from sdclr.features.nearest import nearest
 from sdclr.mining import diagnose as module
 from sdclr.mining.diagnose import RELIED, DiagnoseConfig, diagnose, measure
 from sdclr.mining.kinds import Kinds
+from sdclr.mining.mine import mine
 from sdclr.training.resolve import resolve_encoder
 
 QUICK = DiagnoseConfig(part=100, images=400, clusters=6)
@@ -214,3 +216,21 @@ def test_the_scale_is_for_encoders_trained_on_the_collection(run):
     assert any("long tail" in sentence or "long-tailed" in sentence for sentence in trained.summary)
     assert not any("CIFAR-10" in sentence for sentence in other.summary)
     assert other.indices == trained.indices
+
+
+def test_features_that_mine_stored_are_used_again(tmp_path, monkeypatch):
+    source = Damaged(digits("train"), np.arange(120), name="digits")
+    encoder = wrap_encoder(create_encoder(EncoderConfig(width=4), 8).backbone, image_size=8)
+    read = diagnose(source, QUICK, encoder=encoder, folder=tmp_path)
+    mine(source, encoder=encoder, out=tmp_path)
+    encoded = []
+    monkeypatch.setattr(module, "encode", lambda *images, **how: encoded.append(images) or encode(*images, **how))
+    again = diagnose(source, QUICK, encoder=encoder, folder=tmp_path)
+    assert encoded == []
+    assert again.bad == read.bad != {}
+    assert [(kind["size"], kind["medoid"]) for kind in again.kinds] == [
+        (kind["size"], kind["medoid"]) for kind in read.kinds
+    ]
+    assert again.indices == pytest.approx(read.indices, rel=1e-3)
+    diagnose(source, replace(QUICK, alignment=True), encoder=encoder, folder=tmp_path)
+    assert len(encoded) == 1

@@ -126,7 +126,7 @@ def _places(marks: Marks, source: Source) -> tuple[dict[int, Mark], list[Mark]]:
         row = unknown[0]
         raise InputError(
             f"{row.where or 'the marks'}: {row.name!r} is not among the images of {source.name}, nor is any other "
-            f"that is marked; ids there are like {source.ids[0]!r}: give the images that were marked"
+            f"that is marked; ids there look like {source.ids[0]!r}: give the images that were marked"
         )
     return found, unknown
 

@@ -1,6 +1,7 @@
 """Describe a collection without labels: its kinds, signs of a long tail, and the balance of an encoder on it."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from sdclr.config import to_json
 from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, SubsetSource, fingerprint, open_source
+from sdclr.decoding.decode import BadImage
 from sdclr.errors import InputError
 from sdclr.evaluation import label_free
 from sdclr.evaluation.clusters import Clusters, find_clusters
@@ -20,8 +22,10 @@ from sdclr.features.nearest import nearest
 from sdclr.mining.config import MIN_IMAGES, DiagnoseConfig
 from sdclr.mining.duplicates import duplicates_among
 from sdclr.mining.kinds import Kinds, find_kinds
+from sdclr.mining.mine import stored_reading
 from sdclr.mining.neighbors import neighbor_distance
 from sdclr.mining.ranking import kind_groups
+from sdclr.mining.reading import Reading
 from sdclr.mining.scores import KIND_NEIGHBORS
 from sdclr.progress import stage
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
@@ -123,18 +127,21 @@ def diagnose(
     config: DiagnoseConfig | None = None,
     *,
     encoder: EncoderLike = None,
+    folder: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
 ) -> Diagnosis:
     """Describe the kinds of images in a collection, signs of a long tail, and near-duplicates.
 
-    Labels are not used. `docs/results/diagnosis.md` shows which indices change with a known imbalance.
+    Labels are not used. `docs/results/diagnosis.md` shows which indices change with a known imbalance. If `mine` has
+    stored the features of all images, they are used again, except for runs and for `alignment`, which need more.
 
     Args:
         images: The collection.
         config: Settings; `DiagnoseConfig()` by default.
         encoder: A finished run or its folder, an exported folder, `timm:NAME`, a module (see `sdclr.load_encoder`); by
             default the pretrained encoder of `load_encoder()`.
+        folder: The folder of `mine`; by default as for `mine`.
         device: Device of the encoder.
         workers: Number of decoding processes.
 
@@ -157,14 +164,18 @@ def diagnose(
     whole = with_intensities(whole, resolved.preprocessing.intensities)
     rng = np.random.default_rng(config.seed)
     drawn = SubsetSource(whole, rng.permutation(len(whole))[: config.images], name=whole.name)
-    encoded = encode(
-        resolved,
-        drawn,
-        views=_views(resolved) if config.alignment else None,
-        batch_size=config.batch_size,
-        device=device,
-        workers=workers,
-    )
+    reading = stored_reading(whole, resolved, out=folder, device=device) if may_reuse(resolved, config) else None
+    if reading is not None:
+        encoded = _stored(reading, drawn)
+    else:
+        encoded = encode(
+            resolved,
+            drawn,
+            views=_views(resolved) if config.alignment else None,
+            batch_size=config.batch_size,
+            device=device,
+            workers=workers,
+        )
     if len(encoded.kept) < MIN_IMAGES:
         raise InputError(f"{whole.name}: {len(encoded.kept)} usable images; a diagnosis needs {MIN_IMAGES} or more")
     parts = _parts(len(encoded.kept), config.part)
@@ -217,6 +228,18 @@ def _views(resolved: ResolvedEncoder) -> ViewConfig:
     """Augmented views as in training; without a run, the defaults at the encoder's image size."""
     run = resolved.run
     return ViewConfig(image_size=resolved.preprocessing.image_size) if run is None else run.config.views
+
+
+def may_reuse(resolved: ResolvedEncoder, config: DiagnoseConfig) -> bool:
+    """Whether stored features of the encoder are enough: no features of a pruned twin or of augmented views."""
+    return resolved.run is None and not config.alignment
+
+
+def _stored(reading: Reading, drawn: SubsetSource) -> Encoded:
+    """Stored features of some images."""
+    usable = np.isin(drawn.indices, reading.usable)
+    bad = [BadImage(name, reading.bad[name], counted=True) for name in drawn.ids if name in reading.bad]
+    return Encoded(reading.features[drawn.indices[usable]], None, None, np.flatnonzero(usable), bad)
 
 
 def balance_sentence(kinds: Kinds) -> str:

@@ -189,6 +189,26 @@ def left_to_read(
     return count_unread(source, *networks, folder / "reading", device=torch.device(device))
 
 
+def stored_reading(
+    source: Source, used: ResolvedEncoder, *, out: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Reading | None:
+    """The features that `mine` has stored for these images and this encoder; None if some are missing.
+
+    Args:
+        source: The images, as `open_mined` opens them.
+        used: The encoder.
+        out: The folder of `mine`; by default as for `mine`.
+        device: Device of the encoder.
+    """
+    config = MineConfig()
+    if left_to_read(source, used, config, out=out, device=device):
+        return None
+    folder = Path(out) if out is not None else default_folder(source, used)
+    networks = networks_of(used, config, ratios_of(used, config))
+    with only_process(folder, ".mining", "mines into", "name another folder", reads=True):
+        return read_collection(source, *networks, folder / "reading", device=torch.device(device))
+
+
 def open_mined(
     images: ImageSource,
     encoder: MinedEncoder,

@@ -69,7 +69,7 @@ def run(command: Mine, console: Console) -> None:
         console,
         spelled("select", command.images, budget=budget, out="next.csv", **same) if budget else None,
         spelled("duplicates", command.images, marks="marks.csv", **same) if scores.duplicates else None,
-        spelled("diagnose", command.images, encoder=command.encoder) if _is_network(command, used) else None,
+        spelled("diagnose", command.images, **same) if _is_network(command, used) else None,
     )
 
 

@@ -23,6 +23,8 @@ class Diagnose:
     encoder: EncoderName = None
     out: Path | None = None
     """JSON file to write; by default results/diagnosis.json in the run, or mined/NAME/diagnosis.json."""
+    folder: Path | None = None
+    """Folder of an earlier `sdclr mine`, whose features are used again; by default that of `sdclr mine`."""
     config: Annotated[DiagnoseConfig, tyro.conf.arg(name="")] = field(default_factory=DiagnoseConfig)
     device: Device = "auto"
     workers: Workers = None
