@@ -66,7 +66,9 @@ def nt_xent(
     if not temperature > 0:
         raise ValueError(f"the temperature must be positive, not {temperature!r}")
     if decoupled and focal:
-        raise ValueError("the decoupled loss is no -log p, which the focal loss is made of: give one of them")
+        raise ValueError(
+            "the focal loss needs a loss of the form -log p, which the decoupled loss is not: give one of them"
+        )
     # Autocast would run the products below in half precision, whatever the type of their inputs.
     with torch.autocast(a.device.type, enabled=False):
         a, b = _normalized(a), _normalized(b)
