@@ -9,14 +9,14 @@ READY := $(VENV)/ready
 demo: $(READY)  ## find the rare kinds among embedded digits; ends with a page
 	$(BIN)/sdclr demo --run runs/demo
 
-AGAIN := Failed tests run once more. One that passes now is unstable: report it, or mend it.
+AGAIN := The failed tests run a second time. A test that passes now is unstable: report it or fix it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: $(READY)  ## the fast suite, a process for each core
 	$(PYTEST) -m "not slow"
 
 test-ci: $(READY)  ## nearly the whole suite: learning, several processes and the examples too
-	$(PYTEST) -m "not long" --durations 40 || { echo "$(AGAIN)"; $(PYTEST) --last-failed --last-failed-no-failures none; }
+	$(PYTEST) -m "not long" --durations 40 || { echo "$(AGAIN)"; $(PYTEST) -m "not long" --last-failed --last-failed-no-failures none; }
 
 test-all: $(READY)  ## the whole suite: every file on a full disk, thousands of hostile files, frameworks that learn slowly
 	$(PYTEST)

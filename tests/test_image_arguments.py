@@ -28,6 +28,17 @@ def takes_images(name: str) -> list[str]:
     return [argument for argument, hint in hints.items() if argument != "return" and Source in parts(hint)]
 
 
+def test_a_text_in_place_of_a_list_is_an_error():
+    for call, name in (
+        (lambda: sdclr.neighbors("digits", "hat/a.jpg"), "queries"),
+        (lambda: sdclr.select("digits", 2, labeled="next.csv"), "labeled"),
+        (lambda: sdclr.report("runs/a"), "runs"),
+        (lambda: sdclr.export("runs/a", "exported", "onnx"), "formats"),
+    ):
+        with pytest.raises(sdclr.InputError, match=f"{name} is the text '.*': give a list of"):
+            call()
+
+
 def test_such_functions_are_found() -> None:
     found = {name for name in FUNCTIONS if takes_images(name)}
     assert found >= {

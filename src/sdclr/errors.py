@@ -1,5 +1,6 @@
 """Errors that the user can correct. The message is one line with the file or value, and a remedy."""
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -93,3 +94,18 @@ class BadImageError(InputError):
 
     def __reduce__(self) -> tuple[type["BadImageError"], tuple[str, str]]:
         return type(self), (self.image_id, self.reason)
+
+
+def not_a_text(values: object, name: str, what: str) -> None:
+    """Raise an error for one text or path in place of a list, whose characters would be taken as its members.
+
+    Args:
+        values: The argument.
+        name: Its name.
+        what: Its members, for the error: "ids".
+
+    Raises:
+        InputError: The argument is a text or a path.
+    """
+    if isinstance(values, str | os.PathLike):
+        raise InputError(f"{name} is the text {str(values)!r}: give a list of {what}")

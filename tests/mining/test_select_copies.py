@@ -1,10 +1,8 @@
 """Near-duplicates in what is chosen to be labeled."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from sdclr.errors import InputError
 from sdclr.mining.mine import mine
 from sdclr.mining.select import select
 
@@ -40,8 +38,3 @@ def test_suggestions_come_from_a_bounded_number_of_images(tmp_path, monkeypatch)
     scores = mine(tmp_path / "e.npy", out=tmp_path / "out")
     assert asked == [50]
     assert len(set(scores.label_next)) == 50
-
-
-def test_a_file_in_place_of_ids_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"labeled is the text 'next\.csv': give a list of ids"):
-        select("digits", 2, labeled="next.csv", out=tmp_path)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from sdclr.data.image_files import ImageFiles
 from sdclr.data.sources import ImageSource, image_file, open_source
 from sdclr.decoding.decode import BadImage
 from sdclr.encoders.digest import network_digest
-from sdclr.errors import InputError
+from sdclr.errors import InputError, not_a_text
 from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
@@ -111,13 +111,13 @@ def neighbors(
         >>> found.rows[0].id, found.rows[0].rank  # its near-duplicate
         ('circle/29.jpg', 1)
     """
+    not_a_text(queries, "queries", "ids or files")
     if not queries:
         raise InputError("no queries: name ids of the images, or image files")
     use = _Use(encoder, images)
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "amp": amp}
     asked = [str(query) for query in queries]
-    embedded = isinstance(images, (str, Path)) and bool(embedding_files(images))
-    if not embedded:
+    if not _are_embeddings(images):
         images = open_source(images)
         _check_queries(asked, images.ids)  # before reading the images
     base, bad = _base(use, images, workers=workers, **how)
@@ -139,6 +139,10 @@ def neighbors(
     return Found(_search(base, usable, row_of, outside, k, metric=metric, device=device), bad)
 
 
+def _are_embeddings(images: ImageSource) -> TypeGuard[str | Path]:
+    return isinstance(images, (str, Path)) and bool(embedding_files(images))
+
+
 class _Use:
     """The encoder, loaded when it is first needed. Queries of embeddings by id need none."""
 
@@ -157,7 +161,7 @@ class _Use:
         Args:
             query: A query outside the embeddings, for the error.
         """
-        embedded = isinstance(self._source, (str, Path)) and bool(embedding_files(self._source))
+        embedded = _are_embeddings(self._source)
         if not self.named and embedded:
             raise InputError(f"{query} is not among the embeddings: name the encoder that made them with --encoder")
         if self._loaded is None:
@@ -167,7 +171,7 @@ class _Use:
 
 def _base(use: _Use, source: ImageSource, *, workers: int, **how: Any) -> tuple[Embeddings, list[BadImage]]:
     """Ids and features of the collection, from disk or from the encoder, and the unreadable images."""
-    if isinstance(source, (str, Path)) and embedding_files(source):
+    if _are_embeddings(source):
         base = read_embeddings(source)
         made_by = base.about.get("encoder")
         if use.named and made_by is not None and made_by != network_digest(use.resolved().encoder):
@@ -216,7 +220,7 @@ def _search(
 def _paths(images: ImageSource, queries: Sequence[str | Path], row_of: dict[str, int]) -> dict[str, int]:
     """Rows of queries that are paths of the collection's files, so that they are not their own neighbors."""
     asked = {Path(query).absolute(): str(query) for query in queries if str(query) not in row_of}
-    if not asked or (isinstance(images, (str, Path)) and embedding_files(images)):
+    if not asked or _are_embeddings(images):
         return {}
     source = open_source(images)
     found = {}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdclr.data.sources import ImageSource
-from sdclr.errors import InputError
+from sdclr.errors import InputError, not_a_text
 from sdclr.mining.config import DEFAULT, Method, MineConfig
 from sdclr.mining.mine import MinedEncoder, mine_features, open_mined
 from sdclr.mining.scores import Scores
@@ -71,8 +71,7 @@ def select(
     """
     settings = config or MineConfig()
     source, used = open_mined(images, encoder, image_size=settings.image_size, out=out)
-    if isinstance(labeled, str):
-        raise InputError(f"labeled is the text {labeled!r}: give a list of ids")
+    not_a_text(labeled, "labeled", "ids")
     known = set(labeled)
     # Check the arguments before reading the images.
     strange = sorted(known - set(source.ids))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdclr.choices import FORMATS, Format
 from sdclr.encoders import CIFAR_RESNETS, Encoder, create_encoder, write_description
-from sdclr.errors import InputError
+from sdclr.errors import InputError, not_a_text
 from sdclr.files import left_aside, looking_at, read_safetensors, whole_folder, write_atomically, write_json
 from sdclr.progress import stage
 from sdclr.training.card_usage import Architecture
@@ -81,6 +81,7 @@ def export(encoder: EncoderLike, folder: str | Path, formats: Sequence[Format] |
     """
     folder = Path(folder)
     _check_folder(folder)
+    not_a_text(formats, "formats", "formats")
     unknown = sorted(set(formats or ()) - set(FORMATS))
     if unknown or formats == ():
         raise InputError(f"no export format {', '.join(unknown) or 'is named'}: choose from {', '.join(FORMATS)}")
