@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from sdclr.config import differences, to_json
-from sdclr.errors import InputError
+from sdclr.errors import InputError, not_a_text
 from sdclr.files import read_json
 from sdclr.files.reading import Keys
 from sdclr.reporting.figures import loss_curve
@@ -23,11 +23,11 @@ Json = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Run]]
 
 
-def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
-    """Name each run by its folder, with as many parent folders as needed to make the names unique.
+def name_runs(runs: Sequence[Run | str | Path]) -> dict[str, Run]:
+    """Open runs, and name each by its folder, with as many parent folders as needed to make the names unique.
 
     Args:
-        runs: The runs, each given once.
+        runs: The runs or their folders, each given once.
 
     Returns:
         The runs by name, in the order given.
@@ -35,16 +35,18 @@ def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
     Raises:
         InputError: There is no run, or one is given twice.
     """
+    not_a_text(runs, "runs", "runs")
     if not runs:
         raise InputError("no runs to report on: name the folder of at least one")
-    paths = [run.path.resolve() for run in runs]
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    paths = [run.path.resolve() for run in opened]
     for number, path in enumerate(paths):
         if path in paths[:number]:
-            raise InputError(f"{runs[number].path} is given twice: name each run once")
+            raise InputError(f"{opened[number].path} is given twice: name each run once")
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return {"/".join(path.parts[-depth:]): run for path, run in zip(paths, runs, strict=True)}
+    return {"/".join(path.parts[-depth:]): run for path, run in zip(paths, opened, strict=True)}
 
 
 def overview(runs: Runs) -> Table | None:

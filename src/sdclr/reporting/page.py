@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sdclr.data.intensities import with_intensities
 from sdclr.data.scan import read_bad_images
 from sdclr.data.sources import ImageSource, Source, open_source
-from sdclr.errors import InputError, not_a_text
+from sdclr.errors import InputError
 from sdclr.evaluation.evaluate import Result
 from sdclr.files import write_atomically
 from sdclr.progress import stage
@@ -167,8 +167,7 @@ def report(
         >>> sdclr.report(["runs/digits"], source="digits").as_posix()
         'runs/digits/report.html'
     """
-    not_a_text(runs, "runs", "runs")
-    named = name_runs([run if isinstance(run, Run) else Run.open(run) for run in runs])
+    named = name_runs(runs)
     alone = len(named) == 1
     results = {}
     for label, run in named.items():
