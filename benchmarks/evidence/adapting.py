@@ -96,6 +96,7 @@ FIRST: Final = (
     "SimCLR + density",
     "SimCLR + kinds",
 )
+PERMUTED: Final = "SimCLR + kinds, permuted weights"
 SECOND: Final = ("SDCLR 0.9", "SimCLR, norms", "SimCLR, last stage", "SimCLR, rate 0.002", "SDCLR 0.3, rate 0.002")
 CELLS: Final = [
     *(("cifar", arm, 1) for arm in FIRST),
@@ -103,6 +104,8 @@ CELLS: Final = [
     *(("clothing", arm, 1) for arm in FIRST),
     *(("cifar", arm, 3) for arm in FIRST[:-1]),
     *(("clothing", arm, 2) for arm in FIRST),
+    *(("clothing", PERMUTED, seed) for seed in (1, 2)),
+    *(("clothing", arm, 3) for arm in (*FIRST, PERMUTED)),
     *(("cifar", arm, 1) for arm in SECOND),
     *(("clothing", arm, 1) for arm in SECOND),
     *((name, arm, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing") for arm in ARMS),
