@@ -24,6 +24,7 @@ from torch import nn
 
 from budget import Collection, collection
 from judge import append, features_of, few_shot, linear, rare, records, spread
+from preparing import Prepare, distilled, halfway, head_first, prepared
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, load_encoder
 from sdclr.mining.kinds import find_kinds
@@ -58,6 +59,16 @@ def dense(config: PretrainConfig) -> PretrainConfig:
     return replace(plain(config), rebalance=("density",), density=replace(config.density, start=0.0, every=1))
 
 
+def curated(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR with sampling that is uniform over a tree of clusters, as often as density."""
+    return replace(plain(config), rebalance=("curation",), curation=replace(config.curation, start=0.0, every=1))
+
+
+def spread_out(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR with the KoLeo term."""
+    return replace(plain(config), rebalance=("koleo",))
+
+
 def at_rate(rate: float, change: Change = plain) -> Change:
     """Another learning rate."""
     return lambda config: replace(change(config), optim=replace(config.optim, lr=rate))
@@ -86,7 +97,15 @@ ARMS: Final[dict[str, Change | None]] = {
     "SimCLR, norms": training_only("norms"),
     "SDCLR 0.3, norms": training_only("norms", damaged(0.3)),
     "SimCLR, last stage, rate 0.002": at_rate(0.002, training_only("last-stage")),
+    "SimCLR + curation": curated,
+    "SimCLR + KoLeo": spread_out,
+    "SimCLR, head first": plain,
+    "SimCLR, distilled": plain,
+    "SimCLR, halfway": plain,
+    "SDCLR 0.3, halfway": damaged(0.3),
 }
+DISTILLED: Final = 10.0
+"""Weight of the distance to the frozen features. The loss of SimCLR is between 1 and 5 here, a distance below 0.5."""
 FIRST: Final = (
     "frozen",
     "SimCLR",
@@ -96,8 +115,21 @@ FIRST: Final = (
     "SimCLR + density",
     "SimCLR + kinds",
 )
+HALFWAY: Final = ", halfway"
 PERMUTED: Final = "SimCLR + kinds, permuted weights"
-SECOND: Final = ("SDCLR 0.9", "SimCLR, norms", "SimCLR, last stage", "SimCLR, rate 0.002", "SDCLR 0.3, rate 0.002")
+SECOND: Final = (
+    "SimCLR, halfway",
+    "SimCLR, rate 0.002",
+    "SimCLR, norms",
+    "SimCLR, last stage",
+    "SimCLR + curation",
+    "SimCLR, head first",
+    "SimCLR, distilled",
+    "SDCLR 0.3, rate 0.002",
+    "SDCLR 0.9",
+    "SDCLR adaptive",
+    "SimCLR + KoLeo",
+)
 CELLS: Final = [
     *(("cifar", arm, 1) for arm in FIRST),
     *(("cifar", arm, 2) for arm in FIRST[:-1]),  # CIFAR-10-LT is one kind: equal weights, which is SimCLR again
@@ -106,8 +138,9 @@ CELLS: Final = [
     *(("clothing", arm, 2) for arm in FIRST),
     *(("clothing", PERMUTED, seed) for seed in (1, 2)),
     *(("clothing", arm, 3) for arm in (*FIRST, PERMUTED)),
-    *(("cifar", arm, 1) for arm in SECOND),
-    *(("clothing", arm, 1) for arm in SECOND),
+    *((name, arm, 1) for arm in SECOND for name in ("cifar", "clothing")),
+    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, PERMUTED)),
+    *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
     *((name, arm, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing") for arm in ARMS),
 ]
 """Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
@@ -158,14 +191,26 @@ def run(data: Path, runs: Path, part: int, parts: int) -> None:
         if change is None:
             encoder: nn.Module = load_encoder(image_size=SIZE)
         else:
-            config = settings(change, images.train, name, seed)
-            folder = runs / f"{name}-{arm}-{seed}".replace(", ", "-").replace(" ", "-")
-            how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=1, threads=1)
-            weights = kind_weights(images.train, seed, permuted="permuted" in arm) if "kinds" in arm else None
-            encoder = pretrain(images.train, config, run=folder, runtime=how, weights=weights).encoder()
+            encoder = adapted(arm, settings(change, images.train, name, seed), images.train, runs, f"{name}-{seed}")
         spent = round(time.process_time() - begin)
         cell = {"collection": name, "arm": arm, "seed": seed, "cpu_seconds": spent}
         append(RECORDS, cell | scores_of(encoder, images, other))
+
+
+def adapted(arm: str, config: PretrainConfig, images: Source, runs: Path, cell: str) -> nn.Module:
+    """The encoder of an arm, trained as `config` says."""
+    trained_as = arm.removesuffix(HALFWAY)  # the run of the arm without it, if there is one
+    folder = runs / f"{cell}-{trained_as}".replace(", ", "-").replace(" ", "-")
+    how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=1, threads=1)
+    weights = kind_weights(images, config.seed, permuted="permuted" in arm) if "kinds" in arm else None
+    prepare: Prepare = lambda _: None  # noqa: E731
+    if "head first" in arm:
+        prepare = head_first(images, config, folder.with_name(f"{folder.name}-head"), how)
+    elif "distilled" in arm:
+        prepare = distilled(DISTILLED)
+    with prepared(prepare):
+        encoder = pretrain(images, config, run=folder, runtime=how, weights=weights).encoder()
+    return halfway(load_encoder(image_size=SIZE), encoder) if arm.endswith(HALFWAY) else encoder
 
 
 COLUMNS: Final = (
