@@ -13,10 +13,10 @@ from sdclr.cli.labels import labeled_ids, write_choice
 from sdclr.data.scan import read_bad_images, write_bad_images
 from sdclr.data.sources import open_source
 from sdclr.decoding.decode import BadImage
-from sdclr.evaluation.neighbors import Found, Row
 from sdclr.files.tables import guarded, read_csv, unguarded, write_csv
 from sdclr.marks.table import read_marks
 from sdclr.mining.select import Choice
+from sdclr.mining.similar import Found, Row
 
 NAME = "a\rb.png"
 

@@ -11,7 +11,6 @@ from .evaluation.balance import balance
 from .evaluation.config import AttributeConfig, EvaluateConfig
 from .evaluation.embed import embed
 from .evaluation.evaluate import evaluate
-from .evaluation.neighbors import neighbors
 from .features.inspect import inspect_images
 from .longtail.published import paper_split
 from .longtail.splits import class_groups, long_tail_counts, long_tail_split
@@ -40,6 +39,7 @@ from .mining.page import write_page
 from .mining.scores import Scores
 from .mining.select import select
 from .mining.selection import select_samples
+from .mining.similar import neighbors
 from .progress import show_progress
 from .reporting.page import report
 from .settings import read_settings, write_settings

@@ -9,10 +9,14 @@ from sdclr.cli.lines import write_lines
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_output, tell_plan
 from sdclr.cli.talk import beside, finish, note, spelled
+from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import open_source
 from sdclr.errors import InputError
-from sdclr.evaluation.neighbors import neighbors
 from sdclr.features.embeddings import embedding_files
+from sdclr.mining.config import MineConfig
+from sdclr.mining.mine import left_to_read
+from sdclr.mining.plan import default_folder
+from sdclr.mining.similar import neighbors
 from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
 from sdclr.visible import visible
 
@@ -23,8 +27,18 @@ def run(command: Neighbors, console: Console) -> None:
     notes = beside(console, results=command.out is None)
     images, encoder = _opened(command)
     if isinstance(encoder, ResolvedEncoder):
-        out = command.out or "standard output"
-        tell_plan(notes, images, encoder, device=device, workers=workers, amp="auto", out=out)
+        folder = command.folder or default_folder(images, encoder)
+        left = encoder.run is not None or left_to_read(images, encoder, MineConfig(), out=folder, device=device)
+        tell_plan(
+            notes,
+            images,
+            encoder,
+            device=device,
+            workers=workers,
+            amp="auto",
+            out=command.out or "standard output",
+            read=None if left else folder,
+        )
     else:
         note(notes, f"embeddings: {command.images}")
         tell_output(notes, command.out or "standard output")
@@ -34,6 +48,7 @@ def run(command: Neighbors, console: Console) -> None:
         command.k,
         encoder=encoder,
         metric=command.metric,
+        folder=command.folder,
         device=device,
         workers=workers,
         amp="auto",
@@ -54,4 +69,5 @@ def _opened(command: Neighbors) -> tuple[Any, Any]:
     if embedding_files(command.images):
         return command.images, command.encoder
     source = open_source(command.images)
-    return source, resolve_encoder(command.encoder, source)
+    encoder = resolve_encoder(command.encoder, source)
+    return with_intensities(source, encoder.intensities), encoder

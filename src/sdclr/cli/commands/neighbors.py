@@ -11,7 +11,8 @@ from sdclr.cli.options import Device, EncoderName, MinedImages, Workers
 class Neighbors:
     """Find the images of a collection that are most similar to other images.
 
-    IMAGES may be embeddings that `sdclr embed` wrote; the images are then not read again.
+    Features that `sdclr mine` has stored are used again, except those of runs. IMAGES may also be embeddings that
+    `sdclr embed` wrote.
 
     For example:
         sdclr neighbors ./images --queries ./images/0001.jpg birds/17.jpg --k 20
@@ -27,6 +28,8 @@ class Neighbors:
     """Number of neighbors of each query."""
     metric: Metric = "cosine"
     """cosine: 1 minus the cosine; euclidean: the distance of the unnormalized features."""
+    folder: Path | None = None
+    """Folder of an earlier `sdclr mine`, whose features are used again; by default that of `sdclr mine`."""
     out: Path | None = None
     """A .csv or .parquet file to write; by default prints the neighbors."""
     device: Device = "auto"

@@ -14,9 +14,10 @@ from sdclr.data.sources import ArraySource, SubsetSource, digits
 from sdclr.encoders import EncoderConfig, Preprocessing, create_encoder, save_encoder, wrap_encoder
 from sdclr.errors import BadImageError, InputError
 from sdclr.evaluation.embed import embed
-from sdclr.evaluation.neighbors import Found, Row, neighbors
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
+from sdclr.mining.mine import mine
+from sdclr.mining.similar import Found, Row, neighbors
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
 from sdclr.views.parameters import ViewConfig
@@ -33,6 +34,14 @@ def make_run(folder, seed=0):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "made")
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder with an encoder that is not a run."""
+    torch.manual_seed(0)
+    save_encoder(tmp_path / "exported", create_encoder(EncoderConfig(width=4), 8))
+    return tmp_path / "exported"
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +167,35 @@ def test_a_wrong_query_is_an_error_before_the_images_are_read():
     images = Unread(np.zeros((3, 8, 8, 3), dtype=np.uint8), ids=["a", "b", "c"], name="unread")
     with pytest.raises(InputError, match="'nope' is neither an id of the images nor a file; ids look like 'a'"):
         neighbors(images, ["a", "nope"], encoder=wrap_encoder(torch.nn.Flatten(), image_size=8))
+
+
+def test_stored_features_are_used_again(exported, source, tmp_path, monkeypatch):
+    queries = list(source.ids[:3])
+    expected = neighbors(source, queries, 4, encoder=exported, folder=tmp_path).rows
+    mine(source, encoder=exported, out=tmp_path)
+
+    def refuse(*_, **__):
+        raise AssertionError("the images were read again")
+
+    monkeypatch.setattr("sdclr.mining.similar.extract_features", refuse)
+    found = neighbors(source, queries, 4, encoder=exported, folder=tmp_path).rows
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    np.testing.assert_allclose([row.distance for row in found], [row.distance for row in expected], atol=1e-5)
+    with pytest.raises(AssertionError, match="read again"):
+        neighbors(source, queries, 4, encoder=exported, folder=tmp_path / "other")
+
+
+def test_an_unreadable_image_of_the_stored_features_is_listed(exported, tmp_path):
+    images = [file_of(tmp_path / "images", position) for position in range(6)]
+    images[2].write_bytes(b"no image")
+    mine(tmp_path / "images", encoder=exported, out=tmp_path / "mined")
+    found = neighbors(tmp_path / "images", ["0.png"], 5, encoder=exported, folder=tmp_path / "mined")
+    assert [image.id for image in found.bad] == ["2.png"]
+    assert {row.id for row in found.rows} == {"1.png", "3.png", "4.png", "5.png"}
+
+
+def file_of(folder, position):
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{position}.png"
+    Image.fromarray(digits().image(position)).save(file)
+    return file

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sdclr.choices import Amp, Metric
 from sdclr.data.image_files import ImageFiles
+from sdclr.data.intensities import with_intensities
 from sdclr.data.sources import ImageSource, image_file, open_source
 from sdclr.decoding.decode import BadImage
 from sdclr.encoders.digest import network_digest
@@ -22,6 +23,7 @@ from sdclr.features.approximate import find_neighbors
 from sdclr.features.embeddings import Embeddings, embedding_files, read_embeddings
 from sdclr.features.extract import extract_features, feature_batches
 from sdclr.files import write_atomically, write_csv
+from sdclr.mining.mine import stored_reading
 from sdclr.progress import tell
 from sdclr.training.resolve import EncoderLike, ResolvedEncoder, resolve_encoder
 
@@ -75,6 +77,7 @@ def neighbors(
     *,
     encoder: EncoderLike = None,
     metric: Metric = "cosine",
+    folder: str | Path | None = None,
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -82,8 +85,9 @@ def neighbors(
 ) -> Found:
     """Find the k nearest images of a collection for each query.
 
-    The search is exact up to 200,000² comparisons of queries with images, for example 40,000 queries and a million
-    images, and approximate beyond (`sdclr.features.approximate`).
+    If `mine` has stored the features of all images, they are used again, except for runs. The search is exact up to
+    200,000² comparisons of queries with images, for example 40,000 queries and a million images, and approximate beyond
+    (`sdclr.features.approximate`).
 
     Args:
         images: The images; or their embeddings, a file or a folder of shards, so that the encoder is not needed.
@@ -94,6 +98,7 @@ def neighbors(
             default the pretrained encoder of `load_encoder()`. Queries of embeddings by their own ids need no encoder;
             other queries need the encoder that computed the embeddings.
         metric: `cosine` is 1 minus the cosine, in [0, 2]; `euclidean` is the distance of the raw features.
+        folder: The folder of `mine`; by default as for `mine`.
         batch_size: Images per forward pass.
         device: Device of the encoder and the search.
         workers: Number of processes that decode.
@@ -120,7 +125,7 @@ def neighbors(
     if not _are_embeddings(images):
         images = open_source(images)
         _check_queries(asked, images.ids)  # before reading the images
-    base, bad = _base(use, images, workers=workers, **how)
+    base, bad = _base(use, images, folder, workers=workers, **how)
     row_of = {image_id: row for row, image_id in enumerate(base.ids)}
     row_of |= _paths(images, queries, row_of)
     gone = {image.id for image in bad}
@@ -169,7 +174,9 @@ class _Use:
         return self._loaded
 
 
-def _base(use: _Use, source: ImageSource, *, workers: int, **how: Any) -> tuple[Embeddings, list[BadImage]]:
+def _base(
+    use: _Use, source: ImageSource, folder: str | Path | None, *, workers: int, **how: Any
+) -> tuple[Embeddings, list[BadImage]]:
     """Ids and features of the collection, from disk or from the encoder, and the unreadable images."""
     if _are_embeddings(source):
         base = read_embeddings(source)
@@ -177,8 +184,15 @@ def _base(use: _Use, source: ImageSource, *, workers: int, **how: Any) -> tuple[
         if use.named and made_by is not None and made_by != network_digest(use.resolved().encoder):
             raise InputError(f"{source} was not made by {use.resolved().name}: embed again, or name its encoder")
         return base, []
-    images, resolved = open_source(source), use.resolved()
-    features = extract_features(resolved.encoder, images, preprocessing=resolved.preprocessing, workers=workers, **how)
+    resolved = use.resolved()
+    seen = resolved.preprocessing
+    images = with_intensities(open_source(source), seen.intensities)
+    reading = None if resolved.run is not None else stored_reading(images, resolved, out=folder, device=how["device"])
+    if reading is not None:
+        ids = [images.ids[position] for position in reading.usable.tolist()]
+        bad = [BadImage(name, reason, counted=True) for name, reason in reading.bad.items()]
+        return Embeddings(ids, reading.features[reading.usable]), bad
+    features = extract_features(resolved.encoder, images, preprocessing=seen, workers=workers, **how)
     ids = [images.ids[index] for index in features.kept.tolist()]
     return Embeddings(ids, features.values), features.bad
 
