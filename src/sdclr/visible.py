@@ -1,4 +1,4 @@
-"""Display of untrusted text, such as names of files and classes, with unprintable characters as codes."""
+"""Text for people: untrusted names with unprintable characters as codes, and numbers with their nouns."""
 
 import unicodedata
 from typing import Final
@@ -54,3 +54,9 @@ def _hides(letter: str) -> bool:
 
 def _code(letter: str) -> str:
     return f"\\u{{{ord(letter):x}}}" if ord(letter) > 0xFFFF else f"\\u{ord(letter):04x}"
+
+
+def counted(number: int, what: str = "image") -> str:
+    """A number with its noun: "1 image", "2,000 images"."""
+    plural = f"{what}{'es' if what.endswith('s') else 's'}"
+    return f"{number:,} {what if number == 1 else plural}"

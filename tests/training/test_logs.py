@@ -62,11 +62,13 @@ def test_it_says_how_far_the_run_is(tmp_path: Path, told: Any) -> None:
     assert told.notes == ["epoch 1/2", "epoch 2/2 · loss 4.21", "epoch 2/2 · loss 4.21"]
 
 
-def estimated(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seconds: float, begun: int = 0) -> None:
+def estimated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, seconds: float, begun: int = 0, epochs: int = 10
+) -> None:
     """A run of 1,000 steps that take so long each; the first takes a minute."""
     now = [0.0]
     monkeypatch.setattr("sdclr.training.logs.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    going = Log(folder, step=begun, total=1000, epochs=10, images_per_step=100, active=True, slow="too slow")
+    going = Log(folder, step=begun, total=1000, epochs=epochs, images_per_step=100, active=True, slow="too slow")
     now[0] += 60
     for step in range(begun + 1, begun + 50):
         going.advance(step)
@@ -77,6 +79,11 @@ def estimated(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seconds: float, 
 def test_it_says_once_how_long_the_run_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
     estimated(tmp_path, monkeypatch, seconds=0.5)
     assert told.told == ["about 8 min for 10 epochs (200 images/s)"]
+
+
+def test_a_single_epoch_is_in_the_singular(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    estimated(tmp_path, monkeypatch, seconds=0.5, epochs=1)
+    assert told.told == ["about 8 min for 1 epoch (200 images/s)"]
 
 
 def test_a_long_run_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:

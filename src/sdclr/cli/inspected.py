@@ -16,7 +16,7 @@ from sdclr.environment import private_removed
 from sdclr.features.inspect import inspect_images, open_images
 from sdclr.progress import duration
 from sdclr.training.costs import Cost, estimate_costs
-from sdclr.visible import visible
+from sdclr.visible import counted, visible
 
 _LISTED: Final = 5
 """Maximum number of files and groups in a list; --json contains all."""
@@ -111,10 +111,10 @@ def _troubles(found: Inventory) -> Iterator[str]:
     if not found.duplicates:
         yield field("copies", "none by bytes")
         return
-    groups = "group" if len(found.duplicates) == 1 else "groups"
     yield field(
         "copies",
-        f"{len(found.duplicates):,} {groups} of files that are equal byte for byte; {found.spare:,} could be dropped",
+        f"{counted(len(found.duplicates), 'group')} of files that are equal byte for byte; "
+        f"{found.spare:,} could be dropped",
     )
     for group in found.duplicates[:_LISTED]:
         names = " = ".join(shortened(visible(name), _COLUMNS // 2 - 2) for name in group[:2])

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sdclr.choices import Amp
 from sdclr.cli.talk import note
-from sdclr.cli.told import counted, tell_encoder
+from sdclr.cli.told import tell_encoder
 from sdclr.data.intensities import with_intensities
 from sdclr.data.inventory import about_files
 from sdclr.data.scan import first_shapes
@@ -25,6 +25,7 @@ from sdclr.training.opening import as_trained
 from sdclr.training.resolve import ResolvedEncoder
 from sdclr.training.run import Run
 from sdclr.training.runtime import Runtime
+from sdclr.visible import counted
 
 
 def tell_images(source: Source, console: Console, name: str = "images") -> None:

@@ -15,7 +15,7 @@ from sdclr.features.rate import seconds_an_image
 from sdclr.mining.scores import Scores
 from sdclr.progress import duration
 from sdclr.training.resolve import ResolvedEncoder
-from sdclr.visible import visible
+from sdclr.visible import counted, visible
 
 _SHOWN: Final = 10
 """Number of listed images."""
@@ -112,8 +112,7 @@ def duplicates_line(groups: Sequence[Sequence[int]]) -> str:
     if not groups:
         return "No near-duplicates."
     spare = sum(len(group) - 1 for group in groups)
-    name = "group" if len(groups) == 1 else "groups"
-    return f"{len(groups):,} {name} of near-duplicates: {counted(spare)} could be dropped."
+    return f"{counted(len(groups), 'group')} of near-duplicates: {counted(spare)} could be dropped."
 
 
 def pictureless(source: Source) -> str | None:
@@ -124,9 +123,3 @@ def pictureless(source: Source) -> str | None:
         f"no pictures and no near-duplicates: the ids of {source.name} name no image files here; name the images "
         f"first: sdclr mine IMAGES --encoder {source.name}"
     )
-
-
-def counted(number: int, what: str = "image") -> str:
-    """A number with its noun: "1 image", "2,000 images"."""
-    plural = f"{what}{'es' if what.endswith('s') else 's'}"
-    return f"{number:,} {what if number == 1 else plural}"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sdclr.data.image_files import ImageFiles, Items
 from sdclr.decoding.decode import BadImage
-from sdclr.decoding.formats import SUFFIXES, unread, unread_line
+from sdclr.decoding.formats import OTHER_SUFFIX, SUFFIXES, unread, unread_line
 from sdclr.errors import InputError
 from sdclr.progress import stage
 
@@ -80,7 +80,7 @@ def _walk(root: Path) -> tuple[list[str], list[BadImage]]:
                 if reason is None and Path(name).suffix.lower() in SUFFIXES:
                     images.append((below / name).as_posix())
                 else:
-                    reason = reason or "its suffix is not that of an image"
+                    reason = reason or OTHER_SUFFIX
                     skipped.append(BadImage((below / name).as_posix(), reason, counted=False))
             update(len(images))
     return sorted(images), skipped

@@ -18,6 +18,7 @@ from sdclr.data.parquet import files_of_split
 from sdclr.data.stored import Stored
 from sdclr.data.tar_index import SCHEMA, read_index
 from sdclr.decoding.decode import BadImage, decode_image
+from sdclr.decoding.formats import OTHER_SUFFIX
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import check_keys, damaged, read_json
 from sdclr.limits import ROW_GROUP, ROWS, TABLE
@@ -151,7 +152,7 @@ class ShardSource(SeenByRange):
         """The ids of the images of a shard; missing images and other members are added to `skipped`."""
         shard = self._relative(file)
         for name, reason in zip(faults["key"].to_pylist(), faults["fault"].to_pylist(), strict=True):
-            counted = reason != "its suffix is not that of an image"
+            counted = reason != OTHER_SUFFIX
             self.skipped.append(BadImage(f"{shard}/{name}" if name else shard, reason, counted=counted))
         keys = images["key"].combine_chunks()
         if told is None:

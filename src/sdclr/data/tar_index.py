@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 
 from sdclr.data.annotations import LABEL_COLUMNS
-from sdclr.decoding.formats import SUFFIXES
+from sdclr.decoding.formats import OTHER_SUFFIX, SUFFIXES
 from sdclr.errors import InputError
 from sdclr.files import parquet_bytes, read_table, user_cache_folder, write_atomically
 from sdclr.limits import ROWS, TEXT
@@ -120,7 +120,7 @@ def _built(path: Path, size: int) -> pa.Table:
 
 
 def _odd(dot: str) -> str:
-    return "its name occurs twice" if dot else "its suffix is not that of an image"
+    return "its name occurs twice" if dot else OTHER_SUFFIX
 
 
 def _image(members: dict[str, _Member]) -> str | None:

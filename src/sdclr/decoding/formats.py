@@ -26,6 +26,9 @@ ENDINGS: Final = {
 
 SUFFIXES: Final = frozenset(ending for endings in ENDINGS.values() for ending in endings)
 
+OTHER_SUFFIX: Final = "its suffix is not that of an image"
+"""The reason why a file of another kind is left out. Such files do not count toward the limit on bad images."""
+
 MOVING: Final = frozenset(ending for name in ("PNG", "GIF", "WEBP", "AVIF", "HEIF") for ending in ENDINGS[name])
 """File extensions of formats that may hold several frames, of which the first is used."""
 

@@ -11,6 +11,7 @@ from sdclr.files import parsing, read_json
 from sdclr.progress import duration, stage, tell
 from sdclr.time_budget import Budget
 from sdclr.training.budget import Length, affordable, check_minutes, measured, note_choice
+from sdclr.visible import counted
 
 FILE: Final = "budget.json"
 """File in the training's folder with the time budget, the measured speed and the chosen epochs."""
@@ -33,7 +34,7 @@ def as_begun(out: Path, config: FinetuneConfig, budget: Budget | None) -> Finetu
     values = read_json(file, keys={"config": dict})
     with parsing(file):
         old = from_json(FinetuneConfig, values["config"])
-    check_minutes(out / FILE, budget, begun=f"{old.epochs} epochs", option="--out")
+    check_minutes(out / FILE, budget, begun=counted(old.epochs, "epoch"), option="--out")
     return replace(config, epochs=old.epochs, second_epochs=old.second_epochs)
 
 
@@ -56,7 +57,7 @@ def choose_length(trainer: Trainer, config: FinetuneConfig, budget: Budget, test
     chosen = replace(config, epochs=epochs, second_epochs=second or config.second_epochs)
     seconds = (epochs + second) * (trainer.steps_per_epoch * speed.step + speed.epoch) + speed.start + testing
     note_choice(trainer.folder / FILE, budget, Length(epochs, None), speed)
-    parts = f"{epochs} epochs" + (f" and {second} of the second stage" if second else "")
+    parts = counted(epochs, "epoch") + (f" and {second} of the second stage" if second else "")
     takes = f"about {duration(seconds)} with the test, at {config.batch_size / speed.step:,.0f} images/s"
     few = " are too few for that; the least is" if whole < 1 + second else ":"
     tell(f"{budget.minutes:g} min{few} {parts}, {takes}")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sdclr.data.sources import Source
 from sdclr.errors import InputError
+from sdclr.visible import counted
 
 EXAMPLES: Final = 12
 """Maximum number of example images per kind, besides its medoid."""
@@ -196,21 +197,17 @@ def in_short(entries: GalleryEntries) -> str:
     images, kinds = int((entries.rank > 0).sum()), sorted(group.size for group in entries.groups)
     if images == 0:
         return "No image could be read."
-    parts = [_counted(images, "image")]
+    parts = [counted(images, "image")]
     if 1 < len(kinds) <= _LISTED:
         listed = f"{', '.join(f'{size:,}' for size in kinds[:-1])} and {kinds[-1]:,}"
         parts.append(f"{len(kinds)} separate kinds: {listed} images")
     elif len(kinds) > 1:
-        parts.append(f"{len(kinds):,} separate kinds, from {kinds[0]:,} to {_counted(kinds[-1], 'image')}")
+        parts.append(f"{len(kinds):,} separate kinds, from {kinds[0]:,} to {counted(kinds[-1], 'image')}")
     if len(entries.odd):
-        parts.append(_counted(len(entries.odd), "odd image"))
+        parts.append(counted(len(entries.odd), "odd image"))
     copies = sum(len(group) - 1 for group in entries.duplicates)
     if copies:
-        parts.append(_counted(copies, "near-duplicate"))
+        parts.append(counted(copies, "near-duplicate"))
     if entries.bad:
-        parts.append(f"{_counted(len(entries.bad), 'image')} could not be read")
+        parts.append(f"{counted(len(entries.bad), 'image')} could not be read")
     return f"{'. '.join(parts)}."
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -17,6 +17,7 @@ from sdclr.progress import duration, stage, tell
 from sdclr.time_budget import Budget
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
+from sdclr.visible import counted
 
 if TYPE_CHECKING:
     from sdclr.training.pretrain import Trainer
@@ -167,7 +168,7 @@ def _sentence(budget: Budget, length: Length, speed: Speed, steps_per_epoch: int
     if steps < steps_per_epoch:
         share = f"{steps / steps_per_epoch:.0%} of one epoch"
         return f"{budget.minutes:g} min are too few to see every image once: {share}, {takes}"
-    epochs = f"{length.epochs} epochs" if length.steps is None else f"{steps / steps_per_epoch:.1f} epochs"
+    epochs = counted(length.epochs, "epoch") if length.steps is None else f"{steps / steps_per_epoch:.1f} epochs"
     return f"{budget.minutes:g} min: {epochs}, {takes}"
 
 
@@ -188,7 +189,7 @@ def as_begun(run: Run, config: PretrainConfig, budget: Budget | None) -> Pretrai
         config = replace(config, optim=replace(config.optim, warmup_epochs=old.optim.warmup_epochs))
     if budget is None:
         return config
-    check_minutes(run.budget_file, budget, begun=f"{old.epochs} epochs", option="--run")
+    check_minutes(run.budget_file, budget, begun=counted(old.epochs, "epoch"), option="--run")
     return replace(config, epochs=old.epochs, steps=old.steps)
 
 

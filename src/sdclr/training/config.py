@@ -28,6 +28,7 @@ from sdclr.method.rebalancing import (
 from sdclr.method.schedule import Schedule
 from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
 from sdclr.views.config import RandAugmentConfig, ViewConfig
+from sdclr.visible import counted
 
 FrameworkName = Literal["simclr", "moco", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"]
 FRAMEWORK_NAMES: Final[Mapping[FrameworkName, str]] = {
@@ -290,7 +291,7 @@ class PretrainConfig:
     def length(self) -> str:
         """The length of the run in words, such as "200 epochs", or "18 steps" if it ends within an epoch."""
         number, unit = (self.epochs, "epoch") if self.steps is None else (self.steps, "step")
-        return f"{number:,} {unit}{'' if number == 1 else 's'}"
+        return counted(number, unit)
 
     def _check_rebalancers(self) -> None:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)

@@ -20,6 +20,7 @@ from sdclr.training.interrupts import Interrupted
 from sdclr.training.pretrain import pretrain
 from sdclr.training.resolve import resolve_encoder
 from sdclr.training.runtime import Runtime
+from sdclr.visible import counted
 
 _PROBE: Final = (16, 3)
 """Batch size and number of steps of the first measurement. On a slow machine it is the only one."""
@@ -161,7 +162,7 @@ def _training(source: Source, device: torch.device) -> Cost:
         command="pretrain",
         seconds=seconds,
         images_per_second=speed.images_per_second,
-        work=f"for {config.epochs} epochs with automatic settings: {config.encoder.name}{width} at "
+        work=f"for {counted(config.epochs, 'epoch')} with automatic settings: {config.encoder.name}{width} at "
         f"{config.views.image_size} px ({speed.images_per_second:,.0f} images/s on {device.type} in {speed.steps} "
         f"steps of {speed.batch} images)" + ("; --minutes 30 makes it shorter" if seconds > _LONG else ""),
     )

@@ -18,6 +18,7 @@ from sdclr.training.known_weights import KnownWeights, is_timm, known_weights, u
 from sdclr.training.optim_config import OptimConfig
 from sdclr.training.sizes import first_that_fits
 from sdclr.views.config import ViewConfig
+from sdclr.visible import counted
 
 ADAPTS_FROM: Final = 250
 """Minimum number of images for an adaptive ratio. Smaller sets were not tested; a tenth of the images is held out."""
@@ -123,9 +124,10 @@ def starting_line(config: PretrainConfig, minutes: float | None = None) -> str:
     """
     origin = "random weights" if config.start is None else known_weights(config.start).words
     damage = "no damage" if config.damage.kind == "none" else f"{config.damage.share} of the weights damaged"
+    length = counted(config.epochs, "epoch") if minutes is None else f"{minutes:g} min"
     parts = [
         f"{config.encoder.name} at {config.views.image_size} px",
-        f"{f'{config.epochs} epochs' if minutes is None else f'{minutes:g} min'} in batches of {config.batch_size}",
+        f"{length} in batches of {config.batch_size}",
         f"{config.optim.name} at a rate of {config.optim.lr:g}",
         damage,
         f"batch-norm statistics {'fixed' if config.fixes_statistics else 'moving'}",

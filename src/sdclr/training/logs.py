@@ -9,6 +9,7 @@ from typing import Any, Final
 from sdclr.files import append_json, read_json_lines, write_atomically
 from sdclr.progress import duration, stage, tell
 from sdclr.training.board import Board
+from sdclr.visible import counted
 
 SLOW: Final = (
     "This takes more than an hour on a CPU. For a shorter run stop it, and give --minutes 30, which chooses how many "
@@ -99,7 +100,8 @@ class Log:
         seconds = (self._total - step) / rate
         if seconds < _WORTH:
             return
-        what = f"{self._epochs} epochs" if self._begun == 0 else f"the rest of {self._epochs} epochs"
+        epochs = counted(self._epochs, "epoch")
+        what = epochs if self._begun == 0 else f"the rest of {epochs}"
         tell(f"about {duration(seconds)} for {what} ({rate * self._images_per_step:,.0f} images/s)")
         if self._slow and seconds > _LONG:
             tell(self._slow)

@@ -40,6 +40,7 @@ from sdclr.training.config import PretrainConfig
 from sdclr.training.distributed import Processes
 from sdclr.training.run import Run
 from sdclr.training.runtime import Runtime
+from sdclr.visible import counted
 
 THREADS_GAIN: Final = 1.05
 """More threads are kept unless they take this many times as long as fewer threads."""
@@ -110,7 +111,7 @@ def settle(objective: Objective, config: PretrainConfig, runtime: Runtime, place
     decided = place.broadcast(decide() if place.first else None)
     assert decided is not None  # noqa: S101  # for mypy: the first process has decided
     if place.device.type == "cpu":
-        threads = f"{decided.threads} thread{'' if decided.threads == 1 else 's'}"
+        threads = counted(decided.threads, "thread")
         tell(f"computing in {decided.precision} on {threads}; --amp and --threads set that")
     return decided
 

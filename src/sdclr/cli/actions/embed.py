@@ -6,10 +6,10 @@ from sdclr.cli.commands.embed import Embed
 from sdclr.cli.machine import machine
 from sdclr.cli.plan import tell_plan
 from sdclr.cli.talk import finish, spelled
-from sdclr.cli.told import counted
 from sdclr.data.sources import open_source
 from sdclr.evaluation.embed import check_embeddings_name, embed
 from sdclr.training.resolve import resolve_encoder
+from sdclr.visible import counted
 
 
 def run(command: Embed, console: Console) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from sdclr.cli.commands.finetune import Finetune
 from sdclr.cli.plan import tell_images, tell_machine, tell_output
 from sdclr.cli.talk import budget, finish, note, spelled
-from sdclr.cli.told import counted, tell_encoder
+from sdclr.cli.told import tell_encoder
 from sdclr.data.sources import open_source
 from sdclr.downstream.config import FinetuneConfig
 from sdclr.downstream.finetune import finetune
@@ -19,6 +19,7 @@ from sdclr.time_budget import Budget
 from sdclr.training.distributed import resolve_device
 from sdclr.training.feed import default_workers
 from sdclr.training.resolve import ResolvedEncoder, resolve_encoder
+from sdclr.visible import counted
 
 
 def run(command: Finetune, console: Console) -> None:

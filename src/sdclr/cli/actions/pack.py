@@ -6,9 +6,9 @@ from sdclr.cli.commands.pack import Pack
 from sdclr.cli.inspected import size_text
 from sdclr.cli.plan import tell_images, tell_output
 from sdclr.cli.talk import finish, spelled
-from sdclr.cli.told import counted
 from sdclr.data.pack import pack
 from sdclr.data.sources import open_source
+from sdclr.visible import counted
 
 
 def run(command: Pack, console: Console) -> None:
