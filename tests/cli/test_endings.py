@@ -61,6 +61,13 @@ def test_every_end_is_one_line_and_a_code(raised, command, code, said, ended):
     assert text.count("\n") == 1
 
 
+def test_what_is_stored_is_said_after_an_interrupt(ended):
+    stop = KeyboardInterrupt()
+    stop.add_note("the features of 64 of 120 images are stored")
+    expected = "stopped by Ctrl-C; the features of 64 of 120 images are stored; run the same command to resume\n"
+    assert ended(stop, "mine") == (INTERRUPTED, expected)
+
+
 def test_the_place_of_a_bug_is_named_and_debug_shows_all_of_it(monkeypatch, capsys):
     def broken(_options):
         raise RuntimeError("x" * 1000)

@@ -111,8 +111,9 @@ def test_a_stopped_pass_goes_on_and_ends_the_same(  # noqa: PLR0917  # fixtures
     collection, damaged, states, plan, tmp_path, told, stop
 ):
     whole = read(damaged(collection, BAD), states, plan, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         read(damaged(collection, BAD, stops_at=stop), states, plan, tmp_path / "stopped")
+    assert stopped.value.__notes__ == [f"the features of {stop // 64 * 64} of 120 images are stored"]
     again = damaged(collection, BAD)
     told.steps.clear()
     resumed = read(again, states, plan, tmp_path / "stopped")

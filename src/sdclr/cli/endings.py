@@ -46,6 +46,7 @@ def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoRet
         SystemExit: With the exit code.
     """
     command = arguments[0] if arguments else ""
+    stored = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     if was_asked():
         error = Terminated()
     if _reader_is_gone(error):
@@ -60,7 +61,7 @@ def end(error: BaseException, *, arguments: Sequence[str], debug: bool) -> NoRet
     if isinstance(error, KeyboardInterrupt | Terminated):
         by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
         resumes = command in CATALOG and CATALOG[command].resumes
-        _say(f"stopped by {by}{'; run the same command to resume' if resumes else ''}")
+        _say(f"stopped by {by}{stored}{'; run the same command to resume' if resumes else ''}")
         raise SystemExit(code) from None
     if debug:
         raise error

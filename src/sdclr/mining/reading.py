@@ -47,6 +47,7 @@ from sdclr.progress import stage, tell
 from sdclr.views.config import ViewConfig
 from sdclr.views.parameters import draw_views
 from sdclr.views.render_cv import render_cv_batch
+from sdclr.visible import counted
 
 _CHUNK: Final = 4096
 """Approximate images per chunk. A chunk is a whole number of batches, so a resumed pass has the same batches."""
@@ -158,23 +159,27 @@ def read_collection(
     left = sum(map(len, unread))
     if any(stock.grown):
         tell(stock.grown.line(len(source), left))
-    done = len(source) - left
+    done, stored = len(source) - left, len(source) - sum(map(len, missing))
     # Other steps, such as stacking the views of a batch, also need memory per batch.
     with enough_memory(plan.batch_size), stage("reading images", len(source), done=done) as update:
-        for chunk, batches in zip(missing, _by_chunk(source, plan, unread, workers), strict=True):
-            begin, end = chunk.start, chunk.stop
-            values = np.full((end - begin, len(columns)), np.nan, dtype=np.float32)
-            bad = [entry for part in known for entry in part.into(begin, tables, values)]
-            for batch in batches:
-                bad.extend(batch.bad)
-                reader.into(batch, begin, tables, values)
-                done += len(batch.positions) + len(batch.bad)
-                update(done)
-            for table in tables:
-                table.flush()
-            write_chunk(
-                chunk_file(folder, begin // plan.chunk), values, bad, [checksum(table[begin:end]) for table in tables]
-            )
+        try:
+            for chunk, batches in zip(missing, _by_chunk(source, plan, unread, workers), strict=True):
+                begin, end = chunk.start, chunk.stop
+                values = np.full((end - begin, len(columns)), np.nan, dtype=np.float32)
+                bad = [entry for part in known for entry in part.into(begin, tables, values)]
+                for batch in batches:
+                    bad.extend(batch.bad)
+                    reader.into(batch, begin, tables, values)
+                    done += len(batch.positions) + len(batch.bad)
+                    update(done)
+                for table in tables:
+                    table.flush()
+                checksums = [checksum(table[begin:end]) for table in tables]
+                write_chunk(chunk_file(folder, begin // plan.chunk), values, bad, checksums)
+                stored += len(chunk)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            stop.add_note(f"the features of {stored:,} of {counted(len(source))} are stored")
+            raise
     for place in earlier(folder):
         remove(place)
     files = [chunk_file(folder, number) for number in range(-(-len(source) // plan.chunk))]
