@@ -5,8 +5,8 @@
 
 DIR holds `cifar10` (Parquet) and `clothing` (folders train and test). `run` finishes the cells (collection, arm, seed)
 that docs/results/adapting.jsonl lacks, the most valuable first; an interrupted cell resumes. `table` writes
-docs/results/adapting_tables.md from the records, without training. The protocol, and what would count as a yes, are in
-docs/results/adapting.md; they were written before the runs.
+docs/results/adapting_tables.md and the tables of docs/results/leaderboard.md from the records, without training. The
+protocol, and what would count as a yes, are in docs/results/adapting.md; they were written before the runs.
 """
 
 import argparse
@@ -35,6 +35,9 @@ from sdclr.training.runtime import Runtime
 
 RECORDS: Final = Path("docs/results/adapting.jsonl")
 TABLES: Final = Path("docs/results/adapting_tables.md")
+LEADERBOARD: Final = Path("docs/results/leaderboard.md")
+BEGIN, END = "<!-- adapted -->\n", "<!-- end -->\n"
+NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos"}
 SIZE: Final = 64
 EPOCHS: Final = {"cifar": 4, "clothing": 4}
 FEW_LABELS: Final = (1, 5, 50)
@@ -226,7 +229,7 @@ def tables() -> Iterator[str]:
         cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
         if not cells:
             continue
-        yield f"### {'CIFAR-10-LT' if name == 'cifar' else 'Clothing'}\n"
+        yield f"### {NAMES[name]}\n"
         yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
         yield f"|---|---|{'---|' * len(COLUMNS)}"
         for arm in ARMS:
@@ -251,6 +254,35 @@ def tables() -> Iterator[str]:
         yield ""
 
 
+LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
+
+
+RESUMED: Final = 60
+"""A run that took fewer seconds was resumed, so its cost is unknown."""
+
+
+def leading() -> Iterator[str]:
+    """The tables of the leaderboard: each arm, and its difference to SimCLR over the seeds that both have."""
+    found = records(RECORDS)
+    for name, title in NAMES.items():
+        cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
+        yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost (minutes) |"
+        yield f"|---|---:|{'---:|' * len(LEADING)}---:|"
+        for arm in (each for each in ARMS if any(each == one for one, _ in cells)):
+            seeds = sorted(seed for one, seed in cells if one == arm)
+            both = [seed for seed in seeds if ("SimCLR", seed) in cells and arm != "SimCLR"]
+            row = []
+            for column in LEADING.values():
+                text = spread([cells[arm, seed][column] for seed in seeds], column)
+                gains = [cells[arm, seed][column] - cells["SimCLR", seed][column] for seed in both]
+                row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
+            cost = min(
+                (cells[arm, seed]["cpu_seconds"] for seed in seeds if cells[arm, seed]["cpu_seconds"] > RESUMED),
+                default=0,
+            )
+            yield f"| {arm} | {len(seeds)} | {' | '.join(row)} | {cost / 60:.1f} |".replace("-", "\N{MINUS SIGN}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
@@ -261,6 +293,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.what == "table":
         TABLES.write_text("\n".join(tables()) + "\n")
+        before, _, rest = LEADERBOARD.read_text().partition(BEGIN)
+        LEADERBOARD.write_text(before + BEGIN + "\n".join(leading()) + "\n\n" + END + rest.partition(END)[2])
         return
     part, parts = map(int, given.part.split("/"))
     run(given.data, given.runs, part, parts)
