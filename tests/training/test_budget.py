@@ -254,7 +254,7 @@ def test_another_budget_is_refused(trained: Trained, tiny: PretrainConfig) -> No
     with pytest.raises(InputError, match=r"begun with a budget of 0.27 min, not with 1 min"):
         trained("budget", minutes=1)
     trained("epochs", replace(tiny, epochs=1))
-    with pytest.raises(InputError, match="begun with 1 epochs, not with 1 min"):
+    with pytest.raises(InputError, match="begun with 1 epoch, not with 1 min"):
         trained("epochs", replace(tiny, epochs=1), minutes=1)
     for minutes in (0, -1, math.inf, math.nan):
         with pytest.raises(InputError, match="must be more than 0"):

@@ -342,7 +342,9 @@ def test_two_processes_with_fixed_statistics_train_as_one_does(  # noqa: PLR0917
     found, expected = (Run(tmp_path / name).objective().state_dict() for name in ("two", "one"))
     before = finished.objective().state_dict()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        # Means of up to 30 in float32: rounding errors grow with the largest value, not with each.
+        largest = max(1, float(value.abs().max())) if value.is_floating_point() else 1
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * largest)
         if name.endswith("running_var"):
             assert torch.equal(value, before[name]) == ("_norm" not in name)
     weights = Run(tmp_path / "one").encoder().state_dict()
