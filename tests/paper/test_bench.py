@@ -422,7 +422,7 @@ def test_from_images_to_a_leaderboard_with_failures_apart_and_nothing_twice(benc
     page = file.with_suffix(".md").read_text()
     assert page in capsys.readouterr().out
     assert "Data: CIFAR-10-LT: files as published. Splits: 2, drawn." in page
-    assert "resnet18 of width 4 at 8 px, 1 epochs, batches of 32. SMALL" in page
+    assert "resnet18 of width 4 at 8 px, 1 epoch, batches of 32. SMALL" in page
     assert (
         "sdclr bench --data DIR --matrix simclr+none simclr+prune --dataset cifar10_lt --scale cpu --splits 2" in page
     )

@@ -21,6 +21,7 @@ from sdclr.paper.runner import Data, Queue, failures, run_queue
 from sdclr.training.config import PretrainConfig
 from sdclr.training.runtime import Runtime
 from sdclr.version import __version__
+from sdclr.visible import counted
 
 
 def run(command: Bench, console: Console) -> None:
@@ -125,7 +126,8 @@ def _head(command: Bench, asked: Matrix, data: Data) -> dict[str, Any]:
 def _header(head: Mapping[str, Any], states: Sequence[State]) -> str:
     width = "" if head["width"] is None else f" of width {head['width']}"
     size = (
-        f"{head['encoder']}{width} at {head['image_size']} px, {head['epochs']} epochs, batches of {head['batch_size']}"
+        f"{head['encoder']}{width} at {head['image_size']} px, {counted(head['epochs'], 'epoch')}, "
+        f"batches of {head['batch_size']}"
     )
     small = " SMALL: a direction only." if head["scale"] == "cpu" else ""
     lacking = dict.fromkeys(state.reason for state in states if state.reason)
