@@ -91,6 +91,8 @@ ARMS: Final[dict[str, Change | None]] = {
     "SDCLR 0.9": damaged(0.9),
     "SDCLR adaptive": damaged("adaptive"),
     "SimCLR + density": dense,
+    "SimCLR, another order": plain,
+    "SimCLR, another order, again": plain,
     "SimCLR + kinds": plain,
     "SimCLR + kinds, permuted weights": plain,
     "SimCLR, rate 0.002": at_rate(0.002),
@@ -116,10 +118,11 @@ FIRST: Final = (
     "SDCLR 0.3",
     "SDCLR 0.5",
     "SimCLR + density",
-    "SimCLR + kinds",
+    "SimCLR, another order",
 )
 HALFWAY: Final = ", halfway"
-PERMUTED: Final = "SimCLR + kinds, permuted weights"
+KINDS: Final = ("SimCLR + kinds", "SimCLR + kinds, permuted weights")
+"""On clothing alone: CIFAR-10-LT is one kind, so all weights are equal there."""
 SECOND: Final = (
     "SimCLR, halfway",
     "SimCLR, rate 0.002",
@@ -134,17 +137,12 @@ SECOND: Final = (
     "SimCLR + KoLeo",
 )
 CELLS: Final = [
-    *(("cifar", arm, 1) for arm in FIRST),
-    *(("cifar", arm, 2) for arm in FIRST[:-1]),  # CIFAR-10-LT is one kind: equal weights, which is SimCLR again
-    *(("clothing", arm, 1) for arm in FIRST),
-    *(("cifar", arm, 3) for arm in FIRST[:-1]),
-    *(("clothing", arm, 2) for arm in FIRST),
-    *(("clothing", PERMUTED, seed) for seed in (1, 2)),
-    *(("clothing", arm, 3) for arm in (*FIRST, PERMUTED)),
+    *(("cifar", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
+    *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
+    *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in KINDS),
     *((name, arm, 1) for arm in SECOND for name in ("cifar", "clothing")),
-    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, PERMUTED)),
+    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS)),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
-    *((name, arm, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing") for arm in ARMS),
 ]
 """Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
 
@@ -157,8 +155,12 @@ def settings(change: Change, source: Source, name: str, seed: int) -> PretrainCo
 
 
 def kind_weights(source: Source, seed: int, *, permuted: bool) -> NDArray[np.float64]:
-    """Each kind of the frozen features alike, up to a cap; as a control, the same weights randomly permuted."""
-    features = torch.from_numpy(features_of(load_encoder(image_size=SIZE), source, SIZE)[0])
+    """Each kind alike, up to a cap; as a control, the same weights randomly permuted.
+
+    The kinds are those of `sdclr mine`, in the frozen features at the encoder's own size. At 64 px no kind is separate.
+    """
+    encoder = load_encoder()
+    features = torch.from_numpy(features_of(encoder, source, encoder.image_size)[0])
     kinds = find_kinds(features)
     weights = 1 / kinds.sizes[kinds.labels].astype(np.float64)
     for _ in range(50):
@@ -205,7 +207,11 @@ def adapted(arm: str, config: PretrainConfig, images: Source, runs: Path, cell: 
     trained_as = arm.removesuffix(HALFWAY)  # the run of the arm without it, if there is one
     folder = runs / f"{cell}-{trained_as}".replace(", ", "-").replace(" ", "-")
     how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=1, threads=1)
-    weights = kind_weights(images, config.seed, permuted="permuted" in arm) if "kinds" in arm else None
+    weights = None
+    if arm in KINDS:
+        weights = kind_weights(images, config.seed, permuted="permuted" in arm)
+    elif "another order" in arm:
+        weights = np.ones(len(images))  # weighted sampling draws its own order
     prepare: Prepare = lambda _: None  # noqa: E731
     if "head first" in arm:
         prepare = head_first(images, config, folder.with_name(f"{folder.name}-head"), how)
