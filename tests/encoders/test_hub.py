@@ -1,6 +1,7 @@
 """The hub: fetched for real from a local server, and never a hang without one."""
 
 import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -19,9 +20,10 @@ TINY = "test_resnet.r160_in1k"
 def load(spec: str, endpoint: str, cache) -> subprocess.CompletedProcess[str]:
     """Load an encoder in a fresh process, as a user does, with a hub of our own."""
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "PATH": "/usr/bin:/bin", "HF_HUB_DISABLE_XET": "1"}
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOAD, spec],
-        env=environment,
+        env=environment | measured,
         capture_output=True,
         text=True,
         check=False,
