@@ -84,6 +84,20 @@ def test_settings_of_earlier_versions_are_read() -> None:
     assert digest(config) == "23569c79"  # as when the settings had these names
 
 
+@pytest.mark.parametrize(("group", "name", "usual", "other"), [
+    ("damage", "also", [], [0.5]),
+    ("density", "full", None, 1.0),
+    ("density", "weigh", "sampling", "loss"),
+])  # fmt: skip
+def test_removed_settings_are_read_with_their_usual_value_alone(group: str, name: str, usual: Any, other: Any) -> None:
+    usual_run = from_json(PretrainConfig, {group: {name: usual}})
+    assert usual_run == PretrainConfig()
+    assert digest(usual_run) == digest(PretrainConfig())
+    with pytest.raises(SettingError, match=rf"^'{group}.{name}' was removed, and is read only as [^\n]*$") as caught:
+        from_json(PretrainConfig, {group: {name: other}})
+    assert caught.value.keys == ((group, name),)
+
+
 @given(outers, outers)
 def test_differences_and_digest_tell_configurations_apart(old: Outer, new: Outer) -> None:
     assert (differences(old, new) == []) == (old == new)

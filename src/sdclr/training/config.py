@@ -296,9 +296,7 @@ class PretrainConfig:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
         if len(chosen) < len(self.rebalance):
             raise InputError(f"--rebalance names one twice: {', '.join(self.rebalance)}")
-        weighing: list[str] = sorted(chosen & PER_SAMPLE)
-        if "density" in chosen and self.density.weigh == "loss":
-            weighing.append("density (of the loss)")
+        weighing = sorted(chosen & PER_SAMPLE)
         if weighing and self.framework in BATCH_LOSSES:
             raise InputError(
                 f"{name} has no loss per image, so {', '.join(weighing)} cannot weight images: leave that out of "
