@@ -86,6 +86,8 @@ def test_settings_of_earlier_versions_are_read() -> None:
 
 @pytest.mark.parametrize(("group", "name", "usual", "other"), [
     ("damage", "also", [], [0.5]),
+    ("damage", "schedule", "constant", "ramp"),
+    ("damage", "cycles", 5.0, 2.0),
     ("density", "full", None, 1.0),
     ("density", "weigh", "sampling", "loss"),
 ])  # fmt: skip
@@ -195,10 +197,10 @@ def test_a_value_that_the_configuration_itself_refuses_stays_refused() -> None:
 
 def test_settings_that_contradict_each_other_are_all_named() -> None:
     with pytest.raises(
-        SettingError, match=r"^damage.kind = 'random' and damage.schedule = 'ramp': only pruning"
+        SettingError, match=r"^damage.kind = 'random' and damage.ratio = 'adaptive': only pruning"
     ) as caught:
-        from_json(PretrainConfig, {"damage": {"kind": "random", "schedule": "ramp", "gain": 1.0}})
-    assert caught.value.keys == (("damage", "kind"), ("damage", "schedule"))
+        from_json(PretrainConfig, {"damage": {"kind": "random", "ratio": "adaptive", "gain": 1.0}})
+    assert caught.value.keys == (("damage", "kind"), ("damage", "ratio"))
 
 
 def test_absent_fields_come_from_the_base() -> None:

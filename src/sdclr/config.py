@@ -36,6 +36,8 @@ _RENAMED: Final = {"grey": "gray", "neighbours": "neighbors"}
 _RENAMED_FROM: Final = {new: old for old, new in _RENAMED.items()}
 _REMOVED: Final[dict[tuple[str, str], Any]] = {
     ("DamageConfig", "also"): [],
+    ("DamageConfig", "schedule"): "constant",
+    ("DamageConfig", "cycles"): 5.0,
     ("DensityConfig", "full"): None,
     ("DensityConfig", "weigh"): "sampling",
 }

@@ -100,8 +100,8 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     count = min(len(source), batch * steps)
     some = SubsetSource(source, np.arange(count, dtype=np.int64) * len(source) // count)
     damage = config.damage
-    if damage.kind != "none":  # an adaptive ratio holds images out, and a schedule needs epochs; steps cost the same
-        damage = replace(damage, ratio=0.5, schedule="constant")
+    if damage.kind != "none":  # an adaptive ratio holds images out; steps cost the same
+        damage = replace(damage, ratio=0.5)
     short = replace(
         config,
         damage=damage,

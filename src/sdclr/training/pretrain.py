@@ -290,7 +290,7 @@ class Trainer:
         if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
             return
         seed(self._step_seed(0), self.place.device)  # equal on all processes: masks may be drawn at random
-        refresh_masks(self.objective, damage, self.step / self.total, self.place)
+        refresh_masks(self.objective, damage, self.place)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
                 settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))
