@@ -139,6 +139,17 @@ def attributes_of(source: Source) -> Attributes | None:
         raise InputError(f"{source.name}: {error}") from error
 
 
+def class_name(source: Source, number: int) -> str:
+    """Name of a class; its number if it has no name."""
+    return source.classes[number] if number < len(source.classes) else str(number)
+
+
+def label_name(source: Source, index: int) -> str:
+    """Class name of an image; "" if unknown."""
+    number = -1 if source.labels is None else int(source.labels[index])
+    return "" if number < 0 else class_name(source, number)
+
+
 def whole_image(source: Source, index: int) -> WholeImage | None:
     """The image that contains an annotated box, and the box's rectangle; None if items are whole images."""
     whole: Callable[[int], WholeImage | None] | None = getattr(source, "whole", None)

@@ -1,7 +1,6 @@
 """Open image sources of all kinds, and select subsets."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -214,12 +213,12 @@ def _without(spec: str | Path, option: str) -> tuple[str | Path, str | None]:
 
 def _open_kind(kind: str, rest: str, split: str | None) -> Source:
     """Open the images of a text that names their kind before a colon."""
-    place, *options = re.split(r",(?=[a-z]+=)", rest) if kind == "hf" else [rest]
+    place, options = split_options(rest) if kind == "hf" else (rest, {})
     path, spelled = _path_and_split(place)
     split = _one_split(spelled, split, f"{kind}:{rest}")
     match kind:
         case "hf":
-            return open_hugging_face(path, dict(option.split("=", 1) for option in options), split=split)
+            return open_hugging_face(path, options, split=split)
         case "wds":
             return open_shards(path if spelled else rest, split=split)
         case _:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdclr.data.source import class_name
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
 from sdclr.views.config import ViewConfig
@@ -109,8 +110,7 @@ def class_sheet(
     for number in order.tolist():
         chosen = _examples(source, np.flatnonzero(source.labels == number), per_class, side)
         sheet = contact_sheet(np.stack(chosen), columns=per_class) if chosen else None
-        name = source.classes[number] if number < len(source.classes) else str(number)
-        shown.append(ClassExamples(number, name, int(counts[number]), sheet))
+        shown.append(ClassExamples(number, class_name(source, number), int(counts[number]), sheet))
     return shown
 
 
