@@ -139,8 +139,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
         found: Balance = getattr(result, score).balance
         return found
     try:
-        values = result[score]["balance"]
-        return Balance(**{field: math.nan if values[field] is None else values[field] for field in Balance._fields})
+        return Balance.from_json(result[score]["balance"])
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{label} is not an evaluation with a {score!r} score ({error!r}); give an output of `sdclr evaluate`"
