@@ -17,8 +17,8 @@ from sdclr.evaluation.balance import GROUPS
 from sdclr.features.extract import extract_features
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
-from sdclr.paper.panels import MARKERS, Row, legend, panels, spread_line, spread_of
-from sdclr.reporting.figures import PALETTE
+from sdclr.paper.panels import Row, panels, spread_line, spread_of
+from sdclr.reporting.figures import MARKERS, PALETTE, legend
 from sdclr.training.checkpoint import snapshot_epochs
 from sdclr.training.run import Run
 

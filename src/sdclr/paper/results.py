@@ -1,9 +1,9 @@
 """Results of the paper's runs as one tidy table, with a row per run, branch and probe."""
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import pstdev
 from typing import Any, Final, get_args
 
 import pyarrow as pa
@@ -176,10 +176,8 @@ def _tuned(folder: Path) -> list[Row]:
     result = read_json(file, _AGAIN, keys={"per_class": list, "balance": dict})
     with parsing(file, _AGAIN):
         known = [value for value in result["per_class"] if value is not None]
-        mean = sum(known) / len(known)
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
         told = {"seconds": result["seconds"], "sdclr": result["sdclr"], "status": "finished"}
-        return [row | result["balance"] | {"std_classes": deviation} | told]
+        return [row | result["balance"] | {"std_classes": pstdev(known)} | told]
 
 
 def _unfinished(folder: Path) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from sdclr.errors import InputError
 from sdclr.files import remove, write_atomically
 from sdclr.progress import stage
 from sdclr.reporting.config import PAGE_IMAGES
+from sdclr.reporting.elements import template
 from sdclr.reporting.gallery_data import (
     CHUNK,
     Pictures,
@@ -161,19 +161,12 @@ def _check(path: Path, thumbnails: int | None, images: int, size: int) -> None:
 
 
 def _page(**values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("sdclr.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     folder = resources.files("sdclr.reporting") / "templates"
     own = {
         "css": Markup("\n".join((folder / name).read_text("utf-8") for name in _STYLES)),  # noqa: S704  # ours
         "js": Markup("\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)),  # noqa: S704  # ours
     }
-    return environment.get_template("gallery.html.j2").render(version=__version__, **own, **values)
+    return template("gallery.html.j2").render(version=__version__, **own, **values)
 
 
 def _remove_others(files: Path, stamp: str) -> None:

@@ -27,7 +27,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """Fields of a `Balance` and their column names, in the order of the paper's tables."""
 
-_UNKNOWN = "\u2013"
+UNKNOWN = "\u2013"
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*|<\[])")
 
 
@@ -149,7 +149,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
 def _figure(summary: Summary, field: str) -> str:
     mean, deviation = getattr(summary.mean, field), getattr(summary.std, field)
     if math.isnan(mean):
-        return _UNKNOWN
+        return UNKNOWN
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
