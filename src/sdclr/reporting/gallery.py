@@ -66,7 +66,6 @@ def write_gallery(
     source: Source,
     *,
     title: str,
-    summary: str = "",
     why: Callable[[int], str] | None = None,
     thumbnails: int | None = None,
     images: int = PAGE_IMAGES,
@@ -87,7 +86,6 @@ def write_gallery(
         entries: The images, their scores, kinds and odd images.
         source: The images, with the same ids as the entries.
         title: The heading.
-        summary: Further information for the reader, in a few sentences.
         why: Explains the rank of an image, given its position. By default the page explains it from the scores.
         thumbnails: Number of the rarest images with a thumbnail; all by default. Images at the top of the page always
             have one.
@@ -131,7 +129,6 @@ def write_gallery(
         title=visible(title),
         short=in_short(entries),
         listed=len(rows.positions) if len(rows.positions) < rows.ranked else None,
-        summary=visible(summary),
         several=len(entries.groups) > 1,
         ranked_by=ranked_by(entries),
         against=entries.old is not None and len(entries.groups) > 1,
