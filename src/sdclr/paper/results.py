@@ -86,19 +86,18 @@ def collect(folder: Path) -> list[Row]:
     return rows
 
 
-def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> list[Path]:
+def write_results(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write the tidy table as Parquet and CSV.
 
     Args:
         rows: The result of `collect`.
         folder: The folder to write to.
-        name: Name of the files, without suffix.
 
     Returns:
         The files.
     """
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    files = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    files = [folder / "results.parquet", folder / "results.csv"]
     sink = pa.BufferOutputStream()
     pa_csv.write_csv(table, sink)
     for file, data in zip(files, (parquet_bytes(table), sink.getvalue().to_pybytes()), strict=True):
