@@ -14,7 +14,8 @@ from sdclr.cli.machine import machine
 from sdclr.data.inventory import Inventory
 from sdclr.decoding.decode import BadImage
 from sdclr.environment import private_removed
-from sdclr.features.inspect import inspect_images, open_images
+from sdclr.features.embeddings import open_images
+from sdclr.features.inspect import inspect_images
 from sdclr.progress import duration
 from sdclr.training.costs import Cost, estimate_costs
 from sdclr.visible import visible

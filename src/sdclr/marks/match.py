@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sdclr.data.source import label_name
 from sdclr.data.sources import ImageSource, Source, image_file
 from sdclr.errors import InputError
-from sdclr.features.inspect import open_images
+from sdclr.features.embeddings import open_images
 from sdclr.marks.rows import Mark, Marks, joined
 from sdclr.marks.table import is_marks
 
