@@ -21,7 +21,8 @@ import forgetting_groups  # noqa: E402
 import long_run  # noqa: E402
 import soak  # noqa: E402
 import speed_growth  # noqa: E402
-from sdclr.paper.figures import FigureName, draw_rows  # noqa: E402
+from sdclr.paper.experiments import FigureName  # noqa: E402
+from sdclr.paper.figures import draw_rows  # noqa: E402
 from sdclr.paper.panels import read_rows  # noqa: E402
 from sdclr.reporting.figures import save_figure  # noqa: E402
 

@@ -84,6 +84,22 @@ def test_settings_of_earlier_versions_are_read() -> None:
     assert digest(config) == "23569c79"  # as when the settings had these names
 
 
+@pytest.mark.parametrize(("group", "name", "usual", "other"), [
+    ("damage", "also", [], [0.5]),
+    ("damage", "schedule", "constant", "ramp"),
+    ("damage", "cycles", 5.0, 2.0),
+    ("density", "full", None, 1.0),
+    ("density", "weigh", "sampling", "loss"),
+])  # fmt: skip
+def test_removed_settings_are_read_with_their_usual_value_alone(group: str, name: str, usual: Any, other: Any) -> None:
+    usual_run = from_json(PretrainConfig, {group: {name: usual}})
+    assert usual_run == PretrainConfig()
+    assert digest(usual_run) == digest(PretrainConfig())
+    with pytest.raises(SettingError, match=rf"^'{group}.{name}' was removed, and is read only as [^\n]*$") as caught:
+        from_json(PretrainConfig, {group: {name: other}})
+    assert caught.value.keys == ((group, name),)
+
+
 @given(outers, outers)
 def test_differences_and_digest_tell_configurations_apart(old: Outer, new: Outer) -> None:
     assert (differences(old, new) == []) == (old == new)
@@ -181,10 +197,10 @@ def test_a_value_that_the_configuration_itself_refuses_stays_refused() -> None:
 
 def test_settings_that_contradict_each_other_are_all_named() -> None:
     with pytest.raises(
-        SettingError, match=r"^damage.kind = 'random' and damage.schedule = 'ramp': only pruning"
+        SettingError, match=r"^damage.kind = 'random' and damage.ratio = 'adaptive': only pruning"
     ) as caught:
-        from_json(PretrainConfig, {"damage": {"kind": "random", "schedule": "ramp", "gain": 1.0}})
-    assert caught.value.keys == (("damage", "kind"), ("damage", "schedule"))
+        from_json(PretrainConfig, {"damage": {"kind": "random", "ratio": "adaptive", "gain": 1.0}})
+    assert caught.value.keys == (("damage", "kind"), ("damage", "ratio"))
 
 
 def test_absent_fields_come_from_the_base() -> None:

@@ -11,7 +11,6 @@ Sets and pairs are those of `arms.py`. Each arm is SimCLR or its self-damaging f
 - a number: that pruning ratio with separate normalization, the paper's form. `0` prunes nothing and shows the cost of
   the separate normalization alone;
 - `-statistics`: separate statistics, shared weight and bias;
-- `ramp-0.8`, `cyclic-0.8`: schedules;
 - `adaptive`: ratio by the generalization gap, at gain 2, with separate statistics.
 
 Expectation, written before the first run: adaptive is at least SimCLR - 0.3 points on linear All at every width and
@@ -37,8 +36,6 @@ def damage(arm: str) -> DamageConfig:
         return DamageConfig(kind="none")
     if name == "adaptive":
         return DamageConfig(ratio="adaptive", independent_norm=rest == "own" or "statistics")
-    if name in {"ramp", "cyclic"}:
-        return DamageConfig(ratio=float(rest), schedule="ramp" if name == "ramp" else "cyclic")
     return DamageConfig(ratio=float(name), independent_norm="statistics" if rest == "statistics" else True)
 
 

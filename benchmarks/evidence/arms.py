@@ -87,7 +87,7 @@ def run_one(place: Place, configure: Configure, weigh: Weigh) -> dict[str, Any]:
 
 
 def few_share(source: Source, weights: NDArray[np.float64] | None, run: Run) -> float:
-    """Share of the Few classes, in percent of the drawn or weighted images at the end of a run."""
+    """Share of the Few classes, in percent of the drawn images at the end of a run."""
     labels = np.asarray(source.labels)
     drawn = np.ones(len(labels)) if weights is None else weights
     loaded = load_checkpoint(run.checkpoints)

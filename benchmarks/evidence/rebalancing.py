@@ -6,16 +6,16 @@
 
 Sets and pairs are those of `arms.py`. Arms are SimCLR with one rebalancer; put `sdclr-` before one to prune half of the
 weights as well (`sdclr` alone is that without a rebalancer). Density comes in strengths, by the effective share of
-images that it leaves (`density-0.3`), and variants: `loss` weighs losses instead of sampling, `ramp` grows to full
-strength over the run. Controls: `shuffled` deals the same weights out at random, `clusters` takes the inverse size of
-k-means clusters, `oracle` draws by labels, `memorization-constant` gives every image the same strength, `joint` is the
-learning rate that harmonisation was published with, and nothing else.
+images that it leaves (`density-0.3`). Controls: `shuffled` deals the same weights out at random, `clusters` takes the
+inverse size of k-means clusters, `oracle` draws by labels, `memorization-constant` gives every image the same strength,
+`joint` is the learning rate that harmonisation was published with, and nothing else.
 
 What it should show, written before it ran: density draws more of the Few classes and raises few-shot Few; shuffled
 weights do not; the oracle is the bound. Rebalancers that need long to settle are even with SimCLR in so short a run.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,6 @@ ARMS = (
     "density-0.5",
     "density-0.3",
     "density-0.2",
-    "loss-0.3",
-    "ramp-0.3",
     "shuffled-0.3",
     "clusters-0.3",
     "oracle",
@@ -55,10 +53,12 @@ ARMS = (
 
 def density(kind: str, effective: float) -> DensityConfig:
     """What a kind of density-guided training is set to."""
-    if kind in {"shuffled", "clusters"}:
-        return DensityConfig(effective=effective, control="shuffled" if kind == "shuffled" else "clusters")
-    weigh, full = ("loss" if kind == "loss" else "sampling"), (1.0 if kind == "ramp" else None)
-    return DensityConfig(effective=effective, weigh=weigh, full=full)
+    controls: dict[str, Literal["none", "shuffled", "clusters"]] = {
+        "density": "none",
+        "shuffled": "shuffled",
+        "clusters": "clusters",
+    }
+    return DensityConfig(effective=effective, control=controls[kind])
 
 
 def configure(config: PretrainConfig, arm: str) -> PretrainConfig:

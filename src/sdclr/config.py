@@ -34,6 +34,14 @@ _MOST: Final = {
 _RENAMED: Final = {"grey": "gray", "neighbours": "neighbors"}
 """Names of settings in files of earlier versions, and their present names."""
 _RENAMED_FROM: Final = {new: old for old, new in _RENAMED.items()}
+_REMOVED: Final[dict[tuple[str, str], Any]] = {
+    ("DamageConfig", "also"): [],
+    ("DamageConfig", "schedule"): "constant",
+    ("DamageConfig", "cycles"): 5.0,
+    ("DensityConfig", "full"): None,
+    ("DensityConfig", "weigh"): "sampling",
+}
+"""Removed settings, by dataclass, that files of earlier versions hold, and the only value that is still read."""
 _SHOWN: Final = 60
 """Maximum length of a value in a message."""
 
@@ -203,6 +211,9 @@ def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {}
     for given, value in values.items():
+        if (cls.__name__, given) in _REMOVED:
+            _check_removed(value, _REMOVED[cls.__name__, given], (*place, given))
+            continue
         key = given if given in hints else _RENAMED.get(given, given)
         if key not in hints:
             raise SettingError(f"unknown key {shown(_dotted(place, key))}: {_hint(cls, key, place)}", [(*place, key)])
@@ -218,6 +229,12 @@ def _built(cls: type[Config], values: dict[str, Any], base: Config | None, place
         return cls(**fields)
     except (ValueError, ArithmeticError) as error:  # raised by settings in `sdclr.method`
         raise InputError(str(error)) from error
+
+
+def _check_removed(value: Any, usual: Any, key: _Key) -> None:
+    if value != usual:
+        name = ".".join(key)
+        raise SettingError(f"{name!r} was removed, and is read only as {shown(usual)}, not {shown(value)}", [key])
 
 
 def _dotted(place: _Key, key: str) -> str:

@@ -22,8 +22,6 @@ def adaptive():
         ("0", DamageConfig(ratio=0.0)),
         ("0.5", DamageConfig(ratio=0.5)),
         ("0.5-statistics", DamageConfig(ratio=0.5, independent_norm="statistics")),
-        ("ramp-0.8", DamageConfig(ratio=0.8, schedule="ramp")),
-        ("cyclic-0.8", DamageConfig(ratio=0.8, schedule="cyclic")),
         ("adaptive", DamageConfig(ratio="adaptive", independent_norm="statistics")),
         ("adaptive-own", DamageConfig(ratio="adaptive")),
     ],

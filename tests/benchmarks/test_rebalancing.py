@@ -20,8 +20,6 @@ def rebalancing():
     ("arm", "expected"),
     [
         ("density-0.5", DensityConfig(effective=0.5)),
-        ("loss-0.3", DensityConfig(effective=0.3, weigh="loss")),
-        ("ramp-0.3", DensityConfig(effective=0.3, full=1.0)),
         ("shuffled-0.2", DensityConfig(effective=0.2, control="shuffled")),
         ("clusters-0.2", DensityConfig(effective=0.2, control="clusters")),
     ],

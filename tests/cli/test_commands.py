@@ -344,7 +344,6 @@ def test_a_signal_saves_and_the_same_command_goes_on(signum, code, tmp_path):
         ("kind none", "adaptive"),
         ("kind random", 0.2),
         ("kind dropout", 0.2),
-        ("schedule ramp", 0.2),
         ("ratio 0.9", 0.9),
     ],
 )

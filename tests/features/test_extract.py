@@ -205,7 +205,7 @@ class TestExtractFeatures:
     def test_half_precision_is_close_and_still_float32(self):
         encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
         source = _Source(_pictures(4))
-        half = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8), amp=True, device="cpu")
+        half = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8), amp="bf16", device="cpu")
         full = extract_features(encoder, source, preprocessing=Preprocessing(image_size=8))
         assert half.values.dtype == np.float32
         assert not np.array_equal(half.values, full.values)

@@ -12,7 +12,7 @@ from sklearn.metrics import pairwise_distances
 from sdclr.errors import InputError
 from sdclr.evaluation.clusters import find_clusters
 from sdclr.features.nearest import nearest
-from sdclr.mining import selection
+from sdclr.mining import k_center, selection
 from sdclr.mining.selection import DEFAULT, select_samples
 from sdclr.mining.typicality import most_clusters
 
@@ -92,7 +92,7 @@ def test_rarity_is_the_distance_to_ten_neighbors_by_default():
 @pytest.mark.parametrize("active", [1, 20, 4096])
 def test_farthest_first_is_the_plain_algorithm(known, active, monkeypatch):
     x, _ = long_tailed()
-    monkeypatch.setattr(selection.farthest_first, "__kwdefaults__", {"weights": None, "centers": (), "active": active})
+    monkeypatch.setattr(k_center, "_ACTIVE", active)
     chosen = select_samples(x, None, 40, method="k_center", labeled=known, seed=5)
     expected = plain_farthest_first(unit(x), 40, chosen[0], np.ones(len(x)), known)
     assert chosen.tolist() == expected

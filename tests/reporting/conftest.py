@@ -72,7 +72,7 @@ def page_file(entries: GalleryEntries, tmp_path_factory: pytest.TempPathFactory)
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
     source = ArraySource(images, ids=entries.ids, name="made")
     path = tmp_path_factory.mktemp("page") / "rare images.html"
-    return write_gallery(path, entries, source, title="<Rare>", summary="Few & far", thumbnails=550)
+    return write_gallery(path, entries, source, title="<Rare>", thumbnails=550)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from sdclr.config import to_json
 from sdclr.encoders import EncoderConfig
 from sdclr.errors import InputError
 from sdclr.files import write_json
-from sdclr.reporting.comparison import UNKNOWN, diagnosis, differing_settings, name_runs, overview, start_weights
-from sdclr.reporting.tables import Table
+from sdclr.reporting.comparison import diagnosis, differing_settings, name_runs, overview, start_weights
+from sdclr.reporting.tables import UNKNOWN, Table
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
 from sdclr.training.run import Run

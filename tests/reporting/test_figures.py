@@ -61,7 +61,7 @@ def rows(count: int) -> list[dict[str, float]]:
 
 
 def test_loss_is_drawn_over_epochs_done(tmp_path: Path) -> None:
-    figure = loss_curves({"SDCLR": fake_run(tmp_path / "a", rows(3))})
+    figure = loss_curves({"SDCLR": [fake_run(tmp_path / "a", rows(3))]})
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [1, 2, 3])
     np.testing.assert_allclose(line.get_ydata(), [5, 4, 3])
@@ -71,18 +71,18 @@ def test_loss_is_drawn_over_epochs_done(tmp_path: Path) -> None:
 
 def test_runs_of_one_method_share_a_color_and_the_order_decides_it(tmp_path: Path) -> None:
     first, second, other = (fake_run(tmp_path / name, rows(2)) for name in "abc")
-    figure = loss_curves({"SDCLR": [first, second], "SimCLR": other}, order=["SimCLR", "SDCLR"])
+    figure = loss_curves({"SDCLR": [first, second], "SimCLR": [other]}, order=["SimCLR", "SDCLR"])
     assert [line.get_color() for line in figure.axes[0].lines] == [PALETTE[1], PALETTE[1], PALETTE[0]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SDCLR", "SimCLR"]
 
 
 def test_a_single_logged_point_is_visible(tmp_path: Path) -> None:
-    (line,) = loss_curves({"a": fake_run(tmp_path / "a", rows(1))}).axes[0].lines
+    (line,) = loss_curves({"a": [fake_run(tmp_path / "a", rows(1))]}).axes[0].lines
     assert line.get_marker() == "."
 
 
 def test_nothing_logged_gives_no_figure(tmp_path: Path) -> None:
-    assert loss_curves({"a": fake_run(tmp_path / "a", [])}) is None
+    assert loss_curves({"a": [fake_run(tmp_path / "a", [])]}) is None
     assert loss_curves({}) is None
 
 

@@ -176,7 +176,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
     entries, _ = collection(3)
     named = replace(entries, ids=[evil, "b", "c"], classes=(evil, "b", "c"), columns={evil: entries.rarity * 2})
     renamed = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), ids=[evil, "b", "c"], name="s")
-    page = write_gallery(tmp_path / "rare #1?.html", named, renamed, title=evil, summary=evil)
+    page = write_gallery(tmp_path / "rare #1?.html", named, renamed, title=evil)
     text = page.read_text("utf-8")
     assert "<img" not in text
     assert text.count("<script") == 3  # the data block, ours, one script of rows

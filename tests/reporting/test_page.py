@@ -17,7 +17,7 @@ from sdclr.errors import InputError
 from sdclr.evaluation.balance import Balance
 from sdclr.evaluation.evaluate import Result, Score
 from sdclr.mining.ranking import rank_images
-from sdclr.reporting.page import report, run_report, write_report
+from sdclr.reporting.page import report, write_report
 from sdclr.reporting.tables import Table
 from sdclr.training.config import DamageConfig, PretrainConfig
 from sdclr.training.optim import OptimConfig
@@ -263,13 +263,13 @@ def test_light_dark_and_print_are_cared_for(page: Page) -> None:
 
 
 def test_equal_input_gives_equal_pages(run: Run, source: ArraySource, tmp_path: Path) -> None:
-    first, second = (run_report(run, source, path=tmp_path / name) for name in ("a.html", "b.html"))
+    first, second = (report([run], source=source, out=tmp_path / name) for name in ("a.html", "b.html"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_run_without_labels_or_competitor(plain_run: Run, source: ArraySource, tmp_path: Path) -> None:
     images = np.stack([source.image(index) for index in range(len(source))])
-    page = Page(run_report(plain_run, ArraySource(images, name="unlabeled"), path=tmp_path / "r.html"))
+    page = Page(report([plain_run], source=ArraySource(images, name="unlabeled"), out=tmp_path / "r.html"))
     assert page.sections == ["training", "collection", "views", "settings"]
     assert "This page shows how the encoder was trained" in page.text
     assert page.tags["img"] == 2  # examples, views
@@ -283,7 +283,7 @@ def test_a_run_lies_beside_its_report_and_shows_its_own_evaluations(
     (run.results / "other.json").write_text("{}")
     monkeypatch.chdir(run.path)
     try:
-        path = run_report(Run(Path()), source)
+        path = report([Run(Path())], source=source)
         page = Page(path)
     finally:
         (run.results / "dense.json").unlink()
@@ -298,7 +298,7 @@ def test_a_run_lies_beside_its_report_and_shows_its_own_evaluations(
 
 
 def test_without_its_images_a_run_still_shows_what_it_wrote_down(run: Run, tmp_path: Path) -> None:
-    page = Page(run_report(run, path=tmp_path / "r.html"))
+    page = Page(report([run], out=tmp_path / "r.html"))
     assert page.sections == ["training", "collection", "pruning", "settings"]
     assert page.text.count(SCRIPT) == 1, "the class profile names the classes"
 
@@ -307,7 +307,7 @@ def test_a_run_that_has_only_begun(run: Run, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.json").write_text(run.config_file.read_text())
-    page = Page(run_report(Run(begun)))
+    page = Page(report([Run(begun)]))
     assert page.sections == ["settings"]
 
 
@@ -343,7 +343,7 @@ def test_bad_images_are_listed_up_to_a_limit(run: Run, tmp_path: Path) -> None:
     rows = ["id,reason", f"{SCRIPT}.jpg,truncated", *(f"x/{n}.jpg,zero bytes" for n in range(59))]
     # One name is not UTF-8.
     (folder / "bad_images.csv").write_bytes("\r\n".join(rows).encode() + b"\r\nx/\xff.jpg,not an image\r\n")
-    page = Page(run_report(Run(folder)))
+    page = Page(report([Run(folder)]))
     assert "bad-images" in page.sections
     assert "61 files" in page.text
     assert f"{SCRIPT}.jpg" in page.text
@@ -351,7 +351,7 @@ def test_bad_images_are_listed_up_to_a_limit(run: Run, tmp_path: Path) -> None:
     assert page.text.count("zero bytes") == 49
     text = (folder / "bad_images.csv").read_bytes().replace(b"x/\xff", b"y/\xff").splitlines()
     (folder / "bad_images.csv").write_bytes(b"\r\n".join([text[0], text[-1]]))
-    page = Page(run_report(Run(folder)))
+    page = Page(report([Run(folder)]))
     assert "1 file could" in page.text
     assert "y/?.jpg" in page.text
 
@@ -374,7 +374,7 @@ def test_labels_that_are_all_unknown_count_as_none(tmp_path: Path) -> None:
 
 def test_a_part_of_a_source_will_do(source: ArraySource, run: Run, tmp_path: Path) -> None:
     part = SubsetSource(source, np.arange(10))
-    assert "long-tail[10]" in Page(run_report(run, part, path=tmp_path / "r.html")).text
+    assert "long-tail[10]" in Page(report([run], source=part, out=tmp_path / "r.html")).text
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:

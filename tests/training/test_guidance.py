@@ -149,10 +149,6 @@ def test_strength_changes_the_views_of_those_samples_alone(train: Train, monkeyp
     ("changes", "message"),
     [
         ({"framework": "vicreg", "rebalance": ("memorization",)}, "has no loss per image"),
-        (
-            {"framework": "vicreg", "rebalance": ("density",), "density": DensityConfig(weigh="loss")},
-            "density .of the loss",
-        ),
         ({"framework": "byol", "rebalance": ("temperature",)}, "is not contrastive"),
         ({"framework": "moco", "rebalance": ("individual_temperature",)}, "use it with --framework simclr"),
         ({"rebalance": ("individual_temperature", "focal")}, "which focal would change"),

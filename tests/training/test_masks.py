@@ -33,22 +33,6 @@ def pruned(run: Run) -> list[float]:
     return list({row["epoch"]: row["pruned"] for row in run.metrics()}.values())
 
 
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (DamageConfig(ratio=0.8, schedule="ramp"), [0, 0.2, 0.4, 0.6]),
-        (DamageConfig(ratio=0.8, schedule="cyclic", cycles=2), [0, 0.8, 0, 0.8]),
-    ],
-)
-def test_a_schedule_is_kept_and_logged(train: Train, damage: DamageConfig, expected: list[float]) -> None:
-    run = train(changes={"damage": damage})
-    assert pruned(run) == pytest.approx(expected, abs=1e-4)  # whole weights
-    assert run.pruned_fraction == pytest.approx(expected[-1], abs=1e-4)
-    competitor = run.objective().competitor
-    assert competitor is not None
-    assert competitor.ratio == run.pruned_fraction
-
-
 def test_an_adaptive_ratio_follows_the_gap(
     train: Train, more_digits: SubsetSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +44,12 @@ def test_an_adaptive_ratio_follows_the_gap(
         sum(weight * gap for weight, gap in zip(weights, reversed(seen[:count]), strict=False)) / sum(weights[:count])
         for count in range(1, 5)
     ]
-    assert pruned(run) == pytest.approx([min(0.9, max(0, 5 * mean)) for mean in means], abs=1e-3)
+    expected = [min(0.9, max(0, 5 * mean)) for mean in means]
+    assert pruned(run) == pytest.approx(expected, abs=1e-3)  # whole weights
+    assert run.pruned_fraction == pytest.approx(expected[-1], abs=1e-3)
+    competitor = run.objective().competitor
+    assert competitor is not None
+    assert competitor.ratio == run.pruned_fraction
 
 
 def test_images_held_out_are_never_trained_on(
@@ -141,9 +130,7 @@ def test_an_adaptive_ratio_needs_images_to_hold_out(train: Train) -> None:
     [
         ({"ratio": 1.2}, "1.2"),
         ({"ratio": "adaptive", "gain": 0.0}, "positive, not 0"),
-        ({"ratio": "adaptive", "schedule": "ramp"}, "leave out --damage.schedule"),
-        ({"schedule": "cyclic", "cycles": 0.0}, "cycles"),
-        ({"kind": "dropout", "schedule": "ramp"}, "dropout"),
+        ({"kind": "dropout", "ratio": "adaptive"}, "dropout"),
         ({"kind": "random", "ratio": "adaptive"}, "random"),
     ],
 )

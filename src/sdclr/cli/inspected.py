@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, Final
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from sdclr.cli.commands.info import Info
 from sdclr.cli.fields import field, shortened
@@ -13,7 +14,8 @@ from sdclr.cli.machine import machine
 from sdclr.data.inventory import Inventory
 from sdclr.decoding.decode import BadImage
 from sdclr.environment import private_removed
-from sdclr.features.inspect import inspect_images, open_images
+from sdclr.features.embeddings import open_images
+from sdclr.features.inspect import inspect_images
 from sdclr.progress import duration
 from sdclr.training.costs import Cost, estimate_costs
 from sdclr.visible import counted, visible
@@ -142,14 +144,5 @@ def _disk(found: Inventory) -> str:
     about = "" if found.whole else "about "
     used = found.bytes * found.images / max(1, found.looked_at)
     place = "in memory" if found.free is None else "used"
-    free = "" if found.free is None else f", {size_text(found.free)} free there"
-    return f"{about}{size_text(used)} {place}{free}; {size_text(found.free_here)} free in this folder"
-
-
-def size_text(count: float) -> str:
-    """A readable size in decimal units (factor 1,000): "41.6 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    free = "" if found.free is None else f", {decimal(found.free)} free there"
+    return f"{about}{decimal(round(used))} {place}{free}; {decimal(found.free_here)} free in this folder"

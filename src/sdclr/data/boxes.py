@@ -140,8 +140,7 @@ class BoxSource(SeenByRange):
         """Location of the encoded image of a box; see `stored_image`."""
         number, box = self._items[index]
         edges = ",".join(f"{edge:.6f}" for edge in box.edges)
-        by = f" {self.intensities}" if self.intensities else ""
-        return Stored(self._images[number].file, None, f"{type(self).__qualname__} {edges} {self._margin:g}{by}")
+        return Stored(self._images[number].file, None, self.decoder(edges, f"{self._margin:g}"))
 
     def _good(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[int, Box]]:
         """Yield image number and box for each usable box. The others are listed in `skipped`."""

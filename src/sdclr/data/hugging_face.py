@@ -88,8 +88,7 @@ class HuggingFaceSource(SeenByRange):
     def stored(self, index: int) -> Stored | None:
         """Location of an image; see `stored_image`."""
         file = self.file(index)
-        by = f" {self.intensities}" if self.intensities else ""
-        return None if file is None else Stored(file, None, type(self).__qualname__ + by)
+        return None if file is None else Stored(file, None, self.decoder())
 
     def _value(self, index: int) -> bytes | Path | None:
         try:

@@ -111,9 +111,8 @@ class ImageFiles(SeenByRange):
 
     def stored(self, index: int) -> Stored:
         """Location of an image; see `stored_image`."""
-        by = f" {self.intensities}" if self.intensities else ""
         file, at = self.place(index)
-        return Stored(file, None, f"{type(self).__qualname__}{by}", at)
+        return Stored(file, None, self.decoder(), at)
 
     def place(self, index: int) -> tuple[Path, int]:
         """The file of an image, and the byte offset of its page; 0 if the image is the whole file."""

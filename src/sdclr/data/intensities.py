@@ -47,6 +47,11 @@ class SeenByRange:
         """The range, measured on first access."""
         return measured(self)  # type: ignore[arg-type]  # subclasses are sources
 
+    def decoder(self, *settings: str) -> str:
+        """Name of the decoder for `Stored`: the class, its settings, and the range if there is one."""
+        by = [str(self.intensities)] if self.intensities else []
+        return " ".join([type(self).__qualname__, *settings, *by])
+
     def __getstate__(self) -> dict[str, Any]:
         _ = self.intensities  # measured once, not in each process
         return self.__dict__

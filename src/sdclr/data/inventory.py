@@ -18,6 +18,7 @@ import numpy as np
 from sdclr.data.hugging_face import HuggingFaceSource
 from sdclr.data.intensities import intensities_of
 from sdclr.data.scan import MAX_SMALL_SIDE, scan
+from sdclr.data.source import class_name
 from sdclr.data.sources import (
     ArraySource,
     FolderSource,
@@ -41,7 +42,6 @@ MOST_LOOKED_AT: Final = 100_000
 _PEEKED: Final = 2_000
 """Number of images whose headers are read before a command begins."""
 _Key = TypeVar("_Key")
-_BLOCK: Final = 2**20
 _EVERY: Final = 50
 """Number of images between two progress reports."""
 
@@ -299,14 +299,11 @@ def _equal_files(looks: _Looks) -> list[list[int]]:
 
 def _digest(path: Path) -> bytes | None:
     """Digest of a file's bytes; None if it has become unreadable."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
     except OSError:
         return None
-    return digest.digest()
 
 
 def _spaced(count: int, most: int) -> range | list[int]:
@@ -331,8 +328,5 @@ def _classes(source: Source) -> dict[str, int]:
     if source.labels is None:
         return {}
     numbers, counts = np.unique(source.labels[source.labels >= 0], return_counts=True)
-    names = source.classes
-    return {
-        names[number] if number < len(names) else str(number): count
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
-    }
+    names = [class_name(source, number) for number in numbers.tolist()]
+    return dict(zip(names, counts.tolist(), strict=True))

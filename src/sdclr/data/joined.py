@@ -1,31 +1,18 @@
 """Own images and outside ones as one source, for a training that uses both."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdclr.data.intensities import intensities_of
-from sdclr.data.source import (
-    Source,
-    WholeImage,
-    attributes_of,
-    held_image,
-    image_blocks,
-    image_bytes,
-    image_file,
-    image_header,
-    shrunk_image,
-    stored_image,
-    whole_image,
-)
-from sdclr.data.stored import Stored
+from sdclr.data.source import IndirectSource, Source, attributes_of, image_blocks
 from sdclr.decoding.decode import BadImage, Header
 from sdclr.errors import BadImageError
 
 
-class JoinedSource:
+class JoinedSource(IndirectSource):
     """The images of one source, followed by those of another, the outside images.
 
     Ids of outside images get a prefix, `outside/` as a rule, that no own id begins with. Their labels and attributes
@@ -66,55 +53,35 @@ class JoinedSource:
     def __len__(self) -> int:
         return len(self.outside)
 
+    def place(self, index: int) -> tuple[Source, int]:
+        """The source of an image, and the image's position there."""
+        own = len(self.own)
+        return (self.own, index) if index < own else (self.others, index - own)
+
     def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
         """Decode one image to RGB, `(H, W, 3)`."""
-        source, position = self._place(index)
-        try:
-            return source.image(position, min_side=min_side)
-        except BadImageError as error:
-            raise BadImageError(self.ids[index], error.reason) from error
+        with self._named(index):
+            return super().image(index, min_side=min_side)
 
     def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
         """One image, shrunk; see `shrunk_image`."""
-        source, position = self._place(index)
-        try:
-            return shrunk_image(source, position, side)
-        except BadImageError as error:
-            raise BadImageError(self.ids[index], error.reason) from error
+        with self._named(index):
+            return super().shrunk(index, side)
 
     def header(self, index: int) -> Header | None:
         """The header of an image; see `image_header`."""
-        source, position = self._place(index)
-        try:
-            return image_header(source, position)
-        except BadImageError as error:
-            raise BadImageError(self.ids[index], error.reason) from error
-
-    def file(self, index: int) -> Path | None:
-        """The file of an image; see `image_file`."""
-        return image_file(*self._place(index))
-
-    def encoded(self, index: int) -> bytes | None:
-        """The encoded bytes of an image; see `image_bytes`."""
-        return image_bytes(*self._place(index))
-
-    def stored(self, index: int) -> Stored | None:
-        """Where an image lies; see `stored_image`."""
-        return stored_image(*self._place(index))
-
-    def held(self, index: int) -> NDArray[np.uint8] | None:
-        """The pixels of an image in memory; see `held_image`."""
-        return held_image(*self._place(index))
-
-    def whole(self, index: int) -> WholeImage | None:
-        """Where a part of an image lies; see `whole_image`."""
-        return whole_image(*self._place(index))
+        with self._named(index):
+            return super().header(index)
 
     def blocks(self) -> NDArray[np.int64] | None:
         """In what images are stored; see `image_blocks`. None unless both sources have blocks."""
         first, second = image_blocks(self.own), image_blocks(self.others)
         return None if first is None or second is None else np.concatenate([first, second + first.max() + 1])
 
-    def _place(self, index: int) -> tuple[Source, int]:
-        own = len(self.own)
-        return (self.own, index) if index < own else (self.others, index - own)
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Give an error the id of the image in this source."""
+        try:
+            yield
+        except BadImageError as error:
+            raise BadImageError(self.ids[index], error.reason) from error

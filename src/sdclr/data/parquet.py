@@ -113,8 +113,7 @@ class ParquetSource(SeenByRange):
 
     def stored(self, index: int) -> Stored:
         """Location of an image; see `stored_image`."""
-        by = f" {self.intensities}" if self.intensities else ""
-        return Stored(*self._rows.place(index), f"{type(self).__qualname__}{by}")
+        return Stored(*self._rows.place(index), self.decoder())
 
     def blocks(self) -> NDArray[np.int64]:
         """`(N,)` number of the row group of each image; see `image_blocks`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from sdclr.data.sources import Source
 from sdclr.decoding.decode import BadImage
-from sdclr.decoding.workers import WorkerBatches
+from sdclr.decoding.workers import items_in_order
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import read_csv, write_csv
 from sdclr.progress import stage
@@ -191,7 +191,7 @@ class _OddSizeError(BadImageError):
     """The image is readable but has the wrong size."""
 
 
-class _Blocks(Dataset[_Block | InputError]):
+class _Blocks(Dataset[_Block]):
     """A source in blocks of images, decoded on access.
 
     Without a size the images are decoded at the smallest scale and dropped. With a size they are kept as `(B, 3, H,
@@ -205,14 +205,7 @@ class _Blocks(Dataset[_Block | InputError]):
     def __len__(self) -> int:
         return math.ceil(len(self.source) / _BLOCK)
 
-    def __getitem__(self, number: int) -> _Block | InputError:
-        """Return the block, or the error that ends the scan: raised in a worker, its text would hold a traceback."""
-        try:
-            return self._block(number)
-        except InputError as error:
-            return error
-
-    def _block(self, number: int) -> _Block:
+    def __getitem__(self, number: int) -> _Block:
         height, width = self.size or (0, 0)
         images = np.empty((_BLOCK, 3, height, width), dtype=np.uint8)
         indices: list[int] = []
@@ -239,22 +232,8 @@ class _Blocks(Dataset[_Block | InputError]):
 
 
 def _visit(name: str, blocks: _Blocks, workers: int) -> Iterator[_Block]:
-    loader: WorkerBatches[_Block | InputError] = WorkerBatches(
-        blocks,
-        workers=workers,
-        collate_fn=_as_it_is,
-        batch_size=None,
-        # A separate generator: a loader draws a seed, which must not advance the global generator.
-        generator=torch.Generator(),
-    )
     total = len(blocks.source)
     with stage(name, total) as update:
-        for number, block in enumerate(loader, start=1):
-            if isinstance(block, InputError):
-                raise block
+        for number, block in enumerate(items_in_order(blocks, workers), start=1):
             yield block
             update(min(number * _BLOCK, total))
-
-
-def _as_it_is(block: Any) -> Any:
-    return block

@@ -124,8 +124,7 @@ class ShardSource(SeenByRange):
 
     def stored(self, index: int) -> Stored:
         """Location of an image; see `stored_image`."""
-        by = f" {self.intensities}" if self.intensities else ""
-        return Stored(self._file(index), int(self._offsets[index]), type(self).__qualname__ + by)
+        return Stored(self._file(index), int(self._offsets[index]), self.decoder())
 
     def blocks(self) -> NDArray[np.int64]:
         """`(N,)` number of the shard of each image; see `image_blocks`."""

@@ -139,7 +139,59 @@ def attributes_of(source: Source) -> Attributes | None:
         raise InputError(f"{source.name}: {error}") from error
 
 
+def class_name(source: Source, number: int) -> str:
+    """Name of a class; its number if it has no name."""
+    return source.classes[number] if number < len(source.classes) else str(number)
+
+
+def label_name(source: Source, index: int) -> str:
+    """Class name of an image; "" if unknown."""
+    number = -1 if source.labels is None else int(source.labels[index])
+    return "" if number < 0 else class_name(source, number)
+
+
 def whole_image(source: Source, index: int) -> WholeImage | None:
     """The image that contains an annotated box, and the box's rectangle; None if items are whole images."""
     whole: Callable[[int], WholeImage | None] | None = getattr(source, "whole", None)
     return None if whole is None else whole(index)
+
+
+class IndirectSource:
+    """Base of sources whose images lie in other sources, which know all about them."""
+
+    def place(self, index: int) -> tuple[Source, int]:
+        """The source of an image, and the image's position there."""
+        raise NotImplementedError
+
+    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
+        """Decode one image to RGB, `(H, W, 3)`."""
+        source, position = self.place(index)
+        return source.image(position, min_side=min_side)
+
+    def file(self, index: int) -> Path | None:
+        """The file of an image; see `image_file`."""
+        return image_file(*self.place(index))
+
+    def encoded(self, index: int) -> bytes | None:
+        """The encoded bytes of an image; see `image_bytes`."""
+        return image_bytes(*self.place(index))
+
+    def header(self, index: int) -> Header | None:
+        """The header of an image; see `image_header`."""
+        return image_header(*self.place(index))
+
+    def stored(self, index: int) -> Stored | None:
+        """Location of an image; see `stored_image`."""
+        return stored_image(*self.place(index))
+
+    def held(self, index: int) -> NDArray[np.uint8] | None:
+        """The pixels of an image in memory; see `held_image`."""
+        return held_image(*self.place(index))
+
+    def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
+        """One image, shrunk; see `shrunk_image`."""
+        return shrunk_image(*self.place(index), side)
+
+    def whole(self, index: int) -> WholeImage | None:
+        """The image that contains a box; see `whole_image`."""
+        return whole_image(*self.place(index))

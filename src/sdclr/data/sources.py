@@ -1,7 +1,6 @@
 """Open image sources of all kinds, and select subsets."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -21,8 +20,8 @@ from sdclr.data.manifest_rows import SUFFIXES as MANIFESTS
 from sdclr.data.parquet import ParquetSource, holds_images, parquet_files
 from sdclr.data.shards import ShardSource, open_shards
 from sdclr.data.source import (
+    IndirectSource,
     Source,
-    WholeImage,
     attributes_of,
     held_image,
     image_blocks,
@@ -33,9 +32,7 @@ from sdclr.data.source import (
     stored_image,
     whole_image,
 )
-from sdclr.data.stored import Stored
 from sdclr.data.torch_dataset import Indexed
-from sdclr.decoding.decode import Header
 from sdclr.errors import InputError
 from sdclr.files import absent_images, looking_at
 from sdclr.intensities import Intensities
@@ -78,7 +75,7 @@ ImageSource: TypeAlias = Source | NDArray[np.uint8] | Path | str | Indexed | Ite
 """Types that `open_source` accepts. The last two are data sets of torch and of Hugging Face's `datasets`."""
 
 
-class SubsetSource:
+class SubsetSource(IndirectSource):
     """Some images of another source.
 
     Args:
@@ -104,42 +101,14 @@ class SubsetSource:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`."""
-        return self.source.image(int(self.indices[index]), min_side=min_side)
-
-    def file(self, index: int) -> Path | None:
-        """The file of an image; see `image_file`."""
-        return image_file(self.source, int(self.indices[index]))
-
-    def encoded(self, index: int) -> bytes | None:
-        """The encoded bytes of an image; see `image_bytes`."""
-        return image_bytes(self.source, int(self.indices[index]))
-
-    def header(self, index: int) -> Header | None:
-        """The header of an image; see `image_header`."""
-        return image_header(self.source, int(self.indices[index]))
-
-    def stored(self, index: int) -> Stored | None:
-        """Location of an image; see `stored_image`."""
-        return stored_image(self.source, int(self.indices[index]))
-
-    def held(self, index: int) -> NDArray[np.uint8] | None:
-        """The pixels of an image in memory; see `held_image`."""
-        return held_image(self.source, int(self.indices[index]))
+    def place(self, index: int) -> tuple[Source, int]:
+        """The source, and an image's position there."""
+        return self.source, int(self.indices[index])
 
     def blocks(self) -> NDArray[np.int64] | None:
         """The shard or row group of each image; see `image_blocks`."""
         blocks = image_blocks(self.source)
         return None if blocks is None else blocks[self.indices]
-
-    def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
-        """One image, shrunk; see `shrunk_image`."""
-        return shrunk_image(self.source, int(self.indices[index]), side)
-
-    def whole(self, index: int) -> WholeImage | None:
-        """The image that contains a box; see `whole_image`."""
-        return whole_image(self.source, int(self.indices[index]))
 
 
 def open_source(spec: ImageSource, *, split: str | None = None) -> Source:
@@ -214,12 +183,12 @@ def _without(spec: str | Path, option: str) -> tuple[str | Path, str | None]:
 
 def _open_kind(kind: str, rest: str, split: str | None) -> Source:
     """Open the images of a text that names their kind before a colon."""
-    place, *options = re.split(r",(?=[a-z]+=)", rest) if kind == "hf" else [rest]
+    place, options = split_options(rest) if kind == "hf" else (rest, {})
     path, spelled = _path_and_split(place)
     split = _one_split(spelled, split, f"{kind}:{rest}")
     match kind:
         case "hf":
-            return open_hugging_face(path, dict(option.split("=", 1) for option in options), split=split)
+            return open_hugging_face(path, options, split=split)
         case "wds":
             return open_shards(path if spelled else rest, split=split)
         case _:

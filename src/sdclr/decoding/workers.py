@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdclr.decoding.decode import worker_preparation
 from sdclr.decoding.lost import as_lost, not_started, unguarded
+from sdclr.errors import InputError
 from sdclr.progress import tell
 
 T = TypeVar("T")
@@ -120,6 +121,50 @@ class WorkerBatches(Generic[T]):
             _tell_alone(error)
             self._loader = self._alone()
             return iter(self._loader)
+
+
+def items_in_order(items: Dataset[T], workers: int) -> Iterator[T]:
+    """The items of a data set in order, made by worker processes.
+
+    Args:
+        items: Provides the items.
+        workers: Number of processes; 0 makes items in this process.
+
+    Raises:
+        InputError: An item raised it.
+    """
+    loader: WorkerBatches[T | InputError] = WorkerBatches(
+        _Caught(items),
+        workers=workers,
+        collate_fn=_as_it_is,
+        batch_size=None,
+        # A separate generator: a loader draws a seed, which must not advance the global generator.
+        generator=torch.Generator(),
+    )
+    for item in loader:
+        if isinstance(item, InputError):
+            raise item
+        yield item
+
+
+class _Caught(Dataset[T | InputError]):
+    """Items, or the error as a value: if a worker raised it, its text would include a traceback."""
+
+    def __init__(self, items: Dataset[T]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]  # data sets with numbered items have a length
+
+    def __getitem__(self, number: int) -> T | InputError:
+        try:
+            return self.items[number]
+        except InputError as error:
+            return error
+
+
+def _as_it_is(item: T) -> T:
+    return item
 
 
 def _report() -> RuntimeError | None:

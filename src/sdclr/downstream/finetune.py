@@ -72,13 +72,9 @@ class FinetuneResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FinetuneResult":
         """The inverse of `to_json`; null accuracies become nan."""
-
-        def known(value: float | None) -> float:
-            return float("nan") if value is None else value
-
         rest = {key: value for key, value in values.items() if key not in {"balance", "per_class", "details"}}
-        figures = Balance(**{name: known(value) for name, value in values["balance"].items()})
-        return cls(Score(figures, [known(value) for value in values["per_class"]], values["details"]), rest)
+        per_class = [float("nan") if value is None else value for value in values["per_class"]]
+        return cls(Score(Balance.from_json(values["balance"]), per_class, values["details"]), rest)
 
 
 def finetune(

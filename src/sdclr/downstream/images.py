@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdclr.data.scan import check_bad_fraction, is_small, load_images, scan, write_bad_images
-from sdclr.data.sources import Source, shrunk_image
+from sdclr.data.source import IndirectSource, Source
 from sdclr.data.stored import CACHE_GB
 from sdclr.decoding.decode import BadImage
 from sdclr.decoding.shrink import short_side
@@ -168,7 +168,7 @@ class Batches:
         )
 
 
-class _Chosen:
+class _Chosen(IndirectSource):
     """Images of a source at given positions, with repetitions."""
 
     def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
@@ -187,11 +187,8 @@ class _Chosen:
     def __len__(self) -> int:
         return len(self._positions)
 
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        return self._source.image(int(self._positions[index]), min_side=min_side)
-
-    def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
-        return shrunk_image(self._source, int(self._positions[index]), side)
+    def place(self, index: int) -> tuple[Source, int]:
+        return self._source, int(self._positions[index])
 
 
 def _usable(source: Source, workers: int) -> tuple[NDArray[np.int64], Tensor | None, list[BadImage]]:

@@ -15,7 +15,7 @@ from sdclr.downstream.images import LabeledImages
 from sdclr.downstream.losses import tau_normalized
 from sdclr.downstream.methods import Model
 from sdclr.encoders import Preprocessing
-from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
+from sdclr.evaluation.balance import NO_GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.evaluate import Score
 from sdclr.features.extract import extract_features
 from sdclr.longtail.splits import class_groups
@@ -84,9 +84,7 @@ def score(
         rule: Rule of the groups.
         details: Further values for the result.
     """
-    groups = {name: np.array([], dtype=np.int64) for name in GROUPS}
-    if len(set(counts.tolist())) > 1:
-        groups = class_groups(counts, rule=rule)
+    groups = class_groups(counts, rule=rule) if len(set(counts.tolist())) > 1 else NO_GROUPS
 
     def judged(predicted: NDArray[np.int64]) -> tuple[Balance, list[float]]:
         per_class = 100 * per_class_accuracy(predicted, predictions.labels, len(counts))

@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdclr.config import to_json
 from sdclr.data.attributes import Attributes
-from sdclr.data.sources import ImageSource, Source, attributes_of, fingerprint, open_source
+from sdclr.data.sources import ImageSource, Source, attributes_of, open_source
 from sdclr.errors import InputError
 from sdclr.evaluation.attribute_probe import AttributeProbe, attribute_holdout, attribute_probe
-from sdclr.evaluation.balance import GROUPS, Balance, balance
+from sdclr.evaluation.balance import NO_GROUPS, Balance, balance
 from sdclr.evaluation.config import AttributeConfig
-from sdclr.evaluation.evaluate import branch_encoder, without_nan
+from sdclr.evaluation.evaluate import branch_encoder, described, without_nan
 from sdclr.features.extract import extract_features
 from sdclr.files import write_json
 from sdclr.longtail.config import GroupRule
@@ -142,13 +142,12 @@ def attribute_balance(
         InputError: If there is not one count per attribute.
     """
     figures = np.asarray(per_attribute, dtype=np.float64)
-    nothing: dict[str, NDArray[np.int64]] = {name: np.empty(0, dtype=np.int64) for name in GROUPS}
     if positive_counts is None:
-        return balance(figures, nothing)
+        return balance(figures, NO_GROUPS)
     counts = np.asarray(positive_counts)
     if counts.shape != figures.shape:
         raise InputError(f"there are counts {counts.shape} for figures {figures.shape}: give one of each per attribute")
-    return balance(figures, attribute_groups(counts, rule=rule) if len(np.unique(counts)) > 1 else nothing)
+    return balance(figures, attribute_groups(counts, rule=rule) if len(np.unique(counts)) > 1 else NO_GROUPS)
 
 
 def evaluate_attributes(
@@ -239,8 +238,8 @@ def evaluate_attributes(
             "base_rates": (100 * rates).tolist(),
             "untested": [name for name, rate in zip(names, rates, strict=True) if not rate > 0],
             "config": to_json(config),
-            "train": fit.described(),
-            "test": judge.described(),
+            "train": described(fit.source, fit.bad),
+            "test": described(judge.source, judge.bad),
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -259,14 +258,6 @@ class _Encoded(NamedTuple):
     x: NDArray[np.float32]
     values: NDArray[np.int8]
     bad: int
-
-    def described(self) -> dict[str, Any]:
-        return {
-            "name": self.source.name,
-            "images": len(self.source),
-            "bad_images": self.bad,
-            "fingerprint": fingerprint(self.source),
-        }
 
 
 def _base_rates(values: NDArray[np.int8]) -> NDArray[np.float64]:

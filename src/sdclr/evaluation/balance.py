@@ -5,8 +5,9 @@ The groups Many, Medium and Few come from the class sizes of the *training* coll
 fractions give fractions, percentages give percentages.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.errors import InputError
 
 GROUPS = ("many", "medium", "few")
+NO_GROUPS: Final[Mapping[str, NDArray[np.int64]]] = {name: np.empty(0, dtype=np.int64) for name in GROUPS}
+"""The groups of a collection without frequent and rare classes."""
 
 
 class Balance(NamedTuple):
@@ -32,6 +35,11 @@ class Balance(NamedTuple):
     few: float
     all: float
     std: float
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, float | None]) -> "Balance":
+        """The inverse of `_asdict` in JSON, where nan is null."""
+        return cls(**{name: math.nan if (value := values[name]) is None else value for name in cls._fields})
 
 
 class Summary(NamedTuple):

@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from sdclr.errors import InputError
 from sdclr.features.extract import checked_features
+from sdclr.features.hierarchy import nearest_center
 from sdclr.progress import stage
 
 _FITTED: Final = 50_000
 """Maximum number of rows for fitting the centers; the others are only assigned to them."""
-
-_BLOCK: Final = 16_384
 
 
 class Clusters(NamedTuple):
@@ -61,16 +60,10 @@ def find_clusters(features: ArrayLike | Tensor, k: int, *, seed: int = 0) -> Clu
         # Copies of images may leave fewer than k distinct ones. Centers then coincide, and only the first gets images.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(k, n_init=1, random_state=seed).fit(fitted).cluster_centers_.astype(np.float32)
-    found = _assigned(torch.from_numpy(rows), torch.from_numpy(means))
+    found = nearest_center(torch.from_numpy(rows), torch.from_numpy(means)).numpy()
     sizes = np.bincount(found, minlength=len(means))
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
     renamed = np.empty(len(means), dtype=np.int64)
     renamed[order] = np.arange(len(order))
     return Clusters(renamed[found], sizes[order].astype(np.int64), means[order])
-
-
-def _assigned(rows: Tensor, centers: Tensor) -> NDArray[np.int64]:
-    half = centers.square().sum(dim=1) / 2
-    parts = [(part @ centers.T - half).argmax(dim=1) for part in torch.split(rows, _BLOCK)]
-    return torch.cat(parts).numpy()

@@ -16,7 +16,7 @@ from sdclr.config import to_json
 from sdclr.data.sources import ImageSource, Source, SubsetSource, fingerprint, open_source
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
-from sdclr.evaluation.balance import GROUPS, Balance, balance, per_class_accuracy
+from sdclr.evaluation.balance import NO_GROUPS, Balance, balance, per_class_accuracy
 from sdclr.evaluation.config import EvaluateConfig, ProbeConfig
 from sdclr.evaluation.knn import knn_predict
 from sdclr.evaluation.probes import Probe, linear_probe, linear_probe_augmented, stratified_holdout
@@ -156,7 +156,7 @@ def evaluate(
 
     def score(predictions: list[NDArray[np.int64]], details: dict[str, Any]) -> Score:
         per_class = 100 * np.mean([per_class_accuracy(p, judge.y, classes) for p in predictions], axis=0)
-        return Score(_balance(per_class, groups), per_class.tolist(), details)
+        return Score(balance(per_class, groups or NO_GROUPS), per_class.tolist(), details)
 
     taught, held = _taught_and_held(seen, config)
     probe = _augmented(network, held, classes, preprocessing, workers) if config.augment else _cached(held, classes)
@@ -175,7 +175,7 @@ def evaluate(
             "class_counts": counts,
             "config": to_json(config),
             "precision": str(autocast_dtype(amp, torch.device(device)) or torch.float32).removeprefix("torch."),
-            **{name: _described(labeled) for name, labeled in seen.items()},
+            **{name: described(labeled.source, labeled.bad) for name, labeled in seen.items()},
             "sdclr": __version__,
             "torch": torch.__version__,
         },
@@ -294,13 +294,6 @@ def _groups(counts: list[int] | None, classes: int, config: EvaluateConfig) -> d
     return class_groups(counts, rule=config.groups)
 
 
-def _balance(per_class: NDArray[np.float64], groups: dict[str, NDArray[np.int64]] | None) -> Balance:
-    if groups is None:
-        nothing = {name: np.array([], dtype=np.int64) for name in GROUPS}
-        return balance(per_class, nothing)
-    return balance(per_class, groups)
-
-
 def _details(probes: list[Probe]) -> dict[str, Any]:
     return {
         "learning_rate": [probe.learning_rate for probe in probes],
@@ -310,13 +303,9 @@ def _details(probes: list[Probe]) -> dict[str, Any]:
     }
 
 
-def _described(used: _Labeled) -> dict[str, Any]:
-    return {
-        "name": used.source.name,
-        "images": len(used.source),
-        "bad_images": used.bad,
-        "fingerprint": fingerprint(used.source),
-    }
+def described(source: Source, bad: int) -> dict[str, Any]:
+    """Images in the results of an evaluation, with the number of unreadable ones."""
+    return {"name": source.name, "images": len(source), "bad_images": bad, "fingerprint": fingerprint(source)}
 
 
 def without_nan(value: Any) -> Any:

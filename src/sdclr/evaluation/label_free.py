@@ -5,7 +5,7 @@ them correlate with the imbalance of a collection; no index alone is a proof.
 """
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -47,8 +47,9 @@ def effective_number(sizes: ArrayLike) -> float:
     Raises:
         InputError: If a size is negative, or all are 0.
     """
-    known = _sizes(sizes)
-    return math.exp(_entropy(known / known.sum()))
+    from scipy.stats import entropy
+
+    return math.exp(entropy(_sizes(sizes)))
 
 
 def smaller_half_share(sizes: ArrayLike) -> float:
@@ -219,8 +220,10 @@ def hubness(indices: ArrayLike | Tensor, count: int) -> float:
     Returns:
         0 if all images occur equally often; large if a few images are neighbors of most others.
     """
+    from scipy.stats import skew
+
     named = np.bincount(np.asarray(indices).ravel(), minlength=count)
-    return float((((named - named.mean()) / named.std()) ** 3).mean()) if named.std() > 0 else 0.0
+    return float(skew(named)) if named.std() > 0 else 0.0
 
 
 def intrinsic_dimension(distances: ArrayLike | Tensor) -> float:
@@ -252,13 +255,15 @@ def size_correlation(labels: NDArray[np.int64], values: ArrayLike) -> float:
     Returns:
         From -1 to 1; above 0 if the quantity is larger in large clusters. nan if sizes or means do not vary.
     """
+    from scipy.stats import spearmanr
+
     known = np.asarray(values, dtype=np.float64)
     sizes = np.bincount(labels)
     there = sizes > 0
     means = np.bincount(labels, weights=known)[there] / sizes[there]
     if len(means) < 2 or np.ptp(sizes[there]) == 0 or np.ptp(means) == 0:
         return math.nan
-    return float(np.corrcoef(_ranks(sizes[there]), _ranks(means))[0, 1])
+    return float(spearmanr(sizes[there], means).statistic)
 
 
 def _sizes(sizes: ArrayLike) -> NDArray[np.float64]:
@@ -276,18 +281,6 @@ def _pair(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> tuple[Tensor
     return one, other
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(count) - (count + 1) / 2)[group]
-    return ranks
-
-
-def _entropy(shares: NDArray[np.float64]) -> float:
-    held = shares[shares > 0]
-    return float(-(held * np.log(held)).sum())
-
-
 def _variances(features: ArrayLike | Tensor) -> Tensor:
     rows = F.normalize(checked_features(features, "features").double())
     rows = rows - rows.mean(0)
@@ -296,5 +289,7 @@ def _variances(features: ArrayLike | Tensor) -> Tensor:
 
 
 def _spread(values: Tensor) -> float:
+    from scipy.stats import entropy
+
     shares = values.cpu().numpy()
-    return math.exp(_entropy(shares / shares.sum())) if shares.sum() > 0 else 1.0
+    return math.exp(entropy(shares)) if shares.sum() > 0 else 1.0

@@ -125,8 +125,6 @@ def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
     config: ProbeConfig = LINEAR,
     *,
     pad: int = 4,
-    device: torch.device | str | None = None,
-    amp: bool = False,
 ) -> Probe:
     """Train a linear layer on features of images that are randomly cropped and flipped in every epoch.
 
@@ -142,8 +140,6 @@ def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
         num_classes: Number of classes K.
         config: `LINEAR`, `FEW_SHOT` or other settings.
         pad: Width of the black border for crops, in pixels.
-        device: Device, to which the encoder is moved; by default the encoder's device.
-        amp: Run the encoder in half precision.
 
     Returns:
         As `linear_probe`.
@@ -154,13 +150,13 @@ def linear_probe_augmented(  # noqa: PLR0917  as linear_probe
     labels = checked_labels(train_y, "train_y", count=len(train_images), num_classes=num_classes)
     val_labels = checked_labels(val_y, "val_y", count=len(val_images), num_classes=num_classes)
     generator = torch.Generator().manual_seed(config.seed)
-    with evaluating(encoder, device) as where:
+    with evaluating(encoder) as where:
         resident = train_images.to(where)
 
         def augmented(batch: Tensor) -> Tensor:
-            return encode_batch(encoder, pad_crop_flip(resident[batch], pad, generator), where, amp=amp)
+            return encode_batch(encoder, pad_crop_flip(resident[batch], pad, generator), where)
 
-        validation = checked_features(encode_images(encoder, val_images, amp=amp), "the validation images' features")
+        validation = checked_features(encode_images(encoder, val_images), "the validation images' features")
         return _train(
             augmented,
             labels.to(where),

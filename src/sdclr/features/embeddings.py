@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sdclr.config import from_json
 from sdclr.data.columns import description, is_list, read_parts, read_values
 from sdclr.data.intensities import SeenByRange
+from sdclr.data.sources import ImageSource, Source, open_source
 from sdclr.decoding.decode import decode_image
 from sdclr.decoding.pages import split_page, tiff_pages
 from sdclr.errors import BadImageError, InputError
@@ -119,6 +120,17 @@ class EmbeddedImages(SeenByRange):
         if file is None:
             raise BadImageError(self.ids[index], "the embeddings name no image file that can be found")
         return decode_image(file, image_id=self.ids[index], min_side=min_side, intensities=self.intensities, at=at)
+
+
+def open_images(images: ImageSource) -> Source:
+    """A source of images, or of embeddings with the pictures that they name.
+
+    Raises:
+        InputError: Neither can be opened.
+    """
+    if isinstance(images, (str, Path)) and embedding_files(images):
+        return EmbeddedImages(read_embeddings(images))
+    return open_source(images)
 
 
 def embedding_files(path: str | Path) -> list[Path]:

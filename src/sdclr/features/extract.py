@@ -4,7 +4,6 @@ Each image has one deterministic view. Views pass through the encoder in batches
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from sdclr.decoding.decode import BadImage
 from sdclr.encoders.preprocessing import SMALL_SIDE, Preprocessing
 from sdclr.errors import InputError
 from sdclr.fastest import forward_amp
-from sdclr.features.inference import for_inference, run_in_pieces
+from sdclr.features.inference import evaluating, for_inference, run_in_pieces
 from sdclr.features.view import evaluation_view, view_loader
 from sdclr.out_of_memory import enough_memory
 from sdclr.precision import autocast_dtype
@@ -85,7 +84,7 @@ def feature_batches(
     preprocessing: Preprocessing,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-    amp: bool | Amp = False,
+    amp: Amp = "none",
     workers: int = 0,
     positions: Sequence[int] | None = None,
 ) -> Iterator[FeatureBatch]:
@@ -124,7 +123,7 @@ def extract_features(
     preprocessing: Preprocessing,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-    amp: bool | Amp = False,
+    amp: Amp = "none",
     workers: int = 0,
 ) -> Features:
     """Features of every readable image, from the encoder in eval mode.
@@ -137,8 +136,8 @@ def extract_features(
         preprocessing: Size S of the evaluation view in pixels, crop and interpolation.
         batch_size: Images per forward pass.
         device: Device to run on; the encoder is moved there. By default the encoder's device.
-        amp: Run the forward pass in half precision; features stay float32. True selects float16 on CUDA and bfloat16
-            elsewhere; `auto` selects bfloat16 if it is clearly faster (as timed on a CPU), otherwise float32.
+        amp: Precision of the forward pass; features stay float32. `auto` selects bfloat16 if it is clearly faster (as
+            timed on a CPU), otherwise float32.
         workers: Processes that decode; 0 decodes in this process.
 
     Returns:
@@ -217,7 +216,7 @@ def encode_images(
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-    amp: bool | Amp = False,
+    amp: Amp = "none",
 ) -> Tensor:
     """Features of images in memory, which have the encoder's input size.
 
@@ -236,14 +235,12 @@ def encode_images(
         return torch.cat([encode_batch(encoder, batch, where, amp=amp) for batch in torch.split(images, batch_size)])
 
 
-def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: bool | Amp = False) -> Tensor:
+def encode_batch(encoder: nn.Module, images: Tensor, device: torch.device, *, amp: Amp = "none") -> Tensor:
     """One forward pass: (N, 3, S, S) uint8 to (N, D) float32 on the device. Call it inside `evaluating`."""
     with enough_memory(len(images)):
         # One memory layout for images from any source, because the last bit of features depends on it.
         floats = images.to(device, non_blocking=True).contiguous().float().div_(255.0)
-    half: Amp = "fp16" if device.type == "cuda" else "bf16"
-    asked = amp if isinstance(amp, str) else half if amp else "none"
-    dtype = autocast_dtype(forward_amp(asked, encoder, tuple(floats.shape[1:]), device), device)
+    dtype = autocast_dtype(forward_amp(amp, encoder, tuple(floats.shape[1:]), device), device)
 
     def encode(count: int) -> Tensor:
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -271,31 +268,6 @@ def settled_amp(amp: Amp, encoder: nn.Module, size: int, device: torch.device | 
     """
     with evaluating(encoder, device) as where:
         return forward_amp(amp, for_inference(encoder), (3, size, size), where)
-
-
-@contextmanager
-def evaluating(encoder: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
-    """Switch to eval mode; restore the training mode of every submodule when the context ends.
-
-    Args:
-        encoder: The module.
-        device: Device to move it to; None leaves it on its device.
-
-    Yields:
-        The device of the encoder.
-    """
-    if device is not None:
-        encoder.to(device)
-        where = torch.device(device)
-    else:
-        where = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        yield where
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def checked_features(values: ArrayLike | Tensor, what: str, *, width: int | None = None) -> Tensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from sdclr.data.inventory import MOST_LOOKED_AT, Inventory, take_inventory
-from sdclr.data.sources import ImageSource, Source, open_source
-from sdclr.features.embeddings import EmbeddedImages, embedding_files, read_embeddings
+from sdclr.data.sources import ImageSource
+from sdclr.features.embeddings import EmbeddedImages, open_images
 
 _LOOKED_UP: Final = 100
 """Number of ids of embeddings that are looked up as files."""
@@ -46,17 +46,6 @@ def inspect_images(
         source, place=place, decode=decode and pictures, workers=workers, most=most if pictures else 0
     )
     return replace(found, kind="embeddings", vector=source.embeddings.values.shape[1])
-
-
-def open_images(images: ImageSource) -> Source:
-    """A source of images, or of embeddings with the pictures that they name.
-
-    Raises:
-        InputError: Neither can be opened.
-    """
-    if isinstance(images, (str, Path)) and embedding_files(images):
-        return EmbeddedImages(read_embeddings(images))
-    return open_source(images)
 
 
 def _place(images: ImageSource) -> Path | None:

@@ -70,22 +70,19 @@ def open_table(
         return file
 
 
-def read_table(
-    path: Path, remedy: str = COPY, *, columns: Sequence[str] | None = None, memory_map: bool = False
-) -> "pa.Table":
+def read_table(path: Path, remedy: str = COPY, *, columns: Sequence[str] | None = None) -> "pa.Table":
     """The table of a Parquet file.
 
     Args:
         path: The file.
         remedy: How to create the file again.
         columns: Names of the columns; by default all.
-        memory_map: Map the file into memory.
 
     Raises:
         InputError: The file is missing, or there is no permission.
         DamagedFileError: The file is not a Parquet file, is damaged or lacks one of the columns.
     """
-    with parsing(path, remedy), open_table(path, remedy, memory_map=memory_map) as file:
+    with parsing(path, remedy), open_table(path, remedy) as file:
         lacking = [name for name in columns or () if name not in file.schema_arrow.names]
         if lacking:
             raise damaged(path, f"it has no column {lacking[0]!r}", remedy)

@@ -30,7 +30,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from sdclr.data.sources import Source, image_blocks, image_bytes, image_file, shrunk_image, stored_image
+from sdclr.data.source import IndirectSource, Source, image_blocks, shrunk_image, stored_image
 from sdclr.data.stored import CACHE_GB, Stored
 from sdclr.errors import BadImageError
 from sdclr.files import user_cache_folder
@@ -97,7 +97,7 @@ def cached(source: Source, side: int, *, limit_gb: float = CACHE_GB, writers: in
     return images
 
 
-class CachedSource:
+class CachedSource(IndirectSource):
     """Images of another source that are kept on disk once they are shrunk. See `cached`.
 
     Args:
@@ -122,25 +122,13 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def file(self, index: int) -> Path | None:
-        """The file of an image; see `image_file`."""
-        return image_file(self.source, index)
-
-    def encoded(self, index: int) -> bytes | None:
-        """The encoded bytes of an image; see `image_bytes`."""
-        return image_bytes(self.source, index)
-
-    def stored(self, index: int) -> Stored | None:
-        """Location of an image; see `stored_image`."""
-        return stored_image(self.source, index)
+    def place(self, index: int) -> tuple[Source, int]:
+        """The source, and an image's position there."""
+        return self.source, index
 
     def blocks(self) -> NDArray[np.int64] | None:
         """The shard or row group of each image; see `image_blocks`."""
         return image_blocks(self.source)
-
-    def image(self, index: int, *, min_side: int | None = None) -> NDArray[np.uint8]:
-        """Decode one image to RGB, `(H, W, 3)`, without the cache."""
-        return self.source.image(index, min_side=min_side)
 
     def shrunk(self, index: int, side: int) -> NDArray[np.uint8]:
         """One image, shrunk, `(H, W, 3)`, read-only; see `shrunk_image`."""

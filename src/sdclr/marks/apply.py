@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sdclr.data.annotations import encode_labels
 from sdclr.data.sources import ImageSource, Source
 from sdclr.errors import BadImageError, InputError
-from sdclr.files import csv_bytes, write_atomically
+from sdclr.files import write_atomically, write_csv
 from sdclr.marks.checks import check_targets
 from sdclr.marks.match import Matched, Picture, match, open_collection
 from sdclr.marks.moves import move_aside, plan_moves
@@ -235,7 +235,7 @@ def _write_table(folder: Path, placed: Sequence[Placed], folders: dict[str, str]
     for one in placed:
         counts[one.picture.label] = counts.get(one.picture.label, 0) + 1
     rows = ((name, label, counts.get(label, 0)) for label, name in folders.items())
-    write_atomically(folder / TABLE, csv_bytes([("folder", "label", "images"), *rows]))
+    write_csv(folder / TABLE, ("folder", "label", "images"), rows)
 
 
 def _write_manifest(path: Path, kept: Sequence[Picture], at: dict[str, Path]) -> None:
@@ -252,7 +252,7 @@ def _write_manifest(path: Path, kept: Sequence[Picture], at: dict[str, Path]) ->
         pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), buffer)
         write_atomically(path, buffer.getbuffer())
     else:
-        write_atomically(path, csv_bytes([tuple(columns), *zip(*columns.values(), strict=True)], quote_all=True))
+        write_csv(path, tuple(columns), zip(*columns.values(), strict=True), quote_all=True)
 
 
 def _check_manifest(path: Path, kept: Sequence[Picture], *, placeable: bool, matched: Matched) -> None:
@@ -318,8 +318,7 @@ def _check_drops(path: Path, dropped: Sequence[Picture]) -> None:
 
 def _write_drops(path: Path, dropped: Sequence[Picture]) -> None:
     if path.suffix.lower() == ".csv":
-        rows = ((one.file or "", one.id) for one in dropped)
-        write_atomically(path, csv_bytes([("path", "id"), *rows]))
+        write_csv(path, ("path", "id"), ((one.file or "", one.id) for one in dropped))
     else:
         write_atomically(path, "".join(f"{_line(one)}\n" for one in dropped).encode("utf-8", "surrogateescape"))
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sdclr.data.sources import ImageSource, Source, image_file, open_source
+from sdclr.data.source import label_name
+from sdclr.data.sources import ImageSource, Source, image_file
 from sdclr.errors import InputError
-from sdclr.features.embeddings import EmbeddedImages, embedding_files, read_embeddings
+from sdclr.features.embeddings import open_images
 from sdclr.marks.rows import Mark, Marks, joined
 from sdclr.marks.table import is_marks
 
@@ -54,9 +55,7 @@ def open_collection(images: ImageSource) -> Source:
     """
     if isinstance(images, (str, Path)) and is_marks(Path(images)):
         raise InputError(f"{images}: is a file of marks, not of images; name further files of marks by --also {images}")
-    if isinstance(images, (str, Path)) and embedding_files(images):
-        return EmbeddedImages(read_embeddings(images))
-    return open_source(images)
+    return open_images(images)
 
 
 def match(marks: Marks, source: Source | None, *, only_marked: bool = False) -> Matched:
@@ -154,18 +153,10 @@ def _pictures(source: Source, found: dict[int, Mark], *, only_marked: bool) -> I
         if only_marked and not said:
             continue
         file = image_file(source, place)
-        label = row.label if row is not None and row.label else source_label(source, place)
+        label = row.label if row is not None and row.label else label_name(source, place)
         where = row.where if row is not None and said else ""
         picture = Picture(image_id, label, None if file is None else absolute(file), place, where)
         yield picture, row is not None and row.mark == "drop"
-
-
-def source_label(source: Source, place: int) -> str:
-    """Class name of an image in its collection, "" if unknown."""
-    number = -1 if source.labels is None else int(source.labels[place])
-    if number < 0:
-        return ""
-    return source.classes[number] if number < len(source.classes) else str(number)
 
 
 def absolute(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sdclr.errors import InputError, StorageError
-from sdclr.files import csv_bytes, make_folder, put, read_csv, refused, streamed, write_atomically
+from sdclr.files import make_folder, put, read_csv, refused, streamed, write_csv
 from sdclr.marks.match import Picture
 from sdclr.marks.names import relative_names
 from sdclr.marks.place import file_suffix
@@ -81,7 +81,7 @@ def move_aside(moves: Sequence[tuple[Path, str, str]], folder: Path) -> Path:
     log = folder / LOG
     before = list(_moves(log)) if log.is_file() else []
     rows = dict.fromkeys([*before, *((str(file), to, image_id) for file, to, image_id in moves)])
-    write_atomically(log, csv_bytes([_HEADER, *rows]))
+    write_csv(log, _HEADER, rows)
     with stage("moving files", len(moves), unit="files") as update:
         for number, (file, to, _) in enumerate(moves, start=1):
             move_file(file, folder / to)

@@ -15,13 +15,12 @@ from sdclr.decoding.formats import ENDINGS, SUFFIXES, formats
 from sdclr.errors import BadImageError, InputError
 from sdclr.files import (
     NO_LINKS,
-    csv_bytes,
     make_folder,
     read_json,
     remove,
     storing,
     streamed,
-    write_atomically,
+    write_csv,
     write_json,
 )
 from sdclr.marks.match import Picture
@@ -166,7 +165,7 @@ def write_list(folder: Path, placed: Sequence[Placed]) -> None:
     # Manifest readers trim leading spaces of a path.
     paths = (f"./{one.path}" if one.path[0].isspace() else one.path for one in placed)
     rows = ((path, one.picture.id, one.picture.label) for path, one in zip(paths, placed, strict=True))
-    write_atomically(folder / MANIFEST, csv_bytes([("path", "id", "label"), *rows], quote_all=True))
+    write_csv(folder / MANIFEST, ("path", "id", "label"), rows, quote_all=True)
 
 
 def _place_one(folder: Path, one: Placed, how: How, source: Source | None) -> None:

@@ -6,7 +6,6 @@ from .losses import focal_loss, nt_xent
 from .momentum import MomentumNetwork
 from .objective import Objective
 from .pruning import layer_sparsity, magnitude_masks, random_masks
-from .schedule import scheduled_ratio
 
 __all__ = [
     "BYOL",
@@ -26,5 +25,4 @@ __all__ = [
     "magnitude_masks",
     "nt_xent",
     "random_masks",
-    "scheduled_ratio",
 ]

@@ -1,4 +1,4 @@
-"""The pruning ratio of the competitor over a run: schedules, and an adaptive ratio.
+"""The pruning ratio of the competitor over a run: an adaptive ratio.
 
 Damage makes the task harder, as stronger views do. This costs accuracy if a network is too small, or trained too
 briefly, to memorize its images; it can help if the network memorizes them. The generalization gap shows which case

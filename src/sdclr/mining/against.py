@@ -25,7 +25,7 @@ from sdclr.mining.growing import images_of
 from sdclr.mining.kept import FEATURES, GUARD
 from sdclr.mining.kinds import Kinds
 from sdclr.mining.neighbors import neighbor_distance
-from sdclr.mining.plan import default_folder, networks_of, ratios_of
+from sdclr.mining.plan import default_folder, networks_of
 from sdclr.mining.reading import read_collection
 from sdclr.progress import tell
 from sdclr.training.resolve import ResolvedEncoder
@@ -82,7 +82,7 @@ def open_old(
     place = default_folder(source, used)
     place = folder / "against" if place.absolute() == folder.absolute() else place
     with only_process(place, ".mining", "mines into", "wait until it has ended"):
-        networks = networks_of(used, config, ratios_of(used, config))
+        networks = networks_of(used, config)
         reading = read_collection(source, *networks, place / "reading", device=device, workers=workers)
     return _old(source, reading.features, reading.usable, device)
 

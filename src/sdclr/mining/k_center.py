@@ -21,7 +21,6 @@ def farthest_first(
     *,
     weights: Tensor | None = None,
     centers: Sequence[int] = (),
-    active: int = _ACTIVE,
 ) -> list[int]:
     """Repeatedly pick the row with the largest `weight * distance to the nearest chosen row`.
 
@@ -29,7 +28,7 @@ def farthest_first(
     Learning for Convolutional Neural Networks: A Core-Set Approach*, ICLR 2018, algorithm 1) use to choose labels.
 
     The picks equal those of the plain algorithm, which measures every row's distance to every pick. A row's distance
-    only decreases with more picks, so old distances are upper bounds. While the best of the `active` rows with the
+    only decreases with more picks, so old distances are upper bounds. While the best of the `_ACTIVE` rows with the
     largest bounds is not below the bounds of the rest, it is the best of all, and the rest is not updated. Otherwise
     one matrix product updates all rows. Time is still O(N * count * D), but at the speed of matrix products; the
     additional memory is O(N). Picking 500 of a million rows of width 128 takes 3 s on one CPU core, a tenth of the time
@@ -41,7 +40,6 @@ def farthest_first(
         first: The first pick if there are no centers.
         weights: (N,) nonnegative; all 1 by default.
         centers: Rows that are already chosen; they are not picked.
-        active: Number of rows to update after every pick.
 
     Returns:
         Different rows in picking order.
@@ -61,10 +59,10 @@ def farthest_first(
     while len(picked) < count:
         state.taken[fresh] = True
         _approach(state, fresh)
-        best = state.bounds().topk(min(active + 1, len(rows)))
+        best = state.bounds().topk(min(_ACTIVE + 1, len(rows)))
         # The upper bound of the rest. Without a rest, picking continues.
-        rest = float(best.values[active]) if len(best.values) > active else -torch.inf
-        places = _pick(state.of(best.indices[:active]), rest, count - len(picked))
+        rest = float(best.values[_ACTIVE]) if len(best.values) > _ACTIVE else -torch.inf
+        places = _pick(state.of(best.indices[:_ACTIVE]), rest, count - len(picked))
         fresh = best.indices[places].tolist()
         picked += fresh
     return picked

@@ -228,7 +228,7 @@ class Groups:
     inside: NDArray[np.float64]
 
 
-def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast: float = CONTRAST) -> Groups:
+def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int) -> Groups:
     """Split a tree into groups that are separated from the rest.
 
     Candidates are the separated groups of the tree with at most half the total volume. They may be nested, so each part
@@ -239,7 +239,6 @@ def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast
         tree: The tree.
         counts: (N,) number of images per node.
         least: Minimum number of images of a group.
-        contrast: See `CONTRAST`.
     """
     leaf_counts = np.bincount(tree.leaf, weights=counts, minlength=tree.links.shape[0]).tolist()
     sizes = list(leaf_counts)
@@ -249,21 +248,21 @@ def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int, contrast
     wanted = {
         group
         for group in range(len(sizes))
-        if sizes[group] >= least and tree.volume[group] <= half and _is_separated(tree, [group], contrast)
+        if sizes[group] >= least and tree.volume[group] <= half and _is_separated(tree, [group])
     }
     parts = _parts(tree, wanted)
-    return _merged(tree, parts, sizes, least, contrast)
+    return _merged(tree, parts, sizes, least)
 
 
-def _is_separated(tree: Tree, groups: list[int], contrast: float, cut: float | None = None) -> bool:
+def _is_separated(tree: Tree, groups: list[int], cut: float | None = None) -> bool:
     """Whether a set of groups loses far fewer links than its parts.
 
     At constant density, n images in d dimensions lose a share of their links that decreases as n^(-1/d). A part with a
     fraction f of the images loses f^(-1/d) times as much as the whole, in two or more dimensions at most f^(-1/2).
-    Parts of at least one size must exceed this by the factor `contrast`.
+    Parts of at least one size must exceed this by the factor `CONTRAST`.
     """
     lost = sum(tree.cut[group] for group in groups) if cut is None else cut
-    outside = contrast * _share(lost, sum(tree.volume[group] for group in groups))
+    outside = CONTRAST * _share(lost, sum(tree.volume[group] for group in groups))
     return any(
         outside <= (1 - fraction) * fraction**0.5 and outside <= tree.parts(groups, fraction) * fraction**0.5
         for fraction in _FRACTIONS
@@ -291,7 +290,7 @@ def _parts(tree: Tree, wanted: set[int]) -> list[list[int]]:
     return [part for part in parts if part]
 
 
-def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, contrast: float) -> Groups:
+def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int) -> Groups:
     """Join parts that are too small or not separated with the part of their strongest link."""
     from scipy import sparse
 
@@ -313,7 +312,7 @@ def _merged(tree: Tree, parts: list[list[int]], sizes: list[float], least: int, 
             continue
         others, weights = near.of(part)
         lost = float(weights.sum())
-        if size[part] >= least and (2 * volume[part] > whole or _is_separated(tree, parts[part], contrast, lost)):
+        if size[part] >= least and (2 * volume[part] > whole or _is_separated(tree, parts[part], lost)):
             continue
         if not len(others):
             others = np.array([other for other in range(len(parts)) if into[other] == other != part], dtype=np.int64)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sdclr.data.sources import Source, image_file
-from sdclr.decoding.workers import WorkerBatches
-from sdclr.errors import BadImageError, InputError
+from sdclr.decoding.workers import items_in_order
+from sdclr.errors import BadImageError
 from sdclr.files import temporary_array
 from sdclr.mining.same_picture import LOOK, Match, full_size, look, same_picture
 from sdclr.progress import stage
@@ -102,9 +101,7 @@ def read_looks(
             return
         with stage("reading candidates for near-duplicates", len(positions)) as update:
             done = 0
-            for block in _loaded(_Reading(source, positions), workers):
-                if isinstance(block, InputError):
-                    raise block
+            for block in items_in_order(_Reading(source, positions), workers):
                 table[done : done + len(block)] = block
                 done += len(block)
                 update(done)
@@ -115,12 +112,12 @@ def compare_pairs(looks: Looks, pairs: NDArray[np.int64], *, workers: int = 0) -
     """Yield those of the pairs (P, 2) of positions that show the same picture, in order, using worker processes."""
     enough = workers if len(pairs) > 4 * _COMPARED else 0
     with stage("comparing candidates for near-duplicates", len(pairs), unit="pairs") as update:
-        for number, block in enumerate(_loaded(_Comparing(looks, pairs), enough), start=1):
+        for number, block in enumerate(items_in_order(_Comparing(looks, pairs), enough), start=1):
             yield from block
             update(min(number * _COMPARED, len(pairs)))
 
 
-class _Reading(Dataset[NDArray[Any] | InputError]):
+class _Reading(Dataset[NDArray[Any]]):
     """The looks of a source's images, in blocks. Images that cannot be decoded have height 0."""
 
     def __init__(self, source: Source, positions: NDArray[np.int64]) -> None:
@@ -129,7 +126,7 @@ class _Reading(Dataset[NDArray[Any] | InputError]):
     def __len__(self) -> int:
         return math.ceil(len(self.positions) / _READ)
 
-    def __getitem__(self, number: int) -> NDArray[Any] | InputError:
+    def __getitem__(self, number: int) -> NDArray[Any]:
         asked = self.positions[number * _READ : (number + 1) * _READ].tolist()
         block = np.zeros(len(asked), dtype=LOOK)
         for row, position in enumerate(asked):
@@ -137,8 +134,6 @@ class _Reading(Dataset[NDArray[Any] | InputError]):
                 image = self.source.image(position, min_side=_MIN_SIDE)
             except BadImageError:
                 continue
-            except InputError as error:
-                return error  # as a value: if a worker raised it, its text would include a traceback
             pixels, size = full_size(image_file(self.source, position), image)
             block[row] = look(image, pixels=pixels, size=size)
         return block
@@ -160,19 +155,3 @@ class _Comparing(Dataset[list[tuple[int, int, Match]]]):
             if match is not None:
                 found.append((one, other, match))
         return found
-
-
-def _loaded(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
-    loader: WorkerBatches[Any] = WorkerBatches(
-        blocks,
-        workers=workers,
-        collate_fn=_as_it_is,
-        batch_size=None,
-        # The loader draws a seed. A separate generator keeps the global one unchanged.
-        generator=torch.Generator(),
-    )
-    yield from loader
-
-
-def _as_it_is(block: Any) -> Any:
-    return block

@@ -146,7 +146,7 @@ def _mined(
     """`mine_features`, alone in the folder."""
     if isinstance(used, ResolvedEncoder):
         ratios = ratios_of(used, config)
-        networks = networks_of(used, config, ratios)
+        networks = networks_of(used, config)
         reading = read_collection(source, *networks, folder / "reading", device=where, workers=workers)
     else:
         ratios, reading = (), _embedded(used, source)
@@ -185,7 +185,7 @@ def left_to_read(
     if isinstance(used, Embeddings):
         return 0
     folder = Path(out) if out is not None else default_folder(source, used)
-    networks = networks_of(used, config, ratios_of(used, config))
+    networks = networks_of(used, config)
     return count_unread(source, *networks, folder / "reading", device=torch.device(device))
 
 
@@ -204,7 +204,7 @@ def stored_reading(
     if left_to_read(source, used, config, out=out, device=device):
         return None
     folder = Path(out) if out is not None else default_folder(source, used)
-    networks = networks_of(used, config, ratios_of(used, config))
+    networks = networks_of(used, config)
     with only_process(folder, ".mining", "mines into", "name another folder", reads=True):
         return read_collection(source, *networks, folder / "reading", device=torch.device(device))
 

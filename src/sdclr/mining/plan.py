@@ -49,10 +49,9 @@ def ratios_of(used: ResolvedEncoder, config: MineConfig) -> tuple[float, ...]:
     return ratios
 
 
-def networks_of(
-    used: ResolvedEncoder, config: MineConfig, ratios: tuple[float, ...]
-) -> tuple[Encoder, list[Networks], Plan]:
-    """The encoder, its pruned copies, and the plan for one pass over the images."""
+def networks_of(used: ResolvedEncoder, config: MineConfig) -> tuple[Encoder, list[Networks], Plan]:
+    """The encoder, its pruned copies, and the plan for one pass over the images; errors are those of `ratios_of`."""
+    ratios = ratios_of(used, config)
     loss = config.loss or config.score == "loss"
     if used.run is None:
         states = [pruned_copies(used.encoder, ratios)] if ratios else []

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sdclr.data.source import class_name
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.encoders import Preprocessing
 from sdclr.errors import InputError
@@ -148,7 +149,7 @@ def tail_cams(
     rows, kept = _looked_at(
         encoder, views.images, labels, prototypes, chosen=chosen, layer=layer, batch_size=batch_size
     )
-    names = [_class_name(test, number) for number in labels.tolist()]
+    names = [class_name(test, number) for number in labels.tolist()]
     on_sheet = set(chosen.tolist())
     return Cams(
         [
@@ -249,10 +250,6 @@ def _prototypes(encoder: nn.Module, few_shot: Source, classes: int, image_size: 
     found = extract_features(encoder, few_shot, preprocessing=Preprocessing(image_size=image_size), workers=workers)
     labels = np.asarray(few_shot.labels)[found.kept]
     return class_prototypes(found.values[labels >= 0], labels[labels >= 0], classes, centered=True)
-
-
-def _class_name(source: Source, number: int) -> str:
-    return source.classes[number] if number < len(source.classes) else str(number)
 
 
 def _summary(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from sdclr.errors import InputError
 from sdclr.longtail.splits import class_groups
 from sdclr.paper.cams import Cams, draw_cams, rarest_first, tail_cams
+from sdclr.paper.experiments import FigureName
 from sdclr.paper.forgotten import draw_forgotten, forgotten_shares
-from sdclr.paper.panels import MARKERS, Row, Spread, legend, number, panels, spread_line, spread_of, write_rows
+from sdclr.paper.panels import Row, Spread, number, panels, spread_line, spread_of, write_rows
 from sdclr.paper.runner import FinishedTask
-from sdclr.reporting.figures import INK, PALETTE, layer_sparsity_lines, save_figure
+from sdclr.reporting.figures import INK, MARKERS, PALETTE, layer_sparsity_lines, legend, save_figure
 from sdclr.training.checkpoint import snapshot_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FigureName = Literal["figure2", "figure3", "figure4", "figure5", "figure6"]
 
 PROBES = {"linear": "Linear", "few_shot": "Few-shot"}
 BRANCHES = {"dense": "Dense branch", "sparse": "Pruned branch"}

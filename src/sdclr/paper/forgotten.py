@@ -17,8 +17,8 @@ from sdclr.evaluation.balance import GROUPS
 from sdclr.features.extract import extract_features
 from sdclr.method import SelfCompetitor
 from sdclr.mining.forgetting import forgetting
-from sdclr.paper.panels import MARKERS, Row, legend, panels, spread_line, spread_of
-from sdclr.reporting.figures import PALETTE
+from sdclr.paper.panels import Row, panels, spread_line, spread_of
+from sdclr.reporting.figures import MARKERS, PALETTE, legend
 from sdclr.training.checkpoint import snapshot_epochs
 from sdclr.training.run import Run
 
@@ -65,7 +65,6 @@ def forgotten_shares(
     ratio: float,
     share: float = SHARE,
     *,
-    batch_size: int = 256,
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> list[dict[str, Any]]:
@@ -81,7 +80,6 @@ def forgotten_shares(
         groups: Class ids under the keys `many`, `medium` and `few`.
         ratio: Share of the weights to remove, in [0, 1).
         share: Share of the images that counts as the most forgotten.
-        batch_size: Images per forward pass.
         device: Device of the encoders; by default the CPU.
         workers: Number of decoding processes.
 
@@ -107,7 +105,6 @@ def forgotten_shares(
             both,
             test,
             preprocessing=Preprocessing(image_size=size),
-            batch_size=batch_size,
             device=device or "cpu",
             workers=workers,
         )
@@ -130,12 +127,11 @@ def forgotten_shares(
     return rows
 
 
-def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
+def draw_forgotten(rows: Sequence[Row]) -> Figure:
     """Draw a panel per method and a line per group: mean and deviation over splits; dotted lines show chance.
 
     Args:
         rows: The results of `forgotten_shares`, each with its `method` and `split`.
-        share: Share of the images that counts as the most forgotten.
 
     Raises:
         InputError: There is no row.
@@ -155,7 +151,7 @@ def draw_forgotten(rows: Sequence[Row], *, share: float = SHARE) -> Figure:
                 chance = 100 * float(np.mean([row["chance"] for row in chosen]))
                 panel.axhline(chance, color=PALETTE[number], linestyle=":", linewidth=1)
                 handles.append(line)
-        axes[0].set_ylabel(f"Share of the {100 * share:g} % most forgotten / %")
+        axes[0].set_ylabel(f"Share of the {100 * SHARE:g} % most forgotten / %")
         axes[0].set_ylim(0, 100)
         axes[0].set_xlim(left=0)
         legend(figure, handles[: len(GROUPS)], [group.capitalize() for group in GROUPS])

@@ -14,8 +14,8 @@ from sdclr.paper.bench import Entry
 from sdclr.paper.config import SortKey
 from sdclr.paper.numbers import MEASURES, Measure, Probe, Reported
 from sdclr.paper.results import Row
-from sdclr.paper.tables import MINUS, UNKNOWN, by_split, figure_text, minus, over_splits, signed_text
-from sdclr.reporting.tables import Table
+from sdclr.paper.tables import MINUS, by_split, figure_text, minus, over_splits, signed_text
+from sdclr.reporting.tables import UNKNOWN, Table
 
 FIGURES: Final[tuple[SortKey, ...]] = get_args(SortKey)[:-1]
 _LOWER_IS_BETTER: Final = frozenset[SortKey]({"linear.std", "few_shot.std", "seconds"})

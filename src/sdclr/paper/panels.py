@@ -8,19 +8,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sdclr.errors import InputError
 from sdclr.files import write_atomically
-from sdclr.reporting.figures import INK, _drawing, _legend
+from sdclr.reporting.figures import INK, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MARKERS: Final = ("o", "^", "s", "D")
 
 Row = Mapping[str, Any]
 
@@ -59,7 +57,7 @@ def panels(
     """
     from matplotlib.figure import Figure
 
-    with _drawing():
+    with drawing():
         figure = Figure(figsize=(width * len(titles), height), layout="constrained")
         axes = figure.subplots(rows, len(titles), sharex=plots, sharey=plots and one_scale, squeeze=False)
         for panel, title in zip(axes[0], titles, strict=True):
@@ -71,11 +69,6 @@ def panels(
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
         yield figure, axes.tolist()
-
-
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend above all panels."""
-    _legend(figure, handles, labels)
 
 
 def spread_line(axes: Axes, places: Sequence[float], spreads: Sequence[Spread], *, color: str, marker: str) -> Any:

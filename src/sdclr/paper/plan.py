@@ -13,12 +13,11 @@ from sdclr.paper.experiments import DATA_NAMES
 from sdclr.paper.results import FAILED_FILE, speed
 from sdclr.paper.runner import Queue, trained_on
 from sdclr.paper.tasks import Job, Task
-from sdclr.reporting.tables import Table
+from sdclr.reporting.tables import UNKNOWN, Table
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
 
 Status = Literal["finished", "in part", "failed", "to do", "no data"]
-UNKNOWN = "\u2013"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def plan_table(states: Sequence[State]) -> Table:
         (
             state.job.name,
             state.status,
-            _count(state.images) if state.images else UNKNOWN,
+            f"{state.images:,}" if state.images else UNKNOWN,
             str(state.job.config.epochs),
             f"{state.left / 1e6:.2f}" if state.images else UNKNOWN,
             UNKNOWN if state.status == "no data" else duration(state.seconds),
@@ -161,7 +160,3 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{math.ceil(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"

@@ -1,9 +1,9 @@
 """Results of the paper's runs as one tidy table, with a row per run, branch and probe."""
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import pstdev
 from typing import Any, Final, get_args
 
 import pyarrow as pa
@@ -86,19 +86,18 @@ def collect(folder: Path) -> list[Row]:
     return rows
 
 
-def write_results(rows: Sequence[Row], folder: Path, name: str = "results") -> list[Path]:
+def write_results(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write the tidy table as Parquet and CSV.
 
     Args:
         rows: The result of `collect`.
         folder: The folder to write to.
-        name: Name of the files, without suffix.
 
     Returns:
         The files.
     """
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    files = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    files = [folder / "results.parquet", folder / "results.csv"]
     sink = pa.BufferOutputStream()
     pa_csv.write_csv(table, sink)
     for file, data in zip(files, (parquet_bytes(table), sink.getvalue().to_pybytes()), strict=True):
@@ -176,10 +175,8 @@ def _tuned(folder: Path) -> list[Row]:
     result = read_json(file, _AGAIN, keys={"per_class": list, "balance": dict})
     with parsing(file, _AGAIN):
         known = [value for value in result["per_class"] if value is not None]
-        mean = sum(known) / len(known)
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
         told = {"seconds": result["seconds"], "sdclr": result["sdclr"], "status": "finished"}
-        return [row | result["balance"] | {"std_classes": deviation} | told]
+        return [row | result["balance"] | {"std_classes": pstdev(known)} | told]
 
 
 def _unfinished(folder: Path) -> str:

@@ -12,9 +12,8 @@ from sdclr.paper.experiments import Row as ExperimentRow
 from sdclr.paper.numbers import MEASURES, Measure, Probe, Reported
 from sdclr.paper.results import Row, is_finished, read_results
 from sdclr.paper.tasks import Branch, Job
-from sdclr.reporting.tables import Table
+from sdclr.reporting.tables import UNKNOWN, Table
 
-UNKNOWN: Final = "\u2013"
 MINUS: Final = "\u2212"
 ROUNDING: Final = 1e-9
 """Tolerance for rounding errors, in percentage points."""

@@ -134,16 +134,16 @@ def write_encoder(
         "view": encoder.view,
         "layers": described,
         "weights": len(weights),
-        "numbers": as_base64(numbers.astype("<f4")),
-        "components": as_base64(np.rint(components / scale[:, None]).astype("<i2")),
-        "componentScale": as_base64(scale.astype("<f4")),
+        "numbers": as_base64(numbers, "<f4"),
+        "components": as_base64(np.rint(components / scale[:, None]), "<i2"),
+        "componentScale": as_base64(scale, "<f4"),
         "width": components.shape[1],
     }
     scripts = [f"{prefix}000.js"]
     size = write_script(folder / scripts[0], "sdclrEncoder", first)
     for start in range(0, len(weights), _SCRIPT):
         scripts.append(f"{prefix}{len(scripts):03d}.js")
-        part = {"start": start, "weights": as_base64(np.frombuffer(weights[start : start + _SCRIPT], np.uint8))}
+        part = {"start": start, "weights": as_base64(np.frombuffer(weights[start : start + _SCRIPT], np.uint8), "u1")}
         size += write_script(folder / scripts[-1], "sdclrWeights", part)
     return {"scripts": scripts, "bytes": size}
 

@@ -12,12 +12,10 @@ from sdclr.errors import InputError, not_a_text
 from sdclr.files import read_json
 from sdclr.files.reading import Keys
 from sdclr.reporting.figures import loss_curve
-from sdclr.reporting.tables import Table
+from sdclr.reporting.tables import UNKNOWN, Table
 from sdclr.training.config import PretrainConfig
 from sdclr.training.run import Run
 from sdclr.training.start import start_of
-
-UNKNOWN: Final = "\u2013"
 
 Json = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Run]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
@@ -18,6 +19,18 @@ from sdclr.reporting.figures import inline_svg, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def template(name: str) -> Template:
+    """A template of this package. Values are escaped, and undefined ones raise an error."""
+    environment = Environment(
+        loader=PackageLoader("sdclr.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ is visible on light and dark pages."""
 
 _HATCHES: Final = ("", "///", "...", "xxx")
 _DASHES: Final = ("-", "--", ":", "-.")
-_MARKERS: Final = ("o", "^", "s", "D")
+MARKERS: Final = ("o", "^", "s", "D")
 _SHADES: Final = (1.0, 0.72, 0.5)  # of Many, Medium and Few
 _NAMED_CLASSES: Final = 40  # names of more classes would overlap
 _COUNTED_CLASSES: Final = 20
@@ -60,7 +60,7 @@ _STYLE: Final[Any] = {  # the stubs of matplotlib's versions disagree on its typ
 }
 
 
-def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str] = ()) -> Figure | None:
+def loss_curves(runs: Mapping[str, Sequence[Run]], *, order: Sequence[str] = ()) -> Figure | None:
     """Training loss over epochs.
 
     Args:
@@ -70,14 +70,12 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
     Returns:
         The figure; None if no loss is logged yet.
     """
-    curves = {
-        label: [curve for run in _several(found) if len(curve := loss_curve(run))] for label, found in runs.items()
-    }
+    curves = {label: [curve for run in found if len(curve := loss_curve(run))] for label, found in runs.items()}
     curves = {label: found for label, found in curves.items() if found}
     if not curves:
         return None
     styles = _styles([*order, *runs])
-    with _drawing():
+    with drawing():
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, found in curves.items():
@@ -92,7 +90,7 @@ def loss_curves(runs: Mapping[str, Run | Sequence[Run]], *, order: Sequence[str]
         axes.set(xlabel="Epoch", ylabel="Loss")
         axes.set_xlim(left=0)
         if len(curves) > 1:
-            _legend(figure, handles, list(curves))
+            legend(figure, handles, list(curves))
     return figure
 
 
@@ -128,7 +126,7 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
     fields = [field for field, values in means.items() if not np.isnan(values).all()]
     styles = _styles([*order, *results])
     width = 0.8 / len(summaries)
-    with _drawing():
+    with drawing():
         figure, axes = _axes(5.2, 3.2)
         handles = []
         for place, (label, summary) in enumerate(zip(results, summaries, strict=True)):
@@ -151,7 +149,7 @@ def group_bars(results: Mapping[str, Sequence[Balance]], *, order: Sequence[str]
         axes.set_xticks(np.arange(len(fields)), [field.capitalize() for field in fields])
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("Accuracy / %")
-        _legend(figure, handles, list(results))
+        legend(figure, handles, list(results))
     return figure
 
 
@@ -167,21 +165,21 @@ def class_accuracy(classes: Mapping[str, ArrayLike], *, order: Sequence[str] = (
         The figure.
     """
     styles = _styles([*order, *classes])
-    with _drawing():
+    with drawing():
         figure, axes = _axes(6.4, 3.2)
         handles = []
         for label, points in classes.items():
             color, rank = styles[label]
             values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
             images, accuracy = values[(values[:, 0] > 0) & ~np.isnan(values[:, 1])].T
-            handles.append(axes.scatter(images, accuracy, s=22, color=color, marker=_MARKERS[rank % len(_MARKERS)]))
+            handles.append(axes.scatter(images, accuracy, s=22, color=color, marker=MARKERS[rank % len(MARKERS)]))
             if len(np.unique(images)) > 2:
                 slope, height = np.polyfit(np.log(images), accuracy, 1)
                 ends = np.array([images.min(), images.max()])
                 axes.plot(ends, height + slope * np.log(ends), color=color, linewidth=1, linestyle="--")
         axes.set(xscale="log", xlabel="Training images of the class", ylabel="Accuracy / %")
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
-        _legend(figure, handles, list(classes))
+        legend(figure, handles, list(classes))
     return figure
 
 
@@ -200,7 +198,7 @@ def layer_sparsity_bars(sparsity: Mapping[str, float]) -> Figure:
     if not sparsity:
         raise InputError("no layers to draw: give the sparsity of at least one")
     names = _short_names(list(sparsity))
-    with _drawing():
+    with drawing():
         figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(names) + 1)), 3.4)
         axes.bar(np.arange(len(names)), [100 * share for share in sparsity.values()], 0.8, color=PALETTE[0])
         _name_bars(axes, names)
@@ -225,7 +223,7 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
     if not layers or any(list(shares) != layers for shares in sparsity.values()):
         raise InputError("no layers in common to draw: give the sparsity of the same layers for each method")
     styles = _styles([*order, *sparsity])
-    with _drawing():
+    with drawing():
         figure, axes = _axes(min(11.0, max(6.4, 0.26 * len(layers) + 1)), 3.4)
         handles = []
         for label, shares in sparsity.items():
@@ -235,7 +233,7 @@ def layer_sparsity_lines(sparsity: Mapping[str, Mapping[str, float]], *, order: 
             handles += axes.plot(heights, color=color, linestyle=dashes, linewidth=1.2, marker="o", markersize=4)
         _name_bars(axes, _short_names(layers))
         axes.set(ylabel="Removed weights / %", ylim=(0, 100))
-        _legend(figure, handles, list(sparsity))
+        legend(figure, handles, list(sparsity))
     return figure
 
 
@@ -265,7 +263,7 @@ def class_profile(
     for number, name in enumerate(GROUPS):
         member[np.asarray((groups or {}).get(name, ()), dtype=np.int64)] = number
     named = len(values) <= _NAMED_CLASSES
-    with _drawing():
+    with drawing():
         figure, axes = _axes(min(9.0, max(6.4, 0.3 * len(values) + 1)), 3.2)
         bars = axes.bar(
             np.arange(len(values)),
@@ -283,7 +281,7 @@ def class_profile(
         if groups:
             present = [number for number in range(len(GROUPS)) if (member == number).any()]
             firsts = [bars.patches[int(np.flatnonzero(member[order] == number)[0])] for number in present]
-            _legend(figure, firsts, [GROUPS[number].capitalize() for number in present])
+            legend(figure, firsts, [GROUPS[number].capitalize() for number in present])
     return figure
 
 
@@ -323,7 +321,7 @@ def inline_svg(figure: Figure, prefix: str) -> str:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Set our style, and ignore warnings about missing glyphs: an SVG viewer uses another font."""
     import matplotlib as mpl
 
@@ -334,7 +332,7 @@ def _drawing() -> Iterator[None]:
 
 def _encoded(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     absent = {"svg": ("Date", "Creator", "Format", "Type"), "png": ("Software",)}[kind]  # dates, versions
-    with _drawing(), io.BytesIO() as buffer:
+    with drawing(), io.BytesIO() as buffer:
         if figure.get_constrained_layout():
             # Compute the layout once, since each drawing would move the axes slightly.
             figure.draw_without_rendering()
@@ -353,7 +351,8 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Add one legend above all axes."""
     # Matplotlib leaves names that start with an underscore out of the legend.
     names = [f"\u200b{name}" if name.startswith("_") else name for name in map(_shown, labels)]
     figure.legend(
@@ -394,7 +393,3 @@ def _short_names(names: Sequence[str]) -> list[str]:
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, int]]:
     """A color for each label, and how many times the palette has repeated before it."""
     return {label: (PALETTE[n % len(PALETTE)], n // len(PALETTE)) for n, label in enumerate(dict.fromkeys(labels))}
-
-
-def _several(runs: Run | Sequence[Run]) -> Sequence[Run]:
-    return [runs] if isinstance(runs, Run) else runs

@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from sdclr.errors import InputError
 from sdclr.files import remove, write_atomically
 from sdclr.progress import stage
 from sdclr.reporting.config import PAGE_IMAGES
+from sdclr.reporting.elements import template
 from sdclr.reporting.gallery_data import (
     CHUNK,
     Pictures,
@@ -66,7 +66,6 @@ def write_gallery(
     source: Source,
     *,
     title: str,
-    summary: str = "",
     why: Callable[[int], str] | None = None,
     thumbnails: int | None = None,
     images: int = PAGE_IMAGES,
@@ -87,7 +86,6 @@ def write_gallery(
         entries: The images, their scores, kinds and odd images.
         source: The images, with the same ids as the entries.
         title: The heading.
-        summary: Further information for the reader, in a few sentences.
         why: Explains the rank of an image, given its position. By default the page explains it from the scores.
         thumbnails: Number of the rarest images with a thumbnail; all by default. Images at the top of the page always
             have one.
@@ -131,7 +129,6 @@ def write_gallery(
         title=visible(title),
         short=in_short(entries),
         listed=len(rows.positions) if len(rows.positions) < rows.ranked else None,
-        summary=visible(summary),
         several=len(entries.groups) > 1,
         ranked_by=ranked_by(entries),
         against=entries.old is not None and len(entries.groups) > 1,
@@ -161,19 +158,12 @@ def _check(path: Path, thumbnails: int | None, images: int, size: int) -> None:
 
 
 def _page(**values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("sdclr.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     folder = resources.files("sdclr.reporting") / "templates"
     own = {
         "css": Markup("\n".join((folder / name).read_text("utf-8") for name in _STYLES)),  # noqa: S704  # ours
         "js": Markup("\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)),  # noqa: S704  # ours
     }
-    return environment.get_template("gallery.html.j2").render(version=__version__, **own, **values)
+    return template("gallery.html.j2").render(version=__version__, **own, **values)
 
 
 def _remove_others(files: Path, stamp: str) -> None:

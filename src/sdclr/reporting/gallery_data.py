@@ -1,6 +1,5 @@
 """Data of the page of rare images: scores, kinds and pictures, as text for scripts."""
 
-import base64
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from sdclr.data.sources import Source, image_file, whole_image
 from sdclr.reporting.gallery_entries import GalleryEntries, NearestOld, kind_examples, ranked_positions, rows_of
+from sdclr.reporting.search_index import as_base64
 from sdclr.reporting.thumbnails import SheetPlan, Thumbnails
 
 CHUNK: Final = 20_000
@@ -200,18 +200,18 @@ def row_chunk(
     chunk: dict[str, Any] = {
         "first": first,
         "ids": [entries.ids[position] for position in part.tolist()],
-        "rank": as_bytes(entries.rank[part], "<i4"),
-        "percentile": as_bytes(entries.percentile[part], "<f4"),
-        "kind": as_bytes(entries.kinds[part], "<i4"),
-        "scores": [as_bytes(values[part], "<f4") for *_, values in scores_of(entries)],
-        "sizes": as_bytes(sizes[first : first + CHUNK], "<u2"),
+        "rank": as_base64(entries.rank[part], "<i4"),
+        "percentile": as_base64(entries.percentile[part], "<f4"),
+        "kind": as_base64(entries.kinds[part], "<i4"),
+        "scores": [as_base64(values[part], "<f4") for *_, values in scores_of(entries)],
+        "sizes": as_base64(sizes[first : first + CHUNK], "<u2"),
     }
     if entries.labels is not None:
-        chunk["label"] = as_bytes(entries.labels[part], "<i4")
+        chunk["label"] = as_base64(entries.labels[part], "<i4")
     if entries.projection is not None:
-        chunk["map"] = as_bytes(_on_map(entries.projection)[part], "<u2")
+        chunk["map"] = as_base64(_on_map(entries.projection)[part], "<u2")
     if entries.since is not None:
-        chunk["since"] = as_bytes(entries.since[part], "<i4")
+        chunk["since"] = as_base64(entries.since[part], "<i4")
     if entries.old is not None:
         chunk["old"] = _nearest_old(entries.old, part, page)
     if why is not None:
@@ -283,11 +283,6 @@ def titled(name: str) -> tuple[str, str]:
     return name.replace("_", " "), ""
 
 
-def as_bytes(values: NDArray[Any], kind: str) -> str:
-    """Numbers as little-endian bytes in base64."""
-    return base64.b64encode(np.ascontiguousarray(values.astype(kind)).tobytes()).decode()
-
-
 def as_json(value: Any) -> str:
     """JSON that is safe in a script: it cannot end the script or a line."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))  # U+2028 and lone surrogates become \uXXXX
@@ -334,8 +329,8 @@ def _nearest_old(old: NearestOld, positions: NDArray[np.int64], page: Path) -> d
     return {
         "ids": [old.ids[row] for row in used.tolist()],
         "files": [None if file is None else _as_seen_from(folder, Path(file)) for file in files],
-        "which": as_bytes(which.reshape(rows.shape), "<i4"),
-        "far": as_bytes(old.distances[positions, :OLD_SHOWN], "<f4"),
+        "which": as_base64(which.reshape(rows.shape), "<i4"),
+        "far": as_base64(old.distances[positions, :OLD_SHOWN], "<f4"),
         "each": rows.shape[1],
     }
 
@@ -348,8 +343,8 @@ def _wholes(source: Source, positions: Sequence[int], page: Path) -> dict[str, A
     number_of = {file: number for number, file in enumerate(dict.fromkeys(whole.file for whole in found))}
     wholes = {
         "files": [_as_seen_from(page.absolute().parent, file.absolute()) for file in number_of],
-        "which": as_bytes(np.array([number_of[whole.file] for whole in found]), "<i4"),
-        "edges": as_bytes(np.array([whole.edges for whole in found]), "<f4"),
+        "which": as_base64(np.array([number_of[whole.file] for whole in found]), "<i4"),
+        "edges": as_base64(np.array([whole.edges for whole in found]), "<f4"),
     }
     return {"wholes": wholes}
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from PIL import Image
 
+from sdclr.data.source import label_name
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.files import open_table, parsing
 from sdclr.reporting.elements import Elements, Sheet
@@ -164,7 +165,7 @@ def _answer(
     for image_id, score in zip(ranking.ids, ranking.scores, strict=True):
         picture, label = None, ""
         if source is not None and image_id in places:
-            picture, label = _picture(source, places[image_id]), _class(source, places[image_id])
+            picture, label = _picture(source, places[image_id]), label_name(source, places[image_id])
         if picture is not None:
             pictures.append(np.asarray(picture)[..., :3])
         shown = None if picture is None else elements.sheet(picture.convert("RGB"), image_id)
@@ -181,13 +182,6 @@ def _shown(score: float) -> str:
 
 def _picture(source: Source, index: int) -> Image.Image | None:
     return example_sheet(SubsetSource(source, [index]), count=1, columns=1)
-
-
-def _class(source: Source, index: int) -> str:
-    number = -1 if source.labels is None else int(source.labels[index])
-    if number < 0:
-        return ""
-    return source.classes[number] if number < len(source.classes) else str(number)
 
 
 def _agreement(rankings: Mapping[str, Ranking]) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sdclr.data.intensities import with_intensities
 from sdclr.data.scan import read_bad_images
@@ -23,7 +22,7 @@ from sdclr.reporting.comparison import (
     settings_as_json,
     start_weights,
 )
-from sdclr.reporting.elements import Elements, Plot
+from sdclr.reporting.elements import Elements, Plot, template
 from sdclr.reporting.figures import (
     class_accuracy,
     class_profile,
@@ -89,7 +88,7 @@ def write_report(
     first = next((run for found in several.values() for run in found), None)
     collection = _collection(source, first)
     elements = Elements(None if figures is None else Path(figures))
-    text = _template().render(
+    text = template("report.html.j2").render(
         title=title,
         summary=summary,
         evaluated=bool(plain),
@@ -115,23 +114,6 @@ def write_report(
     # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
     write_atomically(path, text.encode(errors="replace"))
     return path
-
-
-def run_report(
-    run: Run, source: Source | None = None, *, commands: Sequence[str] = (), path: str | Path | None = None
-) -> Path:
-    """Write the report of one run, with or without evaluations, finished or not.
-
-    Args:
-        run: The run.
-        source: The training images, to show examples and views; labels are not needed.
-        commands: Commands that reproduce the run.
-        path: The HTML file; by default `report.html` in the run.
-
-    Returns:
-        Path of the file.
-    """
-    return report([run], source=source, out=path, commands=commands)
 
 
 def report(
@@ -387,14 +369,3 @@ def _bad_images(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
         if run.bad_images_file.is_file():
             bad |= dict(read_bad_images(run.bad_images_file))
     return list(bad.items())
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("sdclr.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")

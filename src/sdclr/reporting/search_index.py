@@ -205,13 +205,13 @@ def write_index(folder: Path, prefix: str, index: SearchIndex) -> dict[str, Any]
     scripts = []
     for number, first in enumerate(range(0, images, together)):
         scripts.append(f"{prefix}{number:03d}.js")
-        codes = as_base64(index.codes[first : first + together])
-        write_atomically(folder / scripts[-1], f'sdclrCodes({{"first":{first},"codes":"{codes}"}});\n'.encode())
+        codes = as_base64(index.codes[first : first + together], "i1")
+        write_script(folder / scripts[-1], "sdclrCodes", {"first": first, "codes": codes})
     return {
         "scripts": scripts,
         "dimensions": dimension,
-        "scale": as_base64(index.scale.astype("<f4")),
-        "mean": as_base64(index.mean.astype("<f4")),
+        "scale": as_base64(index.scale, "<f4"),
+        "mean": as_base64(index.mean, "<f4"),
         "rest": index.rest,
         "recall": round(index.recall, 4),
         "bytes": index.bytes,
@@ -225,9 +225,9 @@ def write_script(path: Path, function: str, value: dict[str, Any]) -> int:
     return len(data)
 
 
-def as_base64(values: NDArray[Any]) -> str:
-    """The bytes of an array in base64, for a script."""
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+def as_base64(values: NDArray[Any], kind: str) -> str:
+    """Numbers as bytes of a type in base64, for a script."""
+    return base64.b64encode(np.ascontiguousarray(values.astype(kind)).tobytes()).decode()
 
 
 def _in_base64(size: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdclr.data.source import class_name
 from sdclr.data.sources import Source
 from sdclr.errors import BadImageError, InputError
 from sdclr.views.config import ViewConfig
@@ -16,6 +17,9 @@ from sdclr.views.render import render
 
 SIDE = 64
 """Side length of a picture on a sheet, in pixels."""
+
+GAP = 4
+"""Transparent pixels between pictures."""
 
 Pixels = NDArray[np.uint8]
 
@@ -33,32 +37,29 @@ class ClassExamples(NamedTuple):
     """Some of the images in a row; None if none can be decoded."""
 
 
-def contact_sheet(images: Pixels, *, columns: int, scale: int = 1, gap: int = 4) -> Image.Image:
+def contact_sheet(images: Pixels, *, columns: int) -> Image.Image:
     """Arrange pictures of equal size in rows.
 
     Args:
         images: RGB, `(N, H, W, 3)`.
         columns: Pictures per row.
-        scale: Side of the square that each pixel becomes, in pixels.
-        gap: Transparent pixels between pictures.
 
     Returns:
         An RGBA image.
 
     Raises:
-        InputError: There is no picture, or a value is out of range.
+        InputError: There is no picture, or `columns` is not positive.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         raise InputError(f"a sheet needs uint8 images (N, H, W, 3), not {images.dtype} of shape {images.shape}")
-    if columns < 1 or scale < 1 or gap < 0:
-        raise InputError(f"columns and scale are 1 or more and the gap 0 or more, not {columns}, {scale} and {gap}")
-    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, _ = large.shape
+    if columns < 1:
+        raise InputError(f"a sheet needs 1 or more columns, not {columns}")
+    count, height, width, _ = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), dtype=np.uint8)
-    for number, image in enumerate(large):
-        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+    sheet = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 4), dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + GAP), (number % columns) * (width + GAP)
         sheet[top : top + height, left : left + width, :3] = image
         sheet[top : top + height, left : left + width, 3] = 255
     return Image.fromarray(sheet)
@@ -109,8 +110,7 @@ def class_sheet(
     for number in order.tolist():
         chosen = _examples(source, np.flatnonzero(source.labels == number), per_class, side)
         sheet = contact_sheet(np.stack(chosen), columns=per_class) if chosen else None
-        name = source.classes[number] if number < len(source.classes) else str(number)
-        shown.append(ClassExamples(number, name, int(counts[number]), sheet))
+        shown.append(ClassExamples(number, class_name(source, number), int(counts[number]), sheet))
     return shown
 
 

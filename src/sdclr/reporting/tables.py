@@ -27,7 +27,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """Fields of a `Balance` and their column names, in the order of the paper's tables."""
 
-_UNKNOWN = "\u2013"
+UNKNOWN = "\u2013"
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*|<\[])")
 
 
@@ -139,8 +139,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
         found: Balance = getattr(result, score).balance
         return found
     try:
-        values = result[score]["balance"]
-        return Balance(**{field: math.nan if values[field] is None else values[field] for field in Balance._fields})
+        return Balance.from_json(result[score]["balance"])
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{label} is not an evaluation with a {score!r} score ({error!r}); give an output of `sdclr evaluate`"
@@ -150,7 +149,7 @@ def _balance(result: Result | Mapping[str, Any], score: ScoreName, label: str) -
 def _figure(summary: Summary, field: str) -> str:
     mean, deviation = getattr(summary.mean, field), getattr(summary.std, field)
     if math.isnan(mean):
-        return _UNKNOWN
+        return UNKNOWN
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 

@@ -4,18 +4,17 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
 from sdclr.data.sources import Source
 from sdclr.decoding.decode import BadImage
-from sdclr.decoding.workers import WorkerBatches
-from sdclr.errors import BadImageError, InputError
+from sdclr.decoding.workers import items_in_order
+from sdclr.errors import BadImageError
 from sdclr.files import make_folder, write_atomically
 from sdclr.progress import stage
 
@@ -77,20 +76,10 @@ def write_sheets(source: Source, plan: SheetPlan, *, workers: int = 0) -> Thumbn
     Returns:
         Files, sizes, and the images that cannot be decoded.
     """
-    loader: WorkerBatches[_Sheet | InputError] = WorkerBatches(
-        _Sheets(source, plan),
-        workers=workers,
-        collate_fn=_as_it_is,
-        batch_size=None,
-        # The loader draws a seed. A separate generator keeps the global one unchanged.
-        generator=torch.Generator(),
-    )
     make_folder(plan.folder)
     names, cells, sizes, bad = [], [], [np.zeros((0, 2), dtype=np.uint16)], []
     with stage("drawing thumbnails", len(plan.rows)) as update:
-        for number, sheet in enumerate(loader):
-            if isinstance(sheet, InputError):
-                raise sheet
+        for number, sheet in enumerate(items_in_order(_Sheets(source, plan), workers)):
             names.append(f"{plan.prefix}{number:05d}.jpg")
             write_atomically(plan.folder / names[-1], sheet.data)
             cells.append(sheet.cell)
@@ -110,7 +99,7 @@ def shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
-class _Sheets(Dataset[_Sheet | InputError]):
+class _Sheets(Dataset[_Sheet]):
     """The sheets of a plan, made on access."""
 
     def __init__(self, source: Source, plan: SheetPlan) -> None:
@@ -120,14 +109,7 @@ class _Sheets(Dataset[_Sheet | InputError]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, number: int) -> _Sheet | InputError:
-        """A sheet, or an error as a value: if a worker raised it, its text would include a traceback."""
-        try:
-            return self._sheet(number)
-        except InputError as error:
-            return error
-
-    def _sheet(self, number: int) -> _Sheet:
+    def __getitem__(self, number: int) -> _Sheet:
         plan = self.plan
         rows = plan.rows[number * plan.per_sheet : (number + 1) * plan.per_sheet].tolist()
         pictures: dict[int, NDArray[np.uint8]] = {}
@@ -153,7 +135,3 @@ class _Sheets(Dataset[_Sheet | InputError]):
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
         return _Sheet(buffer.getvalue(), cell, sizes, bad)
-
-
-def _as_it_is(sheet: Any) -> Any:
-    return sheet

@@ -25,7 +25,6 @@ from sdclr.method.rebalancing import (
     OutsideConfig,
     TemperatureConfig,
 )
-from sdclr.method.schedule import Schedule
 from sdclr.training.optim_config import LONGEST_WARMUP, WARMUP_SHARE, OptimConfig
 from sdclr.views.config import RandAugmentConfig, ViewConfig
 from sdclr.visible import counted
@@ -83,8 +82,8 @@ class DamageConfig:
     """The damage of the second branch, the self-competitor.
 
     Examples:
-        >>> sdclr.DamageConfig(ratio=0.8, schedule="ramp").share
-        'up to 80% (ramp)'
+        >>> sdclr.DamageConfig(ratio=0.8).share
+        '80%'
     """
 
     kind: DamageKind = "prune"
@@ -95,10 +94,6 @@ class DamageConfig:
     adaptive sets it in every epoch from the generalization gap, that is, by how much the network memorizes images."""
     gain: float = 2.0
     """Adaptive ratio per nat of the generalization gap: the loss of held-out images minus that of training images."""
-    schedule: Schedule = "constant"
-    """Schedule of a numeric ratio over the run: ramp rises linearly to it; cyclic oscillates between 0 and it."""
-    cycles: float = 5.0
-    """Periods of a cyclic schedule."""
     scope: Literal["global", "layer"] = "global"
     """One magnitude threshold over the whole encoder, or one for each layer."""
     independent_norm: bool | Literal["statistics"] = True
@@ -110,24 +105,14 @@ class DamageConfig:
     def __post_init__(self) -> None:
         if self.ratio != "adaptive" and not 0 <= self.ratio < 1:
             raise InputError(f"a pruning ratio must be in [0, 1), not {self.ratio}: 0.9 removes 90% of the weights")
-        self._check_changes()
-        if self.refresh_steps is not None and self.refresh_steps < 1:
-            raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
-
-    def _check_changes(self) -> None:
         if not self.gain > 0:
             raise InputError(f"the gain of an adaptive ratio is positive, not {self.gain}")
-        if not self.cycles > 0:
-            raise InputError(f"a schedule has more than 0 cycles, not {self.cycles}")
-        changing = self.ratio == "adaptive" or self.schedule != "constant"
-        if changing and self.kind not in {"prune", "none"}:
+        if self.ratio == "adaptive" and not self.may_adapt:
             raise InputError(
                 f"only pruning by magnitude can change its ratio, not {self.kind}: give a constant --damage.ratio"
             )
-        if self.ratio == "adaptive" and self.schedule != "constant":
-            raise InputError(
-                "an adaptive ratio has no schedule: leave out --damage.schedule, or give a number as --damage.ratio"
-            )
+        if self.refresh_steps is not None and self.refresh_steps < 1:
+            raise InputError(f"masks are refreshed every 1 or more steps, not {self.refresh_steps}")
 
     @property
     def prunes(self) -> bool:
@@ -137,12 +122,12 @@ class DamageConfig:
     @property
     def may_adapt(self) -> bool:
         """Whether the other settings allow an adaptive ratio."""
-        return self.kind in {"prune", "none"} and self.schedule == "constant"
+        return self.kind in {"prune", "none"}
 
     @property
     def changes(self) -> bool:
         """Whether the ratio changes during a run."""
-        return self.prunes and (self.ratio == "adaptive" or self.schedule != "constant")
+        return self.prunes and self.ratio == "adaptive"
 
     @property
     def highest(self) -> float:
@@ -151,10 +136,8 @@ class DamageConfig:
 
     @property
     def share(self) -> str:
-        """The ratio in words, such as "50%", "up to 80% (ramp)" or "an adaptive share"."""
-        if self.ratio == "adaptive":
-            return "an adaptive share"
-        return f"{self.ratio:.0%}" if self.schedule == "constant" else f"up to {self.ratio:.0%} ({self.schedule})"
+        """The ratio in words, such as "50%" or "an adaptive share"."""
+        return "an adaptive share" if self.ratio == "adaptive" else f"{self.ratio:.0%}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +280,7 @@ class PretrainConfig:
         name, chosen = FRAMEWORK_NAMES[self.framework], set(self.rebalance)
         if len(chosen) < len(self.rebalance):
             raise InputError(f"--rebalance names one twice: {', '.join(self.rebalance)}")
-        weighing: list[str] = sorted(chosen & PER_SAMPLE)
-        if "density" in chosen and self.density.weigh == "loss":
-            weighing.append("density (of the loss)")
+        weighing = sorted(chosen & PER_SAMPLE)
         if weighing and self.framework in BATCH_LOSSES:
             raise InputError(
                 f"{name} has no loss per image, so {', '.join(weighing)} cannot weight images: leave that out of "

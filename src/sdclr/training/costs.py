@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 
-from sdclr.choices import Amp
 from sdclr.data.sources import Source, SubsetSource
 from sdclr.errors import InputError
 from sdclr.features.rate import seconds_an_image
@@ -51,7 +50,6 @@ def estimate_costs(
     encoder: str | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    amp: Amp = "none",
 ) -> list[Cost]:
     """Estimate the time to encode the images, and the time to train on them.
 
@@ -60,13 +58,12 @@ def estimate_costs(
         encoder: The encoder, as commands take it; by default the default encoder.
         device: Device of the networks.
         workers: Number of processes that decode.
-        amp: Precision of the encoder.
 
     Returns:
         The costs of `mine`, of `evaluate` for 1,000 images, and of `pretrain` with automatic settings.
     """
     where = torch.device(device)
-    return [*_reading(source, encoder, where, workers, amp), _training(source, where)]
+    return [*_reading(source, encoder, where, workers), _training(source, where)]
 
 
 class Speed(NamedTuple):
@@ -101,8 +98,8 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     count = min(len(source), batch * steps)
     some = SubsetSource(source, np.arange(count, dtype=np.int64) * len(source) // count)
     damage = config.damage
-    if damage.kind != "none":  # an adaptive ratio holds images out, and a schedule needs epochs; steps cost the same
-        damage = replace(damage, ratio=0.5, schedule="constant")
+    if damage.kind != "none":  # an adaptive ratio holds images out; steps cost the same
+        damage = replace(damage, ratio=0.5)
     short = replace(
         config,
         damage=damage,
@@ -123,12 +120,12 @@ def _timed(source: Source, config: PretrainConfig, device: torch.device, batch: 
     return Speed(float(statistics.median(speeds[1:] or speeds)), batch, len(speeds))
 
 
-def _reading(source: Source, encoder: str | None, device: torch.device, workers: int, amp: Amp) -> list[Cost]:
+def _reading(source: Source, encoder: str | None, device: torch.device, workers: int) -> list[Cost]:
     try:
         used = resolve_encoder(encoder, source)
     except InputError as error:
         return [Cost(command="mine", seconds=None, images_per_second=None, work=str(error))]
-    seconds = seconds_an_image(used.encoder, used.preprocessing, source, device=device, workers=workers, amp=amp)
+    seconds = seconds_an_image(used.encoder, used.preprocessing, source, device=device, workers=workers, amp="none")
     how = f"{used.short_name} at {used.preprocessing.image_size} px"
     rate = 1 / seconds
     return [

@@ -204,11 +204,8 @@ def center_closeness(
         centers = torch.from_numpy(place.broadcast(_centers(features.base, count, reading.seed)))
         rows = F.normalize(features.own).cpu()
         nearest_one = nearest_center(rows, centers).float()
-        values = torch.cat([nearest_one[:, None], rows @ F.normalize(centers).T], dim=1) if len(rows) else None
-    found = torch.full((len(images), 1 + count), torch.nan)
-    for at, share in place.gather((features.positions, None if values is None else values.numpy())):
-        if share is not None:
-            found[torch.from_numpy(at)] = torch.from_numpy(share)
+        values = torch.cat([nearest_one[:, None], rows @ F.normalize(centers).T], dim=1)
+    found = _gathered_values(values, features.positions, len(images), place)
     known = torch.from_numpy(own) & ~found[:, 0].isnan()
     return torch.where(known, found[:, 0].nan_to_num(0).long(), -1), found[:, 1:]
 
@@ -354,8 +351,8 @@ def _of_all(values: Tensor, positions: NDArray[np.int64], count: int, place: Pro
 
 
 def _gathered_values(values: Tensor, positions: NDArray[np.int64], count: int, place: Processes) -> Tensor:
-    """Values (count,) of all images, gathered from all processes; NaN for images without a value."""
-    found = torch.full((count,), torch.nan)
+    """Values (count, …) of all images, gathered from all processes; NaN for images without a value."""
+    found = torch.full((count, *values.shape[1:]), torch.nan)
     for at, share in place.gather((positions, values.numpy())):
         found[torch.from_numpy(at)] = torch.from_numpy(share)
     return found

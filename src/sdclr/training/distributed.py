@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,11 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sdclr.errors import InputError
 from sdclr.files import claimed
 from sdclr.files.alone import taken
 from sdclr.slurm import torch_variables
+from sdclr.training.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -160,3 +164,32 @@ def processes(device: str) -> Iterator[Processes]:
             # that thread while it holds the lock, which would be a deadlock. Sleeping releases the lock before.
             time.sleep(SETTLING)
             dist.destroy_process_group()
+
+
+def wrapped(objective: nn.Module, runtime: Runtime, place: Processes) -> nn.Module:
+    """Compile an objective and distribute it over processes, as `runtime` says.
+
+    Args:
+        objective: On the device; compilation changes it in place.
+        runtime: Whether to compile.
+        place: The rank of this process.
+    """
+    model = objective
+    if runtime.cuda_graphs:
+        model.compile(mode="reduce-overhead")
+    elif runtime.compile:
+        model.compile()
+    if place.world > 1:
+        ids = [place.device] if place.device.type == "cuda" else None
+        # torch warns of the strides of each 1x1 convolution in channels_last, where two descriptions are equivalent.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        # Running statistics are not averaged in training mode, and masks are equal everywhere by construction.
+        model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return model
+
+
+def gradients_shared(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
+    """Exchange gradients between processes once per step, with the last part of the batch."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard and progress."""
+"""The log of a run: metrics.jsonl, TensorBoard and progress; and the list of its sessions."""
 
 import json
 import time
@@ -6,9 +6,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from sdclr.files import append_json, read_json_lines, write_atomically
+from sdclr.precision import device_name
 from sdclr.progress import duration, stage, tell
 from sdclr.training.board import Board
+from sdclr.training.distributed import Processes
+from sdclr.training.machine import Settled
+from sdclr.training.run import Run
+from sdclr.version import __version__
 from sdclr.visible import counted
 
 SLOW: Final = (
@@ -112,3 +119,31 @@ class Log:
             lines = read_json_lines(self._file, keys={"step": int}, skip=True)
             kept = [json.dumps(line) for line in lines if line["step"] <= step]
             write_atomically(self._file, "".join(f"{line}\n" for line in kept).encode())
+
+
+def note_session(run: Run, step: int, settled: Settled, *, compiled: bool, place: Processes) -> None:
+    """Add a line to the run's list of sessions, on the first process only.
+
+    It holds the settings outside the configuration, which may differ between sessions.
+
+    Args:
+        run: The run.
+        step: The step at which the session starts.
+        settled: Number format and threads.
+        compiled: Whether the forward pass is compiled.
+        place: The rank of this process.
+    """
+    if not place.first:
+        return
+    values = {
+        "step": step,
+        "device": device_name(place.device),
+        "device_type": place.device.type,
+        "processes": place.world,
+        "threads": settled.threads,
+        "precision": settled.precision,
+        "compile": compiled,
+        "torch": torch.__version__,
+        "sdclr": __version__,
+    }
+    append_json(run.sessions_file, values)

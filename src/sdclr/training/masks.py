@@ -1,18 +1,17 @@
-"""The pruning schedule of the twin over a run."""
+"""The masks of the twin over a run."""
 
 from sdclr.encoders.digest import tensors_digest
-from sdclr.method import AdaptiveRatio, Objective, scheduled_ratio
+from sdclr.method import AdaptiveRatio, Objective
 from sdclr.training.config import DamageConfig
 from sdclr.training.distributed import Processes
 
 
-def refresh_masks(objective: Objective, damage: DamageConfig, progress: float, place: Processes) -> None:
+def refresh_masks(objective: Objective, damage: DamageConfig, place: Processes) -> None:
     """Choose the twin's masks from the current weights, at the current ratio. All processes call this together.
 
     Args:
         objective: Without a competitor nothing is done. An adaptive ratio needs an `AdaptiveRatio`.
         damage: Configuration of the competitor.
-        progress: Share of the run's steps that are done, in [0, 1).
         place: The rank of this process.
 
     Raises:
@@ -21,10 +20,7 @@ def refresh_masks(objective: Objective, damage: DamageConfig, progress: float, p
     competitor = objective.competitor
     if competitor is None:
         return
-    if damage.ratio != "adaptive":
-        if damage.changes:
-            competitor.ratio = scheduled_ratio(damage.ratio, progress, damage.schedule, cycles=damage.cycles)
-    else:
+    if damage.ratio == "adaptive":
         competitor.ratio = next(each.ratio for each in objective.rebalancers if isinstance(each, AdaptiveRatio))
     competitor.refresh()
     if place.world > 1:  # gradients of differently pruned twins must not be averaged

@@ -33,11 +33,11 @@ from sdclr.training.checkpoint import check_space, load_checkpoint, save_checkpo
 from sdclr.training.collapse import CollapseWatch
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
-from sdclr.training.distributed import Processes, processes
+from sdclr.training.distributed import Processes, gradients_shared, processes, wrapped
 from sdclr.training.feed import Feed, checked_weights, create_feed
 from sdclr.training.guidance import Guidance
 from sdclr.training.interrupts import Interrupted, Interrupts, listening
-from sdclr.training.logs import SLOW, Log
+from sdclr.training.logs import SLOW, Log, note_session
 from sdclr.training.machine import Settled, settle
 from sdclr.training.masks import refresh_masks
 from sdclr.training.nonfinite import give_up
@@ -48,8 +48,6 @@ from sdclr.training.randomness import own_randomness, seed
 from sdclr.training.rebalancing import create_rebalancers
 from sdclr.training.run import STATE, Run, create_objective
 from sdclr.training.runtime import Runtime
-from sdclr.training.sessions import note_session
-from sdclr.training.wrapping import gradients_shared, wrapped
 from sdclr.views.render import to_device
 
 
@@ -290,7 +288,7 @@ class Trainer:
         if competitor is None or self.step % (damage.refresh_steps or self.steps_per_epoch):
             return
         seed(self._step_seed(0), self.place.device)  # equal on all processes: masks may be drawn at random
-        refresh_masks(self.objective, damage, self.step / self.total, self.place)
+        refresh_masks(self.objective, damage, self.place)
         if self.config.fixes_statistics and damage.independent_norm:
             with self._precision():
                 settled = recalibrate(competitor, map(self._laid_out, self.guidance.sample(self.step)))

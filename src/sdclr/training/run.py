@@ -147,8 +147,6 @@ class Run:
         values = read_json(self.config_file, _AGAIN)
         if values.get("start") is not None:
             values.setdefault("norm_statistics", "moving")  # the behavior before this setting existed
-        if not values.get("damage", {}).get("also", True):
-            del values["damage"]["also"]  # runs of earlier versions name no further competitors here
         try:
             return from_json(PretrainConfig, values)
         except InputError as error:

@@ -129,7 +129,6 @@ def test_where_all_are_alike_all_weigh_alike(distances):
         ({"cap": 1.0}, "0 <= floor < 1 < cap"),
         ({"floor": math.nan}, "0 <= floor < 1 < cap"),
         ({"start": 1.0}, r"in \[0, 1\), not at 1"),
-        ({"full": 0.1}, "between the start, 0.25, and 1"),
         ({"every": 0}, "1 or more"),
         ({"clusters": -1}, "1 or more"),
         ({"exact": 1}, "2 or more"),
@@ -164,18 +163,6 @@ def test_until_there_are_weights_all_images_come_alike():
     assert density(losses, (losses, losses), torch.tensor([0, 2])) is losses
 
 
-def test_losses_may_be_weighed_instead():
-    density = Density(3, epochs=4, config=DensityConfig(effective=None, power=1.0, weigh="loss"))
-    density.update(torch.tensor([1.0, 2.0, 3.0]))
-    assert density.sampling is None
-    losses = torch.tensor([1.0, 10.0, 100.0], requires_grad=True)
-    weighed = density(losses, (losses, losses), torch.tensor([2, 0, 2]))
-    assert weighed.dtype == losses.dtype
-    assert weighed.tolist() == pytest.approx([1.5, 5, 150])
-    weighed.sum().backward()
-    assert losses.grad.tolist() == pytest.approx([1.5, 0.5, 1.5])
-
-
 def test_the_control_deals_the_same_weights_out_at_random_and_always_to_the_same():
     distances = torch.rand(200, generator=torch.Generator().manual_seed(0))
     config = DensityConfig()
@@ -196,26 +183,6 @@ def test_the_control_deals_the_same_weights_out_at_random_and_always_to_the_same
     first = one.weights.argsort()
     one.update(distances * distances)  # the same order among images
     assert torch.equal(one.weights.argsort(), first)
-
-
-@pytest.mark.parametrize("strength", [{}, {"effective": None, "power": 6.0}], ids=["effective", "power"])
-def test_strength_may_rise_over_the_run(strength):
-    distances = torch.rand(100, generator=torch.Generator().manual_seed(0)) + 0.5
-    config = DensityConfig(start=0.2, full=0.6, every=10, **strength)
-    density = Density(100, epochs=100, config=config)
-    numbers = []
-    for epoch in range(20, 100, 10):
-        density.enter_epoch(epoch)
-        density.update(distances)
-        numbers.append(effective_number(density.weights))
-    whole = Density(100, epochs=100, config=dataclasses.replace(config, full=None))
-    whole.update(distances)
-    least = effective_number(whole.weights)
-    assert numbers[:5] == sorted(numbers[:5], reverse=True)
-    assert numbers[0] > numbers[3] > numbers[4]
-    assert numbers[4:] == pytest.approx([least] * 4)
-    if not strength:  # a fifth of the way at the first of five looks
-        assert numbers[0] == pytest.approx(0.9, abs=1e-6)
 
 
 def test_weights_travel_with_the_state():

@@ -7,14 +7,14 @@ from rich.console import Console
 
 from sdclr.cli.commands.duplicates import Duplicates
 from sdclr.cli.machine import machine
-from sdclr.cli.plan import tell_plan
+from sdclr.cli.mining_plan import tell_mining
 from sdclr.cli.talk import finish, spelled
 from sdclr.cli.told import duplicates_line
 from sdclr.mining.config import MineConfig
 from sdclr.mining.drop import find_duplicates
 from sdclr.mining.duplicates import Duplicates as Found
-from sdclr.mining.mine import left_to_read, open_mined
-from sdclr.mining.plan import default_folder, passes
+from sdclr.mining.mine import open_mined
+from sdclr.mining.plan import default_folder
 from sdclr.visible import visible
 
 _GROUPS: Final = 5
@@ -28,18 +28,15 @@ def run(command: Duplicates, console: Console) -> None:
     source, used = open_mined(command.images, command.encoder, out=command.folder)
     device, workers = machine(command.device, command.workers)
     folder = command.folder or default_folder(source, used)
-    left = left_to_read(source, used, config, out=folder, device=device)
-    tell_plan(
+    tell_mining(
         console,
         source,
         used,
+        config,
+        folder,
         device=device,
         workers=workers,
-        amp=config.amp,
         out=command.out or command.marks or folder,
-        images=left,
-        read=None if left else folder,
-        passes=passes(used, config),
     )
     found = find_duplicates(source, config, encoder=used, out=folder, device=device, workers=workers)
     for line in (_nothing_seen(found) or duplicates_line(found.groups), *_largest(found)):

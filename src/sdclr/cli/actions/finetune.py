@@ -59,7 +59,7 @@ def run(command: Finetune, console: Console) -> None:
     details = result.score.details
     rows: dict[str, list[Balance]] = {method: [result.score.balance]}
     if "all_experts" in details:
-        rows = {"as routed": [result.score.balance], "all experts": [_balance(details["all_experts"])]}
+        rows = {"as routed": [result.score.balance], "all experts": [Balance.from_json(details["all_experts"])]}
     console.print(balance_table(rows, title=f"{method}: accuracy by group of classes").rich())
     if "experts_asked" in details:
         console.print(f"experts per image: {details['experts_asked']:.2f} of {command.config.experts}")
@@ -82,8 +82,3 @@ def _budget(command: Finetune) -> Budget | None:
         option = f"--{given[0].replace('_', '-')}"
         raise InputError(f"--minutes chooses the epochs, which {option} gives: leave out one of them")
     return budget(command.minutes)
-
-
-def _balance(figures: dict[str, float | None]) -> Balance:
-    """The balance from the values of a result file, with nan for null."""
-    return Balance(**{name: float("nan") if value is None else value for name, value in figures.items()})

@@ -6,13 +6,13 @@ from rich.console import Console
 
 from sdclr.cli.commands.mine import Mine
 from sdclr.cli.machine import machine
-from sdclr.cli.plan import tell_plan
+from sdclr.cli.mining_plan import tell_mining
 from sdclr.cli.talk import finish, note, spelled
 from sdclr.cli.told import found, pictureless
 from sdclr.encoders import STRONGER
-from sdclr.mining.mine import left_to_read, mine_features, open_mined
+from sdclr.mining.mine import mine_features, open_mined
 from sdclr.mining.page import write_page
-from sdclr.mining.plan import default_folder, passes
+from sdclr.mining.plan import default_folder
 from sdclr.training.resolve import ResolvedEncoder
 
 _LABELED: Final = 100
@@ -24,19 +24,7 @@ def run(command: Mine, console: Console) -> None:
     source, used = open_mined(command.images, command.encoder, image_size=command.config.image_size, out=command.out)
     folder = command.out or default_folder(source, used)
     device, workers = machine(command.device, command.workers)
-    left = left_to_read(source, used, command.config, out=folder, device=device)
-    tell_plan(
-        console,
-        source,
-        used,
-        device=device,
-        workers=workers,
-        amp=command.config.amp,
-        out=folder,
-        images=left,
-        read=None if left else folder,
-        passes=passes(used, command.config),
-    )
+    tell_mining(console, source, used, command.config, folder, device=device, workers=workers, out=folder)
     scores, features, *_ = mine_features(
         source, command.config, encoder=used, against=command.against, out=folder, device=device, workers=workers
     )

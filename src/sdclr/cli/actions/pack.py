@@ -1,9 +1,9 @@
 """Action of `sdclr pack`."""
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from sdclr.cli.commands.pack import Pack
-from sdclr.cli.inspected import size_text
 from sdclr.cli.plan import tell_images, tell_output
 from sdclr.cli.talk import finish, spelled
 from sdclr.data.pack import pack
@@ -25,7 +25,7 @@ def run(command: Pack, console: Console) -> None:
         shorter_side=command.shorter_side,
     )
     left_out = f"; {done.bad:,} left out, listed in {command.out / 'bad_images.csv'}" if done.bad else ""
-    line = f"packed: {counted(done.images)} in {counted(done.shards, 'shard')}, {size_text(done.bytes)}{left_out}"
+    line = f"packed: {counted(done.images)} in {counted(done.shards, 'shard')}, {decimal(done.bytes)}{left_out}"
     console.print(line, markup=False)
     shards = f"wds:{command.out}"
     finish(console, spelled("info", shards) + " --decode --no-measure", spelled("mine", shards))

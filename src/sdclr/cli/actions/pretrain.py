@@ -13,7 +13,7 @@ from sdclr.data.sources import open_source
 from sdclr.longtail.subset import select
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
-from sdclr.reporting.page import run_report
+from sdclr.reporting.page import report
 from sdclr.settings import SettingsFile
 from sdclr.training.checkpoint import last_checkpoint
 from sdclr.training.config import SCRATCH, PretrainConfig
@@ -36,7 +36,7 @@ def run(command: Pretrain, console: Console) -> None:
             note(console, line)
     run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit, outside=outside)
     if speaks():
-        page = run_report(run, source)
+        page = report([run], source=source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)
     finish(
         console,

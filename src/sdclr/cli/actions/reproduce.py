@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
 from rich.console import Console
 
 from sdclr.cli.commands.reproduce import Reproduce
@@ -13,7 +11,7 @@ from sdclr.cli.plan import tell_queue
 from sdclr.cli.talk import budget, finish, note
 from sdclr.errors import InputError, StorageError
 from sdclr.files import write_atomically
-from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, ExperimentName, Setting, experiment
+from sdclr.paper.experiments import DATA_NAMES, EXPERIMENTS, Experiment, Setting, experiment
 from sdclr.paper.figures import draw
 from sdclr.paper.plan import State, look, plan_table
 from sdclr.paper.results import Row, collect, is_finished, write_results
@@ -24,12 +22,6 @@ from sdclr.training.distributed import resolve_device
 from sdclr.training.run import Run
 from sdclr.training.runtime import Runtime
 from sdclr.version import __version__
-
-What = Annotated[
-    ExperimentName | Literal["all"],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="WHAT", help=f"{', '.join(EXPERIMENTS)}, or all of them."),
-]
 
 
 def run(command: Reproduce, console: Console) -> None:

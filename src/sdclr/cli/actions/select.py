@@ -9,11 +9,11 @@ from sdclr.cli.commands.select import Select
 from sdclr.cli.labels import labeled_ids, spent, write_choice
 from sdclr.cli.lines import write_lines
 from sdclr.cli.machine import machine
-from sdclr.cli.plan import tell_plan
+from sdclr.cli.mining_plan import tell_mining
 from sdclr.cli.talk import beside, finish, note, spelled
 from sdclr.mining.config import MineConfig
-from sdclr.mining.mine import left_to_read, open_mined
-from sdclr.mining.plan import default_folder, passes
+from sdclr.mining.mine import open_mined
+from sdclr.mining.plan import default_folder
 from sdclr.mining.select import select
 
 
@@ -25,18 +25,8 @@ def run(command: Select, console: Console) -> None:
     notes = beside(console, results=command.out is None)
     config = MineConfig()
     folder = command.folder or default_folder(source, used)
-    left = left_to_read(source, used, config, out=folder, device=device)
-    tell_plan(
-        notes,
-        source,
-        used,
-        device=device,
-        workers=workers,
-        amp=config.amp,
-        out=command.out or "standard output",
-        images=left,
-        read=None if left else folder,
-        passes=passes(used, config),
+    tell_mining(
+        notes, source, used, config, folder, device=device, workers=workers, out=command.out or "standard output"
     )
     choice = select(
         source,

@@ -54,14 +54,10 @@ class DensityConfig:
     """Number of neighbors for the mean distance."""
     start: float = 0.25
     """Share of the run with uniform sampling at the start, while features form."""
-    full: float | None = None
-    """Share of the run at which the weights reach full strength, linearly from the start; by default at once."""
     every: int = 10
     """Epochs between two estimates. One estimate costs about a sixth of an epoch."""
     exact: int = 1_000_000
     """Largest number of images for an exact neighbor search; larger sets search in a random sample of this size."""
-    weigh: Literal["sampling", "loss"] = "sampling"
-    """Draw images in proportion to their weights, or draw them uniformly and weight their losses."""
     control: Literal["none", "shuffled", "clusters"] = "none"
     """Two controls: randomly permuted weights; weights by the inverse size of k-means clusters instead of distances."""
     clusters: int | None = None
@@ -73,8 +69,6 @@ class DensityConfig:
         check_weights(power=self.power, effective=self.effective, cap=self.cap, floor=self.floor)
         if not 0 <= self.start < 1:
             raise ValueError(f"density weights start at a share of the run in [0, 1), not at {self.start}")
-        if self.full is not None and not self.start <= self.full <= 1:
-            raise ValueError(f"full strength is reached between the start, {self.start}, and 1, not at {self.full}")
         if min(self.every, self.neighbors, self.clusters or 1) < 1 or self.exact < 2:
             raise ValueError("every, neighbors and clusters are 1 or more, and exact is 2 or more")
         if self.seed < 0:

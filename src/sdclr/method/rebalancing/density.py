@@ -1,4 +1,4 @@
-"""Density: isolated images in the encoder's features are drawn more often, or their losses have more weight.
+"""Density: isolated images in the encoder's features are drawn more often.
 
 Images of a rare kind have distant neighbors, because few images are similar; this needs no labels. The spread of the
 distances depends on the data, so the setting is not the power of the distance but its effect: the effective number of
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sdclr.method.rebalancing.config import MAX_POWER, DensityConfig, check_weights
-from sdclr.method.rebalancing.rebalancer import Outputs
 from sdclr.method.rebalancing.weights import SampleWeights
 
 _RANGE: Final = 1e3
@@ -47,27 +46,11 @@ class Density(SampleWeights):
         """
         if distances.shape != self.weights.shape:
             raise ValueError(f"{tuple(distances.shape)} distances for {len(self.weights)} images: give one for each")
-        config, strength = self.config, self._strength()
-        power = None if config.power is None else strength * config.power
-        effective = None if config.effective is None else 1 - strength * (1 - config.effective)
-        weights = density_weights(distances.cpu(), power=power, effective=effective, cap=config.cap, floor=config.floor)
+        config = self.config
+        weights = density_weights(
+            distances.cpu(), power=config.power, effective=config.effective, cap=config.cap, floor=config.floor
+        )
         self._adopt(weights, shuffled_by=config.seed if config.control == "shuffled" else None)
-
-    @property
-    def sampling(self) -> Tensor | None:
-        """Sampling weight of each image; None if losses are weighted, and before the first weights."""
-        return None if self.config.weigh == "loss" else super().sampling
-
-    def forward(self, losses: Tensor, outputs: Outputs, samples: Tensor) -> Tensor:  # noqa: ARG002  # of the base
-        """Losses times the weights, whose mean over the set is 1, if losses are weighted."""
-        return losses * self.weights[samples].to(losses.dtype) if self.config.weigh == "loss" else losses
-
-    def _strength(self) -> float:
-        """Strength of weights computed in the current epoch, in (0, 1]."""
-        if self.config.full is None:
-            return 1.0
-        every = self.config.every
-        return min(1.0, (self.epoch - self.first + every) / (self.config.full * self.epochs - self.first + every))
 
 
 def density_weights(

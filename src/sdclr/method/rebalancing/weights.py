@@ -28,7 +28,7 @@ class SampleWeights(Rebalancer):
 
     def __init__(self, samples: int, *, epochs: int, start: float, every: int) -> None:
         super().__init__()
-        self.epochs, self.every = epochs, every
+        self.every = every
         self.first = math.ceil(start * epochs)
         self.epoch = 0
         self.register_buffer("weights", torch.ones(samples, dtype=torch.float64))
