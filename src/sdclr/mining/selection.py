@@ -220,7 +220,7 @@ def _coverage(pool: _Pool) -> NDArray[np.int64]:
     rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
     centers, ties = rng.permutation(len(some))[:_CENTERS], rng.permutation(len(some))
     share = 1 / (len(pool.known) + pool.budget)
-    threshold = share_threshold(rows, share, centers=centers) if len(some) > 1 else 1.0
+    threshold = share_threshold(rows, share, centers=centers)
     labeled = pool.rows[torch.from_numpy(pool.known).to(pool.rows.device)]
     return pool.filled(some[greedy_cover(rows, min(pool.budget, len(some)), threshold, ties=ties, labeled=labeled)])
 
