@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 from sklearn.metrics import pairwise_distances
 
 from sdclr.errors import InputError
@@ -81,6 +82,12 @@ def test_the_rarest_come_first():
     assert select_samples(np.eye(5), rarity, 2, method="rarity", labeled=[4]).tolist() == [1, 3]
 
 
+def test_equal_rarities_are_taken_in_the_order_of_the_images():
+    rarity = np.random.default_rng(0).integers(3, size=500)
+    expected = sorted(range(500), key=lambda row: (-rarity[row], row))
+    assert select_samples(np.ones((500, 2)), rarity, 300, method="rarity").tolist() == expected[:300]
+
+
 def test_rarity_is_the_distance_to_ten_neighbors_by_default():
     x, _ = long_tailed()
     apart = pairwise_distances(x, metric="cosine")
@@ -107,6 +114,14 @@ def test_weights_multiply_distance_and_percentile(alpha):
     assert select_samples(x, rarity, 40, method="weighted", alpha=alpha).tolist() == expected
     # Only the order of scores counts.
     assert select_samples(x, np.exp(9 * rarity) - 5, 40, method="weighted", alpha=alpha).tolist() == expected
+
+
+def test_equal_scores_share_a_percentile():
+    x, _ = long_tailed()
+    rarity = np.random.default_rng(0).integers(9, size=len(x))
+    weights = (rankdata(rarity) / len(x)) ** 4
+    expected = plain_farthest_first(unit(x), 40, int(rarity.argmax()), weights)
+    assert select_samples(x, rarity, 40, method="weighted").tolist() == expected
 
 
 def test_without_alpha_weights_leave_variety_alone():
@@ -137,6 +152,14 @@ def test_draws_are_in_proportion_to_the_power_of_the_percentile(alpha):
     assert (np.abs(np.bincount(first, minlength=count) / draws - share) < 4 * sigma + 1e-9).all()
 
 
+def test_the_shortest_waiting_times_are_drawn():
+    x, _ = long_tailed()
+    rarity = np.random.default_rng(0).integers(9, size=len(x))
+    waiting = np.random.default_rng(5).exponential(size=len(x)) / (rankdata(rarity) / len(x)) ** 2
+    expected = [row for row in np.argsort(waiting).tolist() if row not in {3, 70}][:200]
+    assert select_samples(x, rarity, 200, method="sampled", alpha=2, labeled=[3, 70], seed=5).tolist() == expected
+
+
 def test_random_choices_have_the_base_rate():
     x, labels = long_tailed()
     chosen = [select_samples(x, None, 75, method="random", seed=seed) for seed in range(300)]
@@ -155,6 +178,21 @@ def test_clusters_give_their_rarest_in_turn():
         for one in part:
             same = np.sort(rarity[labels == labels[one]])[::-1]
             assert rarity[one] == same[turn]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_seed_is_that_of_the_clusters(seed):
+    """Clouds that overlap are divided anew by each seed."""
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    rarity = np.random.default_rng(1).permutation(200)
+    labels = find_clusters(unit(x), 12, seed=seed).labels
+    expected = sorted(
+        (max(np.flatnonzero(labels == one), key=rarity.__getitem__) for one in range(12)), key=lambda one: -rarity[one]
+    )
+    assert select_samples(x, rarity, 12, method="clusters", clusters=12, seed=seed).tolist() == expected
+    labels = find_clusters(unit(x), 15, seed=seed).labels
+    chosen = select_samples(x, None, 15, method="typicality", seed=seed)
+    assert chosen.tolist() == plain_typicality(unit(x), labels, 15, [])
 
 
 def test_clusters_with_labels_wait_for_the_others():
@@ -265,6 +303,12 @@ def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
     assert DEFAULT == "typicality"
 
 
+def test_labeled_images_may_be_named_twice_in_any_order():
+    x, _ = long_tailed()
+    once = select_samples(x, None, 9, method="mixed", labeled=[3, 50])
+    np.testing.assert_array_equal(select_samples(x, None, 9, method="mixed", labeled=np.uint8([50, 3, 50])), once)
+
+
 def test_tensors_serve_as_well():
     x, _ = long_tailed()
     np.testing.assert_array_equal(select_samples(torch.from_numpy(x), None, 9), select_samples(x, None, 9))
@@ -286,6 +330,12 @@ def test_tensors_serve_as_well():
         ({"labeled": [6]}, "labeled holds 6: positions of 6 images go from 0 to 5"),
         ({"labeled": [-1]}, "labeled holds -1"),
         ({"labeled": [0.5]}, "give a list of positions"),
+        ({"labeled": [[0, 1]]}, "labeled has shape (1, 2)"),
+        ({"labeled": [False, True]}, "type bool: give a list of positions"),
+        ({"kinds": [0.0, 1, 1, 1, 1, 1]}, "type float64 for 6 images"),
+        ({"kinds": [[0]] * 6}, "kinds has shape (6, 1)"),
+        ({"rarity": [[1]] * 6}, "rarity has shape (6, 1)"),
+        ({"alpha": float("inf")}, "alpha=inf"),
         ({"features": np.zeros(6)}, "features must be an (N, D) table"),
         ({"features": np.full((6, 2), np.nan)}, "features row 0 is not finite"),
     ],
