@@ -175,6 +175,28 @@ def test_images_that_lost_neighbors_are_sought_again_and_no_others(monkeypatch):
     assert 0 < len(losers) <= 20
 
 
+def test_an_approximate_search_may_miss_the_image_itself(monkeypatch):
+    """Of an image that does not find itself, the farthest of k + 1 neighbors is left out."""
+
+    def search(features, k, *, queries):
+        order, far = plain_neighbors(cosine_distances(features.numpy()), k)
+        rows = (queries @ features.T).argmax(dim=1).numpy()
+        indices, distances = order[rows], far[rows].astype(np.float32)
+        for place, row in enumerate(rows.tolist()):
+            if row % 2:  # half of the images find themselves first
+                indices[place, 1:], distances[place, 1:] = indices[place, :-1], distances[place, :-1]
+                indices[place, 0], distances[place, 0] = row, 0
+        return Neighbors(torch.from_numpy(distances), torch.from_numpy(indices))
+
+    monkeypatch.setattr(kind_graph, "find_neighbors", search)
+    features = bursts(1)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    distinct = distinct_images(torch.from_numpy(features), nearest(features, 8))
+    positions, _ = plain_distinct(features, 8)
+    assert distinct.positions.tolist() == positions
+    np.testing.assert_array_equal(distinct.indices, plain_neighbors(cosine_distances(features[positions]), 8)[0])
+
+
 def test_fewer_images_than_neighbors_are_left():
     generator = np.random.default_rng(3)
     few = np.eye(5) + 0.1 * generator.normal(size=(5, 5))

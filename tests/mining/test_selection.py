@@ -263,6 +263,14 @@ def test_kinds_come_first_and_then_what_is_far():
     assert labels[select_samples(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
 
 
+def test_kinds_of_one_size_come_in_the_order_of_their_numbers():
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, 4, size=150)
+    kinds = generator.permutation(np.repeat(np.arange(150), sizes))
+    chosen = select_samples(generator.normal(size=(len(kinds), 4)), None, 150, method="kinds", kinds=kinds)
+    assert kinds[chosen].tolist() == sorted(range(150), key=lambda kind: (-sizes[kind], kind))
+
+
 def test_kinds_are_sought_where_none_are_given():
     x, labels = long_tailed(spread=0.05, sizes=(300, 100, 40))
     found = select_samples(x, None, 3, method="kinds")
