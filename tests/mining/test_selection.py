@@ -85,7 +85,8 @@ def test_the_rarest_come_first():
 def test_equal_rarities_are_taken_in_the_order_of_the_images():
     rarity = np.random.default_rng(0).integers(3, size=500)
     expected = sorted(range(500), key=lambda row: (-rarity[row], row))
-    assert select_samples(np.ones((500, 2)), rarity, 300, method="rarity").tolist() == expected[:300]
+    for scores in (rarity, rarity.astype(np.uint8)):
+        assert select_samples(np.ones((500, 2)), scores, 300, method="rarity").tolist() == expected[:300]
 
 
 def test_rarity_is_the_distance_to_ten_neighbors_by_default():
@@ -193,6 +194,18 @@ def test_the_seed_is_that_of_the_clusters(seed):
     labels = find_clusters(unit(x), 15, seed=seed).labels
     chosen = select_samples(x, None, 15, method="typicality", seed=seed)
     assert chosen.tolist() == plain_typicality(unit(x), labels, 15, [])
+
+
+def test_one_cluster_gives_the_rarest_and_the_default_is_a_hundred():
+    x, rarity = np.random.default_rng(0).normal(size=(300, 3)), np.random.default_rng(1).permutation(300)
+    expected = np.argsort(-rarity)[:120]
+    np.testing.assert_array_equal(select_samples(x, rarity, 120, method="clusters", clusters=1), expected)
+    usual, hundred, more = (
+        select_samples(x, rarity, 120, method="clusters", **options)
+        for options in ({}, {"clusters": 100}, {"clusters": 101})
+    )
+    np.testing.assert_array_equal(usual, hundred)
+    assert usual.tolist() != more.tolist()
 
 
 def test_clusters_with_labels_wait_for_the_others():
