@@ -48,6 +48,9 @@ def plain_distinct(features, k):
     while len(positions) > 1:
         indices, distances = plain_neighbors(cosine_distances(features[positions]), min(k, len(positions) - 1))
         leader = plain_leaders(indices, distances)
+        blank = [place for place, image in enumerate(positions) if not features[image].any()]
+        for place in blank:
+            leader[place] = blank[0]
         kept = [place for place, image in enumerate(leader) if place == image]
         if len(kept) == len(positions):
             break
@@ -85,19 +88,34 @@ def test_copies_are_merged_as_the_rules_say(k, seed):
     np.testing.assert_allclose(distinct.distances, distances, atol=1e-6)
 
 
-def test_images_without_a_direction_are_one_and_a_collection_of_copies_has_no_neighbors():
+@pytest.mark.parametrize("places", [[0, 1, 2, 3, 4], [0, 1, 2, -2, -1], [7, 40, -3, -2, -1], [-3, -2, -1]])
+def test_images_without_a_direction_are_one(places):
     features = bursts(0)
-    blank = np.concatenate([np.zeros((3, 6), np.float32), features, np.zeros((2, 6), np.float32)])
-    distinct = distinct_images(torch.from_numpy(blank), nearest(blank, 10))
-    rows = [0, 1, 2, -2, -1]
-    assert set(distinct.owner[rows]) == {0}
-    assert distinct.copies[0] == 5
-    assert 0 not in distinct.owner[3:-2]
+    blank = np.arange(len(features) + len(places))[places]
+    mixed = np.zeros((len(features) + len(places), 6), dtype=np.float32)
+    mixed[np.setdiff1d(np.arange(len(mixed)), blank)] = features
+    distinct = distinct_images(torch.from_numpy(mixed), nearest(mixed, 10))
+    assert (distinct.positions[distinct.owner[blank]] == min(blank)).all()
+    assert distinct.copies[distinct.owner[min(blank)]] == len(blank)
+    positions, owner = plain_distinct(mixed, 10)
+    assert distinct.positions.tolist() == positions
+    assert distinct.positions[distinct.owner].tolist() == owner
+
+
+def test_collections_of_copies_of_one_or_two_images():
     same = torch.ones(7, 4)
     alone = distinct_images(same, nearest(same, 3))
     assert alone.indices.shape == alone.distances.shape == (1, 0)
+    assert alone.indices.dtype == np.int64
+    assert alone.distances.dtype == np.float32
     assert alone.copies.tolist() == [7]
     assert alone.owner.tolist() == [0] * 7
+    two = torch.eye(4)[[0, 1] * 8]
+    both = distinct_images(two, nearest(two, 3))
+    assert sorted(both.positions % 2) == [0, 1]
+    assert both.indices.tolist() == [[1], [0]]
+    assert both.distances.tolist() == [[1], [1]]
+    assert both.copies.tolist() == [8, 8]
 
 
 def plain_graph(indices, distances, tuning=5):
@@ -133,6 +151,12 @@ def test_weights_are_those_of_the_formulas(features, k):
     linked = {(a, b) for a, others in enumerate(indices.tolist()) for b in others}
     assert graph.nnz == len(linked | {(b, a) for a, b in linked})  # no weight is rounded to zero
     np.testing.assert_allclose(graph.toarray(), plain_graph(indices, distances), rtol=1e-5)
+
+
+def test_more_than_127_shared_neighbors_are_counted():
+    found = nearest(np.random.default_rng(0).normal(size=(150, 4)).astype(np.float32), 140)
+    indices, distances = found.indices.numpy(), found.distances.numpy()
+    np.testing.assert_allclose(neighbor_graph(indices, distances).toarray(), plain_graph(indices, distances), rtol=1e-5)
 
 
 def test_blocks_change_no_weight(monkeypatch):

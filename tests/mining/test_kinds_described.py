@@ -100,6 +100,10 @@ def test_odd_images_are_outliers_in_the_collection_and_in_their_kind(seed):
     assert kinds.odd.tolist() == np.flatnonzero(expected)[np.argsort(-far[expected])].tolist()
 
 
+def test_images_at_equal_distances_are_not_odd():
+    assert len(find_kinds(np.eye(40)).odd) == 0
+
+
 def test_copies_of_an_odd_image_are_listed_once_and_more_than_ten_are_not_odd():
     features = groups(2, (300,), (0.3,))
     stranger = np.random.default_rng(0).normal(size=(1, 16)).astype(np.float32)
