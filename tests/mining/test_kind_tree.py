@@ -143,6 +143,28 @@ def test_parts_lose_the_share_of_the_rules(case, seed):
             assert tree.parts(groups, fraction) == pytest.approx(plain.parts(groups, fraction), abs=1e-9)
 
 
+def test_halves_of_equal_volume_are_parts():
+    """Two groups of eight, all linked, with one link between them: a half loses 1 of 57."""
+    graph = np.kron(np.eye(2), np.ones((8, 8)) - np.eye(8))
+    graph[0, 8] = graph[8, 0] = 1
+    tree = build_tree(sparse.csr_matrix(graph), np.zeros(16))
+    (root,) = tree.roots
+    assert tree.outside(root) == 0
+    assert tree.parts([root], 1 / 2) == pytest.approx(1 / 57)
+
+
+def test_the_unit_of_the_weights_does_not_matter():
+    graph, _ = planted_graph(2, apart=(1, 3))
+    counts = np.ones(len(graph), dtype=np.int64)
+    first, other = (
+        separated_groups(build_tree(sparse.csr_matrix(graph * unit), graph.max(axis=1)), counts, 10, 2.0)
+        for unit in (1, 2**-10)
+    )
+    np.testing.assert_array_equal(other.labels, first.labels)
+    np.testing.assert_allclose(other.inside, first.inside)
+    assert 0 < first.inside.min() < 1
+
+
 def test_the_default_contrast_is_five():
     graph, _ = planted_graph(0, outside=0.01)
     counts = np.ones(len(graph), dtype=np.int64)

@@ -100,6 +100,13 @@ def test_odd_images_are_outliers_in_the_collection_and_in_their_kind(seed):
     assert kinds.odd.tolist() == np.flatnonzero(expected)[np.argsort(-far[expected])].tolist()
 
 
+def test_two_images_with_many_copies_each_are_two_kinds():
+    kinds = find_kinds(np.eye(6)[[0] * 30 + [3] * 20])
+    assert kinds.labels.tolist() == [0] * 30 + [1] * 20
+    # One link of weight exp(-1) between both, and one for each copy inside.
+    assert kinds.separation.tolist() == pytest.approx([copies / (copies + np.exp(-1)) for copies in (29, 19)])
+
+
 def test_images_at_equal_distances_are_not_odd():
     assert len(find_kinds(np.eye(40)).odd) == 0
 
@@ -112,7 +119,9 @@ def test_copies_of_an_odd_image_are_listed_once_and_more_than_ten_are_not_odd():
         assert (kinds.odd >= 300).sum() == listed
 
 
-@pytest.mark.parametrize(("count", "k", "used"), [(2, 15, 1), (8, 15, 7), (40, 15, 10), (120, 15, 12), (400, 15, 15)])
+@pytest.mark.parametrize(
+    ("count", "k", "used"), [(2, 15, 1), (8, 15, 7), (40, 15, 10), (40, 1, 1), (120, 15, 12), (400, 15, 15)]
+)
 def test_small_collections_use_fewer_neighbors(count, k, used, monkeypatch):
     asked, search = [], kinds_module.find_neighbors
 
