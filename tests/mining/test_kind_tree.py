@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sdclr.features.nearest import nearest
 from sdclr.mining import kind_tree
+from sdclr.mining.kind_graph import neighbor_graph
 from sdclr.mining.kind_tree import build_tree, separated_groups
 
 FRACTIONS = (1 / 2, 1 / 4, 1 / 8)
@@ -21,6 +23,12 @@ def planted_graph(seed, sizes=(40, 30, 25, 12, 6), inside=0.5, outside=0.02, *, 
     graph = np.triu((generator.random(chance.shape) < chance) * generator.uniform(0.1, 1, chance.shape), 1)
     order = generator.permutation(len(group))
     return (graph + graph.T)[order][:, order], group[order]
+
+
+def cloud(seed, dim, count=150):
+    """The graph of points in a ball, whose parts lose only few of their links."""
+    near = nearest(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32), 8, metric="euclidean")
+    return neighbor_graph(near.indices.numpy(), near.distances.numpy()).toarray()
 
 
 def volume(graph, nodes):
@@ -119,6 +127,17 @@ CASES = {
 @pytest.mark.parametrize(("least", "contrast"), [(10, 5.0), (10, 2.0), (4, 1.2), (25, 1.2)])
 def test_groups_are_those_of_the_rules(case, seed, least, contrast):
     graph, _ = planted_graph(seed, **CASES[case])
+    assert_groups_of_the_rules(graph, seed, least, contrast)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("contrast", [5.0, 2.0, 1.0])
+def test_groups_of_a_cloud_are_those_of_the_rules(dim, seed, contrast):
+    assert_groups_of_the_rules(cloud(seed, dim), seed, 10, contrast)
+
+
+def assert_groups_of_the_rules(graph, seed, least, contrast):
     counts = np.random.default_rng(seed).choice([1, 1, 1, 5], size=len(graph))
     tree = build_tree(sparse.csr_matrix(graph), graph.max(axis=1))
     groups = separated_groups(tree, counts, least, contrast)
@@ -151,6 +170,11 @@ def test_halves_of_equal_volume_are_parts():
     (root,) = tree.roots
     assert tree.outside(root) == 0
     assert tree.parts([root], 1 / 2) == pytest.approx(1 / 57)
+    graph[0, 8] = graph[8, 0] = 0
+    tree = build_tree(sparse.csr_matrix(graph), np.zeros(16))
+    groups = separated_groups(tree, np.ones(16, dtype=np.int64), 8)
+    assert len(set(groups.labels[:8])) == len(set(groups.labels[8:])) == 1
+    assert groups.inside.tolist() == [1, 1]
 
 
 def test_the_unit_of_the_weights_does_not_matter():
