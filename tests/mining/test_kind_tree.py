@@ -118,6 +118,7 @@ CASES = {
     "parts without links": {"apart": (1, 3)},
     "small parts without links": {"sizes": (60, 20, 3, 2, 2), "apart": (2, 3, 4), "inside": 1.0},
     "one group": {"sizes": (90,)},
+    "a small group beside a large one": {"sizes": (70, 20)},
     "many small": {"sizes": (9,) * 12, "inside": 0.9},
 }
 
