@@ -73,6 +73,43 @@ def test_an_average_ball_holds_its_share(share):
     assert some == pytest.approx(threshold, abs=0.2)
 
 
+@pytest.mark.parametrize("share", [1e-9, 0.013, 0.2, 0.999, 1.0])
+@pytest.mark.parametrize("centers", [None, [3, 17, 80]])
+def test_the_threshold_is_the_smallest_cosine_that_at_most_the_share_exceeds(share, centers):
+    x = unit_rows(90)
+    asked = range(90) if centers is None else centers
+    cosines = np.array([x[i] @ x[j] for i in asked for j in range(90) if i != j])
+    expected = min(cosine for cosine in cosines if (cosines > cosine).mean() <= share)
+    found = share_threshold(torch.from_numpy(x), share, centers=None if centers is None else np.array(centers))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_single_row_has_no_pairs_and_covers_itself():
+    alone = torch.tensor([[0.6, 0.8]])
+    threshold = share_threshold(alone, 1.0)
+    assert threshold == np.inf
+    assert greedy_cover(alone, 1, threshold, ties=np.zeros(1, dtype=np.int64)) == [0]
+
+
+def test_a_cosine_equal_to_the_threshold_does_not_cover():
+    x = torch.eye(3)[[0, 0, 1]]
+    assert greedy_cover(x, 3, 0.0, ties=np.arange(3)) == [1, 2, 0]
+    x = torch.eye(3)[[0, 0, 0, 1]]
+    assert greedy_cover(x, 1, 0.0, ties=np.arange(4), labeled=torch.eye(3)[[0, 2]]) == [3]
+
+
+def test_the_radius_is_measured_on_some_balls(monkeypatch):
+    monkeypatch.setattr(selection, "_CENTERS", 3)
+    x, known = unit_rows(120, 5), [10, 60]
+    some = np.delete(np.arange(120), known)
+    rng = np.random.default_rng(7)
+    centers, ties = rng.permutation(118)[:3], rng.permutation(118)
+    cosine = np.sort(np.concatenate([x[some[i]] @ np.delete(x[some], i, axis=0).T for i in centers]))[::-1]
+    radius = np.sqrt(2 - 2 * cosine[int(len(cosine) / 8)])  # of 351 pairs, 43 are closer, one in eight
+    expected = some[plain_cover(x[some], 6, radius - 1e-5, ties, [x[known]])]
+    np.testing.assert_array_equal(select_samples(x, None, 6, method="coverage", labeled=known, seed=7), expected)
+
+
 def test_coverage_goes_where_images_are_many():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), [60, 40, 30, 20])

@@ -86,6 +86,15 @@ def test_links_are_joined_as_dictionaries_would_be(seed):
             assert dict(zip(*(part.tolist() for part in links.of(group)), strict=True)) == plain.near[group]
 
 
+def test_a_joined_group_has_no_links_left():
+    links = Links(sparse.csr_matrix([[0, 2, 1], [2, 0, 4], [1, 4, 0.0]]), 4)
+    assert links.join(0, 1, 3) == 2
+    for group in (0, 1):
+        assert [len(part) for part in links.of(group)] == [0, 0]
+    assert links.join(0, 1, 0) == 0
+    assert [part.tolist() for part in links.of(2)] == [[3], [5]]
+
+
 def test_communities_are_those_of_scikit_network():
     near = nearest(torch.from_numpy(flat_digits()), 15)
     graph = neighbor_graph(near.indices.numpy(), near.distances.numpy())

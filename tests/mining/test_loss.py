@@ -36,6 +36,16 @@ def test_it_does_not_depend_on_the_other_images(branches, monkeypatch):
     np.testing.assert_allclose(reference_loss(a, b, [3, 7], 0.2), whole, rtol=1e-6)
 
 
+def test_whole_numbers_and_no_references():
+    a, b = [[1, 0], [0, 1], [3, 4]], [[1, 1], [0, 2], [4, 3]]
+    floats = [np.array(values, dtype=np.float32) for values in (a, b)]
+    found = reference_loss(a, b, [1], 0.5)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, reference_loss(*floats, [1], 0.5))
+    # Without negatives, the positive is the only candidate.
+    np.testing.assert_allclose(reference_loss(a, b, [], 0.5), np.zeros(3), atol=1e-6)
+
+
 def test_a_row_without_projections_has_no_loss(branches):
     a = branches[0].clone()
     a[12] = torch.nan

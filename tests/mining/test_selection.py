@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 from sklearn.metrics import pairwise_distances
 
 from sdclr.errors import InputError
@@ -81,6 +82,13 @@ def test_the_rarest_come_first():
     assert select_samples(np.eye(5), rarity, 2, method="rarity", labeled=[4]).tolist() == [1, 3]
 
 
+def test_equal_rarities_are_taken_in_the_order_of_the_images():
+    rarity = np.random.default_rng(0).integers(3, size=500)
+    expected = sorted(range(500), key=lambda row: (-rarity[row], row))
+    for scores in (rarity, rarity.astype(np.uint8)):
+        assert select_samples(np.ones((500, 2)), scores, 300, method="rarity").tolist() == expected[:300]
+
+
 def test_rarity_is_the_distance_to_ten_neighbors_by_default():
     x, _ = long_tailed()
     apart = pairwise_distances(x, metric="cosine")
@@ -107,6 +115,23 @@ def test_weights_multiply_distance_and_percentile(alpha):
     assert select_samples(x, rarity, 40, method="weighted", alpha=alpha).tolist() == expected
     # Only the order of scores counts.
     assert select_samples(x, np.exp(9 * rarity) - 5, 40, method="weighted", alpha=alpha).tolist() == expected
+
+
+def test_weights_of_common_images_do_not_vanish():
+    """The square of the smallest weight is 1e-45 here, below the range of float32."""
+    x = np.random.default_rng(0).normal(size=(300, 8))
+    rarity = np.random.default_rng(1).permutation(300)
+    weights = ((rarity + 1) / 300) ** 9.0
+    expected = plain_farthest_first(unit(x), 290, int(rarity.argmax()), weights)
+    assert select_samples(x, rarity, 290, method="weighted", alpha=9).tolist() == expected
+
+
+def test_equal_scores_share_a_percentile():
+    x, _ = long_tailed()
+    rarity = np.random.default_rng(0).integers(9, size=len(x))
+    weights = (rankdata(rarity) / len(x)) ** 4
+    expected = plain_farthest_first(unit(x), 40, int(rarity.argmax()), weights)
+    assert select_samples(x, rarity, 40, method="weighted").tolist() == expected
 
 
 def test_without_alpha_weights_leave_variety_alone():
@@ -137,6 +162,14 @@ def test_draws_are_in_proportion_to_the_power_of_the_percentile(alpha):
     assert (np.abs(np.bincount(first, minlength=count) / draws - share) < 4 * sigma + 1e-9).all()
 
 
+def test_the_shortest_waiting_times_are_drawn():
+    x, _ = long_tailed()
+    rarity = np.random.default_rng(0).integers(9, size=len(x))
+    waiting = np.random.default_rng(5).exponential(size=len(x)) / (rankdata(rarity) / len(x)) ** 2
+    expected = [row for row in np.argsort(waiting).tolist() if row not in {3, 70}][:200]
+    assert select_samples(x, rarity, 200, method="sampled", alpha=2, labeled=[3, 70], seed=5).tolist() == expected
+
+
 def test_random_choices_have_the_base_rate():
     x, labels = long_tailed()
     chosen = [select_samples(x, None, 75, method="random", seed=seed) for seed in range(300)]
@@ -155,6 +188,33 @@ def test_clusters_give_their_rarest_in_turn():
         for one in part:
             same = np.sort(rarity[labels == labels[one]])[::-1]
             assert rarity[one] == same[turn]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_seed_is_that_of_the_clusters(seed):
+    """Clouds that overlap are divided anew by each seed."""
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    rarity = np.random.default_rng(1).permutation(200)
+    labels = find_clusters(unit(x), 12, seed=seed).labels
+    expected = sorted(
+        (max(np.flatnonzero(labels == one), key=rarity.__getitem__) for one in range(12)), key=lambda one: -rarity[one]
+    )
+    assert select_samples(x, rarity, 12, method="clusters", clusters=12, seed=seed).tolist() == expected
+    labels = find_clusters(unit(x), 15, seed=seed).labels
+    chosen = select_samples(x, None, 15, method="typicality", seed=seed)
+    assert chosen.tolist() == plain_typicality(unit(x), labels, 15, [])
+
+
+def test_one_cluster_gives_the_rarest_and_the_default_is_a_hundred():
+    x, rarity = np.random.default_rng(0).normal(size=(300, 3)), np.random.default_rng(1).permutation(300)
+    expected = np.argsort(-rarity)[:120]
+    np.testing.assert_array_equal(select_samples(x, rarity, 120, method="clusters", clusters=1), expected)
+    usual, hundred, more = (
+        select_samples(x, rarity, 120, method="clusters", **options)
+        for options in ({}, {"clusters": 100}, {"clusters": 101})
+    )
+    np.testing.assert_array_equal(usual, hundred)
+    assert usual.tolist() != more.tolist()
 
 
 def test_clusters_with_labels_wait_for_the_others():
@@ -225,6 +285,14 @@ def test_kinds_come_first_and_then_what_is_far():
     assert labels[select_samples(x, None, 2, method="kinds", kinds=labels)].tolist() == [0, 1]
 
 
+def test_kinds_of_one_size_come_in_the_order_of_their_numbers():
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, 4, size=150)
+    kinds = generator.permutation(np.repeat(np.arange(150), sizes))
+    chosen = select_samples(generator.normal(size=(len(kinds), 4)), None, 150, method="kinds", kinds=kinds)
+    assert kinds[chosen].tolist() == sorted(range(150), key=lambda kind: (-sizes[kind], kind))
+
+
 def test_kinds_are_sought_where_none_are_given():
     x, labels = long_tailed(spread=0.05, sizes=(300, 100, 40))
     found = select_samples(x, None, 3, method="kinds")
@@ -265,6 +333,12 @@ def test_the_default_is_near_most_images_and_meets_more_classes_than_chance():
     assert DEFAULT == "typicality"
 
 
+def test_labeled_images_may_be_named_twice_in_any_order():
+    x, _ = long_tailed()
+    once = select_samples(x, None, 9, method="mixed", labeled=[3, 50])
+    np.testing.assert_array_equal(select_samples(x, None, 9, method="mixed", labeled=np.uint8([50, 3, 50])), once)
+
+
 def test_tensors_serve_as_well():
     x, _ = long_tailed()
     np.testing.assert_array_equal(select_samples(torch.from_numpy(x), None, 9), select_samples(x, None, 9))
@@ -276,9 +350,10 @@ def test_tensors_serve_as_well():
         ({"budget": 0}, "budget=0: 4 of 6 images are not labeled yet"),
         ({"budget": 5}, "budget=5: 4 of 6"),
         ({"method": "rarest"}, "method='rarest' is not known: choose from random, rarity"),
-        ({"alpha": -1.0}, "alpha=-1.0 must be 0 or more"),
+        ({"alpha": -1.0}, "alpha=-1.0 must lie in [0, 16]"),
+        ({"alpha": 17}, "alpha=17 must lie in [0, 16]"),
         ({"alpha": float("nan")}, "alpha=nan"),
-        ({"clusters": 0}, "clusters=0 1 or more"),
+        ({"clusters": 0}, "clusters=0 must be 1 or more"),
         ({"rarity": [1, 2]}, "rarity has shape (2,) for 6 images"),
         ({"rarity": [1, 2, np.nan, 4, 5, 6]}, "rarity row 2 is not finite: leave bad images out"),
         ({"kinds": [0, 1]}, "kinds has shape (2,)"),
@@ -286,6 +361,12 @@ def test_tensors_serve_as_well():
         ({"labeled": [6]}, "labeled holds 6: positions of 6 images go from 0 to 5"),
         ({"labeled": [-1]}, "labeled holds -1"),
         ({"labeled": [0.5]}, "give a list of positions"),
+        ({"labeled": [[0, 1]]}, "labeled has shape (1, 2)"),
+        ({"labeled": [False, True]}, "type bool: give a list of positions"),
+        ({"kinds": [0.0, 1, 1, 1, 1, 1]}, "type float64 for 6 images"),
+        ({"kinds": [[0]] * 6}, "kinds has shape (6, 1)"),
+        ({"rarity": [[1]] * 6}, "rarity has shape (6, 1)"),
+        ({"alpha": float("inf")}, "alpha=inf"),
         ({"features": np.zeros(6)}, "features must be an (N, D) table"),
         ({"features": np.full((6, 2), np.nan)}, "features row 0 is not finite"),
     ],

@@ -25,12 +25,12 @@ def share_threshold(rows: Tensor, share: float, *, centers: NDArray[np.int64] | 
     """Cosine threshold that a given share of all pairs exceeds, so that an average ball contains this share.
 
     Args:
-        rows: (N, D) of length 1, N at least 2.
+        rows: (N, D) of length 1.
         share: Share of the pairs, in (0, 1].
         centers: Positions of the balls to measure; by default all.
 
     Returns:
-        The smallest cosine c such that at most this share of the pairs has a larger cosine.
+        The smallest cosine c such that at most this share of the pairs has a larger cosine; infinity for a single row.
     """
     asked = np.arange(len(rows)) if centers is None else centers
     cosine = (rows[torch.from_numpy(asked).to(rows.device)] @ rows.T).cpu().numpy()

@@ -48,7 +48,7 @@ def farthest_first(
     state = _State(
         rows=rows,
         norms=norms,
-        squared=torch.ones_like(norms) if weights is None else weights.to(norms).square(),
+        squared=torch.ones_like(norms) if weights is None else weights.to(norms.device, torch.float64).square(),
         gaps=torch.full_like(norms, torch.inf),
         taken=torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
     )
@@ -75,7 +75,7 @@ class _State(NamedTuple):
     norms: Tensor
     """(N,) squared lengths of the rows."""
     squared: Tensor
-    """(N,) squared weights."""
+    """(N,) squared weights, in float64 because they may differ by many orders of magnitude."""
     gaps: Tensor
     """(N,) squared distance to the nearest chosen row."""
     taken: Tensor

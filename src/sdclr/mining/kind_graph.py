@@ -90,7 +90,7 @@ def distinct_images(features: Tensor, neighbors: Neighbors) -> DistinctImages:
             break
         indices, distances = _searched_again(features[positions], place[indices[kept]], distances[kept])
         empty = empty[:0]
-    return DistinctImages(positions, owner, np.bincount(owner, minlength=len(positions)), indices, distances)
+    return DistinctImages(positions, owner, np.bincount(owner), indices, distances)
 
 
 def _leaders(
@@ -122,8 +122,7 @@ def _leaders(
                 leader[copies] = image
                 free[copies] = free[image] = False
     if len(empty):
-        leader[empty] = empty[0]
-        leader = np.where(np.isin(leader, empty), empty[0], leader)
+        leader[empty] = empty[0]  # their distance to all others is 1, so no other image is a copy of one
     return leader
 
 

@@ -240,8 +240,7 @@ def separated_groups(tree: Tree, counts: NDArray[np.int64], least: int) -> Group
         counts: (N,) number of images per node.
         least: Minimum number of images of a group.
     """
-    leaf_counts = np.bincount(tree.leaf, weights=counts, minlength=tree.links.shape[0]).tolist()
-    sizes = list(leaf_counts)
+    sizes = np.bincount(tree.leaf, weights=counts).tolist()
     for pair in tree.children[len(sizes) :]:
         sizes.append(sum(sizes[group] for group in pair or ()))
     half = sum(tree.volume[root] for root in tree.roots) / 2

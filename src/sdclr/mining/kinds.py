@@ -210,7 +210,7 @@ def _described(
     features: Tensor, distinct: DistinctImages, labels: NDArray[np.int64], inside: NDArray[np.float64]
 ) -> Kinds:
     spread = labels[distinct.owner]
-    sizes = np.bincount(spread, minlength=len(inside))
+    sizes = np.bincount(spread)
     first = np.full(len(inside), len(spread))
     np.minimum.at(first, spread, np.arange(len(spread)))
     order = np.lexsort((first, inside, -sizes))

@@ -26,6 +26,8 @@ _DRAWN: Final = 20_000
 """Maximum number of images for `typicality` and `coverage`; larger collections are sampled at random."""
 _CENTERS: Final = 2_000
 """Number of balls to measure the radius of `coverage`."""
+_MAX_ALPHA: Final = 16
+"""With more, the weights of a million images would not fit into float64."""
 _MIXED: Final = 4
 """Every fourth pick of `mixed` is far from all others."""
 
@@ -76,7 +78,7 @@ def select_samples(
         labeled: Positions of labeled images. They are not chosen, and methods for diversity choose images far from
             them.
         kinds: (N,) kind of each image, from 0, for `kinds`; by default the result of `find_kinds`.
-        alpha: Weight of rarity in `weighted` and `sampled`; 0 ignores rarity.
+        alpha: Weight of rarity in `weighted` and `sampled`, in [0, 16]; 0 ignores rarity.
         clusters: Number of clusters for `clusters`.
         seed: Seed of random draws, of k-means, and of the first pick of `k_center` and `both`.
 
@@ -102,8 +104,8 @@ def select_samples(
             f"budget={budget}: {len(rows) - len(known)} of {len(rows)} images are not labeled yet; choose from 1 up "
             "to that many"
         )
-    if not 0 <= alpha < np.inf or clusters < 1:
-        raise InputError(f"alpha={alpha} must be 0 or more, and clusters={clusters} 1 or more")
+    if not 0 <= alpha <= _MAX_ALPHA or clusters < 1:
+        raise InputError(f"alpha={alpha} must lie in [0, {_MAX_ALPHA}], and clusters={clusters} must be 1 or more")
     scores, groups = _scores(rarity, len(rows)), _kind_labels(kinds, len(rows))
     return _METHODS[method](_Pool(rows, scores, groups, known, budget, alpha, clusters, seed))
 
@@ -220,7 +222,7 @@ def _coverage(pool: _Pool) -> NDArray[np.int64]:
     rows = pool.rows[torch.from_numpy(some).to(pool.rows.device)]
     centers, ties = rng.permutation(len(some))[:_CENTERS], rng.permutation(len(some))
     share = 1 / (len(pool.known) + pool.budget)
-    threshold = share_threshold(rows, share, centers=centers) if len(some) > 1 else 1.0
+    threshold = share_threshold(rows, share, centers=centers)
     labeled = pool.rows[torch.from_numpy(pool.known).to(pool.rows.device)]
     return pool.filled(some[greedy_cover(rows, min(pool.budget, len(some)), threshold, ties=ties, labeled=labeled)])
 
