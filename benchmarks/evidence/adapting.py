@@ -141,7 +141,8 @@ CELLS: Final = [
     *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
     *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in KINDS),
     *((name, arm, 1) for arm in SECOND for name in ("cifar", "clothing")),
-    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS)),
+    *((name, "SimCLR + curation", seed) for seed in (2, 3) for name in ("clothing", "cifar")),
+    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, "SimCLR + curation")),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
 ]
 """Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
