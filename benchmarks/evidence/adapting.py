@@ -11,7 +11,7 @@ protocol, and what would count as a yes, are in docs/results/adapting.md; they w
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+import adapting_tables
+from adapting_tables import FEW_LABELS
 from budget import Collection, collection
-from judge import append, features_of, few_shot, linear, rare, records, spread
+from judge import append, features_of, few_shot, linear, rare, records
 from preparing import Prepare, distilled, halfway, head_first, prepared
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, load_encoder
@@ -34,13 +36,8 @@ from sdclr.training.pretrain import pretrain
 from sdclr.training.runtime import Runtime
 
 RECORDS: Final = Path("docs/results/adapting.jsonl")
-TABLES: Final = Path("docs/results/adapting_tables.md")
-LEADERBOARD: Final = Path("docs/results/leaderboard.md")
-BEGIN, END = "<!-- adapted -->\n", "<!-- end -->\n"
-NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos"}
 SIZE: Final = 64
 EPOCHS: Final = {"cifar": 4, "clothing": 4}
-FEW_LABELS: Final = (1, 5, 50)
 CAP: Final = 10.0
 """Most that an image is drawn, as a multiple of the mean: as in density-guided sampling."""
 
@@ -92,7 +89,6 @@ ARMS: Final[dict[str, Change | None]] = {
     "SDCLR adaptive": damaged("adaptive"),
     "SimCLR + density": dense,
     "SimCLR, another order": plain,
-    "SimCLR, another order, again": plain,
     "SimCLR + kinds": plain,
     "SimCLR + kinds, permuted weights": plain,
     "SimCLR, rate 0.002": at_rate(0.002),
@@ -223,73 +219,6 @@ def adapted(arm: str, config: PretrainConfig, images: Source, runs: Path, cell: 
     return halfway(load_encoder(image_size=SIZE), encoder) if arm.endswith(HALFWAY) else encoder
 
 
-COLUMNS: Final = (
-    "All", "Many", "Medium", "Few", "Std", *(f"{n} labels" for n in FEW_LABELS), "AUROC distance", "AUROC mine",
-    "other set",
-)  # fmt: skip
-
-
-def tables() -> Iterator[str]:
-    """Tables for each collection: each arm, and its paired differences to the frozen encoder and to SimCLR."""
-    found = records(RECORDS)
-    for name in ("cifar", "clothing"):
-        cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
-        if not cells:
-            continue
-        yield f"### {NAMES[name]}\n"
-        yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
-        yield f"|---|---|{'---|' * len(COLUMNS)}"
-        for arm in ARMS:
-            seeds = sorted(seed for one, seed in cells if one == arm)
-            if not seeds:
-                continue
-            row = [spread([cells[arm, seed][column] for seed in seeds], column) for column in COLUMNS]
-            yield f"| {arm} | {len(seeds)} | {' | '.join(row)} |"
-        for base in ("frozen", "SimCLR"):
-            yield f"\nDifference to {'the frozen encoder' if base == 'frozen' else base} of the same seed:\n"
-            yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
-            yield f"|---|---|{'---|' * len(COLUMNS)}"
-            for arm in (each for each in ARMS if each not in {"frozen", base}):
-                seeds = sorted(seed for one, seed in cells if one == arm and (base, seed) in cells)
-                if not seeds:
-                    continue
-                gains = {
-                    column: [cells[arm, seed][column] - cells[base, seed][column] for seed in seeds]
-                    for column in COLUMNS
-                }
-                yield f"| {arm} | {len(seeds)} | {' | '.join(spread(gains[c], c, signed=True) for c in COLUMNS)} |"
-        yield ""
-
-
-LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
-
-
-RESUMED: Final = 60
-"""A run that took fewer seconds was resumed, so its cost is unknown."""
-
-
-def leading() -> Iterator[str]:
-    """The tables of the leaderboard: each arm, and its difference to SimCLR over the seeds that both have."""
-    found = records(RECORDS)
-    for name, title in NAMES.items():
-        cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == name}
-        yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost (minutes) |"
-        yield f"|---|---:|{'---:|' * len(LEADING)}---:|"
-        for arm in (each for each in ARMS if any(each == one for one, _ in cells)):
-            seeds = sorted(seed for one, seed in cells if one == arm)
-            both = [seed for seed in seeds if ("SimCLR", seed) in cells and arm != "SimCLR"]
-            row = []
-            for column in LEADING.values():
-                text = spread([cells[arm, seed][column] for seed in seeds], column)
-                gains = [cells[arm, seed][column] - cells["SimCLR", seed][column] for seed in both]
-                row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
-            cost = min(
-                (cells[arm, seed]["cpu_seconds"] for seed in seeds if cells[arm, seed]["cpu_seconds"] > RESUMED),
-                default=0,
-            )
-            yield f"| {arm} | {len(seeds)} | {' | '.join(row)} | {cost / 60:.1f} |".replace("-", "\N{MINUS SIGN}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
@@ -299,9 +228,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "table":
-        TABLES.write_text("\n".join(tables()) + "\n")
-        before, _, rest = LEADERBOARD.read_text().partition(BEGIN)
-        LEADERBOARD.write_text(before + BEGIN + "\n".join(leading()) + "\n\n" + END + rest.partition(END)[2])
+        adapting_tables.write(records(RECORDS), ARMS)
         return
     part, parts = map(int, given.part.split("/"))
     run(given.data, given.runs, part, parts)

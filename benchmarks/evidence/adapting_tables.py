@@ -1,0 +1,107 @@
+"""Tables of adapting.py, from its records, without training."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from judge import spread
+
+TABLES: Final = Path("docs/results/adapting_tables.md")
+LEADERBOARD: Final = Path("docs/results/leaderboard.md")
+BEGIN, END = "<!-- adapted -->\n", "<!-- end -->\n"
+NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos"}
+FEW_LABELS: Final = (1, 5, 50)
+COLUMNS: Final = (
+    "All", "Many", "Medium", "Few", "Std", *(f"{n} labels" for n in FEW_LABELS), "AUROC distance", "AUROC mine",
+    "other set",
+)  # fmt: skip
+LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
+SIMCLR: Final = ("SimCLR", "SimCLR, another seed", "SimCLR, another order")
+"""Runs of plain SimCLR, which differ in nothing but random numbers. Their mean is the baseline of each seed."""
+RESUMED: Final = 60
+"""A run that took fewer seconds was resumed, so its cost is unknown."""
+
+
+class Cells:
+    """The records of one collection by arm and seed."""
+
+    def __init__(self, found: Sequence[dict[str, Any]], collection: str, arms: Iterable[str]) -> None:
+        self._cells = {(one["arm"], one["seed"]): one for one in found if one["collection"] == collection}
+        self.arms = [arm for arm in arms if self.seeds(arm)]
+
+    def seeds(self, arm: str) -> list[int]:
+        return sorted(seed for one, seed in self._cells if one == arm)
+
+    def values(self, arm: str, column: str) -> list[float]:
+        """One value for each seed of the arm."""
+        return [self._cells[arm, seed][column] for seed in self.seeds(arm)]
+
+    def gains(self, arm: str, base: Sequence[str], column: str) -> list[float]:
+        """The differences to the mean of the base's runs of the same seed, where there are any."""
+        found = []
+        for seed in self.seeds(arm):
+            runs = [self._cells[one, seed][column] for one in base if (one, seed) in self._cells]
+            if runs:
+                found.append(self._cells[arm, seed][column] - float(np.mean(runs)))
+        return found
+
+    def noise(self, column: str) -> float:
+        """Standard deviation between the runs of SimCLR with the same seed."""
+        squares, freedom = 0.0, 0
+        for seed in self.seeds("SimCLR"):
+            runs = np.array([self._cells[one, seed][column] for one in SIMCLR if (one, seed) in self._cells])
+            squares += float(((runs - runs.mean()) ** 2).sum())
+            freedom += len(runs) - 1
+        return (squares / freedom) ** 0.5 if freedom else float("nan")
+
+    def minutes(self, arm: str) -> float:
+        """Processor time of the fastest run; 0 if there was no training."""
+        return min((seconds for seconds in self.values(arm, "cpu_seconds") if seconds > RESUMED), default=0) / 60
+
+
+def write(found: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
+    """Write the page of all tables, and those of the leaderboard."""
+    cells = {name: Cells(found, name, arms) for name in NAMES}
+    TABLES.write_text("\n".join(line for name in NAMES for line in tables(NAMES[name], cells[name])) + "\n")
+    before, _, rest = LEADERBOARD.read_text().partition(BEGIN)
+    lines = [line for name in NAMES for line in leading(NAMES[name], cells[name])]
+    LEADERBOARD.write_text(before + BEGIN + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2])
+
+
+def tables(title: str, cells: Cells) -> Iterator[str]:
+    """Every arm, and its differences to the frozen encoder and to SimCLR, in all columns."""
+    yield f"### {title}\n"
+    yield from rows(cells, cells.arms, None)
+    yield "\nDifference to the frozen encoder of the same seed:\n"
+    yield from rows(cells, [arm for arm in cells.arms if arm != "frozen"], ("frozen",))
+    yield "\nDifference to the mean of the SimCLR runs of the same seed (up to three):\n"
+    yield from rows(cells, [arm for arm in cells.arms if arm not in {"frozen", *SIMCLR}], SIMCLR)
+    noise = (f"{column} {cells.noise(column):.{3 if 'AUROC' in column else 1}f}" for column in COLUMNS)
+    yield f"\nStandard deviation between SimCLR runs of the same seed: {', '.join(noise)}.\n"
+
+
+def rows(cells: Cells, arms: Sequence[str], base: Sequence[str] | None) -> Iterator[str]:
+    """A table of the arms, or of their differences to a base."""
+    yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
+    yield f"|---|---|{'---|' * len(COLUMNS)}"
+    for arm in arms:
+        values = [cells.values(arm, column) if base is None else cells.gains(arm, base, column) for column in COLUMNS]
+        if values[0]:
+            row = (spread(one, name, signed=base is not None) for one, name in zip(values, COLUMNS, strict=True))
+            yield f"| {arm} | {len(values[0])} | {' | '.join(row)} |"
+
+
+def leading(title: str, cells: Cells) -> Iterator[str]:
+    """The table of the leaderboard: each arm, and its difference to SimCLR."""
+    yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost (minutes) |"
+    yield f"|---|---:|{'---:|' * len(LEADING)}---:|"
+    for arm in cells.arms:
+        row = []
+        for column in LEADING.values():
+            gains = [] if arm in SIMCLR else cells.gains(arm, SIMCLR, column)
+            text = spread(cells.values(arm, column), column)
+            row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
+        cost = f"{cells.minutes(arm):.1f}"
+        yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} | {cost} |".replace("-", "\N{MINUS SIGN}")
