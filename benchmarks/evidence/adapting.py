@@ -29,6 +29,7 @@ from judge import append, features_of, few_shot, linear, rare, records
 from preparing import Prepare, distilled, halfway, head_first, prepared
 from sdclr.data.sources import Source
 from sdclr.encoders import DEFAULT, load_encoder
+from sdclr.mining.kind_weights import kind_weights as kind_weights_of
 from sdclr.mining.kinds import find_kinds
 from sdclr.training.config import PretrainConfig
 from sdclr.training.defaults import default_config
@@ -38,8 +39,6 @@ from sdclr.training.runtime import Runtime
 RECORDS: Final = Path("docs/results/adapting.jsonl")
 SIZE: Final = 64
 EPOCHS: Final = {"cifar": 4, "clothing": 4}
-CAP: Final = 10.0
-"""Most that an image is drawn, as a multiple of the mean: as in density-guided sampling."""
 
 Change = Callable[[PretrainConfig], PretrainConfig]
 
@@ -159,9 +158,7 @@ def kind_weights(source: Source, seed: int, *, permuted: bool) -> NDArray[np.flo
     encoder = load_encoder()
     features = torch.from_numpy(features_of(encoder, source, encoder.image_size)[0])
     kinds = find_kinds(features)
-    weights = 1 / kinds.sizes[kinds.labels].astype(np.float64)
-    for _ in range(50):
-        weights = np.minimum(weights / weights.mean(), CAP)
+    weights = kind_weights_of(kinds.labels)
     return np.random.default_rng(seed).permutation(weights) if permuted else weights
 
 

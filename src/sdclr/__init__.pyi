@@ -34,6 +34,7 @@ from .mining.diagnose import diagnose
 from .mining.drop import find_duplicates
 from .mining.duplicates import Duplicates
 from .mining.explain import explain
+from .mining.kind_weights import kind_weights
 from .mining.mine import mine
 from .mining.page import write_page
 from .mining.scores import Scores
@@ -99,6 +100,7 @@ __all__ = [
     "find_duplicates",
     "finetune",
     "inspect_images",
+    "kind_weights",
     "layer_sparsity",
     "load_encoder",
     "long_tail_counts",

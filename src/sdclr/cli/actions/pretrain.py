@@ -1,8 +1,11 @@
 """Action of `sdclr pretrain`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from sdclr.cli.commands.pretrain import APART, PERMISSIVE, Pretrain, RecipeName
@@ -11,6 +14,7 @@ from sdclr.cli.talk import budget, finish, note, spelled
 from sdclr.config import to_json
 from sdclr.data.sources import open_source
 from sdclr.longtail.subset import select
+from sdclr.mining.kind_weights import weights_of_scores
 from sdclr.progress import speaks
 from sdclr.recipes import RECIPES, with_framework
 from sdclr.reporting.page import report
@@ -29,12 +33,23 @@ def run(command: Pretrain, console: Console) -> None:
     source = select(open_source(command.images), command.subset)
     limit = budget(command.minutes)
     outside = None if command.outside is None else open_source(command.outside)
+    weights = None if command.kinds is None else weights_of_scores(source, command.kinds)
     folder = command.run or default_run(with_outside(source, outside, command.config), command.config, limit)
     tell_pretraining(console, source, command.config, command.runtime, folder, minutes=command.minutes, outside=outside)
+    if weights is not None:
+        note(console, _sampling(weights, command.kinds))
     if last_checkpoint(Run(folder).checkpoints) is None:  # a resumed run does not start from these weights again
         for line in _about_start(command):
             note(console, line)
-    run = pretrain(source, command.config, run=folder, runtime=command.runtime, minutes=limit, outside=outside)
+    run = pretrain(
+        source,
+        command.config,
+        run=folder,
+        runtime=command.runtime,
+        weights=weights,
+        minutes=limit,
+        outside=outside,
+    )
     if speaks():
         page = report([run], source=source)
         console.print(f"encoder: {run.path / 'encoder.safetensors'}\nreport:  {page}", markup=False)
@@ -44,6 +59,12 @@ def run(command: Pretrain, console: Console) -> None:
         spelled("embed", command.images, encoder=run.path, out=run.path / "embeddings.parquet"),
         spelled("export", run.path, run.path / "export"),
     )
+
+
+def _sampling(weights: NDArray[np.float64], kinds: Path | None) -> str:
+    if weights.min() == weights.max():
+        return f"sampling: uniform, because {kinds} has one kind only"
+    return f"sampling: each kind of {kinds} alike, an image {weights.min():.2f} to {weights.max():.2g} times the mean"
 
 
 def _about_start(command: Pretrain) -> Iterator[str]:

@@ -34,6 +34,8 @@ class Pretrain:
         sdclr pretrain ./images --minutes 30
         # Start from pretrained weights.
         sdclr pretrain ./images --start timm:tf_efficientnet_lite0
+        # Sample each kind that `sdclr mine ./images` found alike often.
+        sdclr pretrain ./images --kinds mined/images
         # Other settings, in a folder of your choice.
         sdclr pretrain ./images --run runs/b --epochs 400 --damage.ratio 0.5 --encoder.name resnet34
         sdclr pretrain ./images --run runs/c --settings mine.toml
@@ -52,6 +54,8 @@ class Pretrain:
     minutes: float | None = None
     """Time budget in minutes, including the report: measures the speed and chooses the number of epochs, instead of
     --epochs. On a CPU, photographs then start from pretrained weights if they are installed."""
+    kinds: Path | None = None
+    """Folder of an earlier `sdclr mine` on IMAGES. Its kinds are sampled alike often, within a factor of ten."""
     outside: LabeledImages | None = None
     """Outside images, of other kinds than IMAGES, for --rebalance outside."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
@@ -79,6 +83,7 @@ SHORT: Final = {
         "--settings",
     ),
     "method": (
+        "--kinds",
         "--framework",
         "--damage.kind",
         "--damage.ratio",
