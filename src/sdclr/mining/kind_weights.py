@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sdclr.data.sources import Source
 from sdclr.errors import InputError
+from sdclr.method.rebalancing import curated_weights
 from sdclr.mining.before import SCORES
 from sdclr.mining.scores import MINE_AGAIN, Scores
 
 CAP: Final = 10.0
 """Default limit of a weight, as a multiple of the mean, as in density-guided sampling."""
-
-_ROUNDING: Final = 1 + 1e-9
 
 
 def kind_weights(kinds: ArrayLike, *, cap: float = CAP) -> NDArray[np.float64]:
@@ -42,11 +42,8 @@ def kind_weights(kinds: ArrayLike, *, cap: float = CAP) -> NDArray[np.float64]:
         raise InputError(f"kinds have shape {found.shape} and type {found.dtype}: give one whole number for each image")
     if not 1 <= cap < np.inf:
         raise InputError(f"cap={cap}: the largest weight is 1 or more times the mean")
-    weights = np.ones(len(found))
-    known = found >= 0
-    if known.any():
-        _, inverse, sizes = np.unique(found[known], return_inverse=True, return_counts=True)
-        weights[known] = _capped(1 / sizes[inverse], cap)
+    clusters = torch.from_numpy(found.astype(np.int64))[:, None]
+    weights: NDArray[np.float64] = curated_weights(clusters, share=1 / cap).numpy()
     return weights
 
 
@@ -73,14 +70,3 @@ def weights_of_scores(images: Source, place: Path) -> NDArray[np.float64]:
             f"{missing[0]!r}: {MINE_AGAIN}"
         )
     return kind_weights(np.array([kind_of[image_id] for image_id in images.ids], dtype=np.int64))
-
-
-def _capped(weights: NDArray[np.float64], cap: float) -> NDArray[np.float64]:
-    """The weights scaled to mean 1, and limited. What the limit takes away is spread over the others."""
-    weights = weights / weights.mean()
-    limited = np.zeros(len(weights), dtype=np.bool_)
-    while (weights > cap * _ROUNDING).any():
-        limited |= weights > cap * _ROUNDING
-        weights[limited] = cap
-        weights[~limited] *= (len(weights) - cap * limited.sum()) / weights[~limited].sum()
-    return weights

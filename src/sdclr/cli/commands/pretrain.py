@@ -55,7 +55,8 @@ class Pretrain:
     """Time budget in minutes, including the report: measures the speed and chooses the number of epochs, instead of
     --epochs. On a CPU, photographs then start from pretrained weights if they are installed."""
     kinds: Path | None = None
-    """Folder of an earlier `sdclr mine` on IMAGES. Its kinds are sampled alike often, within a factor of ten."""
+    """Folder of an earlier `sdclr mine` on IMAGES. Its kinds are sampled alike often, an image at most ten times as
+    often as the mean."""
     outside: LabeledImages | None = None
     """Outside images, of other kinds than IMAGES, for --rebalance outside."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
