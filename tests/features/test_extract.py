@@ -110,11 +110,26 @@ class TestEvaluationView:
         expected = np.asarray(v2.Compose([resize, v2.CenterCrop(64)])(Image.fromarray(image))).astype(int)
         assert np.abs(evaluation_view(image, preprocessing).astype(int) - expected).max() <= 1
 
-    def test_a_sliver_of_an_image_needs_no_giant_canvas(self):
-        """Brought to 256 on its short side, this one would be five million pixels wide."""
-        view = evaluation_view(np.full((1, 20000, 3), 7, dtype=np.uint8), Preprocessing(image_size=224))
+    @pytest.mark.parametrize("shape", [(1, 20000, 3), (60000, 1, 3)])
+    def test_a_sliver_of_an_image_needs_no_giant_canvas(self, shape, monkeypatch):
+        """With a short side of 256, the first one would be five million pixels wide."""
+        resize, sizes = Image.Image.resize, []
+        monkeypatch.setattr(Image.Image, "resize", lambda *args, **how: sizes.append(args[1]) or resize(*args, **how))
+        view = evaluation_view(np.full(shape, 7, dtype=np.uint8), Preprocessing(image_size=224))
         assert view.shape == (224, 224, 3)
         assert (view == 7).all()
+        assert max(sizes[0]) < 11 * 224
+
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+    @pytest.mark.parametrize("shape", [(3, 200, 3), (500, 7, 3), (101, 4000, 3), (9000, 300, 3)])
+    def test_a_part_of_a_long_image_gives_the_view_of_the_whole(self, shape, interpolation, monkeypatch):
+        # Values far from 0 and 255: Pillow clips between its two passes, whose order depends on the size.
+        image = np.random.default_rng(0).integers(80, 176, size=shape, dtype=np.uint8)
+        preprocessing = Preprocessing(image_size=64, interpolation=interpolation)
+        part = evaluation_view(image, preprocessing)
+        monkeypatch.setattr("sdclr.features.view._LONGEST", 10**6)
+        whole = evaluation_view(image, preprocessing)
+        assert np.abs(part.astype(int) - whole.astype(int)).max() <= 2  # each pass rounds
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 64))

@@ -1,5 +1,6 @@
 """The deterministic view of images for all evaluations, and the workers that compute it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -23,6 +24,10 @@ _FILTERS: Final = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+_LONGEST: Final = 16
+"""Largest ratio of the sides of an image that is resized as a whole."""
+_SUPPORT: Final = 4
+"""Pixels around a point that a filter depends on, at the larger of the two scales; Lanczos takes three."""
 _TOGETHER: Final = 64
 """Number of images that a worker decodes at once."""
 
@@ -53,9 +58,20 @@ def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> N
     short, shorter = preprocessing.resized_side, min(height, width)
     squash = preprocessing.crop_mode == "squash"
     resized = [short if squash else int(short * side / shorter) for side in (width, height)]
-    left, top = (round((side - size) / 2) for side in resized)
-    # Resize first, then crop: resizing only the crop's box is off by up to 2 of 255 levels.
-    view = Image.fromarray(image).resize((resized[0], resized[1]), filter_)
+    corner = [round((side - size) / 2) for side in resized]
+    begin, end = [0, 0], resized
+    if max(resized) > _LONGEST * short:
+        # Of a very long image, only the part that the pixels of the view depend on: a whole one may take gigabytes.
+        around = math.ceil(_SUPPORT * max(1, short / shorter))
+        begin = [max(0, place - around) for place in corner]
+        end = [min(side, place + size + around) for side, place in zip(resized, corner, strict=True)]
+    # Resize first, then crop: resizing only the crop's box is off by up to 2 of 255 levels at its edges.
+    box = (
+        *(at * side / to for at, side, to in zip(begin, (width, height), resized, strict=True)),
+        *(at * side / to for at, side, to in zip(end, (width, height), resized, strict=True)),
+    )
+    view = Image.fromarray(image).resize((end[0] - begin[0], end[1] - begin[1]), filter_, box=box)
+    left, top = (place - first for place, first in zip(corner, begin, strict=True))
     return np.asarray(view.crop((left, top, left + size, top + size)))
 
 
