@@ -147,6 +147,7 @@ CELLS: Final = [
     *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in KINDS),
     *((name, arm, 1) for arm in SECOND for name in ("cifar", "clothing")),
     *((name, arm, seed) for seed in (2, 3) for arm in THIRD for name in ("cifar", "clothing")),
+    *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in ("SimCLR + kinds", "SimCLR")),
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, *THIRD)),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
