@@ -101,7 +101,7 @@ def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ArraySource(pixels, ids=NAMES, name="made")
     why = "</script><b id=intruder>why</b> \u202e".format
     folder = tmp_path_factory.mktemp("hostile")
-    return made_page(folder, source, title="</title><b id=intruder>\u202eeltit", summary="</main>\u202e", why=why)
+    return made_page(folder, source, title="</title><b id=intruder>\u202eeltit", why=why)
 
 
 @pytest.fixture
