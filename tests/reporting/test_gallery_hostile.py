@@ -251,7 +251,7 @@ def test_marks_from_a_spreadsheet_are_loaded(opened: Any, hostile_file: Path, tm
     (tmp_path / "marks.csv").write_text(text)
     page = opened(hostile_file)
     page.set_input_files("#marks-file", tmp_path / "marks.csv")
-    page.wait_for_selector("#toast.on", timeout=700)
+    page.wait_for_selector("#toast.on")
     assert "1 mark loaded" in page.inner_text("#toast")
 
 
@@ -259,5 +259,5 @@ def test_marks_of_names_that_are_not_utf8_are_loaded(opened: Any, hostile_file: 
     (tmp_path / "marks.csv").write_text("id,mark\nsurrogate\ufffd.png,drop\n", encoding="utf-8")
     page = opened(hostile_file)
     page.set_input_files("#marks-file", tmp_path / "marks.csv")
-    page.wait_for_selector("#toast.on", timeout=700)
+    page.wait_for_selector("#toast.on")
     assert "1 mark loaded" in page.inner_text("#toast")
