@@ -1,6 +1,6 @@
 """Tables of adapting.py, from its records, without training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ COLUMNS: Final = (
 LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
 SIMCLR: Final = ("SimCLR", "SimCLR, another seed", "SimCLR, another order")
 """Runs of plain SimCLR, which differ in nothing but random numbers. Their mean is the baseline of each seed."""
-RESUMED: Final = 60
-"""A run that took fewer seconds was resumed, so its cost is unknown."""
+ONE_MACHINE: Final = frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"})
+"""Commits of the runs on one machine, whose costs can be compared."""
 
 
 class Cells:
@@ -56,9 +56,10 @@ class Cells:
             freedom += len(runs) - 1
         return (squares / freedom) ** 0.5 if freedom else float("nan")
 
-    def minutes(self, arm: str) -> float:
-        """Processor time of the fastest run; 0 if there was no training."""
-        return min((seconds for seconds in self.values(arm, "cpu_seconds") if seconds > RESUMED), default=0) / 60
+    def cost(self, *arms: str) -> float:
+        """Largest processor time of a run on one machine, in seconds: a run that was resumed has lost a part of it."""
+        runs = (self._cells[arm, seed] for arm in arms for seed in self.seeds(arm))
+        return max((run["cpu_seconds"] for run in runs if run["commit"] in ONE_MACHINE), default=0)
 
 
 def write(found: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
@@ -66,7 +67,8 @@ def write(found: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
     cells = {name: Cells(found, name, arms) for name in NAMES}
     TABLES.write_text("\n".join(line for name in NAMES for line in tables(NAMES[name], cells[name])) + "\n")
     before, _, rest = LEADERBOARD.read_text().partition(BEGIN)
-    lines = [line for name in NAMES for line in leading(NAMES[name], cells[name])]
+    costs = {arm: max(one.cost(arm) / one.cost(*SIMCLR) for one in cells.values()) for arm in arms}
+    lines = [line for name in NAMES for line in leading(NAMES[name], cells[name], costs)]
     LEADERBOARD.write_text(before + BEGIN + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2])
 
 
@@ -93,9 +95,9 @@ def rows(cells: Cells, arms: Sequence[str], base: Sequence[str] | None) -> Itera
             yield f"| {arm} | {len(values[0])} | {' | '.join(row)} |"
 
 
-def leading(title: str, cells: Cells) -> Iterator[str]:
-    """The table of the leaderboard: each arm, and its difference to SimCLR."""
-    yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost (minutes) |"
+def leading(title: str, cells: Cells, costs: Mapping[str, float]) -> Iterator[str]:
+    """The table of the leaderboard: each arm, its difference to SimCLR, and its cost relative to SimCLR."""
+    yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost |"
     yield f"|---|---:|{'---:|' * len(LEADING)}---:|"
     for arm in cells.arms:
         row = []
@@ -103,5 +105,6 @@ def leading(title: str, cells: Cells) -> Iterator[str]:
             gains = [] if arm in SIMCLR else cells.gains(arm, SIMCLR, column)
             text = spread(cells.values(arm, column), column)
             row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
-        cost = f"{cells.minutes(arm):.1f}"
-        yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} | {cost} |".replace("-", "\N{MINUS SIGN}")
+        yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} | {costs[arm]:.1f} |".replace(
+            "-", "\N{MINUS SIGN}"
+        )

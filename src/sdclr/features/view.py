@@ -66,13 +66,11 @@ def evaluation_view(image: NDArray[np.uint8], preprocessing: Preprocessing) -> N
         begin = [max(0, place - around) for place in corner]
         end = [min(side, place + size + around) for side, place in zip(resized, corner, strict=True)]
     # Resize first, then crop: resizing only the crop's box is off by up to 2 of 255 levels at its edges.
-    box = (
-        *(at * side / to for at, side, to in zip(begin, (width, height), resized, strict=True)),
-        *(at * side / to for at, side, to in zip(end, (width, height), resized, strict=True)),
-    )
-    view = Image.fromarray(image).resize((end[0] - begin[0], end[1] - begin[1]), filter_, box=box)
-    left, top = (place - first for place, first in zip(corner, begin, strict=True))
-    return np.asarray(view.crop((left, top, left + size, top + size)))
+    # Multiplied first: then the edge of a whole image is exact, and Pillow accepts it.
+    (left, top), (right, bottom) = ((x * width / resized[0], y * height / resized[1]) for x, y in (begin, end))
+    view = Image.fromarray(image).resize((end[0] - begin[0], end[1] - begin[1]), filter_, (left, top, right, bottom))
+    x, y = (place - first for place, first in zip(corner, begin, strict=True))
+    return np.asarray(view.crop((x, y, x + size, y + size)))
 
 
 def decode_side(preprocessing: Preprocessing) -> int:

@@ -75,7 +75,7 @@ class _State(NamedTuple):
     norms: Tensor
     """(N,) squared lengths of the rows."""
     squared: Tensor
-    """(N,) squared weights, in float64 because they may differ by many orders of magnitude."""
+    """(N,) squared weights. Given ones are float64, because they may differ by many orders of magnitude."""
     gaps: Tensor
     """(N,) squared distance to the nearest chosen row."""
     taken: Tensor

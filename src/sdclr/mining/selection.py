@@ -27,7 +27,7 @@ _DRAWN: Final = 20_000
 _CENTERS: Final = 2_000
 """Number of balls to measure the radius of `coverage`."""
 _MAX_ALPHA: Final = 16
-"""With more, the weights of a million images would not fit into float64."""
+"""The squared weights of a billion images still fit into float64."""
 _MIXED: Final = 4
 """Every fourth pick of `mixed` is far from all others."""
 
