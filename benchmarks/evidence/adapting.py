@@ -27,7 +27,7 @@ from adapting_tables import FEW_LABELS
 from budget import Collection, collection
 from judge import append, features_of, few_shot, linear, rare, records
 from preparing import Prepare, distilled, halfway, head_first, prepared
-from sdclr.data.sources import Source
+from sdclr.data.sources import Source, SubsetSource, open_source
 from sdclr.encoders import DEFAULT, load_encoder
 from sdclr.mining.kind_weights import kind_weights as kind_weights_of
 from sdclr.mining.kinds import find_kinds
@@ -74,6 +74,25 @@ def spread_out(config: PretrainConfig) -> PretrainConfig:
     return replace(plain(config), rebalance=("koleo",))
 
 
+def decayed(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR with a lower learning rate for the layers near the input."""
+    return replace(plain(config), optim=replace(config.optim, layer_decay=LAYER_DECAY))
+
+
+def longer(change: Change = plain) -> Change:
+    """More epochs, with one cosine over all of them."""
+    return lambda config: replace(change(config), epochs=LONGER * config.epochs)
+
+
+def with_outside(control: Literal["none", "random"]) -> Change:
+    """SimCLR with half as many outside images as own ones, chosen anew in each epoch but the first."""
+    return lambda config: replace(
+        plain(config),
+        rebalance=("outside",),
+        outside=replace(config.outside, budget=0.5, start=1 / config.epochs, every=1, control=control),
+    )
+
+
 def at_rate(rate: float, change: Change = plain) -> Change:
     """Another learning rate."""
     return lambda config: replace(change(config), optim=replace(config.optim, lr=rate))
@@ -84,6 +103,8 @@ def training_only(part: Literal["last-stage", "norms"], change: Change = plain) 
     return lambda config: replace(change(config), trainable=part)
 
 
+LAYER_DECAY: Final = 0.75
+LONGER: Final = 3
 ARMS: Final[dict[str, Change | None]] = {
     "frozen": None,
     "SimCLR": plain,
@@ -110,6 +131,11 @@ ARMS: Final[dict[str, Change | None]] = {
     "SimCLR, distilled": plain,
     "SimCLR, halfway": plain,
     "SDCLR 0.3, halfway": damaged(0.3),
+    "SimCLR, layer decay": decayed,
+    "SimCLR, 12 epochs": longer(),
+    "SDCLR 0.3, 12 epochs": longer(damaged(0.3)),
+    "SimCLR + outside": with_outside("none"),
+    "SimCLR + random outside": with_outside("random"),
 }
 DISTILLED: Final = 10.0
 """Weight of the distance to the frozen features. The loss of SimCLR is between 1 and 5 here, a distance below 0.5."""
@@ -138,6 +164,9 @@ SECOND: Final = (
     "SDCLR adaptive",
     "SimCLR + KoLeo",
 )
+FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay", "SimCLR, 12 epochs")
+OUTSIDE_IMAGES: Final = 6000
+"""At most so many outside images to choose from."""
 THIRD: Final = ("SimCLR + curation", "SimCLR + KoLeo")
 """Arms with the best first run on both collections."""
 SHUFFLED: Final = "SimCLR + curation, shuffled"
@@ -149,6 +178,8 @@ CELLS: Final = [
     *((name, arm, seed) for seed in (2, 3) for arm in THIRD for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in ("SimCLR + kinds", "SimCLR")),
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
+    *((name, arm, seed) for seed in (1, 2) for arm in FOURTH for name in ("cifar", "clothing")),
+    *((name, "SDCLR 0.3, 12 epochs", seed) for seed in (1, 2) for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, *THIRD)),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
 ]
@@ -202,13 +233,25 @@ def run(data: Path, runs: Path, part: int, parts: int) -> None:
         if change is None:
             encoder: nn.Module = load_encoder(image_size=SIZE)
         else:
-            encoder = adapted(arm, settings(change, images.train, name, seed), images.train, runs, f"{name}-{seed}")
+            outside = outside_images(name, data) if "outside" in arm else None
+            config = settings(change, images.train, name, seed)
+            encoder = adapted(arm, config, images.train, runs, f"{name}-{seed}", outside=outside)
         spent = round(time.process_time() - begin)
         cell = {"collection": name, "arm": arm, "seed": seed, "cpu_seconds": spent}
         append(RECORDS, cell | scores_of(encoder, images, other))
 
 
-def adapted(arm: str, config: PretrainConfig, images: Source, runs: Path, cell: str) -> nn.Module:
+def outside_images(name: str, data: Path) -> Source:
+    """Images of the other collection: clothing photos for CIFAR-10-LT, some of all CIFAR-10 images for clothing."""
+    if name == "cifar":
+        return open_source(str(data / "clothing" / "train"))
+    every = open_source(str(data / "cifar10"), split="train")
+    return SubsetSource(every, np.sort(np.random.default_rng(0).choice(len(every), OUTSIDE_IMAGES, replace=False)))
+
+
+def adapted(
+    arm: str, config: PretrainConfig, images: Source, runs: Path, cell: str, *, outside: Source | None
+) -> nn.Module:
     """The encoder of an arm, trained as `config` says."""
     trained_as = arm.removesuffix(HALFWAY)  # the run of the arm without it, if there is one
     folder = runs / f"{cell}-{trained_as}".replace(", ", "-").replace(" ", "-")
@@ -224,7 +267,7 @@ def adapted(arm: str, config: PretrainConfig, images: Source, runs: Path, cell: 
     elif "distilled" in arm:
         prepare = distilled(DISTILLED)
     with prepared(prepare):
-        encoder = pretrain(images, config, run=folder, runtime=how, weights=weights).encoder()
+        encoder = pretrain(images, config, run=folder, runtime=how, weights=weights, outside=outside).encoder()
     return halfway(load_encoder(image_size=SIZE), encoder) if arm.endswith(HALFWAY) else encoder
 
 
