@@ -38,6 +38,7 @@ from sdclr.training.runtime import Runtime
 
 RECORDS: Final = Path("docs/results/adapting.jsonl")
 SIZE: Final = 64
+LARGE: Final = 128
 EPOCHS: Final = {"cifar": 4, "clothing": 4}
 
 Change = Callable[[PretrainConfig], PretrainConfig]
@@ -79,9 +80,9 @@ def decayed(config: PretrainConfig) -> PretrainConfig:
     return replace(plain(config), optim=replace(config.optim, layer_decay=LAYER_DECAY))
 
 
-def longer(change: Change = plain) -> Change:
-    """More epochs, with one cosine over all of them."""
-    return lambda config: replace(change(config), epochs=LONGER * config.epochs)
+def longer(config: PretrainConfig) -> PretrainConfig:
+    """SimCLR with more epochs and one cosine over all of them."""
+    return replace(plain(config), epochs=LONGER * config.epochs)
 
 
 def with_outside(control: Literal["none", "random"]) -> Change:
@@ -132,10 +133,11 @@ ARMS: Final[dict[str, Change | None]] = {
     "SimCLR, halfway": plain,
     "SDCLR 0.3, halfway": damaged(0.3),
     "SimCLR, layer decay": decayed,
-    "SimCLR, 12 epochs": longer(),
-    "SDCLR 0.3, 12 epochs": longer(damaged(0.3)),
+    "SimCLR, 12 epochs": longer,
     "SimCLR + outside": with_outside("none"),
     "SimCLR + random outside": with_outside("random"),
+    f"frozen{adapting_tables.LARGER}": None,
+    f"SimCLR{adapting_tables.LARGER}": plain,
 }
 DISTILLED: Final = 10.0
 """Weight of the distance to the frozen features. The loss of SimCLR is between 1 and 5 here, a distance below 0.5."""
@@ -164,7 +166,8 @@ SECOND: Final = (
     "SDCLR adaptive",
     "SimCLR + KoLeo",
 )
-FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay", "SimCLR, 12 epochs")
+FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay")
+LARGER: Final = (f"frozen{adapting_tables.LARGER}", f"SimCLR{adapting_tables.LARGER}")
 OUTSIDE_IMAGES: Final = 6000
 """At most so many outside images to choose from."""
 THIRD: Final = ("SimCLR + curation", "SimCLR + KoLeo")
@@ -179,17 +182,18 @@ CELLS: Final = [
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in ("SimCLR + kinds", "SimCLR")),
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
     *((name, arm, seed) for seed in (1, 2) for arm in FOURTH for name in ("cifar", "clothing")),
-    *((name, "SDCLR 0.3, 12 epochs", seed) for seed in (1, 2) for name in ("cifar", "clothing")),
+    *((name, arm, seed) for seed in (1, 2) for name in ("cifar", "clothing") for arm in LARGER),
+    *((name, "SimCLR, 12 epochs", seed) for seed in (1, 2) for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, *THIRD)),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
 ]
 """Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
 
 
-def settings(change: Change, source: Source, name: str, seed: int) -> PretrainConfig:
+def settings(change: Change, source: Source, name: str, seed: int, size: int) -> PretrainConfig:
     """The automatic settings of `--start` at this size, with what the arm changes."""
     config = default_config(source, gpu=False, start=DEFAULT)
-    config = replace(config, views=replace(config.views, image_size=SIZE), seed=seed, epochs=EPOCHS[name])
+    config = replace(config, views=replace(config.views, image_size=size), seed=seed, epochs=EPOCHS[name])
     return change(config)
 
 
@@ -205,10 +209,10 @@ def kind_weights(source: Source, seed: int, *, permuted: bool) -> NDArray[np.flo
     return np.random.default_rng(seed).permutation(weights) if permuted else weights
 
 
-def scores_of(encoder: nn.Module, images: Collection, other: Collection) -> dict[str, float]:
+def scores_of(encoder: nn.Module, images: Collection, other: Collection, size: int) -> dict[str, float]:
     """Accuracies in percent, AUROC of the rare classes, and the accuracy on the other collection."""
     train, held, test = (
-        features_of(encoder, source, SIZE) for source in (images.probe, images.probe_validation, images.test)
+        features_of(encoder, source, size) for source in (images.probe, images.probe_validation, images.test)
     )
     scores = linear(train, held, test, images.counts)
     scores["validation"] = scores.pop("held")
@@ -216,8 +220,8 @@ def scores_of(encoder: nn.Module, images: Collection, other: Collection) -> dict
     x, judged = scale.transform(train[0]), scale.transform(test[0])
     for labels in FEW_LABELS:
         scores[f"{labels} labels"] = few_shot((x, train[1]), (judged, test[1]), labels)
-    scores |= rare(*features_of(encoder, images.train, SIZE), images.counts)
-    there = [features_of(encoder, source, SIZE) for source in (other.probe, other.probe_validation, other.test)]
+    scores |= rare(*features_of(encoder, images.train, size), images.counts)
+    there = [features_of(encoder, source, size) for source in (other.probe, other.probe_validation, other.test)]
     scores["other set"] = linear(*there, other.counts)["All"]
     return {name: round(value, 4 if "AUROC" in name else 2) for name, value in scores.items()}
 
@@ -230,15 +234,16 @@ def run(data: Path, runs: Path, part: int, parts: int) -> None:
         images = collection(name, data, seed, max_count=1000, judged=3000)
         other = collection("clothing" if name == "cifar" else "cifar", data, 1, max_count=1000, judged=3000)
         begin, change = time.process_time(), ARMS[arm]
+        size = LARGE if arm in LARGER else SIZE
         if change is None:
-            encoder: nn.Module = load_encoder(image_size=SIZE)
+            encoder: nn.Module = load_encoder(image_size=size)
         else:
             outside = outside_images(name, data) if "outside" in arm else None
-            config = settings(change, images.train, name, seed)
+            config = settings(change, images.train, name, seed, size)
             encoder = adapted(arm, config, images.train, runs, f"{name}-{seed}", outside=outside)
         spent = round(time.process_time() - begin)
         cell = {"collection": name, "arm": arm, "seed": seed, "cpu_seconds": spent}
-        append(RECORDS, cell | scores_of(encoder, images, other))
+        append(RECORDS, cell | scores_of(encoder, images, other, size))
 
 
 def outside_images(name: str, data: Path) -> Source:

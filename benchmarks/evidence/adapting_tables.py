@@ -20,6 +20,8 @@ COLUMNS: Final = (
 LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
 SIMCLR: Final = ("SimCLR", "SimCLR, another seed", "SimCLR, another order")
 """Runs of plain SimCLR, which differ in nothing but random numbers. Their mean is the baseline of each seed."""
+LARGER: Final = ", 128 px"
+"""Ends the names of the arms of a larger size, which are compared with each other alone."""
 ONE_MACHINE: Final = frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"})
 """Commits of the runs on one machine, whose costs can be compared."""
 
@@ -77,9 +79,13 @@ def tables(title: str, cells: Cells) -> Iterator[str]:
     yield f"### {title}\n"
     yield from rows(cells, cells.arms, None)
     yield "\nDifference to the frozen encoder of the same seed:\n"
-    yield from rows(cells, [arm for arm in cells.arms if arm != "frozen"], ("frozen",))
+    small = [arm for arm in cells.arms if not arm.endswith(LARGER)]
+    yield from rows(cells, [arm for arm in small if arm != "frozen"], ("frozen",))
+    if cells.seeds(f"SimCLR{LARGER}"):
+        yield f"\nDifference to the frozen encoder of the same seed{LARGER}:\n"
+        yield from rows(cells, [f"SimCLR{LARGER}"], (f"frozen{LARGER}",))
     yield "\nDifference to the mean of the SimCLR runs of the same seed (up to three):\n"
-    yield from rows(cells, [arm for arm in cells.arms if arm not in {"frozen", *SIMCLR}], SIMCLR)
+    yield from rows(cells, [arm for arm in small if arm not in {"frozen", *SIMCLR}], SIMCLR)
     noise = (f"{column} {cells.noise(column):.{3 if 'AUROC' in column else 1}f}" for column in COLUMNS)
     yield f"\nStandard deviation between SimCLR runs of the same seed: {', '.join(noise)}.\n"
 
@@ -102,7 +108,7 @@ def leading(title: str, cells: Cells, costs: Mapping[str, float]) -> Iterator[st
     for arm in cells.arms:
         row = []
         for column in LEADING.values():
-            gains = [] if arm in SIMCLR else cells.gains(arm, SIMCLR, column)
+            gains = [] if arm in SIMCLR or arm.endswith(LARGER) else cells.gains(arm, SIMCLR, column)
             text = spread(cells.values(arm, column), column)
             row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
         yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} | {costs[arm]:.1f} |".replace(
