@@ -3,10 +3,11 @@
     python benchmarks/evidence/adapting.py run --data DIR --runs runs/adapting --part 0/1
     python benchmarks/evidence/adapting.py table
 
-DIR holds `cifar10` (Parquet) and `clothing` (folders train and test). `run` finishes the cells (collection, arm, seed)
-that docs/results/adapting.jsonl lacks, the most valuable first; an interrupted cell resumes. `table` writes
-docs/results/adapting_tables.md and the tables of docs/results/leaderboard.md from the records, without training. The
-protocol, and what would count as a yes, are in docs/results/adapting.md; they were written before the runs.
+DIR holds `cifar10` (Parquet), `clothing` (folders train and test) and `emoji` (see emoji.py). `run` finishes the cells
+(collection, arm, seed) that docs/results/adapting.jsonl lacks, the most valuable first; an interrupted cell resumes.
+`table` writes docs/results/adapting_tables.md and the tables of docs/results/leaderboard.md from the records, without
+training. The protocol, and what would count as a yes, are in docs/results/adapting.md; they were written before the
+runs.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch import nn
 import adapting_tables
 from adapting_tables import FEW_LABELS
 from budget import Collection, collection
+from emoji import emoji
 from judge import append, features_of, few_shot, linear, rare, records
 from preparing import Prepare, distilled, halfway, head_first, prepared
 from sdclr.data.sources import Source, SubsetSource, open_source
@@ -39,7 +41,7 @@ from sdclr.training.runtime import Runtime
 RECORDS: Final = Path("docs/results/adapting.jsonl")
 SIZE: Final = 64
 LARGE: Final = 128
-EPOCHS: Final = {"cifar": 4, "clothing": 4}
+EPOCHS: Final = 4
 
 Change = Callable[[PretrainConfig], PretrainConfig]
 
@@ -152,7 +154,7 @@ FIRST: Final = (
 )
 HALFWAY: Final = ", halfway"
 KINDS: Final = ("SimCLR + kinds", "SimCLR + kinds, permuted weights")
-"""On clothing alone: CIFAR-10-LT is one kind, so all weights are equal there."""
+"""Not on CIFAR-10-LT, which is one kind, so that all weights are equal."""
 SECOND: Final = (
     "SimCLR, halfway",
     "SimCLR, rate 0.002",
@@ -168,6 +170,16 @@ SECOND: Final = (
 )
 FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay")
 LARGER: Final = (f"frozen{adapting_tables.LARGER}", f"SimCLR{adapting_tables.LARGER}")
+FIFTH: Final = (
+    "frozen",
+    "SimCLR",
+    "SimCLR + kinds",
+    "SimCLR + kinds, permuted weights",
+    "SimCLR, another seed",
+    "SimCLR + curation",
+    "SDCLR 0.3",
+)
+"""On emoji, which no setting and no arm was chosen on."""
 OUTSIDE_IMAGES: Final = 6000
 """At most so many outside images to choose from."""
 THIRD: Final = ("SimCLR + curation", "SimCLR + KoLeo")
@@ -181,7 +193,9 @@ CELLS: Final = [
     *((name, arm, seed) for seed in (2, 3) for arm in THIRD for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in ("SimCLR + kinds", "SimCLR")),
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
+    *(("emoji", arm, seed) for seed in (1, 2, 3) for arm in FIFTH),
     *((name, arm, seed) for seed in (1, 2) for arm in FOURTH for name in ("cifar", "clothing")),
+    ("clothing", "SimCLR, another seed", 5),
     *((name, arm, seed) for seed in (1, 2) for name in ("cifar", "clothing") for arm in LARGER),
     *((name, "SimCLR, 12 epochs", seed) for seed in (1, 2) for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, *THIRD)),
@@ -190,10 +204,10 @@ CELLS: Final = [
 """Collection, arm, seed (class order of CIFAR-10-LT; random numbers of the run), the most valuable first."""
 
 
-def settings(change: Change, source: Source, name: str, seed: int, size: int) -> PretrainConfig:
+def settings(change: Change, source: Source, seed: int, size: int) -> PretrainConfig:
     """The automatic settings of `--start` at this size, with what the arm changes."""
     config = default_config(source, gpu=False, start=DEFAULT)
-    config = replace(config, views=replace(config.views, image_size=size), seed=seed, epochs=EPOCHS[name])
+    config = replace(config, views=replace(config.views, image_size=size), seed=seed, epochs=EPOCHS)
     return change(config)
 
 
@@ -231,7 +245,7 @@ def run(data: Path, runs: Path, part: int, parts: int) -> None:
     for name, arm, seed in list(dict.fromkeys(CELLS))[part::parts]:
         if any((one["collection"], one["arm"], one["seed"]) == (name, arm, seed) for one in records(RECORDS)):
             continue
-        images = collection(name, data, seed, max_count=1000, judged=3000)
+        images = emoji(data, seed) if name == "emoji" else collection(name, data, seed, max_count=1000, judged=3000)
         other = collection("clothing" if name == "cifar" else "cifar", data, 1, max_count=1000, judged=3000)
         begin, change = time.process_time(), ARMS[arm]
         size = LARGE if arm in LARGER else SIZE
@@ -239,7 +253,7 @@ def run(data: Path, runs: Path, part: int, parts: int) -> None:
             encoder: nn.Module = load_encoder(image_size=size)
         else:
             outside = outside_images(name, data) if "outside" in arm else None
-            config = settings(change, images.train, name, seed, size)
+            config = settings(change, images.train, seed, size)
             encoder = adapted(arm, config, images.train, runs, f"{name}-{seed}", outside=outside)
         spent = round(time.process_time() - begin)
         cell = {"collection": name, "arm": arm, "seed": seed, "cpu_seconds": spent}

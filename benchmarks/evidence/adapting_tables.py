@@ -11,7 +11,7 @@ from judge import spread
 TABLES: Final = Path("docs/results/adapting_tables.md")
 LEADERBOARD: Final = Path("docs/results/leaderboard.md")
 BEGIN, END = "<!-- adapted -->\n", "<!-- end -->\n"
-NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos"}
+NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos", "emoji": "Emoji"}
 FEW_LABELS: Final = (1, 5, 50)
 COLUMNS: Final = (
     "All", "Many", "Medium", "Few", "Std", *(f"{n} labels" for n in FEW_LABELS), "AUROC distance", "AUROC mine",
