@@ -1,4 +1,4 @@
-"""Emoji of Google's Noto as a long-tailed collection: 55 classes with 12 to 259 images of 64 px.
+"""Emoji of Google's Noto as a long-tailed collection: 55 classes, 2 to 249 images of 64 px each for training.
 
     npm pack emoji-datasource-google@16.0.0
     mkdir DIR/emoji && tar xzf emoji-datasource-google-16.0.0.tgz -C DIR/emoji
@@ -22,7 +22,7 @@ LEAST: Final = 12
 
 
 def emoji(data: Path, seed: int) -> Collection:
-    """Two thirds of each class for training and for the probe, one third for the test."""
+    """A third of the images, 9 or 10 of each class, for the test; the rest for training and for the probe."""
     every = read(data / "emoji" / "package")
     labels = np.asarray(every.labels)
     train, test = train_validation_split(labels, validation=len(labels) // 3, seed=0)
