@@ -1,6 +1,6 @@
 """Tables of adapting.py, from its records, without training."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +22,11 @@ SIMCLR: Final = ("SimCLR", "SimCLR, another seed", "SimCLR, another order")
 """Runs of plain SimCLR, which differ in nothing but random numbers. Their mean is the baseline of each seed."""
 LARGER: Final = ", 128 px"
 """Ends the names of the arms of a larger size, which are compared with each other alone."""
-ONE_MACHINE: Final = frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"})
-"""Commits of the runs on one machine, whose costs can be compared."""
+MACHINES: Final = (
+    frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"}),
+    frozenset({"d67bf11"}),
+)
+"""Commits of the runs on each of two machines. Only costs on the same machine can be compared."""
 
 
 class Cells:
@@ -58,19 +61,27 @@ class Cells:
             freedom += len(runs) - 1
         return (squares / freedom) ** 0.5 if freedom else float("nan")
 
-    def cost(self, *arms: str) -> float:
-        """Largest processor time of a run on one machine, in seconds: a run that was resumed has lost a part of it."""
+    def costs(self, arm: str) -> Iterator[float]:
+        """Processor time relative to SimCLR, on each machine with runs of both."""
+        for commits in MACHINES:
+            own, base = (self._longest(arms, commits) for arms in ((arm,), SIMCLR))
+            if own is not None and base:
+                yield own / base
+
+    def _longest(self, arms: Sequence[str], commits: Container[str]) -> float | None:
+        """Processor time in seconds of the longest run: one that was resumed has lost a part of it."""
         runs = (self._cells[arm, seed] for arm in arms for seed in self.seeds(arm))
-        return max((run["cpu_seconds"] for run in runs if run["commit"] in ONE_MACHINE), default=0)
+        return max((run["cpu_seconds"] for run in runs if run["commit"] in commits), default=None)
 
 
 def write(found: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
     """Write the page of all tables, and those of the leaderboard."""
     cells = {name: Cells(found, name, arms) for name in NAMES}
-    TABLES.write_text("\n".join(line for name in NAMES for line in tables(NAMES[name], cells[name])) + "\n")
+    cells = {name: one for name, one in cells.items() if one.arms}
+    TABLES.write_text("\n".join(line for name, one in cells.items() for line in tables(NAMES[name], one)) + "\n")
     before, _, rest = LEADERBOARD.read_text().partition(BEGIN)
-    costs = {arm: max(one.cost(arm) / one.cost(*SIMCLR) for one in cells.values()) for arm in arms}
-    lines = [line for name in NAMES for line in leading(NAMES[name], cells[name], costs)]
+    costs = {arm: max((cost for one in cells.values() for cost in one.costs(arm)), default=None) for arm in arms}
+    lines = [line for name, one in cells.items() for line in leading(NAMES[name], one, costs)]
     LEADERBOARD.write_text(before + BEGIN + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2])
 
 
@@ -101,7 +112,7 @@ def rows(cells: Cells, arms: Sequence[str], base: Sequence[str] | None) -> Itera
             yield f"| {arm} | {len(values[0])} | {' | '.join(row)} |"
 
 
-def leading(title: str, cells: Cells, costs: Mapping[str, float]) -> Iterator[str]:
+def leading(title: str, cells: Cells, costs: Mapping[str, float | None]) -> Iterator[str]:
     """The table of the leaderboard: each arm, its difference to SimCLR, and its cost relative to SimCLR."""
     yield f"\n{title}:\n\n| Method | Runs | {' | '.join(LEADING)} | Cost |"
     yield f"|---|---:|{'---:|' * len(LEADING)}---:|"
@@ -111,6 +122,6 @@ def leading(title: str, cells: Cells, costs: Mapping[str, float]) -> Iterator[st
             gains = [] if arm in SIMCLR or arm.endswith(LARGER) else cells.gains(arm, SIMCLR, column)
             text = spread(cells.values(arm, column), column)
             row.append(f"{text} ({spread(gains, column, signed=True)})" if gains else text)
-        yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} | {costs[arm]:.1f} |".replace(
-            "-", "\N{MINUS SIGN}"
-        )
+        cost = costs[arm]
+        row.append("\N{EN DASH}" if cost is None else f"{cost:.1f}")
+        yield f"| {arm} | {len(cells.seeds(arm))} | {' | '.join(row)} |".replace("-", "\N{MINUS SIGN}")
