@@ -13,7 +13,7 @@ records, without training. Protocol and expectations are in docs/results/long_ru
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -160,6 +160,9 @@ def run(name: str, data: Path, folder: Path, orders: list[int]) -> None:
 COLUMNS: Final = ("All", "Many", "Medium", "Few", "Std", "few-shot", "AUROC distance", "AUROC mine")
 
 
+Cells = dict[tuple[str, int, int], dict[str, Any]]
+
+
 def tables() -> Iterator[str]:
     """For each set: every arm at the last mark, and at each mark its difference to SimCLR with as many layers."""
     found = records(RECORDS)
@@ -177,18 +180,23 @@ def tables() -> Iterator[str]:
                 row = [spread([one[column] for one in last], column) for column in COLUMNS]
                 yield f"| {arm} | {len(orders)} | {' | '.join(row)} |"
         yield "\nDifference to SimCLR with as many layers, same class order:\n"
-        yield f"| arm | epochs | class orders | {' | '.join(COLUMNS)} |"
-        yield f"|---|---|---|{'---|' * len(COLUMNS)}"
-        for arm in ARMS:
-            for epochs in setting.marks if arm.ratio else ():
-                gains = differences(cells, arm, Arm(0, arm.layers), epochs)
-                if gains:
-                    row = [spread([gain[column] for gain in gains], column, signed=True) for column in COLUMNS]
-                    yield f"| {arm} | {epochs:,} | {len(gains)} | {' | '.join(row)} |"
+        damaged = (arm for arm in ARMS if arm.ratio)
+        yield from gains_over(cells, [(arm, Arm(0, arm.layers), mark) for arm in damaged for mark in setting.marks])
+        yield "\nDifference of arms with three layers to SimCLR with two, same class order:\n"
+        yield from gains_over(cells, [(arm, Arm(0, 2), setting.marks[-1]) for arm in ARMS if arm.layers == 3])
         yield ""
 
 
-Cells = dict[tuple[str, int, int], dict[str, Any]]
+def gains_over(cells: Cells, compared: Iterable[tuple[Arm, Arm, int]]) -> Iterator[str]:
+    """A table of differences of arms to bases after so many epochs, with the number of positive ones."""
+    yield f"| arm | epochs | class orders | {' | '.join(COLUMNS)} | All, Few positive |"
+    yield f"|---|---|---|{'---|' * len(COLUMNS)}---|"
+    for arm, base, epochs in compared:
+        gains = differences(cells, arm, base, epochs)
+        if gains:
+            row = [spread([gain[column] for gain in gains], column, signed=True) for column in COLUMNS]
+            row.append(", ".join(str(sum(gain[column] > 0 for gain in gains)) for column in ("All", "Few")))
+            yield f"| {arm} | {epochs:,} | {len(gains)} | {' | '.join(row)} |"
 
 
 def orders_of(cells: Cells, arm: Arm, epochs: int) -> list[int]:
