@@ -69,7 +69,7 @@ SETTINGS: Final = {
     "cifar": Setting(size=16, batch=256, marks=(50, 100, 200, 500), shots=50),
 }
 ARMS: Final = (Arm(0, 2), Arm(0.9, 3), Arm(0.9, 2), Arm(0, 3), Arm(0.5, 2), Arm(0.5, 3))
-MAIN: Final = (Arm(0, 3), Arm(0.5, 3))
+MAIN: Final = (Arm(0, 3), Arm(0.5, 3), Arm(0, 2), Arm(0.5, 2))
 """Run first, in every class order."""
 WIDTH: Final = 16
 
@@ -133,14 +133,14 @@ def scores_of(encoder: nn.Module, images: Images, setting: Setting) -> dict[str,
     return {name: round(value, 4 if "AUROC" in name else 2) for name, value in scores.items()}
 
 
-def run(name: str, data: Path, folder: Path, orders: list[int]) -> None:
-    """Finish the cells of a set, the most valuable first."""
+def run(name: str, data: Path, folder: Path, orders: list[int], layers: list[int]) -> None:
+    """Finish the cells of a set with heads of these depths, the most valuable first."""
     setting = SETTINGS[name]
     how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=2, threads=1)
     how = replace(how, snapshot_epochs=math.gcd(*setting.marks))
     for arms, order in ((arms, order) for arms in (MAIN, ARMS) for order in orders):
         images = images_of(name, data, order)
-        for arm in arms:
+        for arm in (each for each in arms if each.layers in layers):
             key = {"set": name, "arm": str(arm), "order": order}
             done = {one["epochs"] for one in records(RECORDS) if key.items() <= one.items()}
             if done >= set(setting.marks):
@@ -244,13 +244,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 3], help="of the heads")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "table":
         TABLES.write_text("\n".join(tables()) + "\n")
         figure(RECORDS, FIGURE)
     else:
-        run(given.set, given.data, given.runs, given.orders)
+        run(given.set, given.data, given.runs, given.orders, given.layers)
 
 
 if __name__ == "__main__":
