@@ -13,7 +13,7 @@ records, without training. Protocol and expectations are in docs/results/long_ru
 import argparse
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -179,16 +179,19 @@ def tables() -> Iterator[str]:
                 last = [cells[str(arm), order, setting.marks[-1]] for order in orders]
                 row = [spread([one[column] for one in last], column) for column in COLUMNS]
                 yield f"| {arm} | {len(orders)} | {' | '.join(row)} |"
-        yield "\nDifference to SimCLR with as many layers, same class order:\n"
         damaged = (arm for arm in ARMS if arm.ratio)
-        yield from gains_over(cells, [(arm, Arm(0, arm.layers), mark) for arm in damaged for mark in setting.marks])
-        yield "\nDifference of arms with three layers to SimCLR with two, same class order:\n"
-        yield from gains_over(cells, [(arm, Arm(0, 2), setting.marks[-1]) for arm in ARMS if arm.layers == 3])
+        compared = [(arm, Arm(0, arm.layers), mark) for arm in damaged for mark in setting.marks]
+        yield from gains_over(cells, "Difference to SimCLR with as many layers", compared)
+        deep = [(arm, Arm(0, 2), setting.marks[-1]) for arm in ARMS if arm.layers == 3]
+        yield from gains_over(cells, "Difference of arms with three layers to SimCLR with two", deep)
         yield ""
 
 
-def gains_over(cells: Cells, compared: Iterable[tuple[Arm, Arm, int]]) -> Iterator[str]:
+def gains_over(cells: Cells, title: str, compared: Sequence[tuple[Arm, Arm, int]]) -> Iterator[str]:
     """A table of differences of arms to bases after so many epochs, with the number of positive ones."""
+    if not any(differences(cells, *each) for each in compared):
+        return
+    yield f"\n{title}, same class order:\n"
     yield f"| arm | epochs | class orders | {' | '.join(COLUMNS)} | All, Few positive |"
     yield f"|---|---|---|{'---|' * len(COLUMNS)}---|"
     for arm, base, epochs in compared:
