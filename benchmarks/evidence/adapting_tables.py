@@ -24,7 +24,7 @@ LARGER: Final = ", 128 px"
 """Ends the names of the arms of a larger size, which are compared with each other alone."""
 MACHINES: Final = (
     frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"}),
-    frozenset({"d67bf11"}),
+    frozenset({"2e1e057"}),
 )
 """Commits of the runs on each of two machines. Only costs on the same machine can be compared."""
 
