@@ -72,6 +72,7 @@ ARMS: Final = (Arm(0, 2), Arm(0.9, 3), Arm(0.9, 2), Arm(0, 3), Arm(0.5, 2), Arm(
 MAIN: Final = (Arm(0, 3), Arm(0.5, 3), Arm(0, 2), Arm(0.5, 2))
 """Run first, in every class order."""
 WIDTH: Final = 16
+TITLES: Final = {"digits": "Digits", "cifar": "CIFAR-10-LT"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def tables() -> Iterator[str]:
         cells = {(one["arm"], one["order"], one["epochs"]): one for one in found if one["set"] == name}
         if not cells:
             continue
-        yield f"### {'Digits' if name == 'digits' else 'CIFAR-10-LT'}, after {setting.marks[-1]:,} epochs\n"
+        yield f"### {TITLES[name]}, after {setting.marks[-1]:,} epochs\n"
         yield f"| arm | class orders | {' | '.join(COLUMNS)} |"
         yield f"|---|---|{'---|' * len(COLUMNS)}"
         for arm in ARMS:
@@ -224,18 +225,20 @@ def figure(data: Path, out: Path) -> None:
     for row, name in zip(axes, shown, strict=True):
         cells = {(one["arm"], one["order"], one["epochs"]): one for one in found if one["set"] == name}
         for axis, column in zip(row, ("All", "Few", "AUROC distance"), strict=True):
-            for arm in (each for each in ARMS if each.ratio):
+            for color, arm in enumerate(each for each in ARMS if each.ratio):
                 marks = [mark for mark in SETTINGS[name].marks if differences(cells, arm, Arm(0, arm.layers), mark)]
                 if not marks:
                     continue
                 values = [[one[column] for one in differences(cells, arm, Arm(0, arm.layers), mark)] for mark in marks]
                 mean = np.array([np.mean(each) for each in values])
                 deviation = np.array([np.std(each, ddof=1) if len(each) > 1 else 0 for each in values])
-                (line,) = axis.plot(marks, mean, marker="o", markersize=3, label=str(arm))
-                axis.fill_between(marks, mean - deviation, mean + deviation, alpha=0.15, color=line.get_color())
+                axis.plot(marks, mean, marker="o", markersize=3, label=str(arm), color=f"C{color}")
+                axis.fill_between(marks, mean - deviation, mean + deviation, alpha=0.15, color=f"C{color}")
             axis.axhline(0, color="gray", linewidth=0.8)
-            axis.set(xscale="log", xlabel="epochs", title=f"{name}: {column}", ylabel="gain over SimCLR")
-    axes[0, 0].legend(fontsize=7)
+            axis.set(xscale="log", xlabel="epochs", title=f"{TITLES[name]}: {column}", ylabel="gain over SimCLR")
+            axis.set_xticks(SETTINGS[name].marks, [f"{mark:,}" for mark in SETTINGS[name].marks])
+            axis.minorticks_off()
+        row[0].legend(fontsize=7)
     drawing.savefig(out, metadata={"Date": None})
     plt.close(drawing)
 
