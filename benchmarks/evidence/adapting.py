@@ -42,6 +42,9 @@ RECORDS: Final = Path("docs/results/adapting.jsonl")
 SIZE: Final = 64
 LARGE: Final = 128
 EPOCHS: Final = 4
+LONGER: Final = 3
+"""Factor on the epochs of the longer runs."""
+LAYER_DECAY: Final = 0.75
 
 Change = Callable[[PretrainConfig], PretrainConfig]
 
@@ -106,8 +109,6 @@ def training_only(part: Literal["last-stage", "norms"], change: Change = plain) 
     return lambda config: replace(change(config), trainable=part)
 
 
-LAYER_DECAY: Final = 0.75
-LONGER: Final = 3
 ARMS: Final[dict[str, Change | None]] = {
     "frozen": None,
     "SimCLR": plain,
@@ -168,17 +169,17 @@ SECOND: Final = (
     "SDCLR adaptive",
     "SimCLR + KoLeo",
 )
-FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay")
 LARGER: Final = (f"frozen{adapting_tables.LARGER}", f"SimCLR{adapting_tables.LARGER}")
-FIFTH: Final = ("SimCLR", "SimCLR + kinds", "SimCLR + kinds, permuted weights", "SimCLR + curation", "frozen")
+ON_EMOJI: Final = ("SimCLR", "SimCLR + kinds", "SimCLR + kinds, permuted weights", "SimCLR + curation", "frozen")
 """On emoji, which no setting and no arm was chosen on."""
 OUTSIDE_IMAGES: Final = 6000
 """At most so many outside images to choose from."""
 THIRD: Final = ("SimCLR + curation", "SimCLR + KoLeo")
 """Arms with the best first run on both collections."""
+FOURTH: Final = ("SimCLR + outside", "SimCLR + random outside", "SimCLR, layer decay")
 SHUFFLED: Final = "SimCLR + curation, shuffled"
 CELLS: Final = [
-    *(("emoji", arm, seed) for seed in (1, 2, 3) for arm in FIFTH),
+    *(("emoji", arm, seed) for seed in (1, 2, 3) for arm in ON_EMOJI),
     *(("cifar", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
     *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in FIRST),
     *(("clothing", arm, seed) for seed in (1, 2, 3) for arm in KINDS),
