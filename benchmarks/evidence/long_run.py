@@ -134,14 +134,14 @@ def scores_of(encoder: nn.Module, images: Images, setting: Setting) -> dict[str,
     return {name: round(value, 4 if "AUROC" in name else 2) for name, value in scores.items()}
 
 
-def run(name: str, data: Path, folder: Path, orders: list[int], layers: list[int]) -> None:
-    """Finish the cells of a set with heads of these depths, the most valuable first."""
+def run(name: str, data: Path, folder: Path, orders: list[int], chosen: list[Arm]) -> None:
+    """Finish the cells of a set with the chosen arms, the most valuable first."""
     setting = SETTINGS[name]
     how = Runtime(device="cpu", workers=0, amp="none", progress=False, checkpoint_minutes=2, threads=1)
     how = replace(how, snapshot_epochs=math.gcd(*setting.marks))
     for arms, order in ((arms, order) for arms in (MAIN, ARMS) for order in orders):
         images = images_of(name, data, order)
-        for arm in (each for each in arms if each.layers in layers):
+        for arm in (each for each in arms if each in chosen):
             key = {"set": name, "arm": str(arm), "order": order}
             done = {one["epochs"] for one in records(RECORDS) if key.items() <= one.items()}
             if done >= set(setting.marks):
@@ -251,13 +251,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 3], help="of the heads")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0, 0.5, 0.9], help="shares of the weights pruned")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "table":
         TABLES.write_text("\n".join(tables()) + "\n")
         figure(RECORDS, FIGURE)
     else:
-        run(given.set, given.data, given.runs, given.orders, given.layers)
+        chosen = [arm for arm in ARMS if arm.layers in given.layers and arm.ratio in given.ratios]
+        run(given.set, given.data, given.runs, given.orders, chosen)
 
 
 if __name__ == "__main__":
