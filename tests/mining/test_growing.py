@@ -228,6 +228,12 @@ def test_images_that_are_old_already_rank_last_and_are_counted(tmp_path, told):
     assert not any(group.rare for group in scores.groups)
 
 
+def test_a_collection_compared_with_itself_is_named_as_such(tmp_path, told):
+    np.save(tmp_path / "new.npy", old_and_new()[1])
+    mine(tmp_path / "new.npy", CONFIG, against=tmp_path / "new.npy", out=tmp_path / "out")
+    assert "every new image is among the old ones already: none is new, so their order has no meaning" in told.told
+
+
 def test_one_new_image_is_ranked(photos, encoder, tmp_path):
     write(tmp_path / "new" / "one.png", 99)
     scores = mine(tmp_path / "new", CONFIG, encoder=encoder, against=photos, out=tmp_path / "out")

@@ -147,7 +147,9 @@ def nearest_old(new: Tensor, old: Tensor) -> Neighbors:
     """
     near = find_neighbors(old, min(OLD_NEIGHBORS, len(old)), queries=new)
     known = int((near.distances[:, 0] < _SAME).sum())
-    if known:
+    if known == len(new):
+        tell("every new image is among the old ones already: none is new, so their order has no meaning")
+    elif known:
         tell(f"{known:,} of {len(new):,} new images are among the old ones already: they rank last")
     return near
 
