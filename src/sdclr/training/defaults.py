@@ -74,9 +74,6 @@ def default_config(
     Returns:
         The settings, with 200 epochs from random weights, 8 from trained ones.
 
-    Returns:
-        The settings, with 200 epochs from random weights, 8 from trained ones.
-
     Raises:
         InputError: If there are fewer than 8 images, or the encoder or the trained weights cannot be used.
 
