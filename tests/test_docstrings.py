@@ -205,5 +205,14 @@ def test_other_examples(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_section_of_a_docstring_appears_twice(path: Path) -> None:
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, documented):
+            sections = re.findall(r"^([A-Z][a-z]+):$", ast.get_docstring(node) or "", flags=re.MULTILINE)
+            assert len(sections) == len(set(sections)), f"{getattr(node, 'name', path.name)}: {sections}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_example_is_skipped(path: Path) -> None:
     assert "doctest: +SKIP" not in path.read_text()

@@ -127,9 +127,6 @@ def describe_environment() -> Environment:
     Returns:
         Versions, hardware and environment variables, with memory in bytes.
 
-    Returns:
-        What was found.
-
     Examples:
         >>> sdclr.describe_environment().python
         'CPython 3...'

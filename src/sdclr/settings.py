@@ -115,9 +115,6 @@ def read_settings(path: str | Path, cls: type[Config], *, base: Config | None = 
     Returns:
         An instance of `cls`.
 
-    Returns:
-        The settings.
-
     Raises:
         InputError: If the file cannot be read, a key is unknown, or a value has the wrong type or is out of range. The
             message gives the file, the line if known, the full key (`optim.lr`), the value and a remedy.
