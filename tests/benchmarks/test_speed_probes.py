@@ -62,7 +62,7 @@ def test_real_features_tell_real_images_apart(probes, cifar10_dir):
     assert (probe.predict(features.test[0]) == features.test[1]).mean() > 0.25
 
 
-def test_the_objective_is_what_autograd_finds_on_standardised_features(probes):
+def test_the_objective_is_what_autograd_finds_on_standardized_features(probes):
     features = probes.make_features(probes.ProbeSize(**TINY), None)
     generator = np.random.default_rng(0)
     weight, bias = generator.normal(size=(10, 16)).astype(np.float32), generator.normal(size=10).astype(np.float32)

@@ -40,7 +40,7 @@ def made(count, width=6, seed=0, unknown=0.2):
     return (x * 10.0 ** np.linspace(-2, 2, width) + 3).astype(np.float32), values
 
 
-def standardised(x, of):
+def standardized(x, of):
     of = of.astype(np.float64)
     return (x.astype(np.float64) - of.mean(0)) / of.std(0)
 
@@ -151,7 +151,7 @@ class TestProbe:
         (x, values), (val_x, val) = made(500), made(100, seed=1)
         probe = attribute_probe(x, values, val_x, val, LogisticConfig(penalties=(penalty,), **EXACT))
         assert probe.converged
-        z = standardised(x, x)
+        z = standardized(x, x)
         for attribute, scores in enumerate(probe.scores(x).T):
             known = values[:, attribute] >= 0
             oracle = LogisticRegression(C=1 / (penalty * known.sum()), tol=1e-10, max_iter=10_000)
@@ -163,7 +163,7 @@ class TestProbe:
         (x, values), (val_x, val) = made(60, width=20), made(400, width=20, seed=1)
         penalties = (1.0, 0.1, 1e-2, 1e-3)
         probe = attribute_probe(x, values, val_x, val, LogisticConfig(penalties=penalties, **EXACT))
-        z, val_z = standardised(x, x), standardised(val_x, x)
+        z, val_z = standardized(x, x), standardized(val_x, x)
         for attribute in range(4):
             known, val_known = values[:, attribute] >= 0, val[:, attribute] >= 0
             losses = []

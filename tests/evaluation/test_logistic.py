@@ -21,7 +21,7 @@ def _clusters(count, width=8, classes=5, noise=2.0, seed=0):
     return ((x @ mixing) * 10.0 ** np.linspace(-2, 2, width) + 5).astype(np.float32), labels
 
 
-def _standardised(x, of):
+def _standardized(x, of):
     of = of.astype(np.float64)
     return (x.astype(np.float64) - of.mean(0)) / of.std(0)
 
@@ -50,7 +50,7 @@ class TestOptimum:
         (x, y), validation = _clusters(400, classes=classes), _clusters(100, classes=classes, seed=1)
         probe = logistic_probe(x, y, *validation, classes, LogisticConfig(penalties=(penalty,), tolerance=1e-6))
         assert probe.converged
-        z = _standardised(x, x)
+        z = _standardized(x, x)
         if classes == 2:  # sklearn has one row for two classes; ours are it and its negative, each half as long
             oracle = LogisticRegression(C=2 / (penalty * len(z)), tol=1e-10, max_iter=10_000).fit(z, y)
         else:
@@ -59,16 +59,16 @@ class TestOptimum:
         assert np.ptp(oracle.predict_proba(z)) > 0.5  # there is something to compare
 
     def test_is_stationary_by_the_formula(self):
-        """`Zᵀ(P - Y) / N + penalty · W = 0` on standardised features Z, and the bias is not penalised."""
+        """`Zᵀ(P - Y) / N + penalty · W = 0` on standardized features Z, and the bias is not penalized."""
         (x, y), validation = _clusters(500), _clusters(100, seed=1)
         probe = logistic_probe(x, y, *validation, 5, LogisticConfig(penalties=(1e-2,), tolerance=1e-7))
-        z, error = _standardised(x, x), _probabilities(_logits(probe, x)) - np.eye(5)[y]
+        z, error = _standardized(x, x), _probabilities(_logits(probe, x)) - np.eye(5)[y]
         weight = probe.weight.numpy() * x.astype(np.float64).std(0)
         np.testing.assert_allclose(error.T @ z / len(z) + 1e-2 * weight, 0, atol=2e-6)
         np.testing.assert_allclose(error.mean(0), 0, atol=2e-6)
         assert np.abs(1e-2 * weight).max() > 1e-3
 
-    def test_does_not_depend_on_the_scale_of_features_nor_on_rotations_of_standardised_ones(self):
+    def test_does_not_depend_on_the_scale_of_features_nor_on_rotations_of_standardized_ones(self):
         (x, y), (val_x, val_y) = _clusters(300), _clusters(100, seed=1)
         config = LogisticConfig(penalties=(1e-2,))
         plain = logistic_probe(x, y, val_x, val_y, 5, config)
@@ -82,11 +82,11 @@ class TestOptimum:
         x, y = generator.normal(size=(20, 64)).astype(np.float32), np.repeat(np.arange(4), 5)
         config = LogisticConfig(penalties=(1e-3,), tolerance=1e-6)
         probe = logistic_probe(x, y, x, y, 4, config)
-        oracle = LogisticRegression(C=1 / (1e-3 * 20), tol=1e-10, max_iter=10_000).fit(_standardised(x, x), y)
+        oracle = LogisticRegression(C=1 / (1e-3 * 20), tol=1e-10, max_iter=10_000).fit(_standardized(x, x), y)
         assert probe.converged
         assert probe.validation_accuracy == 1
         np.testing.assert_allclose(
-            _probabilities(_logits(probe, x)), oracle.predict_proba(_standardised(x, x)), atol=2e-4
+            _probabilities(_logits(probe, x)), oracle.predict_proba(_standardized(x, x)), atol=2e-4
         )
 
     @pytest.mark.parametrize("value", [0.0, 3.1])

@@ -175,7 +175,7 @@ def _search(
     known = target >= 0
     state, states, losses = problem.start(), [], []
     for penalty in penalties:
-        state = problem.minimise(state, penalty, config.search_tolerance, config.max_iterations)
+        state = problem.minimize(state, penalty, config.search_tolerance, config.max_iterations)
         weight, bias = problem.layer(state)
         states.append(state)
         logits = torch.addmm(bias, validation, weight.T).double()
@@ -185,7 +185,7 @@ def _search(
     state = torch.stack([states[number][attribute] for attribute, number in enumerate(best.tolist())])
     problem.precise()
     problem.share = torch.from_numpy(chosen)[:, None].to(state.device)
-    state = problem.minimise(state, 1.0, config.tolerance, config.max_iterations)
+    state = problem.minimize(state, 1.0, config.tolerance, config.max_iterations)
     return problem.layer(state), chosen, problem.gradient(state, 1.0) <= config.tolerance
 
 

@@ -101,7 +101,7 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
         by_penalty: dict[float, float] = {}
         for penalty in sorted(config.penalties, reverse=True):
             start, steps = problem.expected(states, penalty), new_memory()
-            states[penalty] = problem.minimise(start, penalty, config.search_tolerance, config.max_iterations, steps)
+            states[penalty] = problem.minimize(start, penalty, config.search_tolerance, config.max_iterations, steps)
             by_penalty[penalty] = accuracy(problem.layer(states[penalty]))
             if by_penalty[penalty] > max((by_penalty[other] for other in by_penalty if other > penalty), default=-1.0):
                 memory = steps  # for the best penalty so far, which is solved further below
@@ -109,9 +109,9 @@ def logistic_probe(  # noqa: PLR0917  as linear_probe
                 break
         penalty = max(by_penalty, key=lambda candidate: (by_penalty[candidate], candidate))
         last = config.max_iterations
-        state = problem.minimise(states[penalty], penalty, max(config.tolerance, _ROUNDING), last, memory)
+        state = problem.minimize(states[penalty], penalty, max(config.tolerance, _ROUNDING), last, memory)
         problem.precise()
-        state = problem.minimise(state, penalty, config.tolerance, last, memory)
+        state = problem.minimize(state, penalty, config.tolerance, last, memory)
         weight, bias = problem.layer(state)
         gradient = problem.gradient(state, penalty)
         return LogisticProbe(
@@ -169,7 +169,7 @@ class Problem:
         further = math.log(penalty / last) / math.log(last / before)
         return states[last] + further * (states[last] - states[before])
 
-    def minimise(
+    def minimize(
         self, start: Tensor, penalty: float, tolerance: float, max_iterations: int, memory: Memory | None = None
     ) -> Tensor:
         """The state that L-BFGS reaches from `start`, with its memory for the same penalty."""

@@ -1,4 +1,4 @@
-"""Sinkhorn's iteration against its definition, a linear programme and the limits of number formats."""
+"""Sinkhorn's iteration against its definition, a linear program and the limits of number formats."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ class BarlowTwins(nn.Module):
         """The batch's loss, repeated for each sample, `(N,)`, from two views `(N, 3, H, W)` of the same N images."""
         z1, z2 = a(view1), b(view2)
         with torch.autocast(z1.device.type, enabled=False):
-            first, second = (standardised(gather(z.float())[0]) for z in (z1, z2))
+            first, second = (standardized(gather(z.float())[0]) for z in (z1, z2))
             correlation = first.T @ second / len(first)
             diagonal = correlation.diagonal()
             off = correlation.square().sum() - diagonal.square().sum()
@@ -38,7 +38,7 @@ class BarlowTwins(nn.Module):
         return loss.expand(len(z1))
 
 
-def standardised(z: Tensor) -> Tensor:
+def standardized(z: Tensor) -> Tensor:
     """Columns with mean 0 and variance 1 over the batch."""
     variance, mean = torch.var_mean(z, dim=0, correction=0)
     return (z - mean) / (variance + 1e-5).sqrt()
