@@ -172,6 +172,8 @@ SECOND: Final = (
 LARGER: Final = (f"frozen{adapting_tables.LARGER}", f"SimCLR{adapting_tables.LARGER}")
 ON_EMOJI: Final = ("SimCLR", "SimCLR + kinds", "SimCLR + kinds, permuted weights", "SimCLR + curation", "frozen")
 """On emoji, which no setting and no arm was chosen on."""
+MORE: Final = ("SimCLR", "SimCLR + kinds", "SimCLR, another seed", "SimCLR + kinds, permuted weights")
+"""On emoji, with three more seeds."""
 OUTSIDE_IMAGES: Final = 6000
 """At most so many outside images to choose from."""
 THIRD: Final = ("SimCLR + curation", "SimCLR + KoLeo")
@@ -188,10 +190,11 @@ CELLS: Final = [
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in ("SimCLR + kinds", "SimCLR")),
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
     *(("emoji", arm, seed) for arm in ("SimCLR, another seed", "SDCLR 0.3") for seed in (1, 2, 3)),
+    *(("emoji", arm, seed) for seed in (4, 5, 6) for arm in MORE),
+    *(("clothing", "SimCLR, another seed", seed) for seed in (4, 5, 6)),
     *((name, arm, seed) for seed in (1, 2) for name in ("cifar", "clothing") for arm in LARGER),
     *((name, arm, seed) for seed in (1, 2) for arm in FOURTH for name in ("cifar", "clothing")),
     *((name, arm, 3) for name in ("cifar", "clothing") for arm in LARGER),
-    ("clothing", "SimCLR, another seed", 5),
     *((name, "SimCLR, 12 epochs", seed) for seed in (1, 2) for name in ("cifar", "clothing")),
     *(("clothing", arm, seed) for seed in (4, 5, 6) for arm in (*FIRST, *KINDS, *THIRD)),
     *((name, arm, seed) for seed in (2, 3) for arm in SECOND for name in ("cifar", "clothing")),
