@@ -48,11 +48,12 @@ class Arm:
     layers: int
     """Of the projection head."""
     number: int = 1
-    """Of the run, among runs that differ in nothing but random numbers."""
+    """Of the run, among runs that differ in nothing but random numbers; 0 is the mean of the first two."""
 
     def __str__(self) -> str:
         method = f"SDCLR {self.ratio:g}" if self.ratio else "SimCLR"
-        return f"{method}, {self.layers} layers{f', run {self.number}' if self.number > 1 else ''}"
+        run = {0: ", mean of two runs", 1: ""}.get(self.number, f", run {self.number}")
+        return f"{method}, {self.layers} layers{run}"
 
     @property
     def base(self) -> "Arm":
@@ -81,6 +82,7 @@ MAIN: Final = (Arm(0, 3), Arm(0.5, 3), Arm(0, 2), Arm(0.5, 2))
 """Run first, in every class order."""
 AGAIN: Final = (Arm(0, 2, 2), Arm(0.5, 2, 2))
 """A second run of the pair that gained on digits."""
+MEANS: Final = tuple(replace(arm, number=0) for arm in AGAIN)
 WIDTH: Final = 16
 TITLES: Final = {"digits": "Digits", "cifar": "CIFAR-10-LT"}
 
@@ -181,6 +183,7 @@ def tables() -> Iterator[str]:
         cells = {(one["arm"], one["order"], one["epochs"]): one for one in found if one["set"] == name}
         if not cells:
             continue
+        cells |= means(cells)
         yield f"### {TITLES[name]}, after {setting.marks[-1]:,} epochs\n"
         yield f"| arm | class orders | {' | '.join(COLUMNS)} |"
         yield f"|---|---|{'---|' * len(COLUMNS)}"
@@ -190,11 +193,15 @@ def tables() -> Iterator[str]:
                 last = [cells[str(arm), order, setting.marks[-1]] for order in orders]
                 row = [spread([one[column] for one in last], column) for column in COLUMNS]
                 yield f"| {arm} | {len(orders)} | {' | '.join(row)} |"
-        damaged = [arm for arm in (*ARMS, *AGAIN) if arm.ratio]
+        damaged = [arm for arm in (*ARMS, *AGAIN, *MEANS) if arm.ratio]
         compared = [(arm, arm.base, mark) for arm in damaged for mark in setting.marks]
         yield from gains_over(cells, "Difference to SimCLR with as many layers", compared)
         deep = [(arm, Arm(0, 2), setting.marks[-1]) for arm in ARMS if arm.layers == 3]
         yield from gains_over(cells, "Difference of arms with three layers to SimCLR with two", deep)
+        if pairs := [pair for arm in AGAIN for pair in both_runs(cells, arm, setting.marks[-1])]:
+            noise = {c: np.mean([(one[c] - other[c]) ** 2 / 2 for one, other in pairs]) ** 0.5 for c in COLUMNS}
+            told = ", ".join(f"{column} {noise[column]:.{3 if 'AUROC' in column else 1}f}" for column in COLUMNS)
+            yield f"\nStandard deviation between two runs of an arm in the same class order: {told}."
         yield ""
 
 
@@ -211,6 +218,22 @@ def gains_over(cells: Cells, title: str, compared: Sequence[tuple[Arm, Arm, int]
             row = [spread([gain[column] for gain in gains], column, signed=True) for column in COLUMNS]
             row.append(", ".join(str(sum(gain[column] > 0 for gain in gains)) for column in ("All", "Few")))
             yield f"| {arm} | {epochs:,} | {len(gains)} | {' | '.join(row)} |"
+
+
+def both_runs(cells: Cells, arm: Arm, epochs: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The first and the second run of an arm, in each class order that has both."""
+    orders = orders_of(cells, arm, epochs)
+    return [(cells[str(replace(arm, number=1)), order, epochs], cells[str(arm), order, epochs]) for order in orders]
+
+
+def means(cells: Cells) -> Cells:
+    """The mean of two runs, as further cells."""
+    return {
+        (str(replace(arm, number=0)), second["order"], epochs): {c: (first[c] + second[c]) / 2 for c in COLUMNS}
+        for arm in AGAIN
+        for epochs in {length for *_, length in cells}
+        for first, second in both_runs(cells, arm, epochs)
+    }
 
 
 def orders_of(cells: Cells, arm: Arm, epochs: int) -> list[int]:
