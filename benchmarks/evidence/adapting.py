@@ -172,7 +172,7 @@ SECOND: Final = (
 LARGER: Final = (f"frozen{adapting_tables.LARGER}", f"SimCLR{adapting_tables.LARGER}")
 ON_EMOJI: Final = ("SimCLR", "SimCLR + kinds", "SimCLR + kinds, permuted weights", "SimCLR + curation", "frozen")
 """On emoji, which no setting and no arm was chosen on."""
-MORE: Final = ("SimCLR", "SimCLR + kinds", "SimCLR, another seed", "SimCLR + kinds, permuted weights")
+MORE: Final = ("SimCLR", "SimCLR + kinds", "SimCLR, another seed", "SimCLR + kinds, permuted weights", "frozen")
 """On emoji, with three more seeds."""
 OUTSIDE_IMAGES: Final = 6000
 """At most so many outside images to choose from."""
@@ -191,7 +191,7 @@ CELLS: Final = [
     *((name, SHUFFLED, seed) for seed in (1, 2, 3) for name in ("cifar", "clothing")),
     *(("emoji", arm, seed) for arm in ("SimCLR, another seed", "SDCLR 0.3") for seed in (1, 2, 3)),
     *(("emoji", arm, seed) for seed in (4, 5, 6) for arm in MORE),
-    *(("clothing", "SimCLR, another seed", seed) for seed in (4, 5, 6)),
+    *(("clothing", arm, seed) for arm in ("frozen", "SimCLR, another seed") for seed in (4, 5, 6)),
     *((name, arm, seed) for seed in (1, 2) for name in ("cifar", "clothing") for arm in LARGER),
     *((name, arm, seed) for seed in (1, 2) for arm in FOURTH for name in ("cifar", "clothing")),
     *((name, arm, 3) for name in ("cifar", "clothing") for arm in LARGER),
