@@ -25,8 +25,9 @@ LARGER: Final = ", 128 px"
 MACHINES: Final = (
     frozenset({"b727eb8", "0bda2bd", "5b6535e", "794f05f", "57c3c21", "264db04"}),
     frozenset({"2e1e057"}),
+    frozenset({"568a160", "f03c07f", "5b75e16", "e1b7a92"}),
 )
-"""Commits of the runs on each of two machines. Only costs on the same machine can be compared."""
+"""Commits of the runs on each machine. Only costs on the same machine can be compared."""
 
 
 class Cells:
@@ -51,6 +52,14 @@ class Cells:
             if runs:
                 found.append(self._cells[arm, seed][column] - float(np.mean(runs)))
         return found
+
+    def adapting(self, column: str) -> list[float]:
+        """For each seed, the difference of the mean of the SimCLR runs to the frozen encoder."""
+        frozen = [seed for seed in self.seeds("frozen") if ("SimCLR", seed) in self._cells]
+        runs = [[self._cells[one, seed][column] for one in SIMCLR if (one, seed) in self._cells] for seed in frozen]
+        return [
+            float(np.mean(each)) - self._cells["frozen", seed][column] for each, seed in zip(runs, frozen, strict=True)
+        ]
 
     def noise(self, column: str) -> float:
         """Standard deviation between the runs of SimCLR with the same seed."""
@@ -92,6 +101,9 @@ def tables(title: str, cells: Cells) -> Iterator[str]:
     yield "\nDifference to the frozen encoder of the same seed:\n"
     small = [arm for arm in cells.arms if not arm.endswith(LARGER)]
     yield from rows(cells, [arm for arm in small if arm != "frozen"], ("frozen",))
+    found = {column: cells.adapting(column) for column in COLUMNS}
+    mean = (spread(found[column], column, signed=True) for column in COLUMNS)
+    yield f"| SimCLR, mean of the runs of each seed | {len(found['All'])} | {' | '.join(mean)} |"
     if cells.seeds(f"SimCLR{LARGER}"):
         yield f"\nDifference to the frozen encoder of the same seed{LARGER}:\n"
         yield from rows(cells, [f"SimCLR{LARGER}"], (f"frozen{LARGER}",))
