@@ -258,7 +258,7 @@ def figure(data: Path, out: Path) -> None:
     for row, name in zip(axes, shown, strict=True):
         cells = {(one["arm"], one["order"], one["epochs"]): one for one in found if one["set"] == name}
         for axis, column in zip(row, ("All", "Few", "AUROC distance"), strict=True):
-            for color, arm in enumerate(each for each in ARMS if each.ratio):
+            for color, arm in enumerate(each for each in (*ARMS, *AGAIN) if each.ratio):
                 marks = [mark for mark in SETTINGS[name].marks if differences(cells, arm, arm.base, mark)]
                 if not marks:
                     continue
