@@ -83,6 +83,7 @@ MAIN: Final = (Arm(0, 3), Arm(0.5, 3), Arm(0, 2), Arm(0.5, 2))
 AGAIN: Final = (Arm(0, 2, 2), Arm(0.5, 2, 2))
 """A second run of the pair that gained on digits."""
 MEANS: Final = tuple(replace(arm, number=0) for arm in AGAIN)
+"""Means over both runs of these arms."""
 WIDTH: Final = 16
 TITLES: Final = {"digits": "Digits", "cifar": "CIFAR-10-LT"}
 
