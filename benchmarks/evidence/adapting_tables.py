@@ -15,7 +15,7 @@ NAMES: Final = {"cifar": "CIFAR-10-LT", "clothing": "Clothing photos", "emoji": 
 FEW_LABELS: Final = (1, 5, 50)
 COLUMNS: Final = (
     "All", "Many", "Medium", "Few", "Std", *(f"{n} labels" for n in FEW_LABELS), "AUROC distance", "AUROC mine",
-    "other set",
+    "other set", "validation",
 )  # fmt: skip
 LEADING: Final = {"Linear All": "All", "Linear Few": "Few", "5 labels": "5 labels", "AUROC rare": "AUROC distance"}
 SIMCLR: Final = ("SimCLR", "SimCLR, another seed", "SimCLR, another order")
@@ -52,14 +52,6 @@ class Cells:
             if runs:
                 found.append(self._cells[arm, seed][column] - float(np.mean(runs)))
         return found
-
-    def adapting(self, column: str) -> list[float]:
-        """For each seed, the difference of the mean of the SimCLR runs to the frozen encoder."""
-        frozen = [seed for seed in self.seeds("frozen") if ("SimCLR", seed) in self._cells]
-        runs = [[self._cells[one, seed][column] for one in SIMCLR if (one, seed) in self._cells] for seed in frozen]
-        return [
-            float(np.mean(each)) - self._cells["frozen", seed][column] for each, seed in zip(runs, frozen, strict=True)
-        ]
 
     def noise(self, column: str) -> float:
         """Standard deviation between the runs of SimCLR with the same seed."""
@@ -101,9 +93,8 @@ def tables(title: str, cells: Cells) -> Iterator[str]:
     yield "\nDifference to the frozen encoder of the same seed:\n"
     small = [arm for arm in cells.arms if not arm.endswith(LARGER)]
     yield from rows(cells, [arm for arm in small if arm != "frozen"], ("frozen",))
-    found = {column: cells.adapting(column) for column in COLUMNS}
-    mean = (spread(found[column], column, signed=True) for column in COLUMNS)
-    yield f"| SimCLR, mean of the runs of each seed | {len(found['All'])} | {' | '.join(mean)} |"
+    gains = {column: [-loss for loss in cells.gains("frozen", SIMCLR, column)] for column in COLUMNS}
+    yield row("SimCLR, mean of the runs of each seed", gains, signed=True)
     if cells.seeds(f"SimCLR{LARGER}"):
         yield f"\nDifference to the frozen encoder of the same seed{LARGER}:\n"
         yield from rows(cells, [f"SimCLR{LARGER}"], (f"frozen{LARGER}",))
@@ -115,13 +106,19 @@ def tables(title: str, cells: Cells) -> Iterator[str]:
 
 def rows(cells: Cells, arms: Sequence[str], base: Sequence[str] | None) -> Iterator[str]:
     """A table of the arms, or of their differences to a base."""
-    yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
-    yield f"|---|---|{'---|' * len(COLUMNS)}"
+    yield f"| arm | seeds | {' | '.join(COLUMNS)} | All of each seed |"
+    yield f"|---|---|{'---|' * len(COLUMNS)}---|"
     for arm in arms:
-        values = [cells.values(arm, column) if base is None else cells.gains(arm, base, column) for column in COLUMNS]
-        if values[0]:
-            row = (spread(one, name, signed=base is not None) for one, name in zip(values, COLUMNS, strict=True))
-            yield f"| {arm} | {len(values[0])} | {' | '.join(row)} |"
+        found = {c: cells.values(arm, c) if base is None else cells.gains(arm, base, c) for c in COLUMNS}
+        if found["All"]:
+            yield row(arm, found, signed=base is not None)
+
+
+def row(name: str, found: Mapping[str, Sequence[float]], *, signed: bool) -> str:
+    """A row of such a table, from one value for each column and seed."""
+    told = (spread(found[column], column, signed=signed) for column in COLUMNS)
+    each = ", ".join(f"{one:{'+' if signed else ''}.1f}" for one in found["All"])
+    return f"| {name} | {len(found['All'])} | {' | '.join(told)} | {each} |"
 
 
 def leading(title: str, cells: Cells, costs: Mapping[str, float | None]) -> Iterator[str]:

@@ -207,17 +207,17 @@ def tables() -> Iterator[str]:
 
 
 def gains_over(cells: Cells, title: str, compared: Sequence[tuple[Arm, Arm, int]]) -> Iterator[str]:
-    """A table of differences of arms to bases after so many epochs, with the number of positive ones."""
+    """A table of differences of arms to bases after so many epochs."""
     if not any(differences(cells, *each) for each in compared):
         return
     yield f"\n{title}, same class order:\n"
-    yield f"| arm | epochs | class orders | {' | '.join(COLUMNS)} | All, Few positive |"
-    yield f"|---|---|---|{'---|' * len(COLUMNS)}---|"
+    yield f"| arm | epochs | class orders | {' | '.join(COLUMNS)} | All of each order | Few of each order |"
+    yield f"|---|---|---|{'---|' * len(COLUMNS)}---|---|"
     for arm, base, epochs in compared:
         gains = differences(cells, arm, base, epochs)
         if gains:
             row = [spread([gain[column] for gain in gains], column, signed=True) for column in COLUMNS]
-            row.append(", ".join(str(sum(gain[column] > 0 for gain in gains)) for column in ("All", "Few")))
+            row += [", ".join(f"{gain[column]:+.1f}" for gain in gains) for column in ("All", "Few")]
             yield f"| {arm} | {epochs:,} | {len(gains)} | {' | '.join(row)} |"
 
 
